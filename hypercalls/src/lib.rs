@@ -1,0 +1,1 @@
+//! PAPR hypercalls and the TCE engine.

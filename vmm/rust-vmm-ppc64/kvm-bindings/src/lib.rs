@@ -1,0 +1,1 @@
+//! kvm-bindings for powerpc64.
