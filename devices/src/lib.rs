@@ -1,1 +1,11 @@
-//! Devices of a pseries machine.
+//! Devices of a pseries machine: passed-through PCI functions (VFIO on SPAPR), PCI host bridges and
+//! configuration space, RTAS services, interrupt source numbers, and the virtual terminal.
+//!
+//! Nothing here knows KVM: what a device needs of the machine (guest memory slots, interrupt
+//! lines, other processors) are traits that the machine implements.
+
+pub mod interrupts;
+pub mod pci;
+pub mod rtas;
+pub mod vfio;
+pub mod vty;

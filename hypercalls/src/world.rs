@@ -1,0 +1,153 @@
+//! What the engine needs of the world, as traits.
+//!
+//! The engine is generic over them: calls are direct, and tests put models in their place.
+
+use std::sync::atomic::AtomicU64;
+
+use crate::address::{GuestPhysicalAddress, HostVirtualAddress, Ioba, Liobn, PageShift};
+use crate::tce::Permission;
+
+/// A contiguous piece of this process' memory that backs guest memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostRange {
+    /// Where it starts.
+    pub start: HostVirtualAddress,
+    /// Its length in bytes.
+    pub bytes: u64,
+}
+
+/// Guest RAM.
+pub trait GuestMemory: Send + Sync {
+    /// Copies `list.len()` big-endian doublewords starting at `address` into `list`, once, in
+    /// host byte order.
+    ///
+    /// # Errors
+    /// [`NotGuestRam`] when any byte of the range is no RAM; `list` may then be partly written.
+    fn read_doublewords(
+        &self,
+        address: GuestPhysicalAddress,
+        list: &mut [u64],
+    ) -> Result<(), NotGuestRam>;
+
+    /// The host memory behind `address`, as far as it is contiguous; `None` when that byte is no
+    /// RAM.
+    fn host_range(&self, address: GuestPhysicalAddress) -> Option<HostRange>;
+}
+
+/// An address that is no guest RAM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not guest RAM")]
+pub struct NotGuestRam;
+
+/// Where a DMA window lies on the bus and how it is divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// First bus address of the window in bytes.
+    pub bus_offset: Ioba,
+    /// Page size of an entry.
+    pub page_shift: PageShift,
+    /// Number of entries.
+    pub entries: u64,
+}
+
+/// Why the host refused a request of the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HostError {
+    /// The host ran out of something: the locked-memory limit (RLIMIT_MEMLOCK), memory, or
+    /// contiguous tables. The guest gets H_NOT_ENOUGH_RESOURCES, the only failure it acts on.
+    #[error("out of resources (errno {0})")]
+    OutOfResources(i32),
+    /// Any other refusal, with the errno.
+    #[error("refused (errno {0})")]
+    Refused(i32),
+}
+
+/// The host's side of one PCI host bridge: a VFIO container with the bridge's IOMMU group, and
+/// the KVM VM whose LIOBNs are bound to it.
+///
+/// Implementations log what a failure means in detail; the engine decides what the guest sees.
+pub trait HostIommu: Send + Sync {
+    /// The kernel's table for a LIOBN, as KVM_CREATE_SPAPR_TCE_64 makes it. Dropping it destroys
+    /// the table, so that the guest's hypercalls for the LIOBN leave the kernel again.
+    type KernelTable: KernelTable;
+
+    /// Makes the host's window for `geometry` (VFIO_IOMMU_SPAPR_TCE_CREATE; a v1 container has one
+    /// from the start).
+    ///
+    /// # Errors
+    /// The host's refusal; nothing has been made then.
+    fn create_window(&self, geometry: Geometry) -> Result<(), HostError>;
+
+    /// Removes the window that starts at `bus_offset` with all that it maps
+    /// (VFIO_IOMMU_SPAPR_TCE_REMOVE).
+    ///
+    /// # Errors
+    /// The host's refusal.
+    fn remove_window(&self, bus_offset: Ioba) -> Result<(), HostError>;
+
+    /// Makes the kernel's table for `liobn` and binds it to the group
+    /// (KVM_CREATE_SPAPR_TCE_64, then KVM_DEV_VFIO_GROUP_SET_SPAPR_TCE). A table that cannot be
+    /// bound is destroyed before this returns: KVM would swallow the guest's entries.
+    ///
+    /// # Errors
+    /// Why there is no in-kernel handling; the window is then served from user space.
+    fn bind_kernel_table(
+        &self,
+        liobn: Liobn,
+        geometry: Geometry,
+    ) -> Result<Self::KernelTable, BindRefusal>;
+
+    /// Locks `range` of this process' memory for DMA (VFIO_IOMMU_SPAPR_REGISTER_MEMORY; nothing to
+    /// do in a v1 container, which locks page by page).
+    ///
+    /// # Errors
+    /// The host's refusal; nothing is locked then.
+    fn register_memory(&self, range: HostRange) -> Result<(), HostError>;
+
+    /// Undoes [`HostIommu::register_memory`] of exactly that range.
+    ///
+    /// # Errors
+    /// The host's refusal, for example because an entry still maps a page of it.
+    fn unregister_memory(&self, range: HostRange) -> Result<(), HostError>;
+
+    /// Maps `host` at bus address `ioba` (VFIO_IOMMU_MAP_DMA). Live entries are replaced. The
+    /// range lies in one registered region.
+    ///
+    /// # Errors
+    /// The host's refusal; none of the range is known to be mapped then.
+    fn map(&self, ioba: Ioba, host: HostRange, permission: Permission) -> Result<(), HostError>;
+
+    /// Clears `bytes` of entries at bus address `ioba` (VFIO_IOMMU_UNMAP_DMA). Entries that map
+    /// nothing are no error.
+    ///
+    /// # Errors
+    /// The host's refusal.
+    fn unmap(&self, ioba: Ioba, bytes: u64) -> Result<(), HostError>;
+}
+
+/// The guest's view of a LIOBN that the kernel keeps: the mmap of the table's file descriptor.
+pub trait KernelTable: Send + Sync {
+    /// The entries, host-endian, one for each page of the window.
+    fn entries(&self) -> &[AtomicU64];
+}
+
+/// Why a LIOBN is not handled in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BindRefusal {
+    /// In-kernel handling was not asked for (`--tce user`).
+    #[error("not asked for")]
+    NotAsked,
+    /// The kernel does not offer KVM_CAP_SPAPR_TCE_64 and KVM_CAP_SPAPR_TCE_VFIO.
+    #[error("this kernel's KVM cannot bind a LIOBN to an IOMMU group (KVM_CAP_SPAPR_TCE_VFIO)")]
+    NoCapability,
+    /// A v1 container: the kernel handles TCEs for v2 containers alone (`kvmppc_tce_iommu_do_map`
+    /// in arch/powerpc/kvm/book3s_64_vio.c).
+    #[error("the container is of version 1, for which the kernel handles no TCEs")]
+    ContainerV1,
+    /// KVM_CREATE_SPAPR_TCE_64 failed with this errno.
+    #[error("KVM_CREATE_SPAPR_TCE_64 failed (errno {0})")]
+    TableRefused(i32),
+    /// KVM_DEV_VFIO_GROUP_SET_SPAPR_TCE failed with this errno.
+    #[error("KVM_DEV_VFIO_GROUP_SET_SPAPR_TCE failed (errno {0})")]
+    SetSpaprTceRefused(i32),
+}
