@@ -1,1 +1,216 @@
-//! placeholder
+//! Interrupt source numbers (PAPR "Logical Interrupt Source Number", LISN), numbered as QEMU's
+//! pseries machine numbers them, so that one guest runs under both.
+
+use std::fmt;
+use std::io;
+use std::sync::{Mutex, PoisonError};
+
+use vmm_sys_util::eventfd::EventFd;
+
+/// The number of one interrupt source of the machine. With KVM's in-kernel interrupt controllers
+/// it is also the `gsi` of KVM_IRQFD (`kvm_irq_map_gsi` in arch/powerpc/kvm/book3s.c).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lisn(pub u32);
+
+impl Lisn {
+    /// The first of the interprocessor interrupts, one for each processor; they end below
+    /// [`Lisn::EPOW`].
+    pub const IPI: Self = Self(0);
+    /// Environmental and power warning: a shutdown request, for one.
+    pub const EPOW: Self = Self(0x1000);
+    /// The first of the virtual I/O devices' interrupts; the default vty has this one.
+    pub const VIO: Self = Self(0x1100);
+    /// The first of the level interrupts of PCI host bridges, four for each.
+    pub const LSI: Self = Self(0x1200);
+    /// The first of the numbers handed out for MSI and MSI-X vectors.
+    pub const MSI: Self = Self(0x1300);
+    /// One above the last number of all.
+    pub const END: Self = Self(0x2000);
+    /// How many numbers there are for MSI and MSI-X (`ibm,pe-total-#msi`).
+    pub const MSI_COUNT: u32 = Self::END.0 - Self::MSI.0;
+}
+
+impl fmt::Display for Lisn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+/// What connects an interrupt source to the guest's interrupt controller: KVM_IRQFD on the VM.
+///
+/// The sources are edge-triggered: each signal of the event is one interrupt.
+pub trait InterruptLines: Send + Sync {
+    /// Makes every signal of `event` an interrupt from source `lisn`. An event that was signalled
+    /// before counts.
+    ///
+    /// # Errors
+    /// The kernel's refusal; nothing is connected then.
+    fn connect(&self, lisn: Lisn, event: &EventFd) -> io::Result<()>;
+
+    /// Undoes [`InterruptLines::connect`]. When it returns, `event` can be closed and `lisn` given
+    /// to another event.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    fn disconnect(&self, lisn: Lisn, event: &EventFd) -> io::Result<()>;
+}
+
+/// Consecutive interrupt source numbers that belong to one device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LisnBlock {
+    first: Lisn,
+    count: u32,
+}
+
+impl LisnBlock {
+    /// The lowest number.
+    pub const fn first(self) -> Lisn {
+        self.first
+    }
+
+    /// How many numbers, at least one.
+    pub const fn count(self) -> u32 {
+        self.count
+    }
+
+    /// The number at `index`, if the block has so many.
+    pub const fn get(self, index: u32) -> Option<Lisn> {
+        if index < self.count {
+            Some(Lisn(self.first.0 + index))
+        } else {
+            None
+        }
+    }
+
+    /// All numbers, in order.
+    pub fn iter(self) -> impl Iterator<Item = Lisn> {
+        (0..self.count).map(move |index| Lisn(self.first.0 + index))
+    }
+}
+
+/// Hands out the numbers from [`Lisn::MSI`] on, in blocks, to all devices of a machine.
+#[derive(Debug)]
+pub struct LisnAllocator {
+    used: Mutex<Vec<bool>>,
+}
+
+impl Default for LisnAllocator {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl LisnAllocator {
+    /// All [`Lisn::MSI_COUNT`] numbers are free.
+    pub fn new() -> Self {
+        Self {
+            used: Mutex::new(vec![false; Lisn::MSI_COUNT as usize]),
+        }
+    }
+
+    /// The lowest free block of `count` numbers; `None` when there is none, or for a count of 0.
+    ///
+    /// `aligned` asks for a first number that is a multiple of `count` rounded up to a power of
+    /// two: a function with plain MSI puts the vector into the low bits of its message (PCI Local
+    /// Bus Specification 3.0, 6.8.1.6).
+    pub fn allocate(&self, count: u32, aligned: bool) -> Option<LisnBlock> {
+        if count == 0 || count > Lisn::MSI_COUNT {
+            return None;
+        }
+        let step = if aligned {
+            count.next_power_of_two()
+        } else {
+            1
+        };
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut first = Lisn::MSI.0.next_multiple_of(step);
+        while first + count <= Lisn::END.0 {
+            let start = (first - Lisn::MSI.0) as usize;
+            let range = start..start + count as usize;
+            match used[range.clone()].iter().rposition(|&taken| taken) {
+                None => {
+                    used[range].fill(true);
+                    return Some(LisnBlock {
+                        first: Lisn(first),
+                        count,
+                    });
+                }
+                // Behind the last taken number of the range, on the next boundary.
+                Some(last) => {
+                    let behind = first + u32::try_from(last).ok()? + 1;
+                    first = behind.next_multiple_of(step);
+                }
+            }
+        }
+        None
+    }
+
+    /// Gives a block back, as [`LisnAllocator::allocate`] returned it.
+    pub fn free(&self, block: LisnBlock) {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = (block.first.0 - Lisn::MSI.0) as usize;
+        used[start..start + block.count as usize].fill(false);
+    }
+
+    /// How many numbers are in use.
+    pub fn in_use(&self) -> usize {
+        let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        used.iter().filter(|&&taken| taken).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn all_numbers_can_be_handed_out_and_no_more() {
+        let allocator = LisnAllocator::new();
+        let all = allocator.allocate(Lisn::MSI_COUNT, false).unwrap();
+        assert_eq!(all.first(), Lisn(0x1300));
+        assert_eq!(all.iter().last(), Some(Lisn(0x1fff)));
+        assert_eq!(allocator.allocate(1, false), None);
+        allocator.free(all);
+        assert_eq!(allocator.in_use(), 0);
+        assert_eq!(allocator.allocate(0, false), None);
+        assert_eq!(allocator.allocate(u32::MAX, true), None);
+    }
+
+    #[test]
+    fn plain_msi_gets_numbers_on_its_boundary() {
+        let allocator = LisnAllocator::new();
+        allocator.allocate(1, false).unwrap();
+        assert_eq!(allocator.allocate(5, true).unwrap().first(), Lisn(0x1308));
+    }
+
+    proptest! {
+        #[test]
+        fn blocks_never_overlap_and_stay_in_range(
+            steps in prop::collection::vec((any::<bool>(), 1u32..600, any::<bool>()), 1..80)
+        ) {
+            let allocator = LisnAllocator::new();
+            let mut blocks: Vec<LisnBlock> = Vec::new();
+            for (free, count, aligned) in steps {
+                if free && !blocks.is_empty() {
+                    allocator.free(blocks.swap_remove(count as usize % blocks.len()));
+                } else if let Some(block) = allocator.allocate(count, aligned) {
+                    prop_assert!(block.first() >= Lisn::MSI);
+                    prop_assert!(block.first().0 + block.count() <= Lisn::END.0);
+                    if aligned {
+                        prop_assert_eq!(block.first().0 % count.next_power_of_two(), 0);
+                    }
+                    for other in &blocks {
+                        prop_assert!(
+                            block.first().0 + block.count() <= other.first().0
+                                || other.first().0 + other.count() <= block.first().0
+                        );
+                    }
+                    blocks.push(block);
+                }
+                let expected: usize = blocks.iter().map(|block| block.count() as usize).sum();
+                prop_assert_eq!(allocator.in_use(), expected);
+            }
+        }
+    }
+}

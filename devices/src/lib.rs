@@ -6,6 +6,7 @@
 
 pub mod interrupts;
 pub mod pci;
+pub mod rate_limit;
 pub mod rtas;
 pub mod vfio;
 pub mod vty;

@@ -16,6 +16,15 @@ pub struct HostRange {
     pub bytes: u64,
 }
 
+/// A contiguous piece of guest RAM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuestRange {
+    /// Where it starts.
+    pub start: GuestPhysicalAddress,
+    /// Its length in bytes.
+    pub bytes: u64,
+}
+
 /// Guest RAM.
 pub trait GuestMemory: Send + Sync {
     /// Copies `list.len()` big-endian doublewords starting at `address` into `list`, once, in
@@ -30,7 +39,8 @@ pub trait GuestMemory: Send + Sync {
     ) -> Result<(), NotGuestRam>;
 
     /// The host memory behind `address`, as far as it is contiguous; `None` when that byte is no
-    /// RAM.
+    /// RAM. Asked when the engine is made: it translates from its own table afterwards, in which
+    /// RAM is already cut into the regions that are locked one by one.
     fn host_range(&self, address: GuestPhysicalAddress) -> Option<HostRange>;
 }
 
@@ -97,8 +107,13 @@ pub trait HostIommu: Send + Sync {
         geometry: Geometry,
     ) -> Result<Self::KernelTable, BindRefusal>;
 
-    /// Locks `range` of this process' memory for DMA (VFIO_IOMMU_SPAPR_REGISTER_MEMORY; nothing to
-    /// do in a v1 container, which locks page by page).
+    /// Whether memory must be registered before it is mapped: true of a v2 container. A v1
+    /// container charges the limit once, when it is enabled, and pins page by page; the engine
+    /// then neither registers nor counts regions. Asked once, when the engine is made.
+    fn registers_memory(&self) -> bool;
+
+    /// Locks `range` of this process' memory for DMA (VFIO_IOMMU_SPAPR_REGISTER_MEMORY). Never
+    /// called when [`HostIommu::registers_memory`] is false.
     ///
     /// # Errors
     /// The host's refusal; nothing is locked then.
@@ -114,7 +129,7 @@ pub trait HostIommu: Send + Sync {
     /// range lies in one registered region.
     ///
     /// # Errors
-    /// The host's refusal; none of the range is known to be mapped then.
+    /// The host's refusal; what of the range is mapped then is not known, and the engine unmaps it.
     fn map(&self, ioba: Ioba, host: HostRange, permission: Permission) -> Result<(), HostError>;
 
     /// Clears `bytes` of entries at bus address `ioba` (VFIO_IOMMU_UNMAP_DMA). Entries that map
@@ -147,6 +162,9 @@ pub enum BindRefusal {
     /// KVM_CREATE_SPAPR_TCE_64 failed with this errno.
     #[error("KVM_CREATE_SPAPR_TCE_64 failed (errno {0})")]
     TableRefused(i32),
+    /// The table that was made has fewer entries than the window.
+    #[error("the kernel's table has {0} entries, fewer than the window")]
+    ShortTable(usize),
     /// KVM_DEV_VFIO_GROUP_SET_SPAPR_TCE failed with this errno.
     #[error("KVM_DEV_VFIO_GROUP_SET_SPAPR_TCE failed (errno {0})")]
     SetSpaprTceRefused(i32),

@@ -1,1 +1,30 @@
-//! placeholder
+//! The `spapr-vmm` program: command line, guest memory, boot, KVM, the processors' loop.
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | [`cli`] | the command line |
+//! | [`run`] | `spapr-vmm run`: from the command line to the guest's end |
+//! | [`machine`] | the pseries machine: what it is made of, its life, its passed-through devices |
+//! | [`vcpu`] | a processor's loop and the hypercalls that are no DMA |
+//! | [`boot`] | kernel, initial RAM disk and device tree in guest memory |
+//! | [`memory`] | guest RAM |
+//! | [`console`] | where the guest's terminal is |
+//! | [`control`] | signals and the machine's end |
+//! | [`error_chain`] | an error and its causes in one line |
+//! | [`stats`] | the counters that `--stats` writes |
+//! | [`logging`] | diagnostics that cannot disturb the guest |
+//! | `kvm` | KVM for pseries guests (on powerpc64 alone) |
+
+pub mod boot;
+pub mod cli;
+pub mod console;
+pub mod control;
+pub mod error_chain;
+#[cfg(target_arch = "powerpc64")]
+pub mod kvm;
+pub mod logging;
+pub mod machine;
+pub mod memory;
+pub mod run;
+pub mod stats;
+pub mod vcpu;

@@ -1,1 +1,43 @@
-//! placeholder
+//! PCI host bridges of a pseries machine, and the passed-through functions behind them.
+//!
+//! One host bridge (PHB) stands for one IOMMU group of the host, because it is the unit that has a
+//! DMA window of its own. The machine gives each function addresses for its BARs, as firmware
+//! would, so that they can be mapped straight into the guest; the guest may move them.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `address` | bus addresses of functions, and RTAS configuration addresses |
+//! | `physical` | what a function needs of the real device, and of the machine |
+//! | `windows` | where each bridge's I/O and memory windows lie |
+//! | `bars` | which address each BAR gets |
+//! | `capabilities` | the capability lists: what is emulated, what is hidden |
+//! | `config_space` | which bytes of configuration space are emulated, and their values |
+//! | `function` | one function: configuration accesses, and BARs mapped in the guest |
+//! | `msi` | MSI and MSI-X vectors of a function |
+//! | `mmio` | accesses to BARs that are not mapped in the guest |
+//! | `host_bridge` | the bridge: finds functions, shuts them down |
+//! | `description` | the numbers that a device tree says about all that |
+
+mod address;
+mod bars;
+mod capabilities;
+mod config_space;
+mod description;
+#[cfg(test)]
+pub(crate) mod fake;
+mod function;
+mod host_bridge;
+mod mmio;
+mod msi;
+mod physical;
+mod windows;
+
+pub use address::{ConfigAddress, DeviceFunction};
+pub use description::{FunctionNode, HostBridgeNode, NodeAddress};
+pub use function::{ConfigError, Function};
+pub use host_bridge::{HostBridge, Machine, PciError};
+pub use msi::{MsiError, MsiGrant};
+pub use physical::{
+    Bar, BarMapping, BarSpace, InterruptKind, MmioMapper, NUM_BARS, PhysicalFunction,
+};
+pub use windows::{MAX_HOST_BRIDGES, Window, Windows};

@@ -1,0 +1,341 @@
+//! A function, memory slots and interrupt lines that tests can look into and make fail.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use spapr_hypercalls::address::{GuestPhysicalAddress, HostVirtualAddress};
+use spapr_hypercalls::world::HostRange;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::address::DeviceFunction;
+use super::host_bridge::{HostBridge, Machine};
+use super::physical::*;
+use crate::interrupts::{InterruptLines, Lisn, LisnAllocator};
+
+pub(crate) const PAGE: u64 = 0x1_0000;
+
+/// Counts calls and fails the one with the number set before.
+#[derive(Default)]
+pub(crate) struct Fault(AtomicU32);
+
+impl Fault {
+    /// Fails the `n`-th call from now; 0 for none.
+    pub(crate) fn fail_call(&self, n: u32) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    fn check(&self) -> io::Result<()> {
+        let left = self.0.load(Ordering::Relaxed);
+        if left > 0 {
+            self.0.store(left - 1, Ordering::Relaxed);
+        }
+        if left == 1 {
+            Err(io::Error::from_raw_os_error(libc::EIO))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// A fake NVMe controller, more or less.
+pub(crate) struct FakeFunction {
+    name: String,
+    config: Mutex<Vec<u8>>,
+    /// Written only where a bit is set.
+    writable: Vec<u8>,
+    bars: [Option<Bar>; NUM_BARS],
+    pub(crate) vectors: [u32; 2],
+    pub(crate) enabled: Mutex<Option<(InterruptKind, Vec<i32>)>>,
+    pub(crate) accesses: Mutex<Vec<(usize, u64, Vec<u8>)>>,
+    pub(crate) fault: Fault,
+    pub(crate) interrupt_fault: Fault,
+    /// Shared with the mapper: what is mapped may only be so while memory decoding is on.
+    pub(crate) slots: Arc<FakeMapper>,
+}
+
+impl FakeFunction {
+    pub(crate) fn new(name: &str, slots: Arc<FakeMapper>) -> Self {
+        let mut config = vec![0; 4096];
+        let mut put = |offset: usize, bytes: &[u8]| {
+            config[offset..offset + bytes.len()].copy_from_slice(bytes);
+        };
+        put(0x00, &[0x36, 0x1b, 0x10, 0x00]);
+        put(0x06, &[0x10, 0x00]);
+        put(0x08, &[0x02, 0x02, 0x08, 0x01]);
+        put(0x2c, &[0xf4, 0x1a, 0x00, 0x11]);
+        put(0x30, &[0x01, 0x00, 0xff, 0xff]);
+        put(0x34, &[0x40]);
+        put(0x3d, &[1]);
+        put(
+            0x40,
+            &[0x11, 0x60, 0x40, 0x80, 0x00, 0x20, 0, 0, 0x00, 0x30, 0, 0],
+        ); // MSI-X, 65
+        put(0x60, &[0x01, 0x70, 0x03, 0x00, 0x08, 0x00, 0, 0]); // power management
+        put(0x70, &[0x14, 0x80, 0, 0, 0xff, 0xff]); // enhanced allocation
+        put(0x80, &[0x05, 0xa0, 0x8a, 0x01]); // MSI, 32 vectors, 64-bit, masking
+        put(0xa0, &[0x10, 0x00, 0x02, 0x00]); // PCI Express
+        put(0x100, &[0x0f, 0x00, 0x01, 0x11, 0xaa, 0xaa]); // ATS, next 0x110
+        put(0x110, &[0x01, 0x00, 0x02, 0x18]); // AER, next 0x180
+        put(0x180, &[0x15, 0x00, 0x01, 0x00, 0xbb, 0xbb]); // resizable BARs, end
+        let mut writable = vec![0; 4096];
+        writable[4..6].copy_from_slice(&[0x07, 0x04]);
+        writable[0x10..0x28].fill(0xff);
+        writable[0x3c] = 0xff;
+        writable[0x64] = 0x03;
+        writable[0xa8..0xb0].fill(0xff);
+        writable[0x42..0x44].fill(0xff);
+        Self {
+            name: name.into(),
+            config: Mutex::new(config),
+            writable,
+            bars: [
+                Some(bar(0x4000, BarSpace::Memory64, false, 0x10_0000)),
+                None,
+                Some(bar(0x10_0000, BarSpace::Memory64, true, 0x20_0000)),
+                None,
+                Some(Bar {
+                    mappings: vec![],
+                    ..bar(0x40, BarSpace::Io, false, 0)
+                }),
+                Some(bar(0x1000, BarSpace::Memory32, false, 0x40_0000)),
+            ],
+            vectors: [32, 65],
+            enabled: Mutex::new(None),
+            accesses: Mutex::new(Vec::new()),
+            fault: Fault::default(),
+            interrupt_fault: Fault::default(),
+            slots,
+        }
+    }
+
+    pub(crate) fn with_vectors(mut self, msi: u32, msi_x: u32) -> Self {
+        self.vectors = [msi, msi_x];
+        self
+    }
+
+    pub(crate) fn with_header_type(self, layout: u8) -> Self {
+        self.config.lock().unwrap()[0x0e] = layout;
+        self
+    }
+
+    pub(crate) fn poke(&self, offset: usize, value: u8) {
+        self.config.lock().unwrap()[offset] = value;
+    }
+
+    pub(crate) fn config_u16(&self, offset: usize) -> u16 {
+        let config = self.config.lock().unwrap();
+        u16::from_le_bytes([config[offset], config[offset + 1]])
+    }
+}
+
+fn bar(bytes: u64, space: BarSpace, prefetchable: bool, host: u64) -> Bar {
+    let host = HostRange {
+        start: HostVirtualAddress(host),
+        bytes: bytes.max(PAGE),
+    };
+    Bar {
+        bytes,
+        space,
+        prefetchable,
+        mappings: vec![BarMapping { offset: 0, host }],
+    }
+}
+
+impl PhysicalFunction for FakeFunction {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn config_bytes(&self) -> u16 {
+        4096
+    }
+
+    fn read_config(&self, offset: u16, data: &mut [u8]) -> io::Result<()> {
+        assert!(matches!(data.len(), 1 | 2 | 4) && usize::from(offset).is_multiple_of(data.len()));
+        self.fault.check()?;
+        let offset = usize::from(offset);
+        data.copy_from_slice(&self.config.lock().unwrap()[offset..offset + data.len()]);
+        Ok(())
+    }
+
+    fn write_config(&self, offset: u16, data: &[u8]) -> io::Result<()> {
+        assert!(matches!(data.len(), 1 | 2 | 4) && usize::from(offset).is_multiple_of(data.len()));
+        self.fault.check()?;
+        let mut config = self.config.lock().unwrap();
+        for (at, value) in (usize::from(offset)..).zip(data) {
+            assert!(
+                !(0x10..0x28).contains(&at),
+                "BARs are never written to the device"
+            );
+            config[at] = config[at] & !self.writable[at] | value & self.writable[at];
+        }
+        // vfio-pci zaps its mappings here: none may be left in the guest.
+        let decodes = config[4] & 2 != 0 && config[0x64] & 3 != 3;
+        let own: Vec<u64> = self
+            .bars
+            .iter()
+            .flatten()
+            .flat_map(|b| &b.mappings)
+            .map(|m| m.host.start.0)
+            .collect();
+        let mapped = self.slots.mapped.lock().unwrap();
+        assert!(
+            decodes || mapped.values().all(|host| !own.contains(&host.start.0)),
+            "a BAR is mapped while it is not decoded"
+        );
+        Ok(())
+    }
+
+    fn bar(&self, index: usize) -> Option<Bar> {
+        self.bars[index].clone()
+    }
+
+    fn read_bar(&self, index: usize, offset: u64, data: &mut [u8]) -> io::Result<()> {
+        let bar = self.bars[index].as_ref().unwrap();
+        assert!(offset + data.len() as u64 <= bar.bytes);
+        self.fault.check()?;
+        data.fill(0x5a);
+        Ok(())
+    }
+
+    fn write_bar(&self, index: usize, offset: u64, data: &[u8]) -> io::Result<()> {
+        let bar = self.bars[index].as_ref().unwrap();
+        assert!(offset + data.len() as u64 <= bar.bytes);
+        self.accesses
+            .lock()
+            .unwrap()
+            .push((index, offset, data.to_vec()));
+        Ok(())
+    }
+
+    fn interrupt_vectors(&self, kind: InterruptKind) -> u32 {
+        match kind {
+            InterruptKind::Msi => self.vectors[0],
+            InterruptKind::MsiX => self.vectors[1],
+        }
+    }
+
+    fn set_interrupts(&self, kind: InterruptKind, events: &[EventFd]) -> io::Result<()> {
+        self.interrupt_fault.check()?;
+        let mut enabled = self.enabled.lock().unwrap();
+        assert!(enabled.is_none(), "vectors are enabled already");
+        *enabled = Some((kind, events.iter().map(AsRawFd::as_raw_fd).collect()));
+        Ok(())
+    }
+
+    fn disable_interrupts(&self, kind: InterruptKind) -> io::Result<()> {
+        let enabled = self.enabled.lock().unwrap().take();
+        assert_eq!(enabled.map(|(kind, _)| kind), Some(kind));
+        self.interrupt_fault.check()
+    }
+
+    fn reset(&self) -> io::Result<()> {
+        self.fault.check()
+    }
+}
+
+/// Memory slots: no overlaps, whole pages, as KVM has it.
+#[derive(Default)]
+pub(crate) struct FakeMapper {
+    pub(crate) mapped: Mutex<BTreeMap<u64, HostRange>>,
+    pub(crate) fault: Fault,
+}
+
+impl MmioMapper for FakeMapper {
+    fn map(&self, guest: GuestPhysicalAddress, host: HostRange) -> io::Result<()> {
+        assert!(guest.0.is_multiple_of(PAGE) && host.bytes.is_multiple_of(PAGE));
+        self.fault.check()?;
+        let mut mapped = self.mapped.lock().unwrap();
+        if mapped
+            .iter()
+            .any(|(&other, range)| other < guest.0 + host.bytes && guest.0 < other + range.bytes)
+        {
+            return Err(io::Error::from_raw_os_error(libc::EEXIST));
+        }
+        mapped.insert(guest.0, host);
+        Ok(())
+    }
+
+    fn unmap(&self, guest: GuestPhysicalAddress, host: HostRange) -> io::Result<()> {
+        self.fault.check()?;
+        let removed = self.mapped.lock().unwrap().remove(&guest.0);
+        assert_eq!(removed, Some(host), "what is unmapped was mapped so");
+        Ok(())
+    }
+}
+
+/// Interrupt lines: one event each.
+#[derive(Default)]
+pub(crate) struct FakeLines {
+    pub(crate) connected: Mutex<BTreeMap<Lisn, i32>>,
+    pub(crate) fault: Fault,
+}
+
+impl InterruptLines for FakeLines {
+    fn connect(&self, lisn: Lisn, event: &EventFd) -> io::Result<()> {
+        self.fault.check()?;
+        let old = self
+            .connected
+            .lock()
+            .unwrap()
+            .insert(lisn, event.as_raw_fd());
+        assert_eq!(old, None, "a source is connected once");
+        Ok(())
+    }
+
+    fn disconnect(&self, lisn: Lisn, event: &EventFd) -> io::Result<()> {
+        let old = self.connected.lock().unwrap().remove(&lisn);
+        assert_eq!(
+            old,
+            Some(event.as_raw_fd()),
+            "a source is disconnected from its event"
+        );
+        Ok(())
+    }
+}
+
+impl FakeLines {
+    pub(crate) fn sources(&self) -> BTreeSet<Lisn> {
+        self.connected.lock().unwrap().keys().copied().collect()
+    }
+}
+
+/// A host bridge with one fake function, and all that is around it.
+pub(crate) struct Fixture {
+    pub(crate) bridge: HostBridge,
+    pub(crate) physical: Arc<FakeFunction>,
+    pub(crate) mapper: Arc<FakeMapper>,
+    pub(crate) lines: Arc<FakeLines>,
+    pub(crate) machine: Machine,
+}
+
+impl Fixture {
+    pub(crate) fn new() -> Self {
+        Self::with(|function| function)
+    }
+
+    pub(crate) fn with(change: impl FnOnce(FakeFunction) -> FakeFunction) -> Self {
+        let mapper = Arc::new(FakeMapper::default());
+        let lines = Arc::new(FakeLines::default());
+        let machine = Machine {
+            mapper: mapper.clone(),
+            lines: lines.clone(),
+            lisns: Arc::new(LisnAllocator::new()),
+            host_page_bytes: PAGE,
+        };
+        let physical = Arc::new(change(FakeFunction::new("0000:01:00.0", mapper.clone())));
+        let at: Vec<(DeviceFunction, Arc<dyn PhysicalFunction>)> =
+            vec![(DeviceFunction::from_byte(0), physical.clone())];
+        let bridge = HostBridge::new(0, &machine, at).unwrap();
+        Self {
+            bridge,
+            physical,
+            mapper,
+            lines,
+            machine,
+        }
+    }
+}

@@ -1,0 +1,494 @@
+//! One passed-through function: its configuration space, and its BARs in the guest.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use log::Level;
+use spapr_hypercalls::address::GuestPhysicalAddress;
+use spapr_hypercalls::world::HostRange;
+
+use super::address::DeviceFunction;
+use super::bars::{Addresses, Bars};
+use super::capabilities::{self, Capabilities};
+use super::config_space::{ConfigSpace, read_u8, read_u16, register};
+use super::host_bridge::{Machine, PciError};
+use super::msi::Vectors;
+use super::physical::{Bar, BarSpace, NUM_BARS, PhysicalFunction};
+use super::windows::Windows;
+use crate::guest_message;
+
+const COMMAND_IO: u16 = 1;
+const COMMAND_MEMORY: u16 = 1 << 1;
+const COMMAND_BUS_MASTER: u16 = 1 << 2;
+const POWER_STATE: u16 = 3;
+/// vfio-pci refuses memory accesses from this power state on (`__vfio_pci_memory_enabled`).
+const POWER_STATE_D3_HOT: u16 = 3;
+const HEADER_TYPE_LAYOUT: u8 = 0x7f;
+const HEADER_TYPE_MULTI_FUNCTION: u8 = 0x80;
+
+/// Why an access to configuration space failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The guest's mistake.
+    #[error("configuration space has no {size} bytes at {offset:#x}")]
+    BadAccess {
+        /// Offset in bytes.
+        offset: u16,
+        /// Size in bytes.
+        size: u32,
+    },
+    /// The device's or the host's refusal.
+    #[error("{function}: the host refused an access to configuration space at {offset:#x}")]
+    Host {
+        /// The function's address on the host.
+        function: String,
+        /// Offset in bytes.
+        offset: u16,
+        /// The host's reason.
+        source: io::Error,
+    },
+}
+
+/// A piece of a BAR that the guest reaches directly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Mapped {
+    guest: GuestPhysicalAddress,
+    host: HostRange,
+}
+
+/// What changes when the guest writes configuration space.
+struct State {
+    config: ConfigSpace,
+    /// The command register, as last seen on the device.
+    command: u16,
+    /// The power management control and status register, likewise; 0 if there is none.
+    power: u16,
+    mapped: Vec<Mapped>,
+}
+
+/// One passed-through function behind a host bridge.
+///
+/// Locks: `vectors` is never taken while `state` is held, nor the other way round. `state` is held
+/// across configuration accesses of the device and changes of memory slots, so that no other
+/// thread sees a BAR mapped whose decoding is off (vfio-pci answers an access to it with SIGBUS).
+pub struct Function {
+    pub(super) address: DeviceFunction,
+    pub(super) physical: Arc<dyn PhysicalFunction>,
+    pub(super) machine: Machine,
+    pub(super) bars: Bars,
+    pub(super) addresses: Addresses,
+    pub(super) vectors: Mutex<Option<Vectors>>,
+    windows: Windows,
+    multi_function: bool,
+    capabilities: Capabilities,
+    state: Mutex<State>,
+}
+
+impl Function {
+    /// The function at `address`, with decoding, bus mastering and interrupts off and its BARs at
+    /// `addresses`.
+    pub(super) fn new(
+        address: DeviceFunction,
+        physical: Arc<dyn PhysicalFunction>,
+        machine: Machine,
+        windows: Windows,
+        (bars, addresses): (Bars, Addresses),
+        multi_function: bool,
+    ) -> Result<Self, PciError> {
+        let refused = |source| PciError::Host {
+            function: physical.name().into(),
+            source,
+        };
+        let layout =
+            read_u8(&*physical, register::HEADER_TYPE).map_err(refused)? & HEADER_TYPE_LAYOUT;
+        if layout != 0 {
+            return Err(PciError::NotAnEndpoint {
+                function: physical.name().into(),
+                layout,
+            });
+        }
+        let (state, capabilities) =
+            initial_state(&*physical, &bars, &addresses, multi_function).map_err(refused)?;
+        Ok(Self {
+            address,
+            physical,
+            machine,
+            bars,
+            addresses,
+            vectors: Mutex::new(None),
+            windows,
+            multi_function,
+            capabilities,
+            state: Mutex::new(state),
+        })
+    }
+
+    /// Device and function number in the guest.
+    pub const fn address(&self) -> DeviceFunction {
+        self.address
+    }
+
+    /// Its address on the host.
+    pub fn name(&self) -> &str {
+        self.physical.name()
+    }
+
+    /// Reads `size` bytes at `offset` of configuration space, as the value of a little-endian
+    /// register.
+    ///
+    /// # Errors
+    /// [`ConfigError::BadAccess`] unless the size is 1, 2 or 4 and the offset a multiple of it
+    /// inside the space; else the host's refusal.
+    pub fn read_config(&self, offset: u16, size: u32) -> Result<u32, ConfigError> {
+        let mut bytes = [0; 4];
+        let state = self.state();
+        let data = access(&state.config, offset, size, &mut bytes)?;
+        state
+            .config
+            .read(&*self.physical, offset, data)
+            .map_err(|source| self.host_error(offset, source))?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    /// Writes the `size` low bytes of `value` at `offset` of configuration space. BARs are mapped
+    /// and unmapped in the guest as the command register, the power state and their addresses say.
+    ///
+    /// # Errors
+    /// As [`Function::read_config`]; the register then has its old value.
+    pub fn write_config(&self, offset: u16, size: u32, value: u32) -> Result<(), ConfigError> {
+        let mut bytes = value.to_le_bytes();
+        let mut state = self.state();
+        let data: &[u8] = access(&state.config, offset, size, &mut bytes)?;
+        if !self.moves_bars(offset, data.len()) {
+            state.config.write_emulated(offset, data);
+            return state
+                .config
+                .write_physical(&*self.physical, offset, data)
+                .map_err(|source| self.host_error(offset, source));
+        }
+
+        let saved = state.config.save(offset, data.len());
+        let (command, power) = (state.command, state.power);
+        state.config.write_emulated(offset, data);
+        state.command = overlay(state.command, register::COMMAND, offset, data);
+        if let Some(power_control) = self.capabilities.power_control {
+            state.power = overlay(state.power, power_control, offset, data);
+        }
+        // Unmap before the device stops decoding, map after it has begun to.
+        let result = self.unmap_stale(&mut state).and_then(|()| {
+            let result = state.config.write_physical(&*self.physical, offset, data);
+            self.refresh(&mut state);
+            result
+        });
+        if result.is_err() {
+            state.config.restore(offset, &saved);
+            (state.command, state.power) = (command, power);
+            self.refresh(&mut state);
+        }
+        // What the device did not take over may have to go after all; a refusal is tried again
+        // at the next change.
+        if let Err(error) = self.unmap_stale(&mut state) {
+            guest_message!(Level::Warn, "{}: cannot unmap a BAR: {error}", self.name());
+        }
+        self.map_missing(&mut state);
+        result.map_err(|source| self.host_error(offset, source))
+    }
+
+    /// Which BAR decodes `bytes` at `guest`, and where in the BAR that is.
+    pub(super) fn decode(&self, guest: GuestPhysicalAddress, bytes: u64) -> Option<(usize, u64)> {
+        let state = self.state();
+        self.decoded(&state).find_map(|(index, bar, start)| {
+            let offset = guest.0.checked_sub(start.0)?;
+            (offset.checked_add(bytes)? <= bar.bytes).then_some((index, offset))
+        })
+    }
+
+    /// Stops the function: bus mastering off first, so that its DMA window can go; then
+    /// interrupts; then its BARs leave the guest, and decoding is off.
+    ///
+    /// # Errors
+    /// The first refusal of the host; all that could be stopped is.
+    pub fn quiesce(&self) -> io::Result<()> {
+        let mastering = self.clear_command(COMMAND_BUS_MASTER);
+        let interrupts = self.free_msi().map_err(io::Error::other);
+        let decoding = {
+            let mut state = self.state();
+            state.command &= !(COMMAND_IO | COMMAND_MEMORY);
+            self.unmap_stale(&mut state)
+        };
+        let decoding = decoding.and_then(|()| self.clear_command(COMMAND_IO | COMMAND_MEMORY));
+        mastering.and(interrupts).and(decoding)
+    }
+
+    /// Stops the function, resets the device, and brings configuration space back to what a guest
+    /// finds at its start. A device that cannot be stopped is reset all the same.
+    ///
+    /// # Errors
+    /// The host's refusal to stop it or to reset it.
+    pub fn reset(&self) -> io::Result<()> {
+        let stopped = self.quiesce();
+        self.physical.reset()?;
+        let (mut fresh, _) = initial_state(
+            &*self.physical,
+            &self.bars,
+            &self.addresses,
+            self.multi_function,
+        )?;
+        let mut state = self.state();
+        // What could not be unmapped is still there.
+        fresh.mapped = std::mem::take(&mut state.mapped);
+        *state = fresh;
+        stopped
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn clear_command(&self, bits: u16) -> io::Result<()> {
+        let mut state = self.state();
+        clear_command(&*self.physical, bits)?;
+        state.command &= !bits;
+        Ok(())
+    }
+
+    /// Whether a write there can change which BARs are decoded, or where.
+    fn moves_bars(&self, offset: u16, size: usize) -> bool {
+        let touches = |start: u16, length: u16| {
+            offset < start + length && usize::from(start) < usize::from(offset) + size
+        };
+        touches(register::COMMAND, 2)
+            || touches(register::BAR0, 24)
+            || self
+                .capabilities
+                .power_control
+                .is_some_and(|start| touches(start, 2))
+    }
+
+    /// Takes the registers that rule decoding from the device; a device that does not answer
+    /// decodes nothing.
+    fn refresh(&self, state: &mut State) {
+        state.command = read_u16(&*self.physical, register::COMMAND).unwrap_or(0);
+        if let Some(offset) = self.capabilities.power_control {
+            state.power = read_u16(&*self.physical, offset).unwrap_or(POWER_STATE);
+        }
+    }
+
+    /// The BARs that answer now: number, description, and guest physical address.
+    fn decoded<'a>(
+        &'a self,
+        state: &'a State,
+    ) -> impl Iterator<Item = (usize, &'a Bar, GuestPhysicalAddress)> {
+        let awake = state.power & POWER_STATE < POWER_STATE_D3_HOT;
+        self.bars
+            .iter()
+            .enumerate()
+            .filter_map(move |(index, bar)| {
+                let bar = bar.as_ref()?;
+                let enable = if bar.space == BarSpace::Io {
+                    COMMAND_IO
+                } else {
+                    COMMAND_MEMORY
+                };
+                if state.command & enable == 0 || !awake {
+                    return None;
+                }
+                let bus = bus_address(&state.config, index, bar);
+                let guest = match bar.space {
+                    BarSpace::Io => self.windows.io.guest_address(bus, bar.bytes),
+                    BarSpace::Memory32 => self.windows.memory32.guest_address(bus, bar.bytes),
+                    BarSpace::Memory64 => self
+                        .windows
+                        .memory32
+                        .guest_address(bus, bar.bytes)
+                        .or_else(|| self.windows.memory64.guest_address(bus, bar.bytes)),
+                }?;
+                Some((index, bar, guest))
+            })
+    }
+
+    /// What the guest should reach directly now. Left out, and served by exits: BARs that the
+    /// guest has put where a page of the host cannot begin, and pages that two BARs of the
+    /// function share.
+    fn wanted(&self, state: &State) -> Vec<Mapped> {
+        let page = self.machine.host_page_bytes;
+        let decoded: Vec<_> = self.decoded(state).collect();
+        let mut wanted = Vec::new();
+        for &(index, bar, start) in &decoded {
+            for mapping in &bar.mappings {
+                let guest = GuestPhysicalAddress(start.0 + mapping.offset);
+                let end = guest.0 + mapping.host.bytes;
+                let shared = decoded.iter().any(|&(other, bar, start)| {
+                    other != index && start.0 < end && guest.0 < start.0 + bar.bytes
+                });
+                let in_window = [self.windows.memory32, self.windows.memory64]
+                    .iter()
+                    .any(|window| window.bus_address(guest, mapping.host.bytes).is_some());
+                if guest.0.is_multiple_of(page) && in_window && !shared {
+                    wanted.push(Mapped {
+                        guest,
+                        host: mapping.host,
+                    });
+                }
+            }
+        }
+        wanted
+    }
+
+    fn unmap_stale(&self, state: &mut State) -> io::Result<()> {
+        let wanted = self.wanted(state);
+        let mut result = Ok(());
+        state.mapped.retain(|mapped| {
+            if wanted.contains(mapped) {
+                return true;
+            }
+            match self.machine.mapper.unmap(mapped.guest, mapped.host) {
+                Ok(()) => false,
+                Err(error) => {
+                    result = Err(error);
+                    true
+                }
+            }
+        });
+        result
+    }
+
+    fn map_missing(&self, state: &mut State) {
+        for mapped in self.wanted(state) {
+            if state.mapped.contains(&mapped) {
+                continue;
+            }
+            match self.machine.mapper.map(mapped.guest, mapped.host) {
+                Ok(()) => state.mapped.push(mapped),
+                Err(error) => guest_message!(
+                    Level::Warn,
+                    "{}: a BAR cannot be mapped at {} in the guest and is served by exits: {error}",
+                    self.name(),
+                    mapped.guest
+                ),
+            }
+        }
+    }
+
+    fn host_error(&self, offset: u16, source: io::Error) -> ConfigError {
+        ConfigError::Host {
+            function: self.name().into(),
+            offset,
+            source,
+        }
+    }
+}
+
+impl Drop for Function {
+    /// Nothing of the device's memory stays in the guest once its mappings may go.
+    fn drop(&mut self) {
+        if let Err(error) = self.quiesce() {
+            log::warn!("{}: cannot be stopped: {error}", self.name());
+        }
+    }
+}
+
+/// The part of `bytes` that an access has, if it is one.
+fn access<'a>(
+    config: &ConfigSpace,
+    offset: u16,
+    size: u32,
+    bytes: &'a mut [u8; 4],
+) -> Result<&'a mut [u8], ConfigError> {
+    match usize::try_from(size) {
+        Ok(length) if config.accepts(offset, length) => Ok(&mut bytes[..length]),
+        _ => Err(ConfigError::BadAccess { offset, size }),
+    }
+}
+
+/// `old`, a register of two bytes at `register`, after a write of `data` at `offset`.
+fn overlay(old: u16, register: u16, offset: u16, data: &[u8]) -> u16 {
+    let mut bytes = old.to_le_bytes();
+    for (at, value) in (offset..).zip(data) {
+        if let Some(index) = at.checked_sub(register)
+            && let Some(byte) = bytes.get_mut(usize::from(index))
+        {
+            *byte = *value;
+        }
+    }
+    u16::from_le_bytes(bytes)
+}
+
+fn clear_command(physical: &dyn PhysicalFunction, bits: u16) -> io::Result<()> {
+    let command = read_u16(physical, register::COMMAND)?;
+    physical.write_config(register::COMMAND, &(command & !bits).to_le_bytes())
+}
+
+fn bar_register(index: usize) -> u16 {
+    register::BAR0 + 4 * u16::try_from(index).unwrap_or(0)
+}
+
+/// Where the guest has put a BAR, as a bus address.
+fn bus_address(config: &ConfigSpace, index: usize, bar: &Bar) -> u64 {
+    let low = u64::from(config.emulated_u32(bar_register(index)));
+    match bar.space {
+        BarSpace::Io => low & !3,
+        BarSpace::Memory32 => low & !0xf,
+        BarSpace::Memory64 => {
+            low & !0xf | u64::from(config.emulated_u32(bar_register(index + 1))) << 32
+        }
+    }
+}
+
+/// Configuration space as a guest first finds it.
+fn initial_state(
+    physical: &dyn PhysicalFunction,
+    bars: &Bars,
+    addresses: &Addresses,
+    multi_function: bool,
+) -> io::Result<(State, Capabilities)> {
+    clear_command(physical, COMMAND_IO | COMMAND_MEMORY | COMMAND_BUS_MASTER)?;
+    let mut config = ConfigSpace::new(physical.config_bytes());
+    let header = if multi_function {
+        HEADER_TYPE_MULTI_FUNCTION
+    } else {
+        0
+    };
+    config.emulate(register::HEADER_TYPE, &[header], &[0]);
+    // The expansion ROM is for the host's firmware.
+    config.emulate(register::ROM, &[0; 4], &[0; 4]);
+    // No interrupt pin: a level interrupt needs the end of interrupt signalled back, which XIVE
+    // does not do (KVM_CAP_IRQFD_RESAMPLE). The line register is the guest's to scribble on.
+    config.emulate(register::INTERRUPT_LINE, &[0xff, 0], &[0xff, 0]);
+    config.emulate(register::BAR0, &[0; 4 * NUM_BARS], &[0; 4 * NUM_BARS]);
+    for (index, bar) in bars.iter().enumerate() {
+        let Some(bar) = bar else { continue };
+        let writable = !(bar.bytes - 1);
+        let prefetchable = if bar.prefetchable { 8 } else { 0 };
+        let (length, flags) = match bar.space {
+            BarSpace::Io => (4, 1),
+            BarSpace::Memory32 => (4, prefetchable),
+            BarSpace::Memory64 => (8, 4 | prefetchable),
+        };
+        let value = (addresses[index] | flags).to_le_bytes();
+        config.emulate(
+            bar_register(index),
+            &value[..length],
+            &writable.to_le_bytes()[..length],
+        );
+    }
+    let capabilities = capabilities::emulate(physical, &mut config)?;
+    let power = match capabilities.power_control {
+        Some(offset) => read_u16(physical, offset)?,
+        None => 0,
+    };
+    let command = read_u16(physical, register::COMMAND)?;
+    Ok((
+        State {
+            config,
+            command,
+            power,
+            mapped: Vec::new(),
+        },
+        capabilities,
+    ))
+}
+
+#[cfg(test)]
+#[path = "function_tests.rs"]
+mod tests;

@@ -1,0 +1,64 @@
+//! Accesses to BARs that the guest does not reach directly: I/O ports, and memory that cannot be
+//! mapped. They arrive as KVM_EXIT_MMIO.
+
+use log::Level;
+use spapr_hypercalls::address::GuestPhysicalAddress;
+
+use super::function::Function;
+use super::host_bridge::HostBridge;
+use crate::guest_message;
+
+impl HostBridge {
+    /// Whether an address lies in one of the bridge's windows.
+    pub fn contains(&self, address: GuestPhysicalAddress) -> bool {
+        let windows = self.windows();
+        [windows.io, windows.memory32, windows.memory64]
+            .iter()
+            .any(|window| window.bus_address(address, 1).is_some())
+    }
+
+    /// Reads `data.len()` bytes at `address`, in the order in which they lie in memory. Where no
+    /// BAR answers, all bits are ones, as on a bus without a target.
+    pub fn mmio_read(&self, address: GuestPhysicalAddress, data: &mut [u8]) {
+        let Some((function, index, offset)) = self.target(address, data.len()) else {
+            guest_message!(Level::Debug, "read of {address}, where no BAR answers");
+            data.fill(0xff);
+            return;
+        };
+        if let Err(error) = function.physical.read_bar(index, offset, data) {
+            data.fill(0xff);
+            guest_message!(
+                Level::Warn,
+                "{}: BAR {index} cannot be read at {offset:#x}: {error}",
+                function.name()
+            );
+        }
+    }
+
+    /// Writes `data` at `address`. Where no BAR answers, nothing happens.
+    pub fn mmio_write(&self, address: GuestPhysicalAddress, data: &[u8]) {
+        let Some((function, index, offset)) = self.target(address, data.len()) else {
+            guest_message!(Level::Debug, "write to {address}, where no BAR answers");
+            return;
+        };
+        if let Err(error) = function.physical.write_bar(index, offset, data) {
+            guest_message!(
+                Level::Warn,
+                "{}: BAR {index} cannot be written at {offset:#x}: {error}",
+                function.name()
+            );
+        }
+    }
+
+    fn target(
+        &self,
+        address: GuestPhysicalAddress,
+        size: usize,
+    ) -> Option<(&Function, usize, u64)> {
+        let bytes = u64::try_from(size).ok()?;
+        self.functions().iter().find_map(|function| {
+            let (index, offset) = function.decode(address, bytes)?;
+            Some((function, index, offset))
+        })
+    }
+}

@@ -1,0 +1,248 @@
+//! MSI and MSI-X vectors of a function, as the guest asks for them by RTAS `ibm,change-msi`.
+//!
+//! The guest never programs a vector itself: it asks for a number of them and learns which
+//! interrupt sources they became.
+
+use std::io;
+use std::sync::PoisonError;
+
+use log::Level;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::function::Function;
+use super::physical::InterruptKind;
+use crate::guest_message;
+use crate::interrupts::{InterruptLines, Lisn, LisnBlock};
+
+/// Vectors that plain MSI has at most.
+const MAX_MSI: u32 = 32;
+
+/// Why a function's vectors could not be changed.
+#[derive(Debug, thiserror::Error)]
+pub enum MsiError {
+    /// The function has no vector of that kind.
+    #[error("{function} has no {kind} interrupts")]
+    NoSuchKind {
+        /// The function's address on the host.
+        function: String,
+        /// What was asked for.
+        kind: InterruptKind,
+    },
+    /// All interrupt source numbers are in use, or no block of them is long enough.
+    #[error("no {count} consecutive interrupt source numbers are free for {function}")]
+    NoNumbers {
+        /// The function's address on the host.
+        function: String,
+        /// How many were asked for.
+        count: u32,
+    },
+    /// eventfd(2) failed.
+    #[error("no event can be made for {function}; the limit of open files may be too low")]
+    Event {
+        /// The function's address on the host.
+        function: String,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// The interrupt controller refused a line.
+    #[error("interrupt source {lisn} of {function} cannot be connected")]
+    Connect {
+        /// The function's address on the host.
+        function: String,
+        /// The source.
+        lisn: Lisn,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// The device refused the vectors.
+    #[error("{count} interrupts of {function} cannot be enabled")]
+    Enable {
+        /// The function's address on the host.
+        function: String,
+        /// How many were asked for.
+        count: u32,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// The device or the interrupt controller refused to let go.
+    #[error("the interrupts of {function} cannot be disabled")]
+    Disable {
+        /// The function's address on the host.
+        function: String,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+}
+
+/// What came of a request for vectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MsiGrant {
+    /// The function has as many vectors as were asked for.
+    Granted(u32),
+    /// More were asked for than the function has, which is this many. Nothing was changed; the
+    /// guest asks again.
+    AtMost(u32),
+}
+
+/// The vectors that a function has now.
+pub(super) struct Vectors {
+    kind: InterruptKind,
+    block: LisnBlock,
+    events: Vec<EventFd>,
+}
+
+/// The connected lines of a block, from its first number on, which are disconnected again unless
+/// all goes well.
+struct Lines<'a> {
+    lines: &'a dyn InterruptLines,
+    block: LisnBlock,
+    events: Vec<EventFd>,
+}
+
+impl Drop for Lines<'_> {
+    fn drop(&mut self) {
+        for (lisn, event) in self.block.iter().zip(self.events.drain(..)) {
+            if let Err(error) = self.lines.disconnect(lisn, &event) {
+                guest_message!(
+                    Level::Warn,
+                    "interrupt source {lisn} cannot be disconnected: {error}"
+                );
+            }
+        }
+    }
+}
+
+impl Function {
+    /// How many vectors of `kind` the guest can have.
+    pub fn max_vectors(&self, kind: InterruptKind) -> u32 {
+        let vectors = self.physical.interrupt_vectors(kind);
+        match kind {
+            InterruptKind::Msi => vectors.min(MAX_MSI),
+            InterruptKind::MsiX => vectors,
+        }
+    }
+
+    /// Gives the function `count` vectors of `kind`, at least one, in place of those it has.
+    ///
+    /// # Errors
+    /// The reason why not; if the request was possible at all, the function has no vectors then.
+    pub fn change_msi(&self, kind: InterruptKind, count: u32) -> Result<MsiGrant, MsiError> {
+        let available = self.max_vectors(kind);
+        if available == 0 {
+            return Err(MsiError::NoSuchKind {
+                function: self.name().into(),
+                kind,
+            });
+        }
+        if count > available {
+            return Ok(MsiGrant::AtMost(available));
+        }
+        let mut vectors = self.vectors.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(old) = vectors.take() {
+            self.release(&old)?;
+        }
+        let numbers = &self.machine.lisns;
+        let block = numbers
+            .allocate(count, kind == InterruptKind::Msi)
+            .ok_or_else(|| MsiError::NoNumbers {
+                function: self.name().into(),
+                count,
+            })?;
+        match self.enable(kind, block) {
+            Ok(events) => {
+                *vectors = Some(Vectors {
+                    kind,
+                    block,
+                    events,
+                });
+                Ok(MsiGrant::Granted(count))
+            }
+            Err(error) => {
+                numbers.free(block);
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes all vectors from the function. That it has none is no error.
+    ///
+    /// # Errors
+    /// [`MsiError::Disable`]; the function has no vectors then all the same, and interrupt source
+    /// numbers that could not be disconnected are not given out again.
+    pub fn free_msi(&self) -> Result<(), MsiError> {
+        let mut vectors = self.vectors.lock().unwrap_or_else(PoisonError::into_inner);
+        vectors.take().map_or(Ok(()), |old| self.release(&old))
+    }
+
+    /// The interrupt source that vector `index` became.
+    pub fn interrupt_source(&self, index: u32) -> Option<Lisn> {
+        let vectors = self.vectors.lock().unwrap_or_else(PoisonError::into_inner);
+        vectors.as_ref()?.block.get(index)
+    }
+
+    /// Connects the lines before the device can use them: an interrupt that comes at once finds
+    /// its way.
+    fn enable(&self, kind: InterruptKind, block: LisnBlock) -> Result<Vec<EventFd>, MsiError> {
+        let function = || self.name().to_owned();
+        let mut lines = Lines {
+            lines: &*self.machine.lines,
+            block,
+            events: Vec::new(),
+        };
+        for lisn in block.iter() {
+            let event = EventFd::new(EFD_NONBLOCK).map_err(|source| MsiError::Event {
+                function: function(),
+                source,
+            })?;
+            self.machine
+                .lines
+                .connect(lisn, &event)
+                .map_err(|source| MsiError::Connect {
+                    function: function(),
+                    lisn,
+                    source,
+                })?;
+            lines.events.push(event);
+        }
+        self.physical
+            .set_interrupts(kind, &lines.events)
+            .map_err(|source| MsiError::Enable {
+                function: function(),
+                count: block.count(),
+                source,
+            })?;
+        Ok(std::mem::take(&mut lines.events))
+    }
+
+    /// Stops the device before its lines go.
+    fn release(&self, old: &Vectors) -> Result<(), MsiError> {
+        let mut result = self.physical.disable_interrupts(old.kind);
+        let mut reusable = true;
+        for (lisn, event) in old.block.iter().zip(&old.events) {
+            if let Err(error) = self.machine.lines.disconnect(lisn, event) {
+                reusable = false;
+                result = result.and(Err(error));
+            }
+        }
+        if reusable {
+            self.machine.lisns.free(old.block);
+        }
+        result.map_err(|source| MsiError::Disable {
+            function: self.name().into(),
+            source,
+        })
+    }
+}
+
+impl std::fmt::Display for InterruptKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Msi => "MSI",
+            Self::MsiX => "MSI-X",
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "msi_tests.rs"]
+mod tests;

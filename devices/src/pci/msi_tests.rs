@@ -1,0 +1,88 @@
+use proptest::prelude::*;
+
+use super::super::fake::Fixture;
+use super::super::physical::InterruptKind::{Msi, MsiX};
+use super::*;
+
+#[test]
+fn vectors_become_consecutive_sources_and_go_away_again() {
+    let fixture = Fixture::new();
+    let function = &fixture.bridge.functions()[0];
+    assert_eq!(function.change_msi(MsiX, 3).unwrap(), MsiGrant::Granted(3));
+    let sources = [Lisn(0x1300), Lisn(0x1301), Lisn(0x1302)];
+    assert_eq!(
+        fixture.lines.sources().into_iter().collect::<Vec<_>>(),
+        sources
+    );
+    assert_eq!(function.interrupt_source(2), Some(Lisn(0x1302)));
+    assert_eq!(function.interrupt_source(3), None);
+    let enabled = fixture.physical.enabled.lock().unwrap().clone().unwrap();
+    let connected: Vec<i32> = fixture
+        .lines
+        .connected
+        .lock()
+        .unwrap()
+        .values()
+        .copied()
+        .collect();
+    assert_eq!(enabled, (MsiX, connected));
+    function.free_msi().unwrap();
+    function.free_msi().unwrap();
+    assert!(fixture.lines.sources().is_empty());
+    assert_eq!(fixture.machine.lisns.in_use(), 0);
+}
+
+#[test]
+fn asking_for_too_many_says_how_many_there_are_and_keeps_the_old_ones() {
+    let fixture = Fixture::new();
+    let function = &fixture.bridge.functions()[0];
+    function.change_msi(MsiX, 2).unwrap();
+    assert_eq!(function.change_msi(MsiX, 66).unwrap(), MsiGrant::AtMost(65));
+    assert_eq!(
+        function.change_msi(Msi, u32::MAX).unwrap(),
+        MsiGrant::AtMost(32)
+    );
+    assert_eq!(fixture.lines.sources().len(), 2);
+}
+
+#[test]
+fn a_kind_that_the_function_lacks_is_refused() {
+    let fixture = Fixture::with(|function| function.with_vectors(0, 8));
+    let error = fixture.bridge.functions()[0]
+        .change_msi(Msi, 1)
+        .unwrap_err();
+    assert_eq!(error.to_string(), "0000:01:00.0 has no MSI interrupts");
+}
+
+proptest! {
+    #[test]
+    fn failures_leave_no_line_and_no_number_behind(
+        steps in prop::collection::vec(
+            (any::<bool>(), 0u32..70, 0u32..40, 0u32..4),
+            1..40,
+        )
+    ) {
+        let fixture = Fixture::new();
+        let function = &fixture.bridge.functions()[0];
+        for (msi_x, count, line_fault, device_fault) in steps {
+            let kind = if msi_x { MsiX } else { Msi };
+            fixture.lines.fault.fail_call(line_fault);
+            fixture.physical.interrupt_fault.fail_call(device_fault);
+            if count == 0 {
+                let _ = function.free_msi();
+            } else {
+                let _ = function.change_msi(kind, count);
+            }
+            fixture.lines.fault.fail_call(0);
+            fixture.physical.interrupt_fault.fail_call(0);
+
+            // The device, the lines, the numbers and what the guest is told always agree.
+            let enabled = fixture.physical.enabled.lock().unwrap().clone();
+            let sources = fixture.lines.sources();
+            prop_assert_eq!(fixture.machine.lisns.in_use(), sources.len());
+            let told: Vec<Lisn> = (0..).map_while(|i| function.interrupt_source(i)).collect();
+            prop_assert_eq!(told, sources.iter().copied().collect::<Vec<_>>());
+            prop_assert_eq!(enabled.map_or(0, |(_, events)| events.len()), sources.len());
+        }
+    }
+}

@@ -1,0 +1,404 @@
+use super::super::dma::{RegisterError, host_error};
+use super::super::kernel::{Call, Kernel};
+use super::super::preflight::GroupNumber;
+use super::super::preflight::tests::FakeHost;
+use super::super::window::WindowError;
+use super::*;
+use spapr_hypercalls::address::HostVirtualAddress;
+use spapr_hypercalls::tce::Permission;
+use spapr_hypercalls::world::{Geometry, HostError, HostRange};
+use vfio_ioctls::VfioOps;
+
+const RAM: HostRange = HostRange {
+    start: HostVirtualAddress(0x7000_0000_0000),
+    bytes: 1 << 28,
+};
+
+fn attach_on(host: &FakeHost, policy: IommuPolicy) -> Result<Container, ContainerError> {
+    let group = Group::open(&host.paths(), GroupNumber(0))?;
+    Container::attach(&host.paths(), group, policy)
+}
+
+fn attach(policy: IommuPolicy) -> Result<Container, ContainerError> {
+    attach_on(&FakeHost::ready(), policy)
+}
+
+fn default_window() -> Geometry {
+    Geometry {
+        bus_offset: Ioba(0),
+        page_shift: PageShift::SIZE_4K,
+        entries: 1 << 18,
+    }
+}
+
+fn large_window() -> Geometry {
+    Geometry {
+        bus_offset: Ioba(1 << 59),
+        page_shift: PageShift::SIZE_64K,
+        entries: 1 << 31,
+    }
+}
+
+/// The message of an error with those of its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[test]
+fn a_v2_container_is_set_up_without_its_default_window_and_taken_down_in_order() {
+    Kernel::install(|_| {});
+    let container = attach(IommuPolicy::Auto).unwrap();
+    assert_eq!(
+        container.info(),
+        &IommuInfo {
+            version: IommuVersion::V2,
+            window_start: Ioba(0),
+            window_bytes: 0x8000_0000,
+            page_sizes: 0x4021_1000,
+            dynamic_windows: 2,
+            levels: 5,
+        }
+    );
+    drop(container);
+    assert_eq!(
+        Kernel::calls(),
+        [
+            Call::GroupGetStatus,
+            Call::GetApiVersion,
+            Call::CheckExtension(7),
+            Call::CheckExtension(2),
+            Call::GroupSetContainer,
+            Call::SetIommu(7),
+            Call::GetInfo,
+            Call::RemoveWindow(0),
+            Call::GroupUnsetContainer,
+        ]
+    );
+}
+
+#[test]
+fn v1_is_taken_where_the_kernel_refuses_v2_for_the_group() {
+    Kernel::install(|k| k.refused_iommus = vec![7]);
+    let container = attach(IommuPolicy::Auto).unwrap();
+    assert_eq!(container.version(), IommuVersion::V1);
+    assert_eq!(container.info().page_sizes, 4096);
+    assert_eq!(container.info().dynamic_windows, 0);
+    // A v1 container's window is not removed.
+    assert!(!Kernel::calls().contains(&Call::RemoveWindow(0)));
+}
+
+#[test]
+fn a_version_asked_for_is_taken_or_refused_by_name() {
+    Kernel::install(|_| {});
+    let container = attach(IommuPolicy::V1).unwrap();
+    assert_eq!(container.version(), IommuVersion::V1);
+    drop(container);
+    Kernel::install(|k| k.refused_iommus = vec![7]);
+    let message = chain(&attach(IommuPolicy::V2).unwrap_err());
+    assert!(
+        message.contains("refused a v2 SPAPR TCE container"),
+        "{message}"
+    );
+    assert!(
+        message.contains("IOMMU group 0") && message.contains("os error 1"),
+        "{message}"
+    );
+    Kernel::install(|k| k.extensions = vec![2]);
+    let message = chain(&attach(IommuPolicy::V2).unwrap_err());
+    assert!(
+        message.contains("offers no v2 SPAPR TCE container"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_host_without_spapr_support_is_told_so() {
+    for policy in [IommuPolicy::Auto, IommuPolicy::V1, IommuPolicy::V2] {
+        Kernel::install(|k| k.extensions = vec![1, 3]);
+        let message = chain(&attach(policy).unwrap_err());
+        assert!(message.contains("no SPAPR TCE support"), "{message}");
+        assert!(
+            message.contains("modprobe vfio_iommu_spapr_tce"),
+            "{message}"
+        );
+        assert!(!Kernel::calls().contains(&Call::GroupSetContainer));
+    }
+}
+
+#[test]
+fn another_api_version_is_refused() {
+    Kernel::install(|k| k.api_version = 1);
+    let message = chain(&attach(IommuPolicy::Auto).unwrap_err());
+    assert!(
+        message.contains("API version 1; version 0 is needed"),
+        "{message}"
+    );
+}
+
+#[test]
+fn any_call_of_the_set_up_may_fail_and_the_group_leaves_the_container() {
+    Kernel::install(|_| {});
+    drop(attach(IommuPolicy::V2).unwrap());
+    let calls = Kernel::calls().len() - 1;
+    for number in 0..calls {
+        Kernel::install(|k| k.fail = Some((number, libc::EIO)));
+        let error = attach(IommuPolicy::V2).unwrap_err();
+        let failed = Kernel::with(|k| k.log[number].clone());
+        assert!(
+            chain(&error).contains("os error 5"),
+            "{failed:?}: {}",
+            chain(&error)
+        );
+        assert!(
+            !Kernel::with(|k| k.has_container),
+            "after {failed:?} failed"
+        );
+    }
+}
+
+#[test]
+fn a_window_gets_as_few_levels_as_memory_allows() {
+    Kernel::install(|_| {});
+    let container = attach(IommuPolicy::V2).unwrap();
+    assert_eq!(container.create_window(default_window()).unwrap(), 1);
+    assert_eq!(container.create_window(large_window()).unwrap(), 2);
+    Kernel::with(|k| assert_eq!(k.windows, [(0, 1 << 30), (1 << 59, 1 << 47)].into()));
+    container.remove_window(Ioba(1 << 59)).unwrap();
+    Kernel::with(|k| k.levels_needed = 4);
+    Kernel::calls();
+    assert_eq!(container.create_window(large_window()).unwrap(), 4);
+    let levels: Vec<u32> = Kernel::calls()
+        .iter()
+        .map(|call| match call {
+            Call::CreateWindow { levels, .. } => *levels,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(levels, [2, 3, 4]);
+}
+
+#[test]
+fn levels_are_tried_no_further_than_the_iommu_has_them() {
+    for (levels, tries) in [(3, 3), (9, 5)] {
+        Kernel::install(|k| (k.levels_needed, k.levels) = (9, levels));
+        let container = attach(IommuPolicy::V2).unwrap();
+        Kernel::calls();
+        let error = container.create_window(default_window()).unwrap_err();
+        assert_eq!(Kernel::calls().len(), tries);
+        assert_eq!(
+            HostError::from(&error),
+            HostError::OutOfResources(libc::ENOMEM)
+        );
+    }
+}
+
+#[test]
+fn more_levels_are_not_tried_where_they_cannot_help() {
+    Kernel::install(|_| {});
+    let container = attach(IommuPolicy::V2).unwrap();
+    Kernel::calls();
+    Kernel::with(|k| k.fail = Some((0, libc::EINVAL)));
+    let error = container.create_window(default_window()).unwrap_err();
+    assert_eq!(Kernel::calls().len(), 1);
+    let message = chain(&error);
+    for part in [
+        "0x40000000 bytes in pages of 4 KiB",
+        "4194304 bytes in 1 levels",
+        "os error 22",
+    ] {
+        assert!(message.contains(part), "{part:?} in {message}");
+    }
+    assert_eq!(HostError::from(&error), HostError::Refused(libc::EINVAL));
+}
+
+#[test]
+fn a_window_that_the_kernel_puts_elsewhere_is_removed_again() {
+    Kernel::install(|_| {});
+    let container = attach(IommuPolicy::V2).unwrap();
+    let mut geometry = default_window();
+    geometry.bus_offset = Ioba(1 << 59);
+    let message = container.create_window(geometry).unwrap_err().to_string();
+    assert!(
+        message.contains("at bus address 0x0, not at 0x800000000000000"),
+        "{message}"
+    );
+    Kernel::with(|k| assert!(k.windows.is_empty()));
+    // The next one finds its place free.
+    assert_eq!(container.create_window(default_window()).unwrap(), 1);
+}
+
+#[test]
+fn a_third_window_is_out_of_resources() {
+    Kernel::install(|_| {});
+    let container = attach(IommuPolicy::V2).unwrap();
+    container.create_window(default_window()).unwrap();
+    container.create_window(large_window()).unwrap();
+    let error = container.create_window(large_window()).unwrap_err();
+    assert_eq!(
+        HostError::from(&error),
+        HostError::OutOfResources(libc::ENOSPC)
+    );
+}
+
+#[test]
+fn impossible_windows_are_refused_without_asking_the_kernel() {
+    Kernel::install(|_| {});
+    let container = attach(IommuPolicy::V2).unwrap();
+    Kernel::calls();
+    for (shift, entries, part) in [
+        (12, 0, "power of two"),
+        (12, 3, "power of two"),
+        (34, 1 << 40, "64-bit"),
+        (24, 1 << 8, "it has 4 KiB, 64 KiB, 2 MiB, 1 GiB"),
+    ] {
+        let geometry = Geometry {
+            bus_offset: Ioba(0),
+            page_shift: PageShift::new(shift).unwrap(),
+            entries,
+        };
+        let message = container.create_window(geometry).unwrap_err().to_string();
+        assert!(message.contains(part), "{part:?} in {message}");
+    }
+    assert_eq!(Kernel::calls(), []);
+}
+
+#[test]
+fn a_v1_container_is_enabled_once_for_a_window_within_its_own() {
+    Kernel::install(|_| {});
+    let container = attach(IommuPolicy::V1).unwrap();
+    Kernel::calls();
+    // Nothing to clear before anything could be mapped.
+    container.remove_window(Ioba(0)).unwrap();
+    assert_eq!(container.create_window(default_window()).unwrap(), 1);
+    assert_eq!(container.create_window(default_window()).unwrap(), 1);
+    assert_eq!(Kernel::calls(), [Call::Enable]);
+    // The kernel has made no table yet.
+    container.remove_window(Ioba(0)).unwrap();
+    let unmap = Call::Unmap {
+        iova: 0,
+        bytes: 0x8000_0000,
+    };
+    assert_eq!(Kernel::calls(), [unmap]);
+    let message = chain(&container.create_window(large_window()).unwrap_err());
+    assert!(message.contains("no pages of 64 KiB") && message.contains("it has 4 KiB"));
+    for (bus_offset, entries) in [(0, 1 << 20), (0x8000_0000, 1), (u64::MAX - 4095, 1)] {
+        let error = container
+            .create_window(Geometry {
+                bus_offset: Ioba(bus_offset),
+                entries,
+                ..default_window()
+            })
+            .unwrap_err();
+        assert!(matches!(error, WindowError::OutsideFixedWindow { .. }));
+    }
+}
+
+#[test]
+fn a_v1_container_that_cannot_be_enabled_is_no_window() {
+    Kernel::install(|_| {});
+    let container = attach(IommuPolicy::V1).unwrap();
+    Kernel::calls();
+    Kernel::with(|k| k.fail = Some((0, libc::ENOMEM)));
+    let error = container.create_window(default_window()).unwrap_err();
+    assert_eq!(
+        HostError::from(&error),
+        HostError::OutOfResources(libc::ENOMEM)
+    );
+    Kernel::with(|k| k.fail = None);
+    assert!(container.create_window(default_window()).is_ok());
+}
+
+#[test]
+fn registering_memory_fails_on_any_number_but_zero() {
+    Kernel::install(|_| {});
+    let container = attach(IommuPolicy::V2).unwrap();
+    assert_eq!(container.register_memory(RAM), Ok(()));
+    let busy = container.register_memory(RAM).unwrap_err();
+    assert_eq!(busy, RegisterError::Refused(Errno::new(libc::EBUSY)));
+    assert_eq!(container.unregister_memory(RAM), Ok(()));
+    assert_eq!(
+        container.unregister_memory(RAM),
+        Err(Errno::new(libc::ENOENT))
+    );
+    Kernel::with(|k| k.register_returns = Some(37));
+    let partial = container.register_memory(RAM).unwrap_err();
+    assert_eq!(partial, RegisterError::Partial(37));
+    let message = partial.to_string();
+    assert!(message.contains("37 pages") && message.contains("registered nothing"));
+    assert_eq!(
+        HostError::from(partial),
+        HostError::OutOfResources(libc::ENOMEM)
+    );
+    Kernel::with(|k| assert!(k.registered.is_empty()));
+}
+
+#[test]
+fn a_mapping_carries_the_permission_of_its_entry() {
+    Kernel::install(|_| {});
+    let container = attach(IommuPolicy::V2).unwrap();
+    container.create_window(default_window()).unwrap();
+    for (permission, bits) in [
+        (Permission::READ, 1),
+        (Permission::WRITE, 2),
+        (Permission::READ_WRITE, 3),
+        (Permission::NONE, 0),
+    ] {
+        Kernel::calls();
+        // SAFETY: the kernel is a model, and no device reaches anything.
+        unsafe { container.map(Ioba(0x2000), RAM, permission) }.unwrap();
+        let map = Call::Map {
+            iova: 0x2000,
+            vaddr: RAM.start.0,
+            bytes: RAM.bytes,
+            flags: bits,
+        };
+        assert_eq!(Kernel::calls(), [map]);
+    }
+    assert_eq!(container.unmap(Ioba(0x2000), RAM.bytes), Ok(()));
+    let outside = container.unmap(Ioba(1 << 40), 4096);
+    assert_eq!(outside, Err(Errno::new(libc::ENXIO)));
+}
+
+#[test]
+fn rust_vmms_devices_map_through_the_same_calls() {
+    Kernel::install(|_| {});
+    let container = attach(IommuPolicy::V2).unwrap();
+    container.create_window(default_window()).unwrap();
+    Kernel::calls();
+    let ops: &dyn VfioOps = &container;
+    let mut page = [0u8; 4096];
+    let at = page.as_mut_ptr();
+    // SAFETY: the kernel is a model, and no device reaches anything.
+    unsafe { ops.vfio_dma_map(0x1000, 4096, at) }.unwrap();
+    ops.vfio_dma_unmap(0x1000, 4096).unwrap();
+    assert!(ops.vfio_dma_unmap(1 << 40, 4096).is_err());
+    assert!(ops.as_any().is::<Container>());
+    let vaddr = at.addr() as u64;
+    let calls = Kernel::calls();
+    let map = Call::Map {
+        iova: 0x1000,
+        vaddr,
+        bytes: 4096,
+        flags: 3,
+    };
+    assert_eq!(calls[0], map);
+}
+
+#[test]
+fn errors_of_the_host_are_sorted_for_the_engine() {
+    for errno in [libc::ENOMEM, libc::ENOSPC] {
+        assert_eq!(
+            host_error(Errno::new(errno)),
+            HostError::OutOfResources(errno)
+        );
+    }
+    for errno in [libc::EINVAL, libc::EPERM, libc::ENXIO, libc::EFAULT] {
+        assert_eq!(host_error(Errno::new(errno)), HostError::Refused(errno));
+    }
+}

@@ -1,0 +1,173 @@
+//! The memory that a container's devices may reach: registering, mapping, unmapping.
+
+use std::any::Any;
+use std::os::fd::AsFd;
+
+use spapr_hypercalls::address::{HostVirtualAddress, Ioba};
+use spapr_hypercalls::tce::Permission;
+use spapr_hypercalls::world::{HostError, HostRange};
+use vfio_bindings::bindings::vfio::{
+    VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE, vfio_iommu_spapr_register_memory,
+    vfio_iommu_type1_dma_map, vfio_iommu_type1_dma_unmap,
+};
+use vfio_ioctls::{VfioError, VfioOps};
+use vmm_sys_util::errno::Error as Errno;
+
+use super::container::Container;
+use super::{argument_size, kernel};
+
+/// Why memory cannot be registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RegisterError {
+    /// The kernel's errno: ENOMEM when RLIMIT_MEMLOCK does not allow it, EINVAL when the range
+    /// overlaps a registered one or is not made of whole pages, EBUSY when it is registered
+    /// already.
+    #[error("VFIO_IOMMU_SPAPR_REGISTER_MEMORY failed: {0}")]
+    Refused(Errno),
+    /// The kernel pinned only this many pages of the last batch and gave up: it returns their
+    /// number instead of an error (`mm_iommu_do_alloc` in arch/powerpc/mm/book3s64/iommu_api.c),
+    /// and nothing is registered. Huge pages that ran out do this.
+    #[error(
+        "VFIO_IOMMU_SPAPR_REGISTER_MEMORY pinned only part of the memory ({0} pages of its last \
+         batch) and registered nothing: is there enough memory, and are there enough huge pages?"
+    )]
+    Partial(u32),
+}
+
+impl From<RegisterError> for HostError {
+    fn from(error: RegisterError) -> Self {
+        match error {
+            RegisterError::Refused(errno) => host_error(errno),
+            RegisterError::Partial(_) => Self::OutOfResources(libc::ENOMEM),
+        }
+    }
+}
+
+/// What an errno of a container's ioctl means to the TCE engine.
+pub fn host_error(errno: Errno) -> HostError {
+    match errno.errno() {
+        errno @ (libc::ENOMEM | libc::ENOSPC | libc::EAGAIN) => HostError::OutOfResources(errno),
+        errno => HostError::Refused(errno),
+    }
+}
+
+impl Container {
+    /// Pins `range` of this process' memory, whole pages of the host, so that it can be mapped
+    /// (v2). The kernel accounts for it at once, once for each process.
+    ///
+    /// # Errors
+    /// Nothing is registered then. A v1 container knows no such call (EPERM).
+    pub fn register_memory(&self, range: HostRange) -> Result<(), RegisterError> {
+        match kernel::container_register_memory(self.as_fd(), &memory(range)) {
+            Ok(0) => Ok(()),
+            Ok(pages) => Err(RegisterError::Partial(pages)),
+            Err(errno) => Err(RegisterError::Refused(errno)),
+        }
+    }
+
+    /// Undoes [`Container::register_memory`] of exactly `range`.
+    ///
+    /// Not while a guest runs that could map the range just now: the kernel may then report a
+    /// mapping as made that it has not made.
+    ///
+    /// # Errors
+    /// EBUSY while an entry maps a page of it, ENOENT when it is not registered.
+    pub fn unregister_memory(&self, range: HostRange) -> Result<(), Errno> {
+        kernel::container_unregister_memory(self.as_fd(), &memory(range))
+    }
+
+    /// Maps `host` at bus address `ioba`: whole IOMMU pages, in one window and, for v2, in one
+    /// registered range. Entries that are live are replaced. `permission` is not
+    /// [`Permission::NONE`].
+    ///
+    /// # Errors
+    /// The kernel's errno: EINVAL for what is not aligned, in no registered range, or without
+    /// permission; ENXIO outside every window; EPERM when IOMMU pages are larger than the
+    /// memory's, or a v1 container is not enabled; ENOMEM. What it had mapped before the failure
+    /// is cleared again.
+    ///
+    /// # Safety
+    /// Until the pages are unmapped or the container is closed, a device reads and writes them at
+    /// any time. No Rust reference to that memory may exist or be made in this time, and it must
+    /// not be freed for other uses: it is memory of the guest, or of a kind with it.
+    #[inline]
+    pub unsafe fn map(
+        &self,
+        ioba: Ioba,
+        host: HostRange,
+        permission: Permission,
+    ) -> Result<(), Errno> {
+        let read = if permission.can_read() {
+            VFIO_DMA_MAP_FLAG_READ
+        } else {
+            0
+        };
+        let write = if permission.can_write() {
+            VFIO_DMA_MAP_FLAG_WRITE
+        } else {
+            0
+        };
+        let map = vfio_iommu_type1_dma_map {
+            argsz: argument_size::<vfio_iommu_type1_dma_map>(),
+            flags: read | write,
+            vaddr: host.start.0,
+            iova: ioba.0,
+            size: host.bytes,
+        };
+        // SAFETY: the caller answers for the memory.
+        unsafe { kernel::container_map_dma(self.as_fd(), &map) }
+    }
+
+    /// Clears `bytes` of entries at bus address `ioba`. Entries that map nothing are no error.
+    ///
+    /// # Errors
+    /// The kernel's errno: EINVAL for what is not aligned or too long, ENXIO outside every
+    /// window.
+    #[inline]
+    pub fn unmap(&self, ioba: Ioba, bytes: u64) -> Result<(), Errno> {
+        let mut unmap = vfio_iommu_type1_dma_unmap {
+            argsz: argument_size::<vfio_iommu_type1_dma_unmap>(),
+            flags: 0,
+            iova: ioba.0,
+            size: bytes,
+            ..Default::default()
+        };
+        kernel::container_unmap_dma(self.as_fd(), &mut unmap)
+    }
+}
+
+/// DMA as rust-vmm's devices ask for it: readable and writable.
+impl VfioOps for Container {
+    unsafe fn vfio_dma_map(
+        &self,
+        iova: u64,
+        size: usize,
+        user_addr: *mut u8,
+    ) -> Result<(), VfioError> {
+        let host = HostRange {
+            start: HostVirtualAddress(user_addr.expose_provenance() as u64),
+            bytes: size as u64,
+        };
+        // SAFETY: the trait asks of the caller what `map` asks.
+        unsafe { self.map(Ioba(iova), host, Permission::READ_WRITE) }
+            .map_err(VfioError::IommuDmaMap)
+    }
+
+    fn vfio_dma_unmap(&self, iova: u64, size: usize) -> Result<(), VfioError> {
+        self.unmap(Ioba(iova), size as u64)
+            .map_err(VfioError::IommuDmaUnmap)
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+fn memory(range: HostRange) -> vfio_iommu_spapr_register_memory {
+    vfio_iommu_spapr_register_memory {
+        argsz: argument_size::<vfio_iommu_spapr_register_memory>(),
+        flags: 0,
+        vaddr: range.start.0,
+        size: range.bytes,
+    }
+}

@@ -1,0 +1,167 @@
+//! The states of a window between its first mention and a kernel table bound to the IOMMU group.
+//!
+//! ```text
+//! Unlocked ──first entry──► Bound       the kernel serves single entries
+//!     ▲         └─refused─► UserOnly    user space serves everything
+//!     └──reset, removal──────┘
+//! ```
+//!
+//! Unlocked, nothing exists at the host: no window, no table, no locked memory. The order upwards
+//! is host window, kernel table, its binding to the group, use; a kernel table without a group
+//! would swallow the guest's entries and answer H_SUCCESS (`kvmppc_h_put_tce` in
+//! arch/powerpc/kvm/book3s_64_vio.c). The order downwards is the reverse, kernel table first.
+
+use crate::address::{Ioba, Liobn};
+use crate::policy::TcePolicy;
+use crate::stats::WindowState;
+use crate::world::{BindRefusal, Geometry, HostError, HostIommu, KernelTable};
+
+/// ENOMEM, the same on every Linux architecture.
+const ENOMEM: i32 = 12;
+
+/// Where a window stands, and with that where the guest's view of its entries is kept.
+#[derive(Debug)]
+pub(crate) enum Binding<K> {
+    /// Nothing is made at the host; every entry reads as zero.
+    Unlocked,
+    /// The host's window exists and the kernel's table is bound to it. The table is the view.
+    Bound(K),
+    /// The host's window exists and only user space maps in it.
+    UserOnly {
+        /// Why the kernel does not.
+        reason: BindRefusal,
+        /// The view.
+        entries: Box<[u64]>,
+    },
+}
+
+impl<K: KernelTable> Binding<K> {
+    pub(crate) const fn is_unlocked(&self) -> bool {
+        matches!(self, Self::Unlocked)
+    }
+
+    pub(crate) const fn state(&self) -> WindowState {
+        match self {
+            Self::Unlocked => WindowState::Unlocked,
+            Self::Bound(_) => WindowState::Bound,
+            Self::UserOnly { reason, .. } => WindowState::UserOnly(*reason),
+        }
+    }
+
+    /// Makes the host's window and binds the kernel's table, where `policy` wants one and the
+    /// kernel lets it be. Nothing to do in a window that has got there already.
+    ///
+    /// # Errors
+    /// The host made no window; this one stays unlocked, so that a later attempt can succeed.
+    pub(crate) fn activate<H>(
+        &mut self,
+        host: &H,
+        liobn: Liobn,
+        geometry: Geometry,
+        policy: TcePolicy,
+        lingering: &mut Lingering,
+    ) -> Result<(), HostError>
+    where
+        H: HostIommu<KernelTable = K>,
+    {
+        if !self.is_unlocked() {
+            return Ok(());
+        }
+        lingering.remove(host)?;
+        host.create_window(geometry)?;
+        let reason = match bind(host, liobn, geometry, policy) {
+            Ok(table) => {
+                *self = Self::Bound(table);
+                return Ok(());
+            }
+            Err(reason) => reason,
+        };
+        let Some(entries) = zeroed(geometry.entries) else {
+            // Out of memory is what the caller is told; a window that stays is removed later.
+            let _ = lingering.remove_or_note(host, geometry);
+            return Err(HostError::OutOfResources(ENOMEM));
+        };
+        *self = Self::UserOnly { reason, entries };
+        Ok(())
+    }
+
+    /// Drops the kernel's table, then removes the host's window with all that it maps.
+    ///
+    /// # Errors
+    /// The host refused to remove its window, which is noted in `lingering`.
+    pub(crate) fn deactivate<H>(
+        &mut self,
+        host: &H,
+        geometry: Geometry,
+        lingering: &mut Lingering,
+    ) -> Result<(), HostError>
+    where
+        H: HostIommu<KernelTable = K>,
+    {
+        if self.is_unlocked() {
+            return Ok(());
+        }
+        // The kernel's table is dropped here, before anything else goes.
+        *self = Self::Unlocked;
+        lingering.remove_or_note(host, geometry)
+    }
+}
+
+/// A slot's host window, if the host refused to remove it: it is in the way of the next one, so
+/// its removal is tried again first.
+#[derive(Debug, Default)]
+pub(crate) struct Lingering(Option<Ioba>);
+
+impl Lingering {
+    pub(crate) const NONE: Self = Self(None);
+
+    /// Tries again to remove what lingers, if anything does.
+    pub(crate) fn remove<H: HostIommu>(&mut self, host: &H) -> Result<(), HostError> {
+        if let Some(bus_offset) = self.0 {
+            host.remove_window(bus_offset)?;
+            self.0 = None;
+        }
+        Ok(())
+    }
+
+    fn remove_or_note<H: HostIommu>(
+        &mut self,
+        host: &H,
+        geometry: Geometry,
+    ) -> Result<(), HostError> {
+        host.remove_window(geometry.bus_offset).inspect_err(|_| {
+            self.0 = Some(geometry.bus_offset);
+            // Devices are to reach nothing through it; the refusal before is what the caller reports.
+            if let Some(bytes) = geometry.bytes() {
+                let _ = host.unmap(geometry.bus_offset, bytes);
+            }
+        })
+    }
+}
+
+/// Binds a kernel table that covers the whole window.
+fn bind<H: HostIommu>(
+    host: &H,
+    liobn: Liobn,
+    geometry: Geometry,
+    policy: TcePolicy,
+) -> Result<H::KernelTable, BindRefusal> {
+    if !policy.binds_kernel_table() {
+        return Err(BindRefusal::NotAsked);
+    }
+    let table = host.bind_kernel_table(liobn, geometry)?;
+    let length = table.entries().len();
+    if (length as u64) < geometry.entries {
+        return Err(BindRefusal::ShortTable(length));
+    }
+    Ok(table)
+}
+
+/// A view of `entries` entries that map nothing; `None` when there is no memory for it.
+fn zeroed(entries: u64) -> Option<Box<[u64]>> {
+    let length = usize::try_from(entries).ok()?;
+    let mut view = Vec::new();
+    view.try_reserve_exact(length).ok()?;
+    view.resize(length, 0);
+    Some(view.into_boxed_slice())
+}

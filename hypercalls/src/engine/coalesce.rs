@@ -1,0 +1,114 @@
+//! Runs: how a list of entries becomes as few requests to the host as possible.
+//!
+//! Entries that follow each other in guest address, with the same permission and in one locked
+//! region, are one run, hence one VFIO_IOMMU_MAP_DMA: the kernel takes one ioctl and flushes once
+//! for all of it. A run ends with its region because the kernel maps from one registered region at
+//! a time (`tce_iommu_prereg_ua_to_hpa` in drivers/vfio/vfio_iommu_spapr_tce.c), and with it ends
+//! the contiguous host memory. Entries without permission that follow each other are one run that
+//! unmaps, whatever their address bits.
+
+use std::ops::Range;
+
+use crate::address::{HostVirtualAddress, PageShift};
+use crate::locking::Regions;
+use crate::tce::{Permission, Tce};
+
+/// Entries of a list that are one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    /// Which of the list.
+    pub(super) entries: Range<usize>,
+    /// What to do with them.
+    pub(super) target: Target,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// Unmap.
+    Clear,
+    /// Map to host memory that starts here.
+    Map {
+        region: usize,
+        start: HostVirtualAddress,
+        permission: Permission,
+    },
+    /// The run's one entry names no page of RAM.
+    Invalid,
+}
+
+/// The runs of a list, in order. The list is the engine's own copy: going through it twice yields
+/// the same runs.
+#[derive(Clone, Debug)]
+pub(super) struct Runs<'a> {
+    list: &'a [u64],
+    at: usize,
+    page: PageShift,
+    regions: &'a Regions,
+}
+
+impl<'a> Runs<'a> {
+    pub(super) const fn new(list: &'a [u64], page: PageShift, regions: &'a Regions) -> Self {
+        Self {
+            list,
+            at: 0,
+            page,
+            regions,
+        }
+    }
+
+    /// Where the entry maps to, and how many entries from it on its region has room for.
+    fn target(&self, tce: Tce) -> (Target, usize) {
+        let permission = tce.permission();
+        if permission.is_none() {
+            return (Target::Clear, usize::MAX);
+        }
+        let found = self
+            .regions
+            .find(tce.address())
+            .filter(|_| tce.is_page_aligned(self.page));
+        let Some(found) = found else {
+            return (Target::Invalid, 1);
+        };
+        match usize::try_from(found.host.bytes >> self.page.get()) {
+            Ok(0) | Err(_) => (Target::Invalid, 1),
+            Ok(room) => (
+                Target::Map {
+                    region: found.region,
+                    start: found.host.start,
+                    permission,
+                },
+                room,
+            ),
+        }
+    }
+}
+
+impl Iterator for Runs<'_> {
+    type Item = Run;
+
+    fn next(&mut self) -> Option<Run> {
+        let (&first, rest) = self.list.get(self.at..)?.split_first()?;
+        let (target, room) = self.target(Tce(first));
+        let more = match target {
+            Target::Invalid => 0,
+            Target::Clear => rest
+                .iter()
+                .take_while(|&&tce| Tce(tce).permission().is_none())
+                .count(),
+            Target::Map { .. } => {
+                let mut expected = first;
+                let follows = |&&tce: &&u64| {
+                    expected = expected.wrapping_add(self.page.bytes());
+                    tce == expected
+                };
+                rest.iter().take(room - 1).take_while(follows).count()
+            }
+        };
+        let start = self.at;
+        self.at += 1 + more;
+        Some(Run {
+            entries: start..self.at,
+            target,
+        })
+    }
+}

@@ -1,0 +1,221 @@
+//! The TCE engine: H_PUT_TCE, H_PUT_TCE_INDIRECT, H_STUFF_TCE and H_GET_TCE served in user space.
+//!
+//! # The way of one call
+//!
+//! 1. [`Engine::handle`] takes the hypercall's number and argument registers. The LIOBN becomes a
+//!    window's place by arithmetic.
+//! 2. `put`, `indirect`, `stuff` or `get` decodes the rest and takes the window's lock. A list of
+//!    entries has been copied to the stack once, before.
+//! 3. The range of entries is checked, both ends.
+//! 4. `transaction` goes through the runs of the list (`coalesce`) and finds all of them valid, or
+//!    answers H_PARAMETER with nothing touched. On the first mapping it makes the window at the
+//!    host, and locks the regions of memory that the list names.
+//! 5. Each run is one request to the host, and then written to the guest's view.
+//!
+//! # What holds after every call
+//!
+//! - No mapping of a window is live that the guest's view does not show; and the two are equal
+//!   unless the host refused to unmap.
+//! - What is mapped is guest RAM that is locked, with the permission that the entry shows.
+//! - A call that fails with H_PARAMETER changed nothing. One that fails with
+//!   H_NOT_ENOUGH_RESOURCES changed nothing, or left every entry of its range unmapped.
+//!
+//! # Return codes
+//!
+//! They are those of the kernel's handlers (arch/powerpc/kvm/book3s_64_vio.c), so that a guest
+//! cannot tell who served it. Where those leave a check to user space (an entry whose address is
+//! unaligned or no RAM; an unknown LIOBN) or do not check (the end of a range), it is H_PARAMETER.
+
+mod coalesce;
+mod get;
+mod indirect;
+mod put;
+mod stuff;
+#[cfg(test)]
+mod tests;
+mod transaction;
+mod windows;
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use self::transaction::{Failure, Transaction};
+pub use self::windows::WindowError;
+use crate::abi::{self, Arguments, ReturnCode};
+use crate::address::{GuestPhysicalAddress, Ioba};
+use crate::locking::{RamError, Regions};
+use crate::policy::Policy;
+use crate::registry::{Bridge, Registry, Slot, SlotState};
+use crate::tce::Tce;
+use crate::world::{Geometry, GuestMemory, GuestRange, HostIommu};
+
+/// A PCI host bridge, as the engine is told of it.
+#[derive(Debug)]
+pub struct HostBridge<H> {
+    /// Its number, which its LIOBNs carry.
+    pub number: u8,
+    /// The host's side of it.
+    pub host: H,
+    /// The window that it has from the start and after a reset.
+    pub default_window: Geometry,
+}
+
+/// Why an engine cannot be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// Guest RAM cannot be divided into regions.
+    #[error("guest RAM cannot be divided into regions")]
+    Ram(#[from] RamError),
+    /// A bridge's default window is impossible.
+    #[error("PCI host bridge {number} cannot have its default DMA window")]
+    DefaultWindow {
+        /// The bridge's number.
+        number: u8,
+        /// Why.
+        #[source]
+        source: WindowError,
+    },
+    /// Two bridges have one number.
+    #[error("two PCI host bridges have number {0}")]
+    SameNumber(u8),
+}
+
+/// The TCE engine of a machine; shared by all its processors.
+pub struct Engine<M, H: HostIommu> {
+    registry: Registry<H>,
+    regions: Regions,
+    policy: Policy,
+    unknown_liobn: AtomicU64,
+    memory: M,
+}
+
+/// The window's place that a call names.
+struct Place<'a, H: HostIommu> {
+    bridge: &'a Bridge<H>,
+    slot: &'a Slot<H::KernelTable>,
+}
+
+impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
+    /// An engine for guest RAM at `ram` (sorted, in whole pages), backed by `memory`, and for
+    /// `bridges`. Nothing is asked of the host yet.
+    ///
+    /// # Errors
+    /// RAM, a default window or the bridges' numbers make no sense.
+    pub fn new(
+        memory: M,
+        ram: &[GuestRange],
+        policy: Policy,
+        bridges: Vec<HostBridge<H>>,
+    ) -> Result<Self, EngineError> {
+        let regions = Regions::new(&memory, ram, policy.region)?;
+        let registry = Registry::new([]);
+        let unknown_liobn = AtomicU64::new(0);
+        let mut engine = Self {
+            registry,
+            regions,
+            policy,
+            unknown_liobn,
+            memory,
+        };
+        let mut made = Vec::with_capacity(bridges.len());
+        for HostBridge {
+            number,
+            host,
+            default_window,
+        } in bridges
+        {
+            engine
+                .check_geometry(default_window)
+                .map_err(|source| EngineError::DefaultWindow { number, source })?;
+            if made.iter().any(|(other, _)| *other == number) {
+                return Err(EngineError::SameNumber(number));
+            }
+            made.push((
+                number,
+                Bridge::new(number, host, default_window, &engine.regions),
+            ));
+        }
+        engine.registry = Registry::new(made);
+        Ok(engine)
+    }
+
+    /// Serves hypercall `number` if it is one of the engine's; `None` leaves it to others.
+    /// H_GET_TCE answers in the first argument register (r4).
+    ///
+    /// Any number of processors may call this at once.
+    pub fn handle(&self, number: u64, arguments: &mut Arguments) -> Option<ReturnCode> {
+        let [liobn, ioba, third, count, ..] = *arguments;
+        if !is_tce_call(number) {
+            return None;
+        }
+        let Some((bridge, slot)) = self.registry.find(liobn) else {
+            self.unknown_liobn.fetch_add(1, Ordering::Relaxed);
+            return Some(ReturnCode::PARAMETER);
+        };
+        let (place, ioba) = (Place { bridge, slot }, Ioba(ioba));
+        Some(match number {
+            abi::H_PUT_TCE => self.put_tce(&place, ioba, Tce(third)),
+            abi::H_PUT_TCE_INDIRECT => {
+                self.put_tce_indirect(&place, ioba, GuestPhysicalAddress(third), count)
+            }
+            abi::H_STUFF_TCE => self.stuff_tce(&place, ioba, Tce(third), count),
+            _ => match Self::get_tce(&place, ioba) {
+                Ok(tce) => {
+                    arguments[0] = tce.0;
+                    ReturnCode::SUCCESS
+                }
+                Err(code) => code,
+            },
+        })
+    }
+
+    /// Changes `count` entries of a window from `ioba` on by `change`, counts, and says what the
+    /// guest gets.
+    fn change(
+        &self,
+        place: &Place<'_, H>,
+        state: &mut SlotState<H::KernelTable>,
+        ioba: Ioba,
+        count: u64,
+        change: impl FnOnce(&mut Transaction<'_, H>, Range<usize>) -> Result<(), Failure>,
+    ) -> ReturnCode {
+        let SlotState {
+            window,
+            lingering,
+            counters,
+        } = state;
+        let named = window.as_mut().and_then(|window| {
+            let entries = window.geometry.entries_at(ioba, count)?;
+            Some((window, entries))
+        });
+        let outcome = match named {
+            Some((window, entries)) => {
+                let mut transaction = Transaction {
+                    bridge: place.bridge,
+                    regions: &self.regions,
+                    policy: self.policy.tce,
+                    window,
+                    lingering,
+                    counters,
+                };
+                change(&mut transaction, entries)
+            }
+            None => Err(Failure::Parameter),
+        };
+        match outcome {
+            Ok(()) => counters.entries_written += count,
+            Err(Failure::Parameter) => counters.refused_to_guest += 1,
+            Err(Failure::HostRefused) => counters.refused_by_host += 1,
+            Err(Failure::UnmapRefused) => {}
+        }
+        outcome.err().map_or(ReturnCode::SUCCESS, Failure::code)
+    }
+}
+
+/// Whether the engine serves hypercall `number`.
+const fn is_tce_call(number: u64) -> bool {
+    matches!(
+        number,
+        abi::H_GET_TCE | abi::H_PUT_TCE | abi::H_PUT_TCE_INDIRECT | abi::H_STUFF_TCE
+    )
+}

@@ -1,0 +1,22 @@
+//! H_PUT_TCE (PAPR "H_PUT_TCE"): writes one entry.
+
+use std::slice;
+
+use super::{Engine, Place};
+use crate::abi::ReturnCode;
+use crate::address::Ioba;
+use crate::tce::Tce;
+use crate::world::{GuestMemory, HostIommu};
+
+impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
+    /// An entry with permission maps the page that it names, which must be RAM and aligned to the
+    /// window's page; one without unmaps, and is stored as it is, address bits included, as the
+    /// kernel's handler does (guests poison entries with it).
+    pub(super) fn put_tce(&self, place: &Place<'_, H>, ioba: Ioba, tce: Tce) -> ReturnCode {
+        let mut state = place.slot.lock();
+        state.counters.put += 1;
+        self.change(place, &mut state, ioba, 1, |transaction, entries| {
+            transaction.write(entries.start, slice::from_ref(&tce.0))
+        })
+    }
+}

@@ -1,0 +1,558 @@
+//! Random sequences of calls, sensible and not, against a plain model: the same codes, the same
+//! tables, and hardware that maps exactly what the guest's view shows, whatever the host refuses.
+//!
+//! `PROPTEST_CASES` raises the number of sequences; a failing one is printed with its seed.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::testing::Mapping;
+
+/// Where the guest keeps its lists.
+const STORAGE: u64 = 0x4_0000;
+
+fn ram() -> Vec<GuestRange> {
+    // A hole, two pieces that meet in guest addresses but not in the host's, and an end that is
+    // whole for 4 KiB pages alone.
+    vec![
+        piece(0, 3 * MIB),
+        piece(4 * MIB, 2 * MIB),
+        piece(6 * MIB, MIB + 0x9000),
+    ]
+}
+
+/// What the guest can name: bridge, LIOBN, geometry.
+fn windows() -> [(u8, u64, Geometry); 6] {
+    let small = |bus_offset, entries| Geometry {
+        bus_offset: Ioba(bus_offset),
+        page_shift: PageShift::SIZE_4K,
+        entries,
+    };
+    let large = |bus_offset, entries| Geometry {
+        bus_offset: Ioba(bus_offset),
+        page_shift: PageShift::SIZE_64K,
+        entries,
+    };
+    [
+        (0, 0x8000_0000, small(0, 600)),
+        (0, 0x8000_0001, large(1 << 59, 48)),
+        (1, 0x8000_0100, large(0x20_0000, 40)),
+        (1, 0x8000_0101, small(1 << 59, 64)),
+        (4, 0x8000_0400, small(0x1000, 64)),
+        (4, 0x8000_0401, small(1 << 59, 16)),
+    ]
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Put {
+        liobn: u64,
+        ioba: u64,
+        tce: u64,
+    },
+    Get {
+        liobn: u64,
+        ioba: u64,
+    },
+    Indirect {
+        liobn: u64,
+        ioba: u64,
+        list: Vec<u64>,
+        at: u64,
+        count: Option<u64>,
+    },
+    Stuff {
+        liobn: u64,
+        ioba: u64,
+        value: u64,
+        count: u64,
+    },
+    AddWindow {
+        which: usize,
+    },
+    Activate {
+        which: usize,
+    },
+    RemoveWindow {
+        which: usize,
+    },
+    Reset,
+    Prepare,
+    Fail(Fault),
+}
+
+fn liobn() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        40 => (0..6usize).prop_map(|which| windows()[which].1),
+        1 => prop_oneof![Just(0), Just(0x8000_0200), Just(0x8000_0002), Just(1 << 32 | 0x8000_0000)],
+        1 => any::<u64>(),
+    ]
+}
+
+/// Bus addresses in, around and far from the windows.
+fn ioba() -> impl Strategy<Value = u64> {
+    let near = (0..6usize, 0..8u64, 0..620u64).prop_map(|(which, kind, page)| {
+        let geometry = windows()[which].2;
+        let page = if kind < 6 {
+            page % geometry.entries
+        } else {
+            page
+        };
+        geometry.bus_offset.0 + (page << geometry.page_shift.get())
+    });
+    let start = prop_oneof![30 => near, 1 => any::<u64>()];
+    (start, prop_oneof![30 => Just(0u64), 1 => 0..0x1000u64])
+        .prop_map(|(ioba, off)| ioba.wrapping_add(off))
+}
+
+/// Guest addresses of pages, most of them RAM.
+fn page_address() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        20 => (0..0x709u64).prop_map(|page| page << 12),
+        12 => (0..0x72u64).prop_map(|page| page << 16),
+        1 => any::<u64>().prop_map(|address| address & !0xfff),
+    ]
+}
+
+fn tce() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        20 => (page_address(), 0..4u64).prop_map(|(address, permission)| address | permission),
+        4 => Just(0),
+        1 => any::<u64>(),
+    ]
+}
+
+fn list() -> impl Strategy<Value = Vec<u64>> {
+    let segment = prop_oneof![
+        8 => (page_address(), prop_oneof![Just(12u32), Just(16)], 1..4u64, 1..40u64).prop_map(
+            |(start, shift, permission, count)| {
+                (0..count).map(|page| start.wrapping_add(page << shift) | permission).collect()
+            }
+        ),
+        2 => (1..30usize).prop_map(|count| vec![0; count]),
+        1 => tce().prop_map(|tce| vec![tce]),
+    ];
+    prop::collection::vec(segment, 0..5).prop_map(|segments: Vec<Vec<u64>>| segments.concat())
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let count = prop_oneof![8 => 0..64u64, 2 => 0..700u64, 1 => any::<u64>()];
+    let error = prop_oneof![Just(ENOMEM), Just(HostError::Refused(22))];
+    prop_oneof![
+        12 => (liobn(), ioba(), tce()).prop_map(|(liobn, ioba, tce)| Step::Put { liobn, ioba, tce }),
+        3 => (liobn(), ioba()).prop_map(|(liobn, ioba)| Step::Get { liobn, ioba }),
+        12 => (
+            liobn(),
+            ioba(),
+            list(),
+            prop_oneof![12 => Just(STORAGE), 1 => Just(STORAGE + 8), 1 => page_address()],
+            prop_oneof![12 => Just(None), 1 => (0..600u64).prop_map(Some)],
+        )
+            .prop_map(|(liobn, ioba, list, at, count)| Step::Indirect { liobn, ioba, list, at, count }),
+        6 => (liobn(), ioba(), prop_oneof![8 => Just(0), 1 => tce()], count)
+            .prop_map(|(liobn, ioba, value, count)| Step::Stuff { liobn, ioba, value, count }),
+        1 => (0..6usize).prop_map(|which| Step::AddWindow { which }),
+        1 => (0..6usize).prop_map(|which| Step::Activate { which }),
+        1 => (0..6usize).prop_map(|which| Step::RemoveWindow { which }),
+        1 => Just(Step::Reset),
+        1 => Just(Step::Prepare),
+        4 => (0..6u64, error, any::<bool>()).prop_map(|(after, error, leaves_traces)| {
+            Step::Fail(Fault { after, error, leaves_traces })
+        }),
+    ]
+}
+
+/// A window as the model knows it: its table, if the guest has the window.
+struct Model {
+    tables: [Option<Vec<u64>>; 6],
+    /// Windows that the host refused to unmap: the view may show more than is live.
+    dirty: [bool; 6],
+}
+
+/// What a call should write, or its refusal.
+type Expected = Result<Option<(usize, usize, Vec<u64>)>, ReturnCode>;
+
+impl Model {
+    fn new() -> Self {
+        let mut model = Self {
+            tables: Default::default(),
+            dirty: [false; 6],
+        };
+        model.reset();
+        model
+    }
+
+    fn reset(&mut self) {
+        for (which, (_, liobn, geometry)) in windows().iter().enumerate() {
+            let is_default = liobn & 1 == 0;
+            self.tables[which] =
+                is_default.then(|| vec![0; usize::try_from(geometry.entries).unwrap()]);
+        }
+    }
+
+    /// The window and first entry of a range, every page of which is in the window.
+    fn range(&self, liobn: u64, ioba: u64, count: u64) -> Option<(usize, usize)> {
+        let which = windows().iter().position(|(_, name, _)| *name == liobn)?;
+        self.tables[which].as_ref()?;
+        let geometry = windows()[which].2;
+        let page = u128::from(geometry.page_shift.bytes());
+        let start = u128::from(geometry.bus_offset.0);
+        let end = start + u128::from(geometry.entries) * page;
+        let first = u128::from(ioba);
+        let last = first + u128::from(count.max(1)) * page;
+        let valid = first % page == 0 && first >= start && last <= end;
+        valid.then(|| (which, usize::try_from((first - start) / page).unwrap()))
+    }
+
+    fn can_map(which: usize, tce: u64) -> bool {
+        let page = u128::from(windows()[which].2.page_shift.bytes());
+        let address = u128::from(tce & !3);
+        let holds = |piece: &GuestRange| {
+            let start = u128::from(piece.start.0);
+            address >= start && address + page <= start + u128::from(piece.bytes)
+        };
+        tce & 3 == 0 || address.is_multiple_of(page) && ram().iter().any(holds)
+    }
+
+    fn write(&self, liobn: u64, ioba: u64, values: &[u64]) -> Expected {
+        let (which, first) = self
+            .range(liobn, ioba, values.len() as u64)
+            .ok_or(PARAMETER)?;
+        if values.iter().any(|&tce| !Self::can_map(which, tce)) {
+            return Err(PARAMETER);
+        }
+        Ok(Some((which, first, values.to_vec())))
+    }
+
+    fn expected(&self, step: &Step, memory: &FakeMemory) -> Expected {
+        match *step {
+            Step::Put { liobn, ioba, tce } => self.write(liobn, ioba, &[tce]),
+            Step::Stuff {
+                liobn,
+                ioba,
+                value,
+                count,
+            } => {
+                let (which, first) = self.range(liobn, ioba, count).ok_or(PARAMETER)?;
+                if value & 3 != 0 {
+                    return Err(PARAMETER);
+                }
+                Ok(Some((
+                    which,
+                    first,
+                    vec![value; usize::try_from(count).unwrap()],
+                )))
+            }
+            Step::Indirect {
+                liobn,
+                ioba,
+                ref list,
+                at,
+                count,
+            } => {
+                let count = usize::try_from(count.unwrap_or(list.len() as u64)).unwrap();
+                if count > 512 || at % 4096 != 0 {
+                    return Err(PARAMETER);
+                }
+                let mut values = vec![0; count];
+                let read = memory.read_doublewords(GuestPhysicalAddress(at), &mut values);
+                read.map_err(|_| PARAMETER)?;
+                self.write(liobn, ioba, &values)
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+struct Machine {
+    engine: TestEngine,
+    model: Model,
+}
+
+impl Machine {
+    fn new(policy: Policy) -> Self {
+        let versions = [
+            ContainerVersion::V2,
+            ContainerVersion::V2,
+            ContainerVersion::V1,
+        ];
+        let defaults = [windows()[0], windows()[2], windows()[4]];
+        let bridges = defaults
+            .iter()
+            .zip(versions)
+            .map(|((number, _, geometry), version)| HostBridge {
+                number: *number,
+                host: FakeHost::new(version),
+                default_window: *geometry,
+            });
+        let memory = FakeMemory::new(ram(), GuestPhysicalAddress(STORAGE), 2);
+        let engine = Engine::new(memory, &ram(), policy, bridges.collect()).unwrap();
+        Self {
+            engine,
+            model: Model::new(),
+        }
+    }
+
+    fn hosts(&self) -> impl Iterator<Item = &FakeHost> {
+        [0, 1, 4]
+            .into_iter()
+            .filter_map(|number| self.engine.host(number))
+    }
+
+    fn failures(&self) -> (u64, u64) {
+        self.hosts().fold((0, 0), |(all, unmaps), host| {
+            let (more, more_unmaps) = host.failures();
+            (all + more, unmaps + more_unmaps)
+        })
+    }
+
+    /// A hypercall's way: the kernel if a table is bound, else the engine.
+    fn hypercall(&self, number: u64, registers: &mut Arguments) -> ReturnCode {
+        let [liobn, ioba, third, ..] = *registers;
+        for host in self.hosts() {
+            if number == abi::H_PUT_TCE {
+                let memory = &self.engine.memory;
+                if let Some(code) = host.kernel_put(liobn, Ioba(ioba), Tce(third), memory) {
+                    return code;
+                }
+            } else if number == abi::H_GET_TCE {
+                match host.kernel_get(liobn, Ioba(ioba)) {
+                    Some(Ok(tce)) => {
+                        registers[0] = tce.0;
+                        return SUCCESS;
+                    }
+                    Some(Err(code)) => return code,
+                    None => {}
+                }
+            }
+        }
+        self.engine.handle(number, registers).unwrap()
+    }
+
+    fn call(&self, number: u64, arguments: [u64; 4]) -> ReturnCode {
+        let mut registers = [0; 9];
+        registers[..4].copy_from_slice(&arguments);
+        self.hypercall(number, &mut registers)
+    }
+
+    fn entry(&self, liobn: u64, ioba: u64) -> Result<u64, ReturnCode> {
+        let mut registers = [liobn, ioba, 0, 0, 0, 0, 0, 0, 0];
+        match self.hypercall(abi::H_GET_TCE, &mut registers) {
+            SUCCESS => Ok(registers[0]),
+            code => Err(code),
+        }
+    }
+
+    fn view(&self, which: usize) -> Option<Vec<u64>> {
+        let (_, liobn, geometry) = windows()[which];
+        let page = |index| geometry.bus_offset.0 + (index << geometry.page_shift.get());
+        let view: Result<_, _> = (0..geometry.entries)
+            .map(|index| self.entry(liobn, page(index)))
+            .collect();
+        view.ok()
+    }
+
+    fn run(&mut self, step: &Step) {
+        if let Step::Indirect { list, .. } = step {
+            let fits = &list[..list.len().min(1024)];
+            self.engine
+                .memory
+                .write_list(GuestPhysicalAddress(STORAGE), fits);
+        }
+        let expected = self.model.expected(step, &self.engine.memory);
+        let failures_before = self.failures();
+        let code = match *step {
+            Step::Put { liobn, ioba, tce } => self.call(abi::H_PUT_TCE, [liobn, ioba, tce, 0]),
+            Step::Indirect {
+                liobn,
+                ioba,
+                ref list,
+                at,
+                count,
+            } => {
+                let count = count.unwrap_or(list.len() as u64);
+                self.call(abi::H_PUT_TCE_INDIRECT, [liobn, ioba, at, count])
+            }
+            Step::Stuff {
+                liobn,
+                ioba,
+                value,
+                count,
+            } => self.call(abi::H_STUFF_TCE, [liobn, ioba, value, count]),
+            Step::Get { liobn, ioba } => return self.check_get(liobn, ioba),
+            Step::Fail(fault) => return self.hosts().for_each(|host| host.inject(fault)),
+            _ => return self.change_windows(step, failures_before),
+        };
+        let (failed, unmaps_failed) = self.failures();
+        let has_failed = failed > failures_before.0;
+        match expected {
+            Err(refusal) => assert_eq!(code, refusal, "{step:x?}"),
+            Ok(None) => unreachable!("{step:?} is no call that writes"),
+            Ok(Some((which, first, values))) => {
+                let table = self.model.tables[which].as_mut().unwrap();
+                let range = first..first + values.len();
+                if code == SUCCESS {
+                    table[range].copy_from_slice(&values);
+                } else {
+                    assert!(has_failed, "{code:?} without a refusal: {step:x?}");
+                    let only_clears = values.iter().all(|tce| tce & 3 == 0);
+                    assert!(code == EXHAUSTED || only_clears && code == ReturnCode::HARDWARE);
+                    let view = self.view(which).unwrap();
+                    let table = self.model.tables[which].as_mut().unwrap();
+                    let is_cleared = view[range.clone()].iter().all(|&tce| tce == 0);
+                    let is_untouched = view[range.clone()] == table[range.clone()];
+                    let is_dirty = unmaps_failed > failures_before.1;
+                    assert!(is_cleared || is_untouched || is_dirty, "{step:x?}");
+                    self.model.dirty[which] |= is_dirty;
+                    table[range.clone()].copy_from_slice(&view[range]);
+                }
+            }
+        }
+    }
+
+    fn check_get(&self, liobn: u64, ioba: u64) {
+        let expected = self.model.range(liobn, ioba, 1);
+        let expected = expected.map(|(which, at)| self.model.tables[which].as_ref().unwrap()[at]);
+        assert_eq!(self.entry(liobn, ioba), expected.ok_or(PARAMETER));
+    }
+
+    fn change_windows(&mut self, step: &Step, failures_before: (u64, u64)) {
+        let name = |which: usize| Liobn(u32::try_from(windows()[which].1).unwrap());
+        let outcome = match *step {
+            Step::AddWindow { which } => {
+                let outcome = self.engine.add_window(name(which), windows()[which].2);
+                assert_eq!(outcome.is_ok(), self.model.tables[which].is_none());
+                if outcome.is_ok() {
+                    let entries = usize::try_from(windows()[which].2.entries).unwrap();
+                    self.model.tables[which] = Some(vec![0; entries]);
+                }
+                return;
+            }
+            Step::Activate { which } => self.engine.activate(name(which)).map(drop),
+            Step::RemoveWindow { which } => {
+                self.model.tables[which] = None;
+                self.engine.remove_window(name(which))
+            }
+            Step::Prepare => {
+                let outcome = self.engine.prepare();
+                if outcome.is_err() {
+                    self.model.reset();
+                }
+                outcome
+            }
+            _ => {
+                self.model.reset();
+                self.engine.reset_windows()
+            }
+        };
+        let (failed, unmaps_failed) = self.failures();
+        if unmaps_failed > failures_before.1 {
+            self.model.dirty = [true; 6];
+        }
+        // A window that once was not emptied can keep memory in use.
+        let is_excused = failed > failures_before.0 || self.model.dirty.contains(&true);
+        if !matches!(outcome, Ok(()) | Err(WindowError::NoWindow(_))) {
+            assert!(is_excused, "{outcome:?} without a refusal: {step:?}");
+        }
+    }
+
+    /// What must hold after every step.
+    fn check(&self) {
+        for host in self.hosts() {
+            assert_eq!(host.violations(), Vec::<String>::new());
+        }
+        for (which, (number, liobn, geometry)) in windows().iter().enumerate() {
+            assert_eq!(self.view(which), self.model.tables[which]);
+            let empty = vec![0; usize::try_from(geometry.entries).unwrap()];
+            let table = self.model.tables[which].as_ref().unwrap_or(&empty);
+            let hardware = self
+                .engine
+                .host(*number)
+                .unwrap()
+                .hardware(geometry.bus_offset);
+            let Some(hardware) = hardware else {
+                assert!(
+                    table.iter().all(|tce| tce & 3 == 0),
+                    "mappings without a host window"
+                );
+                continue;
+            };
+            // Its removal and its clearing were refused.
+            let is_lingering = self.model.dirty[which] && self.is_unlocked(*liobn);
+            for (&tce, &live) in table.iter().zip(&hardware) {
+                let shown = self.shown(tce);
+                if self.model.dirty[which] {
+                    assert!(
+                        live.is_none() || live == shown || is_lingering,
+                        "{live:?} {tce:#x}"
+                    );
+                } else {
+                    assert_eq!(live, shown, "view and hardware differ at {tce:#x}");
+                }
+            }
+        }
+        self.check_locked_bytes();
+    }
+
+    fn is_unlocked(&self, liobn: u64) -> bool {
+        let windows = self.engine.snapshot().windows;
+        let window = windows
+            .iter()
+            .find(|window| u64::from(window.liobn.0) == liobn);
+        window.is_some_and(|window| window.state == WindowState::Unlocked)
+    }
+
+    fn shown(&self, tce: u64) -> Option<Mapping> {
+        let tce = Tce(tce);
+        let permission = tce.permission();
+        if permission.is_none() {
+            return None;
+        }
+        let host = self.engine.memory.host_range(tce.address())?.start;
+        Some(Mapping { host, permission })
+    }
+
+    fn check_locked_bytes(&self) {
+        let mut registered: Vec<_> = self.hosts().flat_map(FakeHost::registered).collect();
+        registered.sort_by_key(|range| range.start);
+        registered.dedup();
+        let bytes: u64 = registered.iter().map(|range| range.bytes).sum();
+        assert_eq!(self.engine.snapshot().locked.bytes, bytes);
+    }
+}
+
+fn policy() -> impl Strategy<Value = Policy> {
+    let tce = prop_oneof![Just(TcePolicy::Auto), Just(TcePolicy::User)];
+    let lock = prop_oneof![4 => Just(LockPolicy::FirstMap), 1 => Just(LockPolicy::Attach)];
+    (tce, lock).prop_map(|(tce, lock)| Policy {
+        tce,
+        lock,
+        region: RegionSize::new(MIB),
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_sequence_of_calls_leaves_view_and_hardware_equal(
+        policy in policy(),
+        steps in prop::collection::vec(step(), 1..60),
+    ) {
+        let mut machine = Machine::new(policy);
+        for step in &steps {
+            machine.run(step);
+            machine.check();
+        }
+        machine.hosts().for_each(FakeHost::clear_faults);
+        let was_dirty = machine.model.dirty.contains(&true);
+        // A host that refuses nothing any more lets everything go.
+        machine.engine.reset_windows().unwrap();
+        if !was_dirty {
+            prop_assert_eq!(machine.engine.snapshot().locked.bytes, 0);
+        }
+        for host in machine.hosts() {
+            for (_, _, geometry) in windows() {
+                prop_assert!(host.hardware(geometry.bus_offset).is_none());
+            }
+        }
+    }
+}

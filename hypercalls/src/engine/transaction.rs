@@ -1,0 +1,212 @@
+//! One change of a window's entries: validated whole, then carried out so that the guest's view and
+//! the hardware stay equal whatever the host refuses.
+
+use std::ops::Range;
+
+use super::coalesce::{Runs, Target};
+use crate::abi::ReturnCode;
+use crate::binding::Lingering;
+use crate::locking::Regions;
+use crate::policy::TcePolicy;
+use crate::registry::Bridge;
+use crate::stats::Counters;
+use crate::window::Window;
+use crate::world::{HostError, HostIommu, HostRange};
+
+/// EINVAL, the same on every Linux architecture.
+const EINVAL: i32 = 22;
+
+/// Why a call failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// The guest asked for what cannot be.
+    Parameter,
+    /// The host refused a window, a region or a map.
+    ///
+    /// The guest gets H_NOT_ENOUGH_RESOURCES for every errno, not for a limit alone: it is the only
+    /// failure on which a Linux guest undoes its mapping, and any other one it takes for success
+    /// (`tce_build_pSeriesLP` in arch/powerpc/platforms/pseries/iommu.c).
+    HostRefused,
+    /// The host refused to unmap.
+    UnmapRefused,
+}
+
+impl Failure {
+    pub(super) const fn code(self) -> ReturnCode {
+        match self {
+            Self::Parameter => ReturnCode::PARAMETER,
+            Self::HostRefused => ReturnCode::NOT_ENOUGH_RESOURCES,
+            Self::UnmapRefused => ReturnCode::HARDWARE,
+        }
+    }
+}
+
+/// A window open for change, under its slot's lock.
+pub(super) struct Transaction<'a, H: HostIommu> {
+    pub(super) bridge: &'a Bridge<H>,
+    pub(super) regions: &'a Regions,
+    pub(super) policy: TcePolicy,
+    pub(super) window: &'a mut Window<H::KernelTable>,
+    pub(super) lingering: &'a mut Lingering,
+    pub(super) counters: &'a mut Counters,
+}
+
+/// What a valid list asks for.
+#[derive(Clone, Copy, Default)]
+struct Survey {
+    maps: bool,
+    needs_registration: bool,
+}
+
+impl<H: HostIommu> Transaction<'_, H> {
+    /// Writes `list` into the window from entry `first` on; the range has been checked.
+    ///
+    /// Nothing is touched before all of the list has been found valid and all of the memory that it
+    /// names is locked. If the host then refuses to map a run, every entry of the range ends
+    /// unmapped and zero: guests take a failed call for one that mapped nothing, and free the
+    /// entries (`tce_buildmulti_pSeriesLP` undoes the calls before the failed one, not that one).
+    /// Should the host refuse even to unmap, the view keeps what it last confirmed of every entry,
+    /// so that no mapping is live that the view does not show.
+    pub(super) fn write(&mut self, first: usize, list: &[u64]) -> Result<(), Failure> {
+        let survey = self.survey(list)?;
+        if self.window.binding.is_unlocked() {
+            if list.iter().all(|&tce| tce == 0) {
+                return Ok(());
+            }
+            self.activate()?;
+        }
+        if survey.needs_registration {
+            self.register(list)?;
+        }
+        match self.apply(first, list) {
+            Ok(()) => Ok(()),
+            Err(_) if survey.maps => {
+                self.clear_after_failure(first..first + list.len());
+                Err(Failure::HostRefused)
+            }
+            Err(_) => Err(Failure::UnmapRefused),
+        }
+    }
+
+    /// Writes `value`, which has no permission, into `entries` of the window.
+    pub(super) fn stuff(&mut self, entries: Range<usize>, value: u64) -> Result<(), Failure> {
+        if self.window.binding.is_unlocked() {
+            if value == 0 || entries.is_empty() {
+                return Ok(());
+            }
+            self.activate()?;
+        }
+        self.unmap_live(entries.clone())
+            .map_err(|_| Failure::UnmapRefused)?;
+        self.window.binding.fill(entries, value);
+        Ok(())
+    }
+
+    fn runs<'a>(&'a self, list: &'a [u64]) -> Runs<'a> {
+        Runs::new(list, self.window.geometry.page_shift, self.regions)
+    }
+
+    fn survey(&self, list: &[u64]) -> Result<Survey, Failure> {
+        let mut survey = Survey::default();
+        for run in self.runs(list) {
+            match run.target {
+                Target::Invalid => return Err(Failure::Parameter),
+                Target::Clear => {}
+                Target::Map { region, .. } => {
+                    survey.maps = true;
+                    survey.needs_registration |= !self.bridge.locks.is_registered(region);
+                }
+            }
+        }
+        Ok(survey)
+    }
+
+    /// Makes the window at the host. It stays made if the call fails later on: it holds none of the
+    /// guest's memory, and the next attempt has less to do.
+    fn activate(&mut self) -> Result<(), Failure> {
+        let Window {
+            liobn,
+            geometry,
+            binding,
+        } = &mut *self.window;
+        binding
+            .activate(
+                &self.bridge.host,
+                *liobn,
+                *geometry,
+                self.policy,
+                self.lingering,
+            )
+            .map_err(|_| Failure::HostRefused)
+    }
+
+    fn register(&self, list: &[u64]) -> Result<(), Failure> {
+        for run in self.runs(list) {
+            if let Target::Map { region, .. } = run.target
+                && !self.bridge.locks.is_registered(region)
+            {
+                self.bridge
+                    .locks
+                    .register(&self.bridge.host, self.regions, region)
+                    .map_err(|_| Failure::HostRefused)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, first: usize, list: &[u64]) -> Result<(), HostError> {
+        let geometry = self.window.geometry;
+        for run in Runs::new(list, geometry.page_shift, self.regions) {
+            let entries = first + run.entries.start..first + run.entries.end;
+            match run.target {
+                Target::Map {
+                    start, permission, ..
+                } => {
+                    self.counters.map_calls += 1;
+                    let host = HostRange {
+                        start,
+                        bytes: geometry.bytes_of(entries.len()),
+                    };
+                    self.bridge
+                        .host
+                        .map(geometry.ioba_of(entries.start), host, permission)?;
+                }
+                Target::Clear => self.unmap_live(entries.clone())?,
+                // The survey has seen none, and the list is ours alone.
+                Target::Invalid => return Err(HostError::Refused(EINVAL)),
+            }
+            self.window.binding.write(entries.start, &list[run.entries]);
+        }
+        Ok(())
+    }
+
+    /// Unmaps what is live of `entries`. The view is the caller's to change.
+    ///
+    /// Entries that the view shows as zero are not asked for: the view equals the hardware, and
+    /// clearing what is clear is what guests do to a whole window before they remove it.
+    fn unmap_live(&mut self, entries: Range<usize>) -> Result<(), HostError> {
+        match self.window.binding.live_part(entries) {
+            Some(live) => self.unmap(live),
+            None => Ok(()),
+        }
+    }
+
+    fn unmap(&mut self, entries: Range<usize>) -> Result<(), HostError> {
+        let geometry = self.window.geometry;
+        self.counters.unmap_calls += 1;
+        self.bridge
+            .host
+            .unmap(
+                geometry.ioba_of(entries.start),
+                geometry.bytes_of(entries.len()),
+            )
+            .inspect_err(|_| self.counters.unmap_failures += 1)
+    }
+
+    /// What a refused map left behind is not known: unmaps all of `entries`, whatever the view says.
+    fn clear_after_failure(&mut self, entries: Range<usize>) {
+        if self.unmap(entries.clone()).is_ok() {
+            self.window.binding.fill(entries, 0);
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! Windows that come and go: dynamic ones at the guest's wish, all of them with the machine.
+//!
+//! None of this is on a hypercall's way. A device's bus mastering is stopped by the caller before a
+//! window goes.
+
+use super::Engine;
+use crate::address::{Liobn, PageShift};
+use crate::locking::RegionSize;
+use crate::policy::LockPolicy;
+use crate::registry::{Bridge, Slot, SlotState};
+use crate::stats::{Snapshot, WindowSnapshot, WindowState};
+use crate::window::Window;
+use crate::world::{Geometry, GuestMemory, HostError, HostIommu, KernelTable};
+
+/// Why a window could not be made, locked or removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WindowError {
+    /// No PCI host bridge of this machine has the LIOBN.
+    #[error("LIOBN {0} belongs to no PCI host bridge of this machine")]
+    UnknownLiobn(Liobn),
+    /// The LIOBN has a window already.
+    #[error("LIOBN {0} has a DMA window already; remove it first")]
+    Occupied(Liobn),
+    /// The LIOBN has no window.
+    #[error("LIOBN {0} has no DMA window")]
+    NoWindow(Liobn),
+    /// The window's place on the bus makes no sense.
+    #[error(
+        "a DMA window of {} pages of {} at bus address {} is empty, unaligned or beyond 64 bits",
+        .0.entries, .0.page_shift, .0.bus_offset
+    )]
+    BadGeometry(Geometry),
+    /// The window's pages are larger than what can be locked and mapped as one.
+    #[error("DMA window pages of {page} are larger than {largest}, the most that guest RAM allows")]
+    PageTooLarge {
+        /// What was asked for.
+        page: PageShift,
+        /// What is possible.
+        largest: PageShift,
+    },
+    /// The host made no window.
+    #[error("the host made no DMA window for LIOBN {liobn}")]
+    Create {
+        /// The window's name.
+        liobn: Liobn,
+        /// What the host said.
+        #[source]
+        source: HostError,
+    },
+    /// The host did not remove its window.
+    #[error("the host did not remove the DMA window of LIOBN {liobn}")]
+    Remove {
+        /// The window's name.
+        liobn: Liobn,
+        /// What the host said.
+        #[source]
+        source: HostError,
+    },
+    /// Guest memory could not be locked.
+    #[error("guest memory could not be locked for the PCI host bridge of LIOBN {liobn}")]
+    Lock {
+        /// The bridge's default window.
+        liobn: Liobn,
+        /// What the host said.
+        #[source]
+        source: HostError,
+    },
+    /// Guest memory could not be unlocked.
+    #[error("guest memory stays locked for the PCI host bridge of LIOBN {liobn}")]
+    Unlock {
+        /// The bridge's default window.
+        liobn: Liobn,
+        /// What the host said.
+        #[source]
+        source: HostError,
+    },
+}
+
+impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
+    /// Gives an unused LIOBN a window, of which nothing is made at the host yet.
+    ///
+    /// # Errors
+    /// The LIOBN is unknown or in use, or the geometry is impossible.
+    pub fn add_window(&self, liobn: Liobn, geometry: Geometry) -> Result<(), WindowError> {
+        self.check_geometry(geometry)?;
+        let (_, slot) = self.place(liobn)?;
+        let mut state = slot.lock();
+        if state.window.is_some() {
+            return Err(WindowError::Occupied(liobn));
+        }
+        state.window = Some(Window::new(liobn, geometry));
+        Ok(())
+    }
+
+    /// Makes the window at the host now instead of on its first entry: a guest that asks for a
+    /// dynamic window learns at once whether it gets one.
+    ///
+    /// # Errors
+    /// There is no such window, or the host's refusal; the window is unlocked then, as before.
+    pub fn activate(&self, liobn: Liobn) -> Result<WindowState, WindowError> {
+        let (bridge, slot) = self.place(liobn)?;
+        let mut state = slot.lock();
+        self.activate_slot(bridge, slot, &mut state)
+    }
+
+    /// Takes the window away, with all that it maps. Memory is unlocked when no other window of the
+    /// bridge is in use.
+    ///
+    /// # Errors
+    /// There is no such window; or the host refused to remove it or to unlock memory. The LIOBN is
+    /// free again nevertheless: a host window that stayed is emptied, and removed when the LIOBN
+    /// is used or reset again.
+    pub fn remove_window(&self, liobn: Liobn) -> Result<(), WindowError> {
+        let (bridge, slot) = self.place(liobn)?;
+        let [mut first, mut second] = bridge.slots.each_ref().map(Slot::lock);
+        let own = if slot.liobn == bridge.slots[0].liobn {
+            &mut first
+        } else {
+            &mut second
+        };
+        if own.window.is_none() {
+            return Err(WindowError::NoWindow(liobn));
+        }
+        Self::take_window(bridge, own)?;
+        if is_idle(&first) && is_idle(&second) {
+            self.unlock_memory(bridge)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Does before the guest runs what the lock policy wants done by then: nothing, or with
+    /// [`LockPolicy::Attach`] every window made and all memory locked.
+    ///
+    /// # Errors
+    /// The host's refusal; everything has been undone then.
+    pub fn prepare(&self) -> Result<(), WindowError> {
+        if self.policy.lock == LockPolicy::FirstMap {
+            return Ok(());
+        }
+        self.lock_everything().inspect_err(|_| {
+            // The first error is the one to report.
+            let _ = self.reset_windows();
+        })
+    }
+
+    fn lock_everything(&self) -> Result<(), WindowError> {
+        for bridge in self.registry.bridges() {
+            for slot in &bridge.slots {
+                let mut state = slot.lock();
+                if state.window.is_some() {
+                    self.activate_slot(bridge, slot, &mut state)?;
+                }
+            }
+            let liobn = bridge.slots[0].liobn;
+            bridge
+                .locks
+                .register_all(&bridge.host, &self.regions)
+                .map_err(|source| WindowError::Lock { liobn, source })?;
+        }
+        Ok(())
+    }
+
+    /// Puts every bridge back as it was made: the default window alone, nothing made at the host,
+    /// nothing locked. Kernel tables go first, then host windows, then, when no window of any
+    /// bridge is left, the locks. For machine reset and shut-down, with the guest's processors
+    /// stopped.
+    ///
+    /// # Errors
+    /// The first refusal of the host, after all has been tried.
+    pub fn reset_windows(&self) -> Result<(), WindowError> {
+        let mut outcome = Ok(());
+        for bridge in self.registry.bridges() {
+            let [mut first, mut second] = bridge.slots.each_ref().map(Slot::lock);
+            for (slot, state) in bridge.slots.iter().zip([&mut first, &mut second]) {
+                let liobn = slot.liobn;
+                let cleared = state.lingering.remove(&bridge.host);
+                let cleared = cleared.map_err(|source| WindowError::Remove { liobn, source });
+                outcome = outcome.and(cleared).and(Self::take_window(bridge, state));
+            }
+            first.window = Some(Window::new(bridge.slots[0].liobn, bridge.default_window));
+        }
+        for bridge in self.registry.bridges() {
+            outcome = outcome.and(self.unlock_memory(bridge));
+        }
+        outcome
+    }
+
+    /// All counters and states.
+    pub fn snapshot(&self) -> Snapshot {
+        let slots = self.registry.bridges().flat_map(|bridge| &bridge.slots);
+        let windows = slots.map(|slot| {
+            let state = slot.lock();
+            let window = state.window.as_ref();
+            WindowSnapshot {
+                liobn: slot.liobn,
+                geometry: window.map(|window| window.geometry),
+                state: window.map_or(WindowState::Unlocked, |window| window.binding.state()),
+                counters: state.counters,
+            }
+        });
+        Snapshot {
+            windows: windows.collect(),
+            locked: self.regions.snapshot(),
+            unknown_liobn: self
+                .unknown_liobn
+                .load(std::sync::atomic::Ordering::Relaxed),
+        }
+    }
+
+    /// The largest page that a window can have: it lies in one region, and guest and host addresses
+    /// agree below it.
+    pub const fn largest_page(&self) -> PageShift {
+        self.regions.largest_page()
+    }
+
+    /// Size of the regions that memory is locked in.
+    pub const fn region_size(&self) -> RegionSize {
+        self.regions.size()
+    }
+
+    /// The host's side of bridge `number`.
+    pub fn host(&self, number: u8) -> Option<&H> {
+        self.registry.bridge(number).map(|bridge| &bridge.host)
+    }
+
+    pub(super) fn check_geometry(&self, geometry: Geometry) -> Result<(), WindowError> {
+        geometry.bytes().ok_or(WindowError::BadGeometry(geometry))?;
+        let (page, largest) = (geometry.page_shift, self.regions.largest_page());
+        if page > largest {
+            return Err(WindowError::PageTooLarge { page, largest });
+        }
+        Ok(())
+    }
+
+    fn place(&self, liobn: Liobn) -> Result<(&Bridge<H>, &Slot<H::KernelTable>), WindowError> {
+        self.registry
+            .find(u64::from(liobn.0))
+            .ok_or(WindowError::UnknownLiobn(liobn))
+    }
+
+    fn activate_slot(
+        &self,
+        bridge: &Bridge<H>,
+        slot: &Slot<H::KernelTable>,
+        state: &mut SlotState<H::KernelTable>,
+    ) -> Result<WindowState, WindowError> {
+        let liobn = slot.liobn;
+        let SlotState {
+            window, lingering, ..
+        } = state;
+        let window = window.as_mut().ok_or(WindowError::NoWindow(liobn))?;
+        window
+            .binding
+            .activate(
+                &bridge.host,
+                liobn,
+                window.geometry,
+                self.policy.tce,
+                lingering,
+            )
+            .map_err(|source| WindowError::Create { liobn, source })?;
+        Ok(window.binding.state())
+    }
+
+    /// Empties a slot; its host window goes, or is noted as lingering.
+    fn take_window(
+        bridge: &Bridge<H>,
+        state: &mut SlotState<H::KernelTable>,
+    ) -> Result<(), WindowError> {
+        let Some(mut window) = state.window.take() else {
+            return Ok(());
+        };
+        window
+            .binding
+            .deactivate(&bridge.host, window.geometry, &mut state.lingering)
+            .map_err(|source| WindowError::Remove {
+                liobn: window.liobn,
+                source,
+            })
+    }
+
+    fn unlock_memory(&self, bridge: &Bridge<H>) -> Result<(), WindowError> {
+        let liobn = bridge.slots[0].liobn;
+        bridge
+            .locks
+            .unregister_all(&bridge.host, &self.regions)
+            .map_err(|source| WindowError::Unlock { liobn, source })
+    }
+}
+
+/// Whether a slot's window holds nothing at the host.
+fn is_idle<K: KernelTable>(state: &SlotState<K>) -> bool {
+    state
+        .window
+        .as_ref()
+        .is_none_or(|window| window.binding.is_unlocked())
+}

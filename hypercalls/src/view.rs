@@ -1,0 +1,87 @@
+//! The guest's view of a window: what H_GET_TCE answers, kept equal to what the hardware maps.
+//!
+//! With a kernel table the view is that table, which the kernel's own handlers write too; so its
+//! entries are read and written one by one, as atomics. Two processors that write one entry at the
+//! same time, one of them through the kernel, get either order, as they do between two processors
+//! inside the kernel. Ordering is the guest's affair and the entries guard no other memory of ours,
+//! so relaxed accesses suffice.
+//!
+//! Ranges come from [`Geometry::entries_at`](crate::world::Geometry::entries_at), hence lie in the
+//! window; what would not is ignored, never a panic.
+
+use std::ops::Range;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::binding::Binding;
+use crate::world::KernelTable;
+
+impl<K: KernelTable> Binding<K> {
+    /// One entry.
+    pub(crate) fn entry(&self, index: usize) -> u64 {
+        match self {
+            Self::Unlocked => 0,
+            Self::Bound(table) => table
+                .entries()
+                .get(index)
+                .map_or(0, |entry| entry.load(Relaxed)),
+            Self::UserOnly { entries, .. } => entries.get(index).copied().unwrap_or(0),
+        }
+    }
+
+    /// Writes `values` from entry `first` on.
+    pub(crate) fn write(&mut self, first: usize, values: &[u64]) {
+        let range = first..first.saturating_add(values.len());
+        match self {
+            Self::Unlocked => {}
+            Self::Bound(table) => {
+                let entries = table.entries().get(range).unwrap_or_default();
+                for (entry, value) in entries.iter().zip(values) {
+                    entry.store(*value, Relaxed);
+                }
+            }
+            Self::UserOnly { entries, .. } => {
+                if let Some(entries) = entries.get_mut(range) {
+                    entries.copy_from_slice(values);
+                }
+            }
+        }
+    }
+
+    /// Writes `value` into all of `range`.
+    pub(crate) fn fill(&mut self, range: Range<usize>, value: u64) {
+        match self {
+            Self::Unlocked => {}
+            Self::Bound(table) => {
+                for entry in table.entries().get(range).unwrap_or_default() {
+                    entry.store(value, Relaxed);
+                }
+            }
+            Self::UserOnly { entries, .. } => {
+                if let Some(entries) = entries.get_mut(range) {
+                    entries.fill(value);
+                }
+            }
+        }
+    }
+
+    /// The part of `range` from its first to its last entry that is not zero; the rest maps
+    /// nothing. `None` when that is all of it.
+    pub(crate) fn live_part(&self, range: Range<usize>) -> Option<Range<usize>> {
+        let start = range.start;
+        let (first, last) = match self {
+            Self::Unlocked => None,
+            Self::Bound(table) => {
+                let entries = table.entries().get(range)?;
+                ends(entries, |entry| entry.load(Relaxed) != 0)
+            }
+            Self::UserOnly { entries, .. } => ends(entries.get(range)?, |entry| *entry != 0),
+        }?;
+        Some(start + first..start + last + 1)
+    }
+}
+
+/// Index of the first and of the last item for which `is_live` holds.
+fn ends<T>(items: &[T], is_live: impl Fn(&T) -> bool) -> Option<(usize, usize)> {
+    let first = items.iter().position(&is_live)?;
+    Some((first, items.iter().rposition(is_live)?))
+}

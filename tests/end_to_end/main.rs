@@ -1,0 +1,3 @@
+//! Tests that run inside an emulated host; `cargo lab test` takes them there.
+
+mod host;

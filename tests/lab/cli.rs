@@ -1,0 +1,209 @@
+//! The command line of `cargo lab`.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::host::HostKind;
+use crate::workspace::Workspace;
+use crate::{demo, exec, shell, suite};
+
+/// Emulated POWER hosts, to run, test and measure spapr-vmm on.
+#[derive(Debug, Parser)]
+#[command(name = "cargo lab", bin_name = "cargo lab")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Boot a host and show a guest with a passed-through NVMe, once for each way to serve its
+    /// TCE hypercalls
+    Demo,
+    /// Run every test: on this machine, on ppc64le under qemu-user, and in the emulated hosts
+    Test(TestArgs),
+    /// Boot a host, run a shell script in it, and exit with the script's status
+    Exec(ExecArgs),
+    /// Boot a host and open a shell in it
+    Shell(HostArgs),
+}
+
+/// Which host to boot, and what to have in it.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct HostArgs {
+    /// The host to boot: CPU and page size of its kernel
+    #[arg(long, value_enum, default_value_t = HostKind::P9Pages64k)]
+    pub(crate) host: HostKind,
+    /// One CPU whose clock counts executed instructions, so that costs repeat
+    #[arg(long)]
+    pub(crate) icount: bool,
+    /// More programs to have in the host
+    #[arg(long, value_enum, value_name = "PROGRAM")]
+    pub(crate) with: Vec<Extra>,
+    /// Do not build spapr-vmm, and do without it in the host
+    #[arg(long)]
+    pub(crate) without_vmm: bool,
+    /// Copy a file or folder of this machine to a place in the host
+    #[arg(long, value_name = "SRC:DST", value_parser = parse_copy)]
+    pub(crate) copy: Vec<Copy>,
+    /// Bring a file or folder of the host back to this machine when the script has ended
+    #[arg(long, value_name = "PATH:DEST", value_parser = parse_fetch)]
+    pub(crate) fetch: Vec<Fetch>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExecArgs {
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+    /// Stop the host and fail when the script has not ended after this many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub(crate) timeout: Option<Duration>,
+    /// The script, run with sh; several words are joined by spaces
+    #[arg(last = true, required = true, num_args = 1.., value_name = "SCRIPT")]
+    pub(crate) script: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TestArgs {
+    /// Run the in-host tests on these hosts only, and none of the tests outside
+    #[arg(long, value_enum)]
+    pub(crate) host: Vec<HostKind>,
+    /// Run only in-host tests whose name contains this, and none of the tests outside
+    pub(crate) filter: Option<String>,
+}
+
+/// A program that is in the host only when asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Extra {
+    /// Debian's qemu-system-ppc64, as a peer to measure against
+    Qemu,
+}
+
+/// A file or folder that goes into the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Copy {
+    pub(crate) source: PathBuf,
+    /// Absolute path in the host.
+    pub(crate) destination: String,
+}
+
+/// A file or folder that comes out of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fetch {
+    /// Absolute path in the host.
+    pub(crate) source: String,
+    pub(crate) destination: PathBuf,
+}
+
+impl HostArgs {
+    /// A host of this kind with nothing special.
+    pub(crate) fn plain(host: HostKind) -> Self {
+        Self {
+            host,
+            icount: false,
+            with: Vec::new(),
+            without_vmm: false,
+            copy: Vec::new(),
+            fetch: Vec::new(),
+        }
+    }
+}
+
+impl Cli {
+    /// Runs the command and returns the exit status.
+    pub(crate) fn run(self) -> Result<u8, Box<dyn Error>> {
+        let name = match &self.command {
+            Command::Demo => "demo",
+            Command::Test(_) => "test",
+            Command::Exec(_) => "exec",
+            Command::Shell(_) => "shell",
+        };
+        let workspace = Workspace::open(name)?;
+        Ok(match &self.command {
+            Command::Demo => demo::run(&workspace)?,
+            Command::Test(args) => suite::run(&workspace, args)?,
+            Command::Exec(args) => exec::run(&workspace, args)?,
+            Command::Shell(args) => shell::run(&workspace, args)?,
+        })
+    }
+}
+
+fn parse_copy(text: &str) -> Result<Copy, String> {
+    let (source, destination) = text.rsplit_once(':').ok_or("write it as SRC:DST")?;
+    let destination = absolute_in_host(destination)?;
+    Ok(Copy {
+        source: source.into(),
+        destination,
+    })
+}
+
+fn parse_fetch(text: &str) -> Result<Fetch, String> {
+    let (source, destination) = text.split_once(':').ok_or("write it as PATH:DEST")?;
+    Ok(Fetch {
+        source: absolute_in_host(source)?,
+        destination: destination.into(),
+    })
+}
+
+fn absolute_in_host(path: &str) -> Result<String, String> {
+    let plain = path.starts_with('/')
+        && path.len() > 1
+        && path.split('/').all(|part| part != "..")
+        && !path.contains('\n');
+    if plain {
+        Ok(path.trim_end_matches('/').to_owned())
+    } else {
+        Err(format!(
+            "{path:?} in the host must be an absolute path below / without '..'"
+        ))
+    }
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    text.parse()
+        .map(Duration::from_secs)
+        .map_err(|_| format!("{text:?} is not a number of seconds"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exec_takes_the_documented_options() {
+        let line =
+            "cargo-lab exec --host p9-4k --icount --with qemu --copy a:/b --fetch /s:t -- true";
+        let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+        let Command::Exec(args) = cli.command else {
+            panic!("not exec")
+        };
+        assert_eq!(args.host.host, HostKind::P9Pages4k);
+        assert!(args.host.icount);
+        assert_eq!(args.host.with, [Extra::Qemu]);
+        assert_eq!(
+            args.host.copy,
+            [Copy {
+                source: "a".into(),
+                destination: "/b".into()
+            }]
+        );
+        assert_eq!(
+            args.host.fetch,
+            [Fetch {
+                source: "/s".into(),
+                destination: "t".into()
+            }]
+        );
+        assert_eq!(args.script, ["true"]);
+    }
+
+    #[test]
+    fn a_copy_out_of_the_hosts_root_is_refused() {
+        assert!(parse_copy("a:b").is_err());
+        assert!(parse_copy("a:/b/../../c").is_err());
+        assert!(parse_copy("a").is_err());
+    }
+}

@@ -1,0 +1,65 @@
+//! Running programs of this machine, with errors that show what they said.
+
+use std::io;
+use std::process::{Command, Output, Stdio};
+
+use thiserror::Error;
+
+/// How many of a failed program's last lines the message shows.
+const LINES_SHOWN: usize = 12;
+
+/// Why a program's work was not done.
+#[derive(Debug, Error)]
+pub(crate) enum CommandError {
+    #[error("cannot start {program}")]
+    Start {
+        program: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{program} ended with {status}; it said:\n{said}")]
+    Failed {
+        program: String,
+        status: String,
+        said: String,
+    },
+}
+
+/// The command as one would type it.
+pub(crate) fn shown(command: &Command) -> String {
+    let mut words = vec![command.get_program().to_string_lossy().into_owned()];
+    words.extend(
+        command
+            .get_args()
+            .map(|word| word.to_string_lossy().into_owned()),
+    );
+    words.join(" ")
+}
+
+/// Runs the command to its end and returns its standard output; failure shows what it said last.
+pub(crate) fn output(command: &mut Command) -> Result<String, CommandError> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|source| CommandError::Start {
+            program: shown(command),
+            source,
+        })?;
+    checked(command, &output)
+}
+
+/// Checks how a command ended.
+pub(crate) fn checked(command: &Command, output: &Output) -> Result<String, CommandError> {
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        return Ok(said);
+    }
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let lines: Vec<&str> = said.lines().chain(errors.lines()).collect();
+    let last = &lines[lines.len().saturating_sub(LINES_SHOWN)..];
+    Err(CommandError::Failed {
+        program: shown(command),
+        status: output.status.to_string(),
+        said: last.join("\n"),
+    })
+}

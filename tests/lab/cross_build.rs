@@ -1,0 +1,100 @@
+//! Building for the hosts.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::command::{self, CommandError};
+use crate::progress::Step;
+use crate::tools::{self, TARGET, ToolError};
+use crate::workspace::Workspace;
+
+/// Why there is no program for the hosts.
+#[derive(Debug, Error)]
+pub(crate) enum BuildError {
+    #[error(transparent)]
+    Tools(#[from] ToolError),
+    #[error("cannot run cargo")]
+    Cargo(#[from] CommandError),
+    #[error("building {what} for {TARGET} failed; cargo's messages are above")]
+    Failed { what: &'static str },
+    #[error("cargo built no executable for {what}")]
+    NoExecutable { what: &'static str },
+}
+
+/// cargo's message about something it made; others lack these fields.
+#[derive(Debug, Deserialize)]
+struct Artifact {
+    executable: Option<PathBuf>,
+}
+
+/// Builds the VMM.
+pub(crate) fn vmm(workspace: &Workspace) -> Result<PathBuf, BuildError> {
+    build(
+        workspace,
+        "spapr-vmm",
+        &[
+            "build",
+            "--release",
+            "--package",
+            "spapr-vmm",
+            "--bin",
+            "spapr-vmm",
+        ],
+    )
+}
+
+/// Builds the tests that run inside a host.
+pub(crate) fn end_to_end_tests(workspace: &Workspace) -> Result<PathBuf, BuildError> {
+    build(
+        workspace,
+        "the end-to-end tests",
+        &[
+            "test",
+            "--no-run",
+            "--package",
+            "spapr-lab",
+            "--no-default-features",
+            "--features",
+            "end-to-end",
+            "--test",
+            "end_to_end",
+        ],
+    )
+}
+
+/// cargo, run in the workspace.
+pub(crate) fn cargo(workspace: &Workspace) -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(workspace.root());
+    cargo
+}
+
+fn build(workspace: &Workspace, what: &'static str, args: &[&str]) -> Result<PathBuf, BuildError> {
+    tools::for_cross_builds()?;
+    let step = Step::start(format!("building {what} for {TARGET}"));
+    let mut cargo = cargo(workspace);
+    cargo.args(args).args(["--quiet", "--target", TARGET]);
+    cargo.arg("--message-format=json-render-diagnostics");
+    // Diagnostics go to the user as they come.
+    let output = cargo
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|source| CommandError::Start {
+            program: command::shown(&cargo),
+            source,
+        })?;
+    if !output.status.success() {
+        return Err(BuildError::Failed { what });
+    }
+    let executable = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Artifact>(line).ok()?.executable)
+        .next_back()
+        .ok_or(BuildError::NoExecutable { what })?;
+    step.done();
+    Ok(executable)
+}

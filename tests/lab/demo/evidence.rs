@@ -1,0 +1,323 @@
+//! What a run of the guest left behind, and whether it is as it should be.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use super::stats::Stats;
+
+/// The TCE hypercalls, with the names of the kernel's handlers after `kvmppc_h_`
+/// (arch/powerpc/kvm/book3s_64_vio.c).
+pub(super) const HYPERCALLS: [(&str, &str); 4] = [
+    ("H_PUT_TCE", "put_tce"),
+    ("H_PUT_TCE_INDIRECT", "put_tce_indirect"),
+    ("H_STUFF_TCE", "stuff_tce"),
+    ("H_GET_TCE", "get_tce"),
+];
+
+/// What a handler returns to leave the call to user space: H_TOO_HARD
+/// (arch/powerpc/include/asm/hvcall.h).
+const H_TOO_HARD: i64 = 9999;
+
+/// The least single mappings that the guest's 2,048 small reads make.
+const SINGLES_AT_LEAST: u64 = 1_000;
+/// Of so many single mappings, one may reach the VMM where the kernel serves them: first mappings
+/// lock memory, which is the VMM's work.
+const ONE_EXIT_PER: u64 = 20;
+
+/// Why the findings cannot be used.
+#[derive(Debug, Error)]
+pub(crate) enum EvidenceError {
+    #[error("cannot read {}", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{} is not as expected: {line:?}", path.display())]
+    Malformed { path: PathBuf, line: String },
+}
+
+/// What must be read from the NVMe, in hex.
+#[derive(Debug)]
+pub(super) struct Expected {
+    pub(super) sha256: String,
+    pub(super) small_sha256: String,
+}
+
+/// How the kernel's handler of one hypercall returned.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Returns {
+    /// Calls that the kernel answered.
+    pub(super) answered: u64,
+    /// Calls that it left to user space.
+    pub(super) left: u64,
+}
+
+/// One run's findings.
+#[derive(Debug)]
+pub(super) struct Evidence {
+    pub(super) mode: String,
+    /// `kernel`, `page`, `cpu`, `device`: what the host says of itself.
+    host: String,
+    /// All the guest printed.
+    console: String,
+    /// All the VMM printed on standard error.
+    errors: String,
+    status: String,
+    /// The VMM's counters, if it wrote them.
+    pub(super) stats: Option<Stats>,
+    /// In the order of [`HYPERCALLS`].
+    pub(super) kernel: [Returns; 4],
+    /// Returns that the kernel's probes could not count.
+    missed: u64,
+}
+
+impl Evidence {
+    /// Reads what the demo's script left in the folder for this mode.
+    pub(super) fn read(findings: &Path, mode: &str) -> Result<Self, EvidenceError> {
+        let folder = findings.join(mode);
+        let mut kernel = [Returns::default(); 4];
+        for (returns, (_, handler)) in kernel.iter_mut().zip(HYPERCALLS) {
+            let path = folder.join(handler);
+            *returns = histogram(&read(&path)?).map_err(|line| EvidenceError::Malformed {
+                path: path.clone(),
+                line,
+            })?;
+        }
+        Ok(Self {
+            mode: mode.to_owned(),
+            host: read(&findings.join("host"))?,
+            console: read(&folder.join("console"))?,
+            errors: read(&folder.join("errors"))?,
+            status: read(&folder.join("status"))?.trim().to_owned(),
+            // A VMM that failed early writes none; the verdict says so.
+            stats: read(&folder.join("stats.json"))
+                .ok()
+                .and_then(|text| serde_json::from_str(&text).ok()),
+            kernel,
+            missed: missed(&read(&folder.join("missed"))?),
+        })
+    }
+
+    /// What the host says of itself.
+    pub(super) fn host(&self, key: &str) -> &str {
+        value(&self.host, key).unwrap_or("?")
+    }
+
+    /// What the guest's job printed after `LAB-GUEST-<key>`.
+    pub(super) fn guest(&self, key: &str) -> Option<&str> {
+        value(&self.console, &format!("LAB-GUEST-{key}"))
+    }
+
+    /// Everything that is not as it should be; empty when all is well.
+    pub(super) fn verdict(&self, expected: &Expected) -> Vec<String> {
+        let mut failures = Vec::new();
+        let mut check = |holds: bool, failure: String| {
+            if !holds {
+                failures.push(failure);
+            }
+        };
+        check(
+            self.status == "0",
+            format!("spapr-vmm ended with status {}", self.status),
+        );
+        let first_error = self.errors.lines().find(|line| !line.trim().is_empty());
+        if self.status != "0" {
+            check(
+                first_error.is_none(),
+                first_error.unwrap_or_default().to_owned(),
+            );
+        }
+        let job = self.guest("STATUS");
+        check(
+            job == Some("0"),
+            format!("the guest's job ended with {}", job.unwrap_or("nothing")),
+        );
+        check(
+            self.guest("CPUS") == Some("2"),
+            "the guest does not have 2 CPUs".to_owned(),
+        );
+        for (key, wanted) in [
+            ("SHA256", &expected.sha256),
+            ("SMALL-SHA256", &expected.small_sha256),
+        ] {
+            let read = self.guest(key).unwrap_or("nothing");
+            check(
+                read == wanted,
+                format!("the guest read {read} ({key}), the disk holds {wanted}"),
+            );
+        }
+        check(
+            self.missed == 0,
+            format!("the kernel missed {} returns", self.missed),
+        );
+        let Some(stats) = &self.stats else {
+            failures.push("spapr-vmm wrote no statistics".to_owned());
+            return failures;
+        };
+        check(
+            stats.outcome == "power-off",
+            format!("the run's outcome is {:?}", stats.outcome),
+        );
+        let in_vmm = stats.calls("H_PUT_TCE");
+        let Returns { answered, left } = self.kernel[0];
+        if self.mode == "user" {
+            check(
+                answered == 0 && in_vmm >= SINGLES_AT_LEAST,
+                format!(
+                    "{answered} H_PUT_TCE in the kernel, {in_vmm} in the VMM, not all in the VMM"
+                ),
+            );
+        } else {
+            check(
+                answered >= SINGLES_AT_LEAST && in_vmm * ONE_EXIT_PER <= answered,
+                format!(
+                    "{answered} H_PUT_TCE in the kernel, {in_vmm} in the VMM, not nearly all in the kernel"
+                ),
+            );
+        }
+        check(
+            left == in_vmm,
+            format!("the kernel left {left} H_PUT_TCE to the VMM, which counts {in_vmm}"),
+        );
+        failures
+    }
+}
+
+fn read(path: &Path) -> Result<String, EvidenceError> {
+    let bytes = fs::read(path).map_err(|source| EvidenceError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The rest of the line that starts with the key and a blank; kernel messages may precede it.
+fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    let key = format!("{key} ");
+    text.lines()
+        .find_map(|line| Some(line[line.find(&key)?..][key.len()..].trim()))
+}
+
+/// Reads a hist trigger's output (Documentation/trace/histogram.rst): lines of
+/// `{ status: VALUE } hitcount: COUNT`. The error is the line not understood.
+fn histogram(text: &str) -> Result<Returns, String> {
+    let mut returns = Returns::default();
+    for line in text.lines().filter(|line| line.starts_with('{')) {
+        let mut words = line
+            .split_whitespace()
+            .filter_map(|word| word.parse::<i64>().ok());
+        let (Some(status), Some(count), None) = (words.next(), words.next(), words.next()) else {
+            return Err(line.to_owned());
+        };
+        let count = u64::try_from(count).map_err(|_| line.to_owned())?;
+        if status == H_TOO_HARD {
+            returns.left += count;
+        } else {
+            returns.answered += count;
+        }
+    }
+    Ok(returns)
+}
+
+/// The sum of the last column of `kprobe_profile`: name, hits, misses.
+fn missed(profile: &str) -> u64 {
+    profile
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok())
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_left_to_user_space_are_told_from_answered_ones() {
+        let text = "# trigger info: hist:keys=status:vals=hitcount [active]\n#\n\n\
+                    { status:         -4 } hitcount:          2\n\
+                    { status:          0 } hitcount:        640\n\
+                    { status:       9999 } hitcount:          3\n\nTotals:\n    Hits: 645\n";
+        assert_eq!(
+            histogram(text),
+            Ok(Returns {
+                answered: 642,
+                left: 3
+            })
+        );
+        assert!(histogram("{ status: 0 } hitcount: many\n").is_err());
+    }
+
+    #[test]
+    fn a_value_is_found_behind_a_kernel_message() {
+        let console = "[ 1.0] x LAB-GUEST-CPUS 2\r\nLAB-GUEST-STATUS 0\n";
+        assert_eq!(value(console, "LAB-GUEST-CPUS"), Some("2"));
+        assert_eq!(value(console, "LAB-GUEST-KERNEL"), None);
+    }
+
+    fn good(mode: &str) -> Evidence {
+        let user = mode == "user";
+        let stats = format!(
+            r#"{{"outcome":"power-off","windows":[{{"calls":{{"H_PUT_TCE":{}}}}}]}}"#,
+            if user { 2048 } else { 3 }
+        );
+        let mut kernel = [Returns::default(); 4];
+        kernel[0] = if user {
+            Returns {
+                answered: 0,
+                left: 2048,
+            }
+        } else {
+            Returns {
+                answered: 2045,
+                left: 3,
+            }
+        };
+        Evidence {
+            mode: mode.to_owned(),
+            host: String::new(),
+            console: "LAB-GUEST-CPUS 2\nLAB-GUEST-SHA256 aa\nLAB-GUEST-SMALL-SHA256 bb\n\
+                      LAB-GUEST-STATUS 0\n"
+                .to_owned(),
+            errors: String::new(),
+            status: "0".to_owned(),
+            stats: serde_json::from_str(&stats).ok(),
+            kernel,
+            missed: 0,
+        }
+    }
+
+    fn expected() -> Expected {
+        Expected {
+            sha256: "aa".to_owned(),
+            small_sha256: "bb".to_owned(),
+        }
+    }
+
+    #[test]
+    fn good_runs_pass() {
+        for mode in ["auto", "user"] {
+            assert_eq!(good(mode).verdict(&expected()), Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn a_wrong_digest_a_wrong_path_and_a_failed_vmm_do_not_pass() {
+        let mut wrong = good("auto");
+        wrong.console = wrong.console.replace("SHA256 aa", "SHA256 ab");
+        assert_eq!(wrong.verdict(&expected()).len(), 1);
+
+        let mut wrong = good("auto");
+        wrong.mode = "user".to_owned();
+        assert_eq!(wrong.verdict(&expected()).len(), 1);
+
+        let mut wrong = good("user");
+        wrong.status = "1".to_owned();
+        wrong.stats = None;
+        wrong.errors = "no /dev/kvm\n".to_owned();
+        assert_eq!(wrong.verdict(&expected()).len(), 3);
+    }
+}

@@ -1,0 +1,138 @@
+//! `cargo lab demo`: one guest with a passed-through NVMe, run once for each way to serve its TCE
+//! hypercalls, and a table of what happened.
+
+mod evidence;
+mod stats;
+mod table;
+
+use std::io::Write;
+use std::path::Path;
+
+use thiserror::Error;
+
+use crate::cli::{Fetch, HostArgs};
+use crate::exec::Passed;
+use crate::host::{HostKind, Output};
+use crate::images::nvme;
+use crate::progress::{Step, say};
+use crate::session::{Session, SessionError};
+use crate::workspace::{Workspace, WorkspaceError, at};
+
+use evidence::{Evidence, EvidenceError, Expected};
+
+/// What runs in the host; it leaves its findings in [`FINDINGS`].
+const SCRIPT: &str = include_str!("demo.sh");
+/// The folder in the host where the script leaves files.
+const FINDINGS: &str = "/run/demo";
+/// The ways to serve TCE hypercalls that are shown: values of `spapr-vmm run --tce`.
+const MODES: [&str; 2] = ["auto", "user"];
+/// The bytes that the guest reads in small pieces.
+const SMALL_READ_BYTES: u64 = 1 << 20;
+
+/// Why the demo could not be shown.
+#[derive(Debug, Error)]
+pub(crate) enum DemoError {
+    #[error(transparent)]
+    Workspace(#[from] WorkspaceError),
+    #[error(transparent)]
+    Session(#[from] Box<SessionError>),
+    #[error("the run left incomplete findings; the host's log is in {logs}")]
+    Evidence {
+        logs: String,
+        #[source]
+        source: EvidenceError,
+    },
+}
+
+/// Runs the demo; status 0 only when everything was as it should be.
+pub(crate) fn run(workspace: &Workspace) -> Result<u8, DemoError> {
+    let folder = workspace.run_folder()?;
+    let findings = folder.path().join("findings");
+    let mut host = HostArgs::plain(HostKind::P9Pages64k);
+    host.fetch.push(Fetch {
+        source: FINDINGS.to_owned(),
+        destination: findings.clone(),
+    });
+    let session = Session {
+        host: &host,
+        script: Some(SCRIPT.to_owned()),
+        environment: String::new(),
+        timeout: None,
+    };
+    let mut steps = Steps {
+        step: None,
+        partial: Vec::new(),
+    };
+    let ended = session.run(workspace, &mut steps, None).map_err(Box::new)?;
+    drop(steps);
+    let stock = nvme::stock(workspace)?;
+    let expected = Expected {
+        sha256: stock.data_sha256.clone(),
+        small_sha256: nvme::digest_of(&stock.disk, 0, SMALL_READ_BYTES)?,
+    };
+    let mut runs = Vec::new();
+    for mode in MODES {
+        let evidence = Evidence::read(&findings, mode).map_err(|source| DemoError::Evidence {
+            logs: ended.logs.display().to_string(),
+            source,
+        })?;
+        keep(&findings, mode, &ended.logs)?;
+        runs.push((evidence.verdict(&expected), evidence));
+    }
+    let passed = ended.status == 0 && runs.iter().all(|(verdict, _)| verdict.is_empty());
+    let mut stdout = std::io::stdout().lock();
+    // The exit status says the result even where nobody reads the table.
+    let _ = writeln!(stdout, "{}", table::of(&runs, &expected));
+    for (verdict, evidence) in &runs {
+        for failure in verdict {
+            say(&format!("--tce {}: {failure}", evidence.mode));
+        }
+    }
+    say(&format!("logs: {}", ended.logs.display()));
+    Ok(u8::from(!passed))
+}
+
+/// Puts the guest's console and the VMM's messages beside the host's log.
+fn keep(findings: &Path, mode: &str, logs: &Path) -> Result<(), WorkspaceError> {
+    for file in ["console", "errors", "stats.json"] {
+        let from = findings.join(mode).join(file);
+        let to = logs.join(format!("{mode}-{file}"));
+        if from.exists() {
+            std::fs::copy(&from, &to).map_err(at("write", &to))?;
+        }
+    }
+    Ok(())
+}
+
+/// Shows the script's progress: a line `LAB-STEP text` starts a step.
+struct Steps {
+    step: Option<Step>,
+    partial: Vec<u8>,
+}
+
+impl Output for Steps {
+    fn stdout(&mut self, bytes: &[u8]) {
+        self.partial.extend_from_slice(bytes);
+        while let Some(end) = self.partial.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.partial.drain(..=end).collect();
+            let line = String::from_utf8_lossy(&line);
+            let Some(title) = line.trim_end().strip_prefix("LAB-STEP ") else {
+                continue;
+            };
+            if let Some(step) = self.step.take() {
+                step.done();
+            }
+            if title != "end" {
+                self.step = Some(Step::start(title));
+            }
+        }
+    }
+
+    fn stderr(&mut self, bytes: &[u8]) {
+        Passed.stderr(bytes);
+    }
+
+    fn reports_progress(&self) -> bool {
+        true
+    }
+}

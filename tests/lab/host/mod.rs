@@ -1,0 +1,61 @@
+//! The emulated hosts: what kinds there are, and how one is booted and run.
+
+mod channels;
+mod console;
+mod qemu;
+mod run;
+
+use clap::ValueEnum;
+
+pub(crate) use run::{HostError, HostRun, Input, Output, fresh_copy};
+
+/// A kind of host, by CPU and page size of its kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum HostKind {
+    /// POWER9, kernel with 64 KiB pages
+    #[value(name = "p9-64k")]
+    P9Pages64k,
+    /// POWER9, kernel with 4 KiB pages
+    #[value(name = "p9-4k")]
+    P9Pages4k,
+    /// POWER10, kernel with 64 KiB pages
+    #[value(name = "p10-64k")]
+    P10Pages64k,
+}
+
+/// The page size of a kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PageSize {
+    Pages4k,
+    Pages64k,
+}
+
+impl HostKind {
+    /// Every kind, the usual one first.
+    pub(crate) const ALL: [Self; 3] = [Self::P9Pages64k, Self::P9Pages4k, Self::P10Pages64k];
+
+    /// The name used on the command line and in `LAB_HOST`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::P9Pages64k => "p9-64k",
+            Self::P9Pages4k => "p9-4k",
+            Self::P10Pages64k => "p10-64k",
+        }
+    }
+
+    /// The page size of the host's kernel, and of its guests'.
+    pub(crate) fn page_size(self) -> PageSize {
+        match self {
+            Self::P9Pages64k | Self::P10Pages64k => PageSize::Pages64k,
+            Self::P9Pages4k => PageSize::Pages4k,
+        }
+    }
+
+    /// QEMU's name for the machine.
+    fn machine(self) -> &'static str {
+        match self {
+            Self::P9Pages64k | Self::P9Pages4k => "powernv9",
+            Self::P10Pages64k => "powernv10",
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The command line of the emulator that is a host.
+
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::process::{Signal, set_parent_process_death_signal};
+
+use super::HostKind;
+use super::channels::Channel;
+
+/// Everything a host is started with.
+#[derive(Debug)]
+pub(super) struct Settings<'a> {
+    pub(super) kind: HostKind,
+    pub(super) icount: bool,
+    /// Root folder of the unpacked emulator.
+    pub(super) emulator: &'a Path,
+    pub(super) kernel: &'a Path,
+    pub(super) initrd: &'a Path,
+    /// The run's folder, shared with the host.
+    pub(super) share: &'a Path,
+    /// Extra programs, shared read-only.
+    pub(super) extra: Option<&'a Path>,
+    /// This run's copy of the NVMe.
+    pub(super) nvme: &'a Path,
+    /// Folder of the channels' sockets.
+    pub(super) sockets: &'a Path,
+}
+
+/// The command that starts the host.
+///
+/// The emulator is another release's program: it runs through its own loader with its own
+/// libraries, the C library included.
+pub(super) fn command(settings: &Settings<'_>) -> Command {
+    let root = settings.emulator;
+    let mut command = Command::new(root.join("usr/lib64/ld-linux-x86-64.so.2"));
+    let libraries = root.join("usr/lib/x86_64-linux-gnu");
+    command.arg("--library-path").arg(&libraries);
+    command.arg(root.join("usr/bin/qemu-system-ppc64"));
+    for data in ["qemu", "skiboot"] {
+        command.arg("-L").arg(root.join("usr/share").join(data));
+    }
+    machine(&mut command, settings);
+    devices(&mut command, settings);
+    // Without these, its modules and libraries could be taken from this machine.
+    command
+        .env("QEMU_MODULE_DIR", libraries.join("qemu"))
+        .env_remove("LD_LIBRARY_PATH");
+    command.stdin(Stdio::null());
+    // Not in the terminal's process group: the lab decides what Ctrl-C means.
+    command.process_group(0);
+    die_with_the_lab(&mut command);
+    command
+}
+
+fn machine(command: &mut Command, settings: &Settings<'_>) {
+    command.args([
+        "-M",
+        settings.kind.machine(),
+        "-m",
+        "6G",
+        "-nographic",
+        "-no-reboot",
+    ]);
+    if settings.icount {
+        command.args(["-smp", "1", "-accel", "tcg", "-icount", "shift=0,sleep=off"]);
+    } else {
+        command.args(["-smp", "2,cores=2,threads=1", "-accel", "tcg,thread=multi"]);
+    }
+    command
+        .arg("-kernel")
+        .arg(settings.kernel)
+        .arg("-initrd")
+        .arg(settings.initrd);
+    command.args(["-append", "console=hvc0 panic=-1"]);
+    command.args(["-monitor", "none", "-nic", "none"]);
+}
+
+fn devices(command: &mut Command, settings: &Settings<'_>) {
+    for channel in Channel::ALL {
+        let name = channel.name();
+        command.arg("-chardev").arg(joined(
+            &format!("socket,id={name},path="),
+            &settings.sockets.join(name),
+            "",
+        ));
+    }
+    command.args(["-serial", "chardev:console"]);
+    // Each pcie.N is a host bridge, hence an IOMMU group, of its own.
+    command.arg("-drive").arg(joined(
+        "if=none,id=nvme,format=raw,cache=writeback,file=",
+        settings.nvme,
+        "",
+    ));
+    command.args(["-device", "nvme,bus=pcie.1,drive=nvme,serial=lab"]);
+    command.args(["-netdev", "user,id=nic,restrict=on"]);
+    command.args(["-device", "e1000e,bus=pcie.3,netdev=nic,romfile="]);
+    let virtio = "disable-legacy=on,iommu_platform=on";
+    command.args(["-device", &format!("virtio-serial-pci,bus=pcie.4,{virtio}")]);
+    for port in ["control", "stdout", "stderr"] {
+        command.args([
+            "-device",
+            &format!("virtserialport,chardev={port},name=lab.{port}"),
+        ]);
+    }
+    command.args(["-device", "virtconsole,chardev=terminal,name=lab.terminal"]);
+    share(command, "run", settings.share, "", "0000", "pcie.0");
+    if let Some(extra) = settings.extra {
+        share(command, "extra", extra, ",readonly=on", "0000", "pcie.2");
+    }
+}
+
+fn share(command: &mut Command, name: &str, folder: &Path, options: &str, _: &str, bus: &str) {
+    command.arg("-fsdev").arg(joined(
+        &format!("local,id={name},security_model=none{options},path="),
+        folder,
+        "",
+    ));
+    command.args([
+        "-device",
+        &format!(
+            "virtio-9p-pci,bus={bus},fsdev={name},mount_tag=lab.{name},\
+             disable-legacy=on,iommu_platform=on"
+        ),
+    ]);
+}
+
+/// An option with a path in it; QEMU wants commas doubled.
+fn joined(before: &str, path: &Path, after: &str) -> String {
+    let path = path.to_string_lossy().replace(',', ",,");
+    format!("{before}{path}{after}")
+}
+
+/// Asks the kernel to kill the emulator when the thread that starts it ends, however it ends.
+fn die_with_the_lab(command: &mut Command) {
+    let arrange = || {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec only async-signal-safe work is allowed; the closure makes one
+    // prctl system call and touches no memory of the parent's.
+    unsafe {
+        command.pre_exec(arrange);
+    }
+}
+
+/// What the emulator needs to be there; the first one that is not.
+pub(super) fn missing_part(emulator: &Path) -> Option<PathBuf> {
+    [
+        "usr/lib64/ld-linux-x86-64.so.2",
+        "usr/bin/qemu-system-ppc64",
+    ]
+    .into_iter()
+    .map(|part| emulator.join(part))
+    .find(|part| !part.exists())
+}

@@ -1,0 +1,31 @@
+#!/bin/sh
+# The first program of a guest: runs the job it was given, says how it ended, and powers off.
+/bin/busybox --install -s /bin
+export PATH=/usr/bin:/bin HOME=/root LC_ALL=C
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mount -t tmpfs tmpfs /tmp
+ln -s /proc/self/fd /dev/fd
+for module in $(cat /lib/modules/then); do
+    insmod "/lib/modules/$module.ko" || echo "LAB-GUEST-MODULE $module: cannot load"
+done
+echo "LAB-GUEST-INIT uptime=$(cut -d' ' -f1 /proc/uptime)"
+
+job=
+for word in $(cat /proc/cmdline); do
+    case $word in job=*) job=/jobs/${word#job=} ;; esac
+done
+[ -e /job ] && job=/job
+cd /root
+if [ -z "$job" ]; then
+    setsid cttyhack sh -l
+elif [ -e "$job" ]; then
+    sh "$job"
+    echo "LAB-GUEST-STATUS $?"
+else
+    echo "LAB-GUEST-JOB $job: not in the initrd"
+    echo "LAB-GUEST-STATUS 127"
+fi
+sync
+poweroff -f

@@ -1,0 +1,114 @@
+#!/bin/sh
+# The first program of an emulated host: makes it ready, runs what the lab left in the shared
+# folder, reports over the control port, and powers off.
+/bin/busybox --install -s /bin
+export PATH=/usr/bin:/bin HOME=/root LC_ALL=C
+
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/pts /dev/shm /dev/hugepages
+mount -t devpts devpts /dev/pts
+mount -t tmpfs tmpfs /dev/shm
+mount -t tmpfs tmpfs /tmp
+chmod 1777 /tmp /dev/shm
+mount -t hugetlbfs hugetlbfs /dev/hugepages
+mount -t debugfs debugfs /sys/kernel/debug
+mount -t tracefs tracefs /sys/kernel/tracing
+ln -s /proc/self/fd /dev/fd
+ln -s /proc/self/fd/0 /dev/stdin
+ln -s /proc/self/fd/1 /dev/stdout
+ln -s /proc/self/fd/2 /dev/stderr
+ip link set lo up
+hostname "lab"
+
+# The device of the port with this name.
+port() {
+    for port in /sys/class/virtio-ports/*; do
+        [ "$(cat "$port/name")" = "$1" ] && echo "/dev/${port##*/}" && return
+    done
+}
+exec 3>"$(port lab.control)"
+
+fail() {
+    echo "fail $*" >&3
+    sleep 1
+    poweroff -f
+}
+
+heartbeat() {
+    while sleep 4; do echo "alive"; done >&3
+}
+
+# PCI devices by the lab's choice of bus (QEMU's pcie.N is PCI domain N).
+LAB_NVME=0001:01:00.0
+LAB_NIC=0003:01:00.0
+
+load() {
+    for module; do
+        insmod "/lib/modules/$module.ko" || fail "cannot load the kernel module $module"
+    done
+}
+
+load $(cat /lib/modules/first)
+for device in $LAB_NVME $LAB_NIC; do
+    [ -e /sys/bus/pci/devices/$device ] || fail "no PCI device $device"
+    echo vfio-pci >/sys/bus/pci/devices/$device/driver_override
+done
+load $(cat /lib/modules/then)
+for device in $LAB_NVME $LAB_NIC; do
+    echo $device >/sys/bus/pci/drivers_probe
+done
+group() {
+    basename "$(readlink "/sys/bus/pci/devices/$1/iommu_group")"
+}
+LAB_NVME_GROUP=$(group $LAB_NVME)
+LAB_NIC_GROUP=$(group $LAB_NIC)
+[ -e "/dev/vfio/$LAB_NVME_GROUP" ] || fail "the NVMe at $LAB_NVME is not bound to vfio-pci"
+export LAB_NVME LAB_NVME_GROUP LAB_NIC LAB_NIC_GROUP
+
+share="trans=virtio,version=9p2000.L,msize=512000,cache=loose"
+mount -t 9p -o "$share" lab.run /lab || fail "cannot mount the run's folder"
+mkdir -p /boot
+# To memory, so that nothing reads through the share while something is measured.
+cp /lab/vmlinux /boot/vmlinux || fail "cannot copy the guest's kernel"
+cp /lab/initrd /boot/initrd || fail "cannot copy the guest's initrd"
+cp -r -P /lab/files/. / || fail "cannot copy the lab's files"
+. /lab/environment
+if [ -n "$LAB_EXTRA" ]; then
+    mount -t 9p -o "$share,ro" lab.extra /opt || fail "cannot mount the extra programs"
+fi
+
+heartbeat &
+heartbeat=$!
+
+stdin=/dev/null
+echo "ready $(cut -d' ' -f1 /proc/uptime)" >&3
+if [ -e /lab/script ]; then
+    # Through pipes: a port can be opened once only, and scripts open /dev/stderr again.
+    mkfifo /run/stdout /run/stderr
+    cat /run/stdout >"$(port lab.stdout)" &
+    out=$!
+    cat /run/stderr >"$(port lab.stderr)" &
+    err=$!
+    (cd /root && exec sh /lab/script 3>&- </dev/null >/run/stdout 2>/run/stderr)
+    status=$?
+    # What the script left running may hold the pipes open: wait for a moment only.
+    for _ in 1 2 3 4 5 6 7 8 9 10; do
+        kill -0 $out 2>/dev/null || kill -0 $err 2>/dev/null || break
+        sleep 0.2
+    done
+else
+    (cd /root && exec setsid sh -c 'exec sh -l 3>&- </dev/hvc1 >/dev/hvc1 2>&1')
+    status=$?
+fi
+
+mkdir -p /lab/fetched
+while read -r number path; do
+    [ -e "$path" ] || { echo "missing $path" >&3; continue; }
+    cp -r -L "$path" "/lab/fetched/$number" || echo "missing $path" >&3
+done </lab/fetch
+sync
+kill $heartbeat
+echo "status $status" >&3
+poweroff -f

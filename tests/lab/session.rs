@@ -1,0 +1,349 @@
+//! One boot of a host with something to do: what goes in is gathered in the run's folder, and
+//! what came out of it is checked and handed back.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::cli::{Copy, Extra, Fetch, HostArgs};
+use crate::cross_build::{self, BuildError};
+use crate::host::{HostError, HostRun, Input, Output, fresh_copy};
+use crate::images::nvme::{self, NvmeImage};
+use crate::images::{self, ImageError};
+use crate::packages::{PackageError, PackageSet, Packages};
+use crate::workspace::{Workspace, WorkspaceError, at};
+
+/// Starts the peer emulator through its own loader: its libraries are not the host's.
+const PEER_WRAPPER: &str = "\
+#!/bin/sh
+exec /opt/usr/lib64/ld64.so.2 --library-path /opt/usr/lib/powerpc64le-linux-gnu \\
+    /opt/usr/bin/qemu-system-ppc64 -L /opt/usr/share/qemu \"$@\"
+";
+
+/// What a script prints to have a part of the NVMe's backing file checked afterwards.
+const EXPECTATION: &str = "LAB-EXPECT-NVME ";
+
+/// Why a session came to nothing.
+#[derive(Debug, Error)]
+pub(crate) enum SessionError {
+    #[error(transparent)]
+    Workspace(#[from] WorkspaceError),
+    #[error(transparent)]
+    Packages(#[from] PackageError),
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error("{} to be copied into the host does not exist", path.display())]
+    NoSuchSource { path: PathBuf },
+    #[error(
+        "the script's line {line:?} should read {EXPECTATION}offset=BYTES length=BYTES sha256=HEX"
+    )]
+    Expectation { line: String },
+    #[error(
+        "the NVMe's backing file differs from what the script expects: {length} bytes at {offset} \
+         have SHA-256 {found}, not {expected}"
+    )]
+    NvmeDiffers {
+        offset: u64,
+        length: u64,
+        expected: String,
+        found: String,
+    },
+    #[error("not in the host, so not fetched: {}", paths.join(", "))]
+    NotFetched { paths: Vec<String> },
+}
+
+/// Something to do in a host.
+#[derive(Debug)]
+pub(crate) struct Session<'a> {
+    pub(crate) host: &'a HostArgs,
+    /// The script to run; none for an interactive shell.
+    pub(crate) script: Option<String>,
+    /// More lines for the script's environment, in shell syntax.
+    pub(crate) environment: String,
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// How a session ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// The script's exit status.
+    pub(crate) status: u8,
+    /// The folder of the logs.
+    pub(crate) logs: PathBuf,
+}
+
+impl Session<'_> {
+    /// Prepares everything, boots the host and stays until it is off.
+    pub(crate) fn run(
+        &self,
+        workspace: &Workspace,
+        output: &mut dyn Output,
+        input: Option<Input<'_>>,
+    ) -> Result<Ended, SessionError> {
+        let kind = self.host.host;
+        let emulator = Packages::provide(workspace, PackageSet::HostEmulator)?;
+        let boot = images::boot_files(workspace, kind)?;
+        let stock = nvme::stock(workspace)?;
+        let extra = match self.host.with.contains(&Extra::Qemu) {
+            true => Some(Packages::provide(workspace, PackageSet::PeerEmulator)?),
+            false => None,
+        };
+        let folder = workspace.run_folder()?;
+        let share = folder.path().join("share");
+        self.gather(workspace, &share, &stock)?;
+        for (from, name) in [(&boot.kernel, "vmlinux"), (&boot.guest_initrd, "initrd")] {
+            copy(from, &share.join(name))?;
+        }
+        let nvme = folder.path().join("nvme");
+        fresh_copy(&stock.disk, &nvme)?;
+        let logs = workspace.log_folder(kind.name())?;
+        let mut watched = Expectations {
+            inner: output,
+            lines: Vec::new(),
+            partial: Vec::new(),
+        };
+        let run = HostRun {
+            kind,
+            icount: self.host.icount,
+            emulator: emulator.root(),
+            kernel: &boot.kernel,
+            initrd: &boot.host_initrd,
+            share: &share,
+            extra: extra.as_ref().map(Packages::root),
+            nvme: &nvme,
+            logs: &logs,
+            timeout: self.timeout,
+        }
+        .run(&mut watched, input)?;
+        bring_back(&share, &self.host.fetch)?;
+        if !run.not_fetched.is_empty() {
+            return Err(SessionError::NotFetched {
+                paths: run.not_fetched,
+            });
+        }
+        for line in &watched.lines {
+            check(&nvme, line)?;
+        }
+        Ok(Ended {
+            status: run.status,
+            logs,
+        })
+    }
+
+    /// Fills the folder that the host's init reads.
+    fn gather(
+        &self,
+        workspace: &Workspace,
+        share: &Path,
+        stock: &NvmeImage,
+    ) -> Result<(), SessionError> {
+        let files = share.join("files");
+        let programs = files.join("usr/bin");
+        fs::create_dir_all(&programs).map_err(at("make the folder", &programs))?;
+        if !self.host.without_vmm {
+            let vmm = cross_build::vmm(workspace)?;
+            copy(&vmm, &programs.join("spapr-vmm"))?;
+        }
+        if self.host.with.contains(&Extra::Qemu) {
+            let wrapper = programs.join("qemu-system-ppc64");
+            write(&wrapper, PEER_WRAPPER)?;
+            let executable = fs::Permissions::from_mode(0o755);
+            fs::set_permissions(&wrapper, executable).map_err(at("make executable", &wrapper))?;
+        }
+        for Copy {
+            source,
+            destination,
+        } in &self.host.copy
+        {
+            if !source.exists() {
+                return Err(SessionError::NoSuchSource {
+                    path: source.clone(),
+                });
+            }
+            copy(source, &files.join(destination.trim_start_matches('/')))?;
+        }
+        write(&share.join("environment"), &self.environment_file(stock))?;
+        if let Some(script) = &self.script {
+            write(&share.join("script"), script)?;
+        }
+        let mut list = String::new();
+        for (number, fetch) in self.host.fetch.iter().enumerate() {
+            let _ = writeln!(list, "{number} {}", fetch.source);
+        }
+        write(&share.join("fetch"), &list)
+    }
+
+    fn environment_file(&self, stock: &NvmeImage) -> String {
+        let extra = if self.host.with.is_empty() { "" } else { "yes" };
+        format!(
+            "export LAB_HOST={}\nexport LAB_NVME_SHA256={}\nexport LAB_NVME_DATA_SHA256={}\n\
+             LAB_EXTRA={extra}\n{}\n",
+            self.host.host.name(),
+            stock.sha256,
+            stock.data_sha256,
+            self.environment,
+        )
+    }
+}
+
+fn write(path: &Path, content: &str) -> Result<(), SessionError> {
+    Ok(fs::write(path, content).map_err(at("write", path))?)
+}
+
+/// Copies a file, or a folder with all in it; links are followed.
+fn copy(from: &Path, to: &Path) -> Result<(), SessionError> {
+    if let Some(parent) = to.parent() {
+        fs::create_dir_all(parent).map_err(at("make the folder", parent))?;
+    }
+    if !from.is_dir() {
+        fs::copy(from, to).map_err(at("copy", from))?;
+        return Ok(());
+    }
+    fs::create_dir_all(to).map_err(at("make the folder", to))?;
+    for entry in fs::read_dir(from).map_err(at("read the folder", from))? {
+        let entry = entry.map_err(at("read the folder", from))?;
+        copy(&entry.path(), &to.join(entry.file_name()))?;
+    }
+    Ok(())
+}
+
+/// Copies what the host left for this machine to where it shall be.
+fn bring_back(share: &Path, fetches: &[Fetch]) -> Result<(), SessionError> {
+    for (number, fetch) in fetches.iter().enumerate() {
+        let fetched = share.join("fetched").join(number.to_string());
+        if fetched.exists() {
+            copy(&fetched, &fetch.destination)?;
+        }
+    }
+    Ok(())
+}
+
+/// Passes the script's output on, and collects what it expects of the NVMe.
+struct Expectations<'a> {
+    inner: &'a mut dyn Output,
+    lines: Vec<String>,
+    partial: Vec<u8>,
+}
+
+impl Output for Expectations<'_> {
+    fn stdout(&mut self, bytes: &[u8]) {
+        self.inner.stdout(bytes);
+        for byte in bytes {
+            if *byte != b'\n' {
+                // No expectation is that long; a line that is keeps only its start.
+                if self.partial.len() < 4096 {
+                    self.partial.push(*byte);
+                }
+                continue;
+            }
+            let line = String::from_utf8_lossy(&self.partial);
+            if let Some(start) = line.find(EXPECTATION) {
+                self.lines.push(line[start..].trim_end().to_owned());
+            }
+            self.partial.clear();
+        }
+    }
+
+    fn stderr(&mut self, bytes: &[u8]) {
+        self.inner.stderr(bytes);
+    }
+
+    fn terminal(&mut self, bytes: &[u8]) {
+        self.inner.terminal(bytes);
+    }
+
+    fn reports_progress(&self) -> bool {
+        self.inner.reports_progress()
+    }
+}
+
+/// One expectation: a part of the disk and its digest.
+fn parse_expectation(line: &str) -> Option<(u64, u64, &str)> {
+    let mut words = line.strip_prefix(EXPECTATION)?.split_whitespace();
+    let offset = words.next()?.strip_prefix("offset=")?.parse().ok()?;
+    let length = words.next()?.strip_prefix("length=")?.parse().ok()?;
+    let sha256 = words.next()?.strip_prefix("sha256=")?;
+    let is_digest = sha256.len() == 64 && sha256.bytes().all(|digit| digit.is_ascii_hexdigit());
+    (is_digest && words.next().is_none()).then_some((offset, length, sha256))
+}
+
+fn check(nvme: &Path, line: &str) -> Result<(), SessionError> {
+    let (offset, length, expected) =
+        parse_expectation(line).ok_or_else(|| SessionError::Expectation {
+            line: line.to_owned(),
+        })?;
+    let found = nvme::digest_of(nvme, offset, length)?;
+    if found.eq_ignore_ascii_case(expected) {
+        return Ok(());
+    }
+    Err(SessionError::NvmeDiffers {
+        offset,
+        length,
+        expected: expected.to_owned(),
+        found,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_expectation_is_read_whole_or_not_at_all() {
+        let digest = "a".repeat(64);
+        let line = format!("{EXPECTATION}offset=4096 length=512 sha256={digest}");
+        assert_eq!(parse_expectation(&line), Some((4096, 512, digest.as_str())));
+        assert_eq!(parse_expectation(&line[..line.len() - 1]), None);
+        assert_eq!(parse_expectation(&format!("{line} more")), None);
+        assert_eq!(
+            parse_expectation(&line.replace("offset=4096", "offset=-1")),
+            None
+        );
+    }
+
+    #[test]
+    fn expectations_are_found_in_pieces_of_output() {
+        struct Nowhere;
+        impl Output for Nowhere {
+            fn stdout(&mut self, _: &[u8]) {}
+            fn stderr(&mut self, _: &[u8]) {}
+        }
+        let mut inner = Nowhere;
+        let mut watched = Expectations {
+            inner: &mut inner,
+            lines: vec![],
+            partial: vec![],
+        };
+        for piece in [
+            "test a ... LAB-EXPECT",
+            "-NVME offset=1",
+            " x\r\nLAB-",
+            "\n",
+        ] {
+            watched.stdout(piece.as_bytes());
+        }
+        assert_eq!(watched.lines, ["LAB-EXPECT-NVME offset=1 x"]);
+    }
+
+    #[test]
+    fn a_disk_that_differs_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = folder.path().join("disk");
+        fs::write(&disk, b"..abc").unwrap();
+        let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let line = |offset| format!("{EXPECTATION}offset={offset} length=3 sha256={digest}");
+        check(&disk, &line(2)).unwrap();
+        assert!(matches!(
+            check(&disk, &line(1)),
+            Err(SessionError::NvmeDiffers { .. })
+        ));
+    }
+}

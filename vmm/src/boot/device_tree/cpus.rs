@@ -1,0 +1,125 @@
+//! `/cpus`: one node for each processor.
+
+use vm_fdt::{Error, FdtWriter};
+
+use super::MachineTree;
+
+/// Size and line of a level-1 cache in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheGeometry {
+    /// Bytes in all.
+    pub size_bytes: u32,
+    /// Bytes in a line.
+    pub line_bytes: u32,
+}
+
+/// What the guest is told of its processors: the host's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessorFacts {
+    /// The part of the node's name before the unit, for example `PowerPC,POWER9`.
+    pub node_name: String,
+    /// Logical processor version (`0x0f00000N`, PAPR "cpu-version"): the architecture level.
+    pub cpu_version: u32,
+    /// Ticks of the time base in a second.
+    pub timebase_hertz: u32,
+    /// Clock of the processor.
+    pub clock_hertz: u32,
+    /// Level-1 data cache.
+    pub data_cache: CacheGeometry,
+    /// Level-1 instruction cache.
+    pub instruction_cache: CacheGeometry,
+    /// Page sizes of the radix MMU: bits 31:29 the AP field, the rest the shift
+    /// (KVM_PPC_GET_RMMU_INFO).
+    pub radix_ap_encodings: Vec<u32>,
+    /// Bits of the decrementer.
+    pub decrementer_bits: u32,
+}
+
+/// Attribute bytes of `ibm,pa-features` that are not zero, for ISA 3.0 without transactional memory
+/// (PAPR, "ibm,pa-features"; what Linux reads of them is in arch/powerpc/kernel/prom.c).
+const PA_FEATURES: &[(usize, u8)] = &[
+    (0, 0xf6),  // MMU, FPU, SLB, run latch, DSISR, ...
+    (1, 0x3f),  // CI large pages, 64 KiB pages, ...
+    (2, 0xc7),  // 16 MiB pages and alignment
+    (3, 0xc0),  // TLB invalidation forms
+    (5, 0xf0),  // LE support
+    (6, 0x80),  // vector
+    (16, 0x80), // vector.XOR
+    (18, 0x80), // vector scalar extension
+    (20, 0x80), // decimal floating point
+    (24, 0x80), // string operations
+    (26, 0x80),
+    (28, 0x80),
+    (32, 0x80), // copy and paste
+    (34, 0xc0), // little endian
+    (40, 0x80), // radix MMU, guest translation shootdown
+    (42, 0x80), // program counter relative
+    (44, 0x80), // wait
+    (46, 0x80),
+    (48, 0x80),
+    (50, 0x80),
+    (52, 0x80),
+    (54, 0x80),
+    (56, 0x80),
+    (58, 0x80),
+    (60, 0x80),
+    (62, 0x80),
+];
+
+/// Attribute bytes that ISA 3.0 defines.
+const PA_FEATURES_BYTES: usize = 66;
+
+pub(super) fn cpus(tree: &mut FdtWriter, machine: &MachineTree) -> Result<(), Error> {
+    let cpus = tree.begin_node("cpus")?;
+    tree.property_u32("#address-cells", 1)?;
+    tree.property_u32("#size-cells", 0)?;
+    for id in 0..machine.cpus {
+        cpu(tree, &machine.processor, id)?;
+    }
+    tree.end_node(cpus)
+}
+
+fn cpu(tree: &mut FdtWriter, processor: &ProcessorFacts, id: u32) -> Result<(), Error> {
+    let node = tree.begin_node(&format!("{}@{id:x}", processor.node_name))?;
+    tree.property_string("device_type", "cpu")?;
+    tree.property_u32("reg", id)?;
+    tree.property_string("status", "okay")?;
+    tree.property_u32("ibm,ppc-interrupt-server#s", id)?;
+    tree.property_array_u32("ibm,ppc-interrupt-gserver#s", &[id, 0])?;
+    tree.property_u32("cpu-version", processor.cpu_version)?;
+    tree.property_u32("timebase-frequency", processor.timebase_hertz)?;
+    tree.property_u32("clock-frequency", processor.clock_hertz)?;
+    cache(tree, 'd', processor.data_cache)?;
+    cache(tree, 'i', processor.instruction_cache)?;
+    tree.property_null("64-bit")?;
+    tree.property_u32("slb-size", 32)?;
+    tree.property_u32("ibm,slb-size", 32)?;
+    tree.property_u32("ibm,purr", 1)?;
+    tree.property_u32("ibm,spurr", 1)?;
+    tree.property_u32("ibm,vmx", 2)?;
+    tree.property_u32("ibm,dfp", 1)?;
+    tree.property_u32("ibm,chip-id", 0)?;
+    tree.property("ibm,pa-features", &pa_features())?;
+    tree.property_u32("ibm,dec-bits", processor.decrementer_bits)?;
+    tree.property_array_u32(
+        "ibm,processor-radix-AP-encodings",
+        &processor.radix_ap_encodings,
+    )?;
+    tree.end_node(node)
+}
+
+fn cache(tree: &mut FdtWriter, kind: char, cache: CacheGeometry) -> Result<(), Error> {
+    tree.property_u32(&format!("{kind}-cache-size"), cache.size_bytes)?;
+    tree.property_u32(&format!("{kind}-cache-block-size"), cache.line_bytes)?;
+    tree.property_u32(&format!("{kind}-cache-line-size"), cache.line_bytes)
+}
+
+/// One descriptor: the number of attribute bytes, the descriptor's type 0, the attributes.
+fn pa_features() -> [u8; 2 + PA_FEATURES_BYTES] {
+    let mut property = [0; 2 + PA_FEATURES_BYTES];
+    property[0] = PA_FEATURES_BYTES.to_le_bytes()[0];
+    for &(byte, value) in PA_FEATURES {
+        property[2 + byte] = value;
+    }
+    property
+}

@@ -1,0 +1,63 @@
+//! The nodes of PCI host bridges and of the functions behind them (PAPR, "PCI Host Bridge Nodes";
+//! IEEE 1275 "PCI Bus Binding").
+
+use spapr_devices::pci::{FunctionNode, HostBridgeNode, NodeAddress};
+use vm_fdt::{Error, FdtWriter};
+
+pub(super) fn host_bridge(tree: &mut FdtWriter, bridge: &HostBridgeNode) -> Result<(), Error> {
+    let node = tree.begin_node(&bridge.name)?;
+    tree.property_string("device_type", "pci")?;
+    tree.property_string("compatible", "IBM,Logical_PHB")?;
+    tree.property_u32("#address-cells", 3)?;
+    tree.property_u32("#size-cells", 2)?;
+    tree.property_u32("#interrupt-cells", 1)?;
+    tree.property_array_u32("reg", &bridge.reg)?;
+    tree.property_array_u32("bus-range", &bridge.bus_range)?;
+    tree.property_array_u32("ranges", bridge.ranges.as_flattened())?;
+    tree.property_null("used-by-rtas")?;
+    tree.property_u32("ibm,pci-config-space-type", bridge.config_space_type)?;
+    tree.property_u32("ibm,pe-total-#msi", bridge.pe_total_msi)?;
+    tree.property_u32("ibm,#dma-address-cells", 2)?;
+    tree.property_u32("ibm,#dma-size-cells", 2)?;
+    tree.property_array_u32("ibm,dma-window", &bridge.dma_window)?;
+    for function in &bridge.functions {
+        self::function(tree, function)?;
+    }
+    tree.end_node(node)
+}
+
+fn function(tree: &mut FdtWriter, function: &FunctionNode) -> Result<(), Error> {
+    let node = tree.begin_node(&function.name)?;
+    let cells = [
+        ("vendor-id", Some(function.vendor_id)),
+        ("device-id", Some(function.device_id)),
+        ("revision-id", Some(function.revision_id)),
+        ("class-code", Some(function.class_code)),
+        ("subsystem-vendor-id", function.subsystem_vendor_id),
+        ("subsystem-id", function.subsystem_id),
+        ("cache-line-size", Some(function.cache_line_size)),
+        ("devsel-speed", Some(function.devsel_speed)),
+        ("min-grant", Some(function.min_grant)),
+        ("max-latency", Some(function.max_latency)),
+        (
+            "ibm,pci-config-space-type",
+            Some(function.config_space_type),
+        ),
+        ("ibm,req#msi", function.req_msi),
+        ("ibm,req#msi-x", function.req_msi_x),
+    ];
+    for (name, value) in cells {
+        if let Some(value) = value {
+            tree.property_u32(name, value)?;
+        }
+    }
+    tree.property_string("ibm,loc-code", &function.location_code)?;
+    addresses(tree, "reg", &function.reg)?;
+    addresses(tree, "assigned-addresses", &function.assigned_addresses)?;
+    tree.end_node(node)
+}
+
+fn addresses(tree: &mut FdtWriter, name: &str, list: &[NodeAddress]) -> Result<(), Error> {
+    let cells: Vec<u32> = list.iter().flat_map(|address| address.cells()).collect();
+    tree.property_array_u32(name, &cells)
+}

@@ -1,0 +1,60 @@
+//! The guest's terminal, which outlives its reboots.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread;
+use std::time::Duration;
+
+use spapr_devices::vty::{DEFAULT_UNIT_ADDRESS, Vty};
+
+use super::{Console, ConsoleError, OutputQueue, input};
+use crate::machine::lifecycle::{End, Lifecycle};
+
+/// How long typed input waits before it is offered again to a guest that is behind.
+const RETRY_INPUT: Duration = Duration::from_millis(5);
+
+/// The vty between a console and whatever machine runs now.
+pub struct Terminal {
+    vty: Arc<Vty<OutputQueue>>,
+    machine: Arc<Mutex<Weak<Lifecycle>>>,
+}
+
+impl Terminal {
+    /// Makes the vty and starts to read what the user types.
+    ///
+    /// # Errors
+    /// When there are no descriptors or threads left.
+    pub fn start(console: &mut Console) -> Result<Self, ConsoleError> {
+        let vty = Vty::new(DEFAULT_UNIT_ADDRESS, console.output.clone());
+        let vty = Arc::new(vty.map_err(ConsoleError::Thread)?);
+        let machine = Arc::new(Mutex::new(Weak::<Lifecycle>::new()));
+        if let Some(input) = console.input.take() {
+            let (to, quits) = (Arc::clone(&vty), Arc::clone(&machine));
+            let deliver = move |typed: &[u8]| {
+                let mut rest = typed;
+                while !rest.is_empty() {
+                    rest = &rest[to.queue_input(rest)..];
+                    if !rest.is_empty() {
+                        thread::sleep(RETRY_INPUT);
+                    }
+                }
+            };
+            let quit = move || {
+                let machine = quits
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .upgrade();
+                if let Some(lifecycle) = machine {
+                    lifecycle.end(End::Asked("Ctrl-A x"));
+                }
+            };
+            input::spawn(input, console.escape, deliver, quit).map_err(ConsoleError::Thread)?;
+        }
+        Ok(Self { vty, machine })
+    }
+
+    /// Gives the terminal to a machine.
+    pub fn attach(&self, lifecycle: &Arc<Lifecycle>) -> Arc<Vty<OutputQueue>> {
+        *self.machine.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(lifecycle);
+        Arc::clone(&self.vty)
+    }
+}

@@ -1,0 +1,119 @@
+//! Where the guest's terminal is: standard input and output, a file, or a pseudo-terminal.
+
+mod guest;
+mod input;
+mod output;
+mod pty;
+mod terminal;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+pub use guest::Terminal;
+pub use input::Escape;
+pub use output::OutputQueue;
+
+use crate::cli::ConsoleKind;
+use terminal::RawTerminal;
+
+/// Why there is no console.
+#[derive(Debug, thiserror::Error)]
+pub enum ConsoleError {
+    /// Standard input or output cannot be used.
+    #[error("cannot use standard input and output as the console")]
+    Stdio(#[source] io::Error),
+    /// The file cannot be made.
+    #[error("cannot write the console to {} (--console)", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// There is no pseudo-terminal.
+    #[error("cannot make a pseudo-terminal (--console pty)")]
+    Pty(#[source] io::Error),
+    /// The console's thread cannot be started.
+    #[error("cannot start a thread for the console")]
+    Thread(#[source] io::Error),
+}
+
+/// An open console. Dropping it writes out what is queued, for a bounded time, and gives the
+/// terminal back as it was.
+#[derive(Debug)]
+pub struct Console {
+    /// What the guest writes to.
+    pub output: OutputQueue,
+    /// What the guest reads from.
+    pub input: Option<File>,
+    /// Whether Ctrl-A x on the input ends the guest.
+    pub escape: Escape,
+    /// The pseudo-terminal that a user may attach to.
+    pub pty_name: Option<PathBuf>,
+    // Behind `output`'s flush in drop order: the last lines are written to the raw terminal.
+    terminal: Option<RawTerminal>,
+    // Held so that a pseudo-terminal without a reader does not report an error.
+    _pty_slave: Option<OwnedFd>,
+}
+
+impl Console {
+    /// Opens the console that `kind` names.
+    ///
+    /// # Errors
+    /// When a file cannot be made or a descriptor cannot be had.
+    pub fn open(kind: &ConsoleKind) -> Result<Self, ConsoleError> {
+        match kind {
+            ConsoleKind::Stdio => Self::open_stdio(),
+            ConsoleKind::File(path) => {
+                let file = File::create(path).map_err(|source| ConsoleError::File {
+                    path: path.clone(),
+                    source,
+                })?;
+                Self::new(file, None, Escape::None)
+            }
+            ConsoleKind::Pty => {
+                let pty = pty::open().map_err(ConsoleError::Pty)?;
+                let input = pty.master.try_clone().map_err(ConsoleError::Pty)?;
+                let mut console = Self::new(pty.master, Some(input), Escape::None)?;
+                console.pty_name = Some(pty.name);
+                console._pty_slave = Some(pty.slave);
+                Ok(console)
+            }
+        }
+    }
+
+    fn open_stdio() -> Result<Self, ConsoleError> {
+        let clone = |fd: &dyn AsFd| fd.as_fd().try_clone_to_owned().map(File::from);
+        let input = clone(&io::stdin()).map_err(ConsoleError::Stdio)?;
+        let output = clone(&io::stdout()).map_err(ConsoleError::Stdio)?;
+        let terminal = RawTerminal::enter(&input).map_err(ConsoleError::Stdio)?;
+        let escape = if terminal.is_some() {
+            Escape::CtrlAX
+        } else {
+            Escape::None
+        };
+        let mut console = Self::new(output, Some(input), escape)?;
+        console.terminal = terminal;
+        Ok(console)
+    }
+
+    fn new(output: File, input: Option<File>, escape: Escape) -> Result<Self, ConsoleError> {
+        Ok(Self {
+            output: OutputQueue::spawn(output).map_err(ConsoleError::Thread)?,
+            input,
+            escape,
+            pty_name: None,
+            terminal: None,
+            _pty_slave: None,
+        })
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        self.output.drain();
+        self.terminal.take();
+    }
+}

@@ -1,0 +1,33 @@
+//! An error and its causes in one line.
+
+use std::error::Error;
+
+/// `error`, its cause, that one's cause and so on, with colons between: no error's own text repeats
+/// its cause.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("outer")]
+    struct Outer(#[source] std::num::ParseIntError);
+
+    #[test]
+    fn causes_follow_with_colons() {
+        let Err(cause) = "x".parse::<u8>() else {
+            panic!("x is no number")
+        };
+        assert_eq!(chain(&Outer(cause)), "outer: invalid digit found in string");
+    }
+}

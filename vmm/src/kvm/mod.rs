@@ -1,0 +1,28 @@
+//! KVM for pseries guests.
+//!
+//! `kvm-ioctls` gives the VM, the vCPU, memory slots and devices. What it keeps back on powerpc64
+//! is here, as extension traits on its `VmFd` and `VcpuFd` and as types that own what KVM makes:
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | [`host`] | opening `/dev/kvm`, making an HV virtual machine, what the host can do |
+//! | [`memory_slots`] | handing this process' memory to the guest |
+//! | [`vm`] | hypercalls handled in the kernel, the radix process table, RTAS tokens, CPU facts |
+//! | [`irqfd`] | interrupts raised by an eventfd or by hand |
+//! | [`vcpu`] | PAPR mode, registers, the hypercall a vCPU stopped at |
+//! | [`kick`] | getting a vCPU out of KVM_RUN from another thread |
+//! | [`tce_table`] | the kernel's TCE table of a LIOBN |
+//! | [`vfio_device`] | telling KVM of IOMMU groups, and binding TCE tables to them |
+//! | [`xics`] | the in-kernel XICS interrupt controller |
+
+pub mod host;
+mod ioctls;
+pub mod irqfd;
+pub mod kick;
+mod mapping;
+pub mod memory_slots;
+pub mod tce_table;
+pub mod vcpu;
+pub mod vfio_device;
+pub mod vm;
+pub mod xics;

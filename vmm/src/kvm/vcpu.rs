@@ -1,0 +1,392 @@
+//! What a pseries vCPU needs of KVM beyond what `kvm-ioctls` gives.
+
+use kvm_bindings::{
+    KVM_CAP_PPC_PAPR, KVM_EXIT_MMIO, KVM_EXIT_PAPR_HCALL, KVM_REG_PPC_ARCH_COMPAT,
+    KVM_REG_PPC_LPCR_64, KVM_REG_PPC_ONLINE, kvm_enable_cap, kvm_regs, kvm_sregs,
+};
+use kvm_ioctls::VcpuFd;
+use vmm_sys_util::errno;
+use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref};
+
+use super::ioctls::{KVM_ENABLE_CAP, KVM_GET_SREGS, KVM_SET_SREGS, check};
+
+/// Bits of the machine state register (Power ISA, III 3.2.1).
+pub mod msr {
+    /// 64-bit mode.
+    pub const SF: u64 = 1 << 63;
+    /// Machine check interrupts enabled.
+    pub const ME: u64 = 1 << 12;
+    /// Little-endian mode.
+    pub const LE: u64 = 1;
+}
+
+/// Bits of the logical partitioning control register that user space may change
+/// (`kvmppc_set_lpcr` in arch/powerpc/kvm/book3s_hv.c; Power ISA, III 2.2).
+pub mod lpcr {
+    /// Alternate interrupt location, the field.
+    pub const AIL: u64 = 0x0180_0000;
+    /// Interrupts are taken with the MMU on, at 0xc000_0000_0000_4000 plus the vector.
+    pub const AIL_3: u64 = 0x0180_0000;
+    /// Interrupts are taken in little-endian mode.
+    pub const ILE: u64 = 0x0200_0000;
+    /// Large decrementer.
+    pub const LD: u64 = 0x0002_0000;
+}
+
+/// What KVM refused to do for a vCPU.
+#[derive(Debug, thiserror::Error)]
+pub enum VcpuError {
+    /// PAPR mode is not to be had.
+    #[error("KVM cannot run the vCPU in PAPR mode (KVM_CAP_PPC_PAPR)")]
+    Papr(#[source] errno::Error),
+    /// The special registers could not be read.
+    #[error("KVM_GET_SREGS failed")]
+    GetSregs(#[source] errno::Error),
+    /// The processor version was refused.
+    #[error(
+        "KVM refused processor version {pvr:#010x} (KVM_SET_SREGS): an HV guest has that of the \
+         host"
+    )]
+    Pvr {
+        /// The processor version register asked for.
+        pvr: u32,
+        /// KVM's refusal.
+        #[source]
+        source: errno::Error,
+    },
+    /// The general registers could not be read or set.
+    #[error("KVM cannot {action} the vCPU's registers")]
+    Registers {
+        /// "read" or "set".
+        action: &'static str,
+        /// KVM's refusal.
+        #[source]
+        source: errno::Error,
+    },
+    /// What the vCPU last stopped for could not be brought to its end.
+    #[error("KVM cannot complete what the vCPU last stopped for (KVM_RUN with immediate_exit)")]
+    Complete(#[source] errno::Error),
+    /// A register could not be read.
+    #[error("KVM cannot read register {register} (KVM_GET_ONE_REG)")]
+    GetRegister {
+        /// Its name.
+        register: &'static str,
+        /// KVM's refusal.
+        #[source]
+        source: errno::Error,
+    },
+    /// A register could not be set.
+    #[error("KVM refused {value:#x} for register {register} (KVM_SET_ONE_REG)")]
+    SetRegister {
+        /// Its name.
+        register: &'static str,
+        /// The value.
+        value: u64,
+        /// KVM's refusal.
+        #[source]
+        source: errno::Error,
+    },
+}
+
+/// The registers with which a vCPU enters guest code; all others are zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntryRegisters {
+    /// Next instruction address.
+    pub pc: u64,
+    /// Machine state register: bits of [`msr`].
+    pub msr: u64,
+    /// General purpose registers.
+    pub gpr: [u64; 32],
+}
+
+impl EntryRegisters {
+    fn to_kvm(self) -> kvm_regs {
+        kvm_regs {
+            pc: self.pc,
+            msr: self.msr,
+            gpr: self.gpr,
+            ..Default::default()
+        }
+    }
+}
+
+/// A hypercall that a vCPU stopped at (KVM_EXIT_PAPR_HCALL).
+///
+/// At the next KVM_RUN, KVM puts [`ret`](Self::ret) into r3 and [`args`](Self::args) into r4 to
+/// r12, all of them, whatever the hypercall (`kvm_arch_vcpu_ioctl_run` in
+/// arch/powerpc/kvm/powerpc.c): outputs are written over the arguments, the rest is left alone.
+#[derive(Debug)]
+pub struct PaprHcall<'a> {
+    /// The hypercall's number, r3.
+    pub nr: u64,
+    /// The return code, r3.
+    pub ret: &'a mut u64,
+    /// The arguments and results, r4 to r12.
+    pub args: &'a mut [u64; 9],
+}
+
+/// What KVM does for a pseries vCPU.
+pub trait PseriesVcpu {
+    /// KVM_ENABLE_CAP on the vCPU.
+    ///
+    /// # Errors
+    /// KVM's refusal.
+    fn enable_capability(&self, cap: &kvm_enable_cap) -> errno::Result<()>;
+
+    /// Has hypercalls do what PAPR says: handled in the kernel, or an exit to user space.
+    ///
+    /// # Errors
+    /// [`VcpuError::Papr`].
+    fn enable_papr(&self) -> Result<(), VcpuError>;
+
+    /// The processor version register. An HV guest has that of the host.
+    ///
+    /// # Errors
+    /// [`VcpuError::GetSregs`].
+    fn pvr(&self) -> Result<u32, VcpuError>;
+
+    /// Sets the processor version register, all other special registers as they are.
+    ///
+    /// # Errors
+    /// [`VcpuError::GetSregs`] or [`VcpuError::Pvr`].
+    fn set_pvr(&self, pvr: u32) -> Result<(), VcpuError>;
+
+    /// Makes the processor behave as an older one; `logical_pvr` is a logical processor version,
+    /// for example 0x0f000005 for Power ISA 3.0, or 0 for the processor as it is. To be the same
+    /// on every vCPU.
+    ///
+    /// # Errors
+    /// [`VcpuError::SetRegister`].
+    fn set_arch_compat(&self, logical_pvr: u32) -> Result<(), VcpuError>;
+
+    /// The logical partitioning control register: bits of [`lpcr`], among others.
+    ///
+    /// # Errors
+    /// [`VcpuError::GetRegister`].
+    fn lpcr(&self) -> Result<u64, VcpuError>;
+
+    /// Sets the logical partitioning control register. KVM ignores bits that are not the
+    /// guest's.
+    ///
+    /// # Errors
+    /// [`VcpuError::SetRegister`].
+    fn set_lpcr(&self, lpcr: u64) -> Result<(), VcpuError>;
+
+    /// Sets the bits of `mask` in the logical partitioning control register to those of `value`.
+    ///
+    /// # Errors
+    /// [`VcpuError::GetRegister`] or [`VcpuError::SetRegister`].
+    fn modify_lpcr(&self, mask: u64, value: u64) -> Result<(), VcpuError>;
+
+    /// Tells KVM whether the vCPU runs or is stopped (RTAS start-cpu, stop-self); it shares the
+    /// core's time accounting among those that run.
+    ///
+    /// # Errors
+    /// [`VcpuError::SetRegister`].
+    fn set_online(&self, online: bool) -> Result<(), VcpuError>;
+
+    /// Sets the registers with which the vCPU enters guest code.
+    ///
+    /// If the vCPU stopped at a hypercall or an MMIO access before, that is completed first
+    /// ([`complete_exit`](Self::complete_exit)): KVM would else do it at the next KVM_RUN, and put
+    /// its results over these registers.
+    ///
+    /// # Errors
+    /// [`VcpuError::Complete`] or [`VcpuError::Registers`].
+    fn set_entry(&mut self, entry: &EntryRegisters) -> Result<(), VcpuError>;
+
+    /// Has KVM complete the hypercall or MMIO access the vCPU stopped at, without running the
+    /// guest. For a vCPU that is to be stopped, reset or looked at.
+    ///
+    /// Leaves `immediate_exit` set, so that no kick that comes meanwhile is lost: the next KVM_RUN
+    /// returns EINTR, as after a kick, until `VcpuKick::acknowledge`.
+    ///
+    /// # Errors
+    /// [`VcpuError::Complete`].
+    fn complete_exit(&mut self) -> Result<(), VcpuError>;
+
+    /// Puts the guest back on the `sc 1` of the hypercall it stopped at, to make it again. Of the
+    /// hypercall, `ret` must be its number again and `args` unchanged.
+    ///
+    /// # Errors
+    /// [`VcpuError::Registers`].
+    fn rewind_to_hypercall(&self) -> Result<(), VcpuError>;
+
+    /// The hypercall the vCPU stopped at, if that is why KVM_RUN last returned successfully.
+    fn papr_hcall(&mut self) -> Option<PaprHcall<'_>>;
+}
+
+impl PseriesVcpu for VcpuFd {
+    fn enable_capability(&self, cap: &kvm_enable_cap) -> errno::Result<()> {
+        // SAFETY: the call reads one `kvm_enable_cap`.
+        check(unsafe { ioctl_with_ref(self, KVM_ENABLE_CAP, cap) }).map(drop)
+    }
+
+    fn enable_papr(&self) -> Result<(), VcpuError> {
+        let cap = kvm_enable_cap {
+            cap: KVM_CAP_PPC_PAPR,
+            ..Default::default()
+        };
+        self.enable_capability(&cap).map_err(VcpuError::Papr)
+    }
+
+    fn pvr(&self) -> Result<u32, VcpuError> {
+        sregs(self).map(|sregs| sregs.pvr)
+    }
+
+    fn set_pvr(&self, pvr: u32) -> Result<(), VcpuError> {
+        let sregs = kvm_sregs {
+            pvr,
+            ..sregs(self)?
+        };
+        // SAFETY: the call reads one `kvm_sregs`.
+        check(unsafe { ioctl_with_ref(self, KVM_SET_SREGS, &sregs) })
+            .map(drop)
+            .map_err(|source| VcpuError::Pvr { pvr, source })
+    }
+
+    fn set_arch_compat(&self, logical_pvr: u32) -> Result<(), VcpuError> {
+        set_u32(self, KVM_REG_PPC_ARCH_COMPAT, "ARCH_COMPAT", logical_pvr)
+    }
+
+    fn lpcr(&self) -> Result<u64, VcpuError> {
+        let mut lpcr = [0; 8];
+        self.get_one_reg(KVM_REG_PPC_LPCR_64, &mut lpcr)
+            .map_err(|source| VcpuError::GetRegister {
+                register: "LPCR",
+                source,
+            })?;
+        Ok(u64::from_ne_bytes(lpcr))
+    }
+
+    fn set_lpcr(&self, lpcr: u64) -> Result<(), VcpuError> {
+        self.set_one_reg(KVM_REG_PPC_LPCR_64, &lpcr.to_ne_bytes())
+            .map(drop)
+            .map_err(|source| VcpuError::SetRegister {
+                register: "LPCR",
+                value: lpcr,
+                source,
+            })
+    }
+
+    fn modify_lpcr(&self, mask: u64, value: u64) -> Result<(), VcpuError> {
+        self.set_lpcr(self.lpcr()? & !mask | value & mask)
+    }
+
+    fn set_online(&self, online: bool) -> Result<(), VcpuError> {
+        set_u32(self, KVM_REG_PPC_ONLINE, "ONLINE", u32::from(online))
+    }
+
+    fn set_entry(&mut self, entry: &EntryRegisters) -> Result<(), VcpuError> {
+        if matches!(
+            self.get_kvm_run().exit_reason,
+            KVM_EXIT_PAPR_HCALL | KVM_EXIT_MMIO
+        ) {
+            self.complete_exit()?;
+        }
+        set_registers(self, &entry.to_kvm())
+    }
+
+    fn complete_exit(&mut self) -> Result<(), VcpuError> {
+        self.set_kvm_immediate_exit(1);
+        loop {
+            match self.run() {
+                // A vector access comes in pieces, and the next one was asked for.
+                Ok(_) => {}
+                Err(error) if error.errno() == libc::EINTR => return Ok(()),
+                Err(error) => return Err(VcpuError::Complete(error)),
+            }
+        }
+    }
+
+    fn rewind_to_hypercall(&self) -> Result<(), VcpuError> {
+        let mut registers = self.get_regs().map_err(|source| VcpuError::Registers {
+            action: "read",
+            source,
+        })?;
+        // The kernel leaves the guest after its `sc 1`.
+        registers.pc = registers.pc.wrapping_sub(4);
+        set_registers(self, &registers)
+    }
+
+    #[inline]
+    fn papr_hcall(&mut self) -> Option<PaprHcall<'_>> {
+        let run = self.get_kvm_run();
+        if run.exit_reason != KVM_EXIT_PAPR_HCALL {
+            return None;
+        }
+        // SAFETY: the exit reason says that this is the field in use; besides, every field of the
+        // union consists of integers, for which any bits will do.
+        let hcall = unsafe { &mut run.__bindgen_anon_1.papr_hcall };
+        Some(PaprHcall {
+            nr: hcall.nr,
+            ret: &mut hcall.ret,
+            args: &mut hcall.args,
+        })
+    }
+}
+
+fn sregs(vcpu: &VcpuFd) -> Result<kvm_sregs, VcpuError> {
+    let mut sregs = kvm_sregs::default();
+    // SAFETY: the call writes one `kvm_sregs`.
+    check(unsafe { ioctl_with_mut_ref(vcpu, KVM_GET_SREGS, &mut sregs) })
+        .map(|_| sregs)
+        .map_err(VcpuError::GetSregs)
+}
+
+fn set_registers(vcpu: &VcpuFd, registers: &kvm_regs) -> Result<(), VcpuError> {
+    vcpu.set_regs(registers)
+        .map_err(|source| VcpuError::Registers {
+            action: "set",
+            source,
+        })
+}
+
+fn set_u32(vcpu: &VcpuFd, id: u64, register: &'static str, value: u32) -> Result<(), VcpuError> {
+    vcpu.set_one_reg(id, &value.to_ne_bytes())
+        .map(drop)
+        .map_err(|source| VcpuError::SetRegister {
+            register,
+            value: value.into(),
+            source,
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use kvm_bindings::{KVM_REG_PPC, KVM_REG_SIZE_U32, KVM_REG_SIZE_U64};
+    use kvm_ioctls::reg_size;
+
+    use super::*;
+
+    #[test]
+    fn register_ids_are_those_of_the_kernel_and_carry_their_size() {
+        assert_eq!(KVM_REG_PPC_LPCR_64, KVM_REG_PPC | KVM_REG_SIZE_U64 | 0xb5);
+        assert_eq!(KVM_REG_PPC_ONLINE, KVM_REG_PPC | KVM_REG_SIZE_U32 | 0xbf);
+        assert_eq!(reg_size(KVM_REG_PPC_LPCR_64), 8);
+        assert_eq!(reg_size(KVM_REG_PPC_ONLINE), 4);
+        assert_eq!(reg_size(KVM_REG_PPC_ARCH_COMPAT), 4);
+    }
+
+    #[test]
+    fn entry_sets_what_it_names_and_clears_the_rest() {
+        let mut gpr = [0; 32];
+        gpr[3] = 0x100_0000;
+        let registers = EntryRegisters {
+            pc: 0x40_0000,
+            msr: msr::SF | msr::ME,
+            gpr,
+        }
+        .to_kvm();
+        assert_eq!(registers.msr, 0x8000_0000_0000_1000);
+        assert_eq!(
+            registers,
+            kvm_regs {
+                pc: 0x40_0000,
+                msr: 0x8000_0000_0000_1000,
+                gpr,
+                ..Default::default()
+            }
+        );
+    }
+}

@@ -1,0 +1,336 @@
+//! Making a machine from its description.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use kvm_ioctls::{VcpuFd, VmFd};
+use spapr_devices::interrupts::LisnAllocator;
+use spapr_devices::pci::{HostBridge, Machine as PciMachine, PciError};
+use spapr_devices::rtas::KERNEL_SERVICES;
+use spapr_devices::vfio::{MemoryLimitError, host_page_bytes};
+use spapr_hypercalls::abi;
+use spapr_hypercalls::address::{GuestPhysicalAddress, Ioba, PageShift};
+use spapr_hypercalls::engine::{Engine, EngineError, HostBridge as EngineBridge, WindowError};
+use spapr_hypercalls::policy::{LockPolicy, Policy, TcePolicy};
+use spapr_hypercalls::world::{Geometry, GuestRange};
+use uuid::Uuid;
+
+use super::description::MachineDescription;
+use super::host_iommu::GroupIommu;
+use super::lines::{BarSlots, XicsLines};
+use super::memory_check;
+use super::passthrough::{self, AttachedGroup, PassthroughError};
+use super::processor_facts::{self, ProcessorError};
+use crate::boot::{self, BootError, Entry, Payload, device_tree::MachineTree};
+use crate::cli::{LockMode, TceMode};
+use crate::kvm::host::{self, Capabilities, HostError};
+use crate::kvm::memory_slots::{MemorySlotError, MemorySlots};
+use crate::kvm::vcpu::{PseriesVcpu, VcpuError};
+use crate::kvm::vfio_device::{VfioDeviceError, VfioKvmDevice};
+use crate::kvm::vm::{PseriesVm, VmError};
+use crate::kvm::xics::{Xics, XicsError};
+use crate::memory::{GuestRam, MemoryError};
+
+/// The DMA window that every host bridge has from the start: 1 GiB of 4 KiB pages at bus address 0,
+/// as QEMU gives it and as Linux takes for granted where there is no other.
+pub(super) const DEFAULT_WINDOW: Geometry = Geometry {
+    bus_offset: Ioba(0),
+    page_shift: PageShift::SIZE_4K,
+    entries: (1 << 30) >> 12,
+};
+
+/// Why there is no machine.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// This host cannot run it.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// There is no guest memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// More processors than KVM runs.
+    #[error("{asked} processors are more than this host's KVM runs ({most}); give fewer (--cpus)")]
+    TooManyProcessors {
+        /// As asked for.
+        asked: u32,
+        /// The most.
+        most: u32,
+    },
+    /// The processors cannot be described to the guest.
+    #[error(transparent)]
+    Processor(#[from] ProcessorError),
+    /// KVM refused a part of the machine.
+    #[error("KVM cannot make the machine")]
+    Kvm(#[from] KvmRefusal),
+    /// A device cannot be passed through.
+    #[error(transparent)]
+    Passthrough(#[from] PassthroughError),
+    /// A PCI host bridge cannot be made.
+    #[error(transparent)]
+    Pci(#[from] PciError),
+    /// The DMA windows cannot be set up.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// Memory cannot be locked at the start.
+    #[error(transparent)]
+    Window(#[from] WindowError),
+    /// The limit on locked memory is too low.
+    #[error(transparent)]
+    MemoryLimit(#[from] MemoryLimitError),
+    /// The guest cannot be booted.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// Descriptors, threads or random bytes are not to be had.
+    #[error("cannot get {what}")]
+    Resource {
+        /// What is missing.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// A processor's thread cannot be made.
+    #[error(transparent)]
+    Thread(#[from] crate::vcpu::thread::ThreadError),
+}
+
+/// Which part of a machine KVM refused.
+#[derive(Debug, thiserror::Error)]
+pub enum KvmRefusal {
+    /// A processor.
+    #[error("processor {id}")]
+    CreateVcpu {
+        /// Its number.
+        id: u32,
+        /// Why.
+        source: kvm_ioctls::Error,
+    },
+    /// A processor's state.
+    #[error(transparent)]
+    Vcpu(#[from] VcpuError),
+    /// The VM's state.
+    #[error(transparent)]
+    Vm(#[from] VmError),
+    /// The interrupt controller.
+    #[error(transparent)]
+    Xics(#[from] XicsError),
+    /// Guest memory.
+    #[error(transparent)]
+    MemorySlot(#[from] MemorySlotError),
+    /// The VFIO device.
+    #[error(transparent)]
+    VfioDevice(#[from] VfioDeviceError),
+}
+
+impl MachineError {
+    /// The process' exit status: 2 when what was asked for cannot be run on this host, 1 when
+    /// something failed on the way.
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Self::Kvm(_) | Self::Resource { .. } | Self::Thread(_) | Self::Engine(_) => 1,
+            Self::Host(_)
+            | Self::Memory(_)
+            | Self::TooManyProcessors { .. }
+            | Self::Processor(_)
+            | Self::Passthrough(_)
+            | Self::Pci(_)
+            | Self::Window(_)
+            | Self::MemoryLimit(_)
+            | Self::Boot(_) => 2,
+        }
+    }
+}
+
+/// A machine that is ready to run: the guest is loaded, devices are open.
+///
+/// Fields drop in this order: what uses the VM before the VM, devices before their groups.
+pub struct Machine {
+    pub(super) engine: Engine<GuestRam, GroupIommu>,
+    pub(super) bridges: Vec<HostBridge>,
+    pub(super) lines: Arc<XicsLines>,
+    pub(super) vcpus: Vec<VcpuFd>,
+    pub(super) entry: Entry,
+    pub(super) capabilities: Capabilities,
+    pub(super) vm: Arc<VmFd>,
+    pub(super) ram: GuestRam,
+    pub(super) uuid: Uuid,
+}
+
+impl Machine {
+    /// Makes the machine that `description` names and loads its guest. Nothing runs yet, and unless
+    /// the description says otherwise, no memory is locked.
+    ///
+    /// # Errors
+    /// What the host lacks or what of the description is impossible; all is given back then.
+    pub fn new(description: &MachineDescription) -> Result<Self, MachineError> {
+        let kvm = host::open()?;
+        let vm = Arc::new(host::create_vm(&kvm)?);
+        host::require_radix(&vm)?;
+        let capabilities = Capabilities::of(&vm);
+        if description.cpus > capabilities.max_vcpus {
+            let most = capabilities.max_vcpus;
+            return Err(MachineError::TooManyProcessors {
+                asked: description.cpus,
+                most,
+            });
+        }
+        let ram = GuestRam::new(description.memory)?;
+        let slots = Arc::new(MemorySlots::new(
+            Arc::clone(&vm),
+            capabilities.max_memory_slots,
+        ));
+        let range = ram.host_range();
+        // SAFETY: the memory lives as long as `ram`, of which the machine holds a clone until the
+        // VM is gone; it is only ever accessed as volatile guest memory.
+        unsafe { slots.add(GuestPhysicalAddress(0), range.start, range.bytes) }
+            .map_err(KvmRefusal::from)?;
+        let xics = Xics::new(&vm, description.cpus).map_err(KvmRefusal::from)?;
+        let (vcpus, processor) = make_vcpus(&vm, &xics, description.cpus)?;
+        for service in KERNEL_SERVICES {
+            vm.define_rtas_token(service.name, service.token)
+                .map_err(KvmRefusal::from)?;
+        }
+        let lines = Arc::new(XicsLines::new(Arc::clone(&vm), xics));
+        let pci = PciMachine {
+            mapper: Arc::new(BarSlots::new(slots)),
+            lines: lines.clone(),
+            lisns: Arc::new(LisnAllocator::new()),
+            host_page_bytes: host_page_bytes(),
+        };
+        let (engine, bridges) = attach_devices(description, &ram, &vm, &capabilities, &pci)?;
+        let uuid = Uuid::new_v4();
+        let tree = MachineTree {
+            ram_bytes: ram.bytes(),
+            cpus: description.cpus,
+            processor,
+            host_bridges: bridges
+                .iter()
+                .map(|bridge| bridge.node(DEFAULT_WINDOW))
+                .collect(),
+            uuid: uuid.to_string(),
+            rng_seed: random_bytes()?,
+        };
+        let payload = Payload {
+            kernel: &description.kernel,
+            initrd: description.initrd.as_deref(),
+            command_line: &description.command_line,
+        };
+        let entry = boot::load(&ram, &payload, &tree)?;
+        engine.prepare()?;
+        Ok(Self {
+            engine,
+            bridges,
+            lines,
+            vcpus,
+            entry,
+            capabilities,
+            vm,
+            ram,
+            uuid,
+        })
+    }
+}
+
+fn make_vcpus(
+    vm: &VmFd,
+    xics: &Xics,
+    count: u32,
+) -> Result<(Vec<VcpuFd>, boot::device_tree::ProcessorFacts), MachineError> {
+    let mut vcpus = Vec::new();
+    let mut facts = None;
+    for id in 0..count {
+        let vcpu = vm
+            .create_vcpu(id.into())
+            .map_err(|source| KvmRefusal::CreateVcpu { id, source })?;
+        vcpu.enable_papr().map_err(KvmRefusal::from)?;
+        let facts = match &facts {
+            Some(facts) => facts,
+            None => {
+                let pvr = vcpu.pvr().map_err(KvmRefusal::from)?;
+                facts.insert(processor_facts::describe(vm, pvr)?)
+            }
+        };
+        vcpu.set_arch_compat(facts.cpu_version)
+            .map_err(KvmRefusal::from)?;
+        xics.connect_vcpu(&vcpu, id).map_err(KvmRefusal::from)?;
+        vcpus.push(vcpu);
+    }
+    let facts = facts.ok_or(MachineError::TooManyProcessors {
+        asked: count,
+        most: 0,
+    })?;
+    Ok((vcpus, facts))
+}
+
+type Attached = (Engine<GuestRam, GroupIommu>, Vec<HostBridge>);
+
+fn attach_devices(
+    description: &MachineDescription,
+    ram: &GuestRam,
+    vm: &Arc<VmFd>,
+    capabilities: &Capabilities,
+    pci: &PciMachine,
+) -> Result<Attached, MachineError> {
+    let policy = policy(description);
+    let mut bridges = Vec::new();
+    let mut engine_bridges = Vec::new();
+    if !description.vfio.is_empty() {
+        let kvm_device = Arc::new(VfioKvmDevice::new(vm).map_err(KvmRefusal::from)?);
+        let groups = passthrough::attach(&description.vfio, description.iommu.into(), &kvm_device)?;
+        let containers: Vec<_> = groups.iter().map(|group| &*group.container).collect();
+        memory_check::check(&containers, ram.bytes(), &policy)?;
+        let can_bind = capabilities.spapr_tce_64 && capabilities.spapr_tce_vfio;
+        for (
+            number,
+            AttachedGroup {
+                container,
+                functions,
+            },
+        ) in (0..=u8::MAX).zip(groups)
+        {
+            bridges.push(HostBridge::new(number, pci, functions)?);
+            let host = GroupIommu::new(container, Arc::clone(vm), kvm_device.clone(), can_bind);
+            engine_bridges.push(EngineBridge {
+                number,
+                host,
+                default_window: DEFAULT_WINDOW,
+            });
+        }
+    }
+    if policy.tce.bulk_calls_in_kernel() {
+        for call in [abi::H_PUT_TCE_INDIRECT, abi::H_STUFF_TCE] {
+            vm.enable_hcall(call, true).map_err(KvmRefusal::from)?;
+        }
+    }
+    let ram_range = GuestRange {
+        start: GuestPhysicalAddress(0),
+        bytes: ram.bytes(),
+    };
+    let engine = Engine::new(ram.clone(), &[ram_range], policy, engine_bridges)?;
+    Ok((engine, bridges))
+}
+
+fn policy(description: &MachineDescription) -> Policy {
+    Policy {
+        tce: match description.tce {
+            TceMode::Auto => TcePolicy::Auto,
+            TceMode::Kernel => TcePolicy::Kernel,
+            TceMode::User => TcePolicy::User,
+        },
+        lock: match description.lock {
+            LockMode::FirstMap => LockPolicy::FirstMap,
+            LockMode::Attach => LockPolicy::Attach,
+        },
+        region: None,
+    }
+}
+
+fn random_bytes() -> Result<[u8; 64], MachineError> {
+    let mut bytes = [0; 64];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut source| source.read_exact(&mut bytes))
+        .map_err(|source| MachineError::Resource {
+            what: "random bytes",
+            source,
+        })?;
+    Ok(bytes)
+}

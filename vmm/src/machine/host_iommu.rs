@@ -1,0 +1,165 @@
+//! The host's side of a PCI host bridge: its VFIO container, and KVM's tables bound to its group.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use kvm_ioctls::VmFd;
+use spapr_devices::vfio::{Container, IommuVersion, MemoryLimit, host_error};
+use spapr_hypercalls::address::{Ioba, Liobn};
+use spapr_hypercalls::tce::Permission;
+use spapr_hypercalls::world::{BindRefusal, Geometry, HostError, HostIommu, HostRange};
+
+use crate::error_chain::chain;
+use crate::kvm::tce_table::TceTable;
+use crate::kvm::vfio_device::VfioKvmDevice;
+
+/// A container and the VM whose LIOBNs are bound to its group.
+#[derive(Debug)]
+pub struct GroupIommu {
+    container: Arc<Container>,
+    vm: Arc<VmFd>,
+    kvm_device: Arc<VfioKvmDevice>,
+    /// Whether KVM says it can bind a LIOBN to a group.
+    can_bind: bool,
+}
+
+impl GroupIommu {
+    pub(super) fn new(
+        container: Arc<Container>,
+        vm: Arc<VmFd>,
+        kvm_device: Arc<VfioKvmDevice>,
+        can_bind: bool,
+    ) -> Self {
+        Self {
+            container,
+            vm,
+            kvm_device,
+            can_bind,
+        }
+    }
+
+    /// The container.
+    pub fn container(&self) -> &Container {
+        &self.container
+    }
+
+    fn group(&self) -> String {
+        format!("IOMMU group {}", self.container.group().number())
+    }
+
+    fn try_bind(&self, liobn: Liobn, geometry: Geometry) -> Result<TceTable, BindRefusal> {
+        if self.container.version() == IommuVersion::V1 {
+            return Err(BindRefusal::ContainerV1);
+        }
+        if !self.can_bind {
+            return Err(BindRefusal::NoCapability);
+        }
+        let table = TceTable::new(&self.vm, liobn, geometry).map_err(|error| {
+            log::debug!("{error}");
+            BindRefusal::TableRefused(error.errno())
+        })?;
+        self.kvm_device
+            .set_spapr_tce(&self.container.group().as_fd(), &table)
+            .map_err(|error| {
+                log::debug!("{error}");
+                BindRefusal::SetSpaprTceRefused(error.errno())
+            })?;
+        Ok(table)
+    }
+}
+
+impl HostIommu for GroupIommu {
+    type KernelTable = TceTable;
+
+    fn create_window(&self, geometry: Geometry) -> Result<(), HostError> {
+        let Geometry {
+            bus_offset,
+            page_shift,
+            entries,
+        } = geometry;
+        match self.container.create_window(geometry) {
+            Ok(levels) => {
+                log::info!(
+                    "{}: made a DMA window of {entries} pages of {page_shift} at bus address \
+                     {bus_offset}, {levels} table levels",
+                    self.group()
+                );
+                Ok(())
+            }
+            Err(error) => {
+                let reason = chain(&error);
+                log::error!(
+                    "{}: no DMA window at bus address {bus_offset}: {reason}",
+                    self.group()
+                );
+                Err(HostError::from(&error))
+            }
+        }
+    }
+
+    fn remove_window(&self, bus_offset: Ioba) -> Result<(), HostError> {
+        self.container.remove_window(bus_offset).map_err(|error| {
+            log::error!(
+                "{}: the DMA window at bus address {bus_offset} stays: {}",
+                self.group(),
+                chain(&error)
+            );
+            HostError::from(&error)
+        })
+    }
+
+    fn bind_kernel_table(&self, liobn: Liobn, geometry: Geometry) -> Result<TceTable, BindRefusal> {
+        let result = self.try_bind(liobn, geometry);
+        match &result {
+            Ok(_) => log::info!("LIOBN {liobn} is bound to {} in the kernel", self.group()),
+            Err(reason) => log::warn!(
+                "TCE calls of LIOBN {liobn} ({}) are all served in user space: {reason}",
+                self.group()
+            ),
+        }
+        result
+    }
+
+    fn registers_memory(&self) -> bool {
+        self.container.version() == IommuVersion::V2
+    }
+
+    fn register_memory(&self, range: HostRange) -> Result<(), HostError> {
+        self.container.register_memory(range).map_err(|error| {
+            let limit = MemoryLimit::current().and_then(|limit| limit.check(range.bytes));
+            let why = limit
+                .err()
+                .map_or_else(|| error.to_string(), |limit| limit.to_string());
+            log::error!(
+                "{}: cannot lock {} bytes of guest memory for DMA: {why}; the guest's driver gets \
+                 an error",
+                self.group(),
+                range.bytes
+            );
+            error.into()
+        })
+    }
+
+    fn unregister_memory(&self, range: HostRange) -> Result<(), HostError> {
+        self.container.unregister_memory(range).map_err(|errno| {
+            log::error!(
+                "{}: {} bytes of memory stay locked: {errno}",
+                self.group(),
+                range.bytes
+            );
+            host_error(errno)
+        })
+    }
+
+    #[inline]
+    fn map(&self, ioba: Ioba, host: HostRange, permission: Permission) -> Result<(), HostError> {
+        // SAFETY: the engine passes ranges of guest RAM alone, which lives as long as the machine
+        // and to which no reference is ever made: devices are part of what may change it.
+        unsafe { self.container.map(ioba, host, permission) }.map_err(host_error)
+    }
+
+    #[inline]
+    fn unmap(&self, ioba: Ioba, bytes: u64) -> Result<(), HostError> {
+        self.container.unmap(ioba, bytes).map_err(host_error)
+    }
+}

@@ -1,0 +1,29 @@
+//! The pseries machine.
+
+pub mod description;
+pub mod lifecycle;
+pub mod processors;
+
+#[cfg(target_arch = "powerpc64")]
+mod build;
+#[cfg(target_arch = "powerpc64")]
+mod host_iommu;
+#[cfg(target_arch = "powerpc64")]
+mod lines;
+#[cfg(target_arch = "powerpc64")]
+mod memory_check;
+#[cfg(target_arch = "powerpc64")]
+pub mod partition;
+#[cfg(target_arch = "powerpc64")]
+mod passthrough;
+#[cfg(target_arch = "powerpc64")]
+mod processor_facts;
+#[cfg(target_arch = "powerpc64")]
+mod report;
+#[cfg(target_arch = "powerpc64")]
+mod running;
+
+#[cfg(target_arch = "powerpc64")]
+pub use build::{Machine, MachineError};
+#[cfg(target_arch = "powerpc64")]
+pub use running::RunningMachine;

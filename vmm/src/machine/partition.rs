@@ -1,0 +1,75 @@
+//! What all processors of a machine share.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use kvm_bindings::kvm_ppc_cpu_char;
+use kvm_ioctls::VmFd;
+use spapr_devices::pci::HostBridge;
+use spapr_devices::vty::Vty;
+use spapr_hypercalls::address::GuestPhysicalAddress;
+use spapr_hypercalls::engine::Engine;
+
+use super::host_iommu::GroupIommu;
+use super::lifecycle::Lifecycle;
+use super::processors::Processors;
+use crate::console::OutputQueue;
+use crate::kvm::host::Capabilities;
+use crate::memory::GuestRam;
+use crate::vcpu::modes::Modes;
+use crate::vcpu::rtas::RtasState;
+
+/// The logical partition: what hypercalls and RTAS calls of any processor act on.
+///
+/// Nothing here is behind one lock: the engine locks one DMA window, a host bridge one function,
+/// the vty its queue, each for the time of one call and none while another is held.
+pub struct Partition {
+    /// Which processors run.
+    pub processors: Processors,
+    /// How the run ends.
+    pub lifecycle: Arc<Lifecycle>,
+    /// Modes that the guest set for all processors.
+    pub modes: Modes,
+    /// The guest's terminal.
+    pub vty: Arc<Vty<OutputQueue>>,
+    /// The DMA windows.
+    pub engine: Engine<GuestRam, GroupIommu>,
+    /// The PCI host bridges.
+    pub bridges: Vec<HostBridge>,
+    /// Guest RAM.
+    pub ram: GuestRam,
+    /// What RTAS keeps beyond that: clock, identity, number of calls.
+    pub rtas: RtasState,
+    pub(crate) vm: Arc<VmFd>,
+    pub(crate) capabilities: Capabilities,
+    pub(crate) cpu_char: Option<kvm_ppc_cpu_char>,
+    pub(super) first_entry: OnceLock<Instant>,
+}
+
+impl Partition {
+    /// Notes that a processor is about to enter the guest.
+    pub fn mark_first_entry(&self) {
+        let _already_noted = self.first_entry.set(Instant::now());
+    }
+
+    /// Serves a read of guest memory that is no RAM.
+    pub fn mmio_read(&self, address: u64, data: &mut [u8]) {
+        let address = GuestPhysicalAddress(address);
+        match self.bridge_at(address) {
+            Some(bridge) => bridge.mmio_read(address, data),
+            None => data.fill(0xff),
+        }
+    }
+
+    /// Serves a write to guest memory that is no RAM.
+    pub fn mmio_write(&self, address: u64, data: &[u8]) {
+        let address = GuestPhysicalAddress(address);
+        if let Some(bridge) = self.bridge_at(address) {
+            bridge.mmio_write(address, data);
+        }
+    }
+
+    fn bridge_at(&self, address: GuestPhysicalAddress) -> Option<&HostBridge> {
+        self.bridges.iter().find(|bridge| bridge.contains(address))
+    }
+}

@@ -1,0 +1,113 @@
+//! What the guest is told of its processors, from the host's own device tree and from KVM.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use kvm_ioctls::VmFd;
+
+use crate::boot::device_tree::{CacheGeometry, ProcessorFacts};
+use crate::kvm::vm::{PseriesVm, VmError};
+
+/// Where the host's processors are described.
+const HOST_CPUS: &str = "/proc/device-tree/cpus";
+
+/// With the large decrementer on (LPCR[LD]), POWER9 and POWER10 have this many bits.
+const DECREMENTER_BITS: u32 = 56;
+
+/// Why the processors cannot be described.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessorError {
+    /// The host's device tree cannot be read.
+    #[error("cannot read the host's processors from {}", .path.display())]
+    Read {
+        /// What was read.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The processor is older or newer than those known.
+    #[error(
+        "this host's processor (version {pvr:#010x}) is not known; POWER9 and POWER10 are \
+         supported"
+    )]
+    UnknownProcessor {
+        /// Processor version register.
+        pvr: u32,
+    },
+    /// KVM does not describe the radix MMU.
+    #[error("KVM does not say what page sizes the radix MMU has")]
+    RadixInfo(#[source] VmError),
+}
+
+/// Describes the processors of a guest on this host, whose processor version is `pvr`.
+///
+/// # Errors
+/// When the processor is none that is known, or the host does not describe it.
+pub(super) fn describe(vm: &VmFd, pvr: u32) -> Result<ProcessorFacts, ProcessorError> {
+    let (node_name, cpu_version) = match pvr >> 16 {
+        0x004e => ("PowerPC,POWER9", 0x0f00_0005),
+        0x0080 | 0x0082 => ("PowerPC,POWER10", 0x0f00_0006),
+        _ => return Err(ProcessorError::UnknownProcessor { pvr }),
+    };
+    let host = host_processor(Path::new(HOST_CPUS))?;
+    let rmmu = vm.rmmu_info().map_err(ProcessorError::RadixInfo)?;
+    let radix_ap_encodings = rmmu
+        .ap_encodings
+        .iter()
+        .copied()
+        .filter(|&code| code != 0)
+        .collect();
+    Ok(ProcessorFacts {
+        node_name: node_name.to_owned(),
+        cpu_version,
+        timebase_hertz: cell(&host, "timebase-frequency")?,
+        clock_hertz: cell(&host, "clock-frequency").unwrap_or(1_000_000_000),
+        data_cache: cache(&host, "d", 32 << 10),
+        instruction_cache: cache(&host, "i", 32 << 10),
+        radix_ap_encodings,
+        decrementer_bits: DECREMENTER_BITS,
+    })
+}
+
+/// The first processor's node.
+fn host_processor(cpus: &Path) -> Result<PathBuf, ProcessorError> {
+    let error = |source| ProcessorError::Read {
+        path: cpus.to_owned(),
+        source,
+    };
+    for entry in fs::read_dir(cpus).map_err(error)? {
+        let path = entry.map_err(error)?.path();
+        if path.join("timebase-frequency").exists() {
+            return Ok(path);
+        }
+    }
+    Err(error(io::Error::new(
+        io::ErrorKind::NotFound,
+        "no node has a timebase-frequency",
+    )))
+}
+
+fn cell(node: &Path, property: &str) -> Result<u32, ProcessorError> {
+    let path = node.join(property);
+    let error = |source| ProcessorError::Read {
+        path: path.clone(),
+        source,
+    };
+    let value = fs::read(&path).map_err(error)?;
+    let value = value.try_into().map_err(|_| {
+        error(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the property is not one cell",
+        ))
+    })?;
+    Ok(u32::from_be_bytes(value))
+}
+
+/// Caches as the host has them; POWER9's and POWER10's lines have 128 bytes.
+fn cache(node: &Path, kind: &str, default_bytes: u32) -> CacheGeometry {
+    CacheGeometry {
+        size_bytes: cell(node, &format!("{kind}-cache-size")).unwrap_or(default_bytes),
+        line_bytes: cell(node, &format!("{kind}-cache-block-size")).unwrap_or(128),
+    }
+}

@@ -1,0 +1,246 @@
+//! Guest RAM: one piece of anonymous memory at guest address 0.
+
+use std::fs;
+use std::io;
+
+use spapr_hypercalls::address::{GuestPhysicalAddress, HostVirtualAddress};
+use spapr_hypercalls::world::{GuestMemory, HostRange, NotGuestRam};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+
+use crate::cli::ByteSize;
+
+/// What guest memory is a multiple of: 16 MiB, so that every region that is registered for DMA and
+/// every memory slot starts and ends on a host page of any size up to 16 MiB.
+pub const ALIGNMENT_BYTES: u64 = 16 << 20;
+
+/// Least guest memory: what a distribution's kernel and a small initrd need to start.
+pub const LEAST_BYTES: u64 = 128 << 20;
+
+/// Why there is no guest memory.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// Less than a kernel can start in.
+    #[error("guest memory of {size} is too small; give at least {least} (--memory)")]
+    TooSmall {
+        /// As asked for.
+        size: ByteSize,
+        /// The least.
+        least: ByteSize,
+    },
+    /// Not a multiple of [`ALIGNMENT_BYTES`].
+    #[error(
+        "guest memory of {bytes} bytes is not a multiple of {alignment}; {next} would be (--memory)"
+    )]
+    Unaligned {
+        /// As asked for.
+        bytes: u64,
+        /// What it has to be a multiple of.
+        alignment: ByteSize,
+        /// The next larger size that is.
+        next: ByteSize,
+    },
+    /// More than the host has.
+    #[error(
+        "guest memory of {size} is more than this host has ({host_bytes} bytes); give less (--memory)"
+    )]
+    MoreThanHost {
+        /// As asked for.
+        size: ByteSize,
+        /// MemTotal of /proc/meminfo.
+        host_bytes: u64,
+    },
+    /// The host does not give the address space.
+    #[error("cannot map {size} of guest memory; free some memory or give less (--memory)")]
+    Map {
+        /// As asked for.
+        size: ByteSize,
+        /// Why.
+        source: vm_memory::mmap::FromRangesError,
+    },
+    /// /proc/meminfo cannot be read.
+    #[error("cannot read how much memory the host has from /proc/meminfo")]
+    Meminfo(#[source] io::Error),
+}
+
+/// Guest RAM, from guest address 0 on, without holes. Clones are the same memory.
+#[derive(Clone, Debug)]
+pub struct GuestRam {
+    memory: GuestMemoryMmap,
+    host_start: HostVirtualAddress,
+    bytes: u64,
+}
+
+impl GuestRam {
+    /// Maps `size` of guest memory. Nothing of it is touched or locked.
+    ///
+    /// # Errors
+    /// When the size is none a guest can run in, or more than the host has.
+    pub fn new(size: ByteSize) -> Result<Self, MemoryError> {
+        check_size(size, host_memory_bytes().map_err(MemoryError::Meminfo)?)?;
+        let length = usize::try_from(size.0).unwrap_or(usize::MAX);
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), length)])
+            .map_err(|source| MemoryError::Map { size, source })?;
+        let host_start = memory
+            .iter()
+            .filter_map(|region| {
+                region
+                    .get_host_address(vm_memory::MemoryRegionAddress(0))
+                    .ok()
+            })
+            .map(|pointer| HostVirtualAddress(pointer.addr() as u64))
+            .next()
+            .unwrap_or(HostVirtualAddress(0));
+        Ok(Self {
+            memory,
+            host_start,
+            bytes: size.0,
+        })
+    }
+
+    /// The memory as rust-vmm's crates know it.
+    pub fn mmap(&self) -> &GuestMemoryMmap {
+        &self.memory
+    }
+
+    /// Its size in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// All of it, in this process' address space.
+    pub fn host_range(&self) -> HostRange {
+        HostRange {
+            start: self.host_start,
+            bytes: self.bytes,
+        }
+    }
+}
+
+impl GuestMemory for GuestRam {
+    fn read_doublewords(
+        &self,
+        address: GuestPhysicalAddress,
+        list: &mut [u64],
+    ) -> Result<(), NotGuestRam> {
+        let slice = self
+            .memory
+            .get_slice(GuestAddress(address.0), size_of_val(list))
+            .map_err(|_| NotGuestRam)?;
+        slice.copy_to(list);
+        for doubleword in list {
+            *doubleword = u64::from_be(*doubleword);
+        }
+        Ok(())
+    }
+
+    fn host_range(&self, address: GuestPhysicalAddress) -> Option<HostRange> {
+        let bytes = self
+            .bytes
+            .checked_sub(address.0)
+            .filter(|&bytes| bytes != 0)?;
+        Some(HostRange {
+            start: HostVirtualAddress(self.host_start.0 + address.0),
+            bytes,
+        })
+    }
+}
+
+fn check_size(size: ByteSize, host_bytes: u64) -> Result<(), MemoryError> {
+    if size.0 < LEAST_BYTES {
+        return Err(MemoryError::TooSmall {
+            size,
+            least: ByteSize(LEAST_BYTES),
+        });
+    }
+    if size.0 > host_bytes {
+        return Err(MemoryError::MoreThanHost { size, host_bytes });
+    }
+    if !size.0.is_multiple_of(ALIGNMENT_BYTES) {
+        return Err(MemoryError::Unaligned {
+            bytes: size.0,
+            alignment: ByteSize(ALIGNMENT_BYTES),
+            next: ByteSize(size.0.next_multiple_of(ALIGNMENT_BYTES)),
+        });
+    }
+    Ok(())
+}
+
+fn host_memory_bytes() -> io::Result<u64> {
+    let meminfo = fs::read_to_string("/proc/meminfo")?;
+    meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))
+        .and_then(|rest| {
+            rest.trim()
+                .trim_end_matches("kB")
+                .trim()
+                .parse::<u64>()
+                .ok()
+        })
+        .map(|kibibytes| kibibytes << 10)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no MemTotal line"))
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::Bytes;
+
+    use super::*;
+
+    fn refusal(bytes: u64) -> String {
+        check_size(ByteSize(bytes), 8 << 30)
+            .expect_err("refused")
+            .to_string()
+    }
+
+    #[test]
+    fn sizes_no_guest_can_run_in_are_refused_with_the_value_and_the_remedy() {
+        assert_eq!(
+            refusal(0),
+            "guest memory of 0 is too small; give at least 128M (--memory)"
+        );
+        assert_eq!(
+            refusal((1 << 30) + 4096),
+            "guest memory of 1073745920 bytes is not a multiple of 16M; 1040M would be (--memory)"
+        );
+        assert_eq!(
+            refusal(16 << 30),
+            "guest memory of 16G is more than this host has (8589934592 bytes); give less (--memory)"
+        );
+        assert!(check_size(ByteSize(1 << 30), 8 << 30).is_ok());
+    }
+
+    #[test]
+    fn doublewords_are_read_big_endian_and_only_from_ram() {
+        let ram = GuestRam::new(ByteSize(LEAST_BYTES)).expect("guest memory");
+        ram.mmap()
+            .write_slice(
+                &[0, 0, 0, 0, 0, 0, 0x12, 3, 0xff, 0, 0, 0, 0, 0, 0, 1],
+                GuestAddress(0x1000),
+            )
+            .expect("write");
+        let mut list = [0; 2];
+        ram.read_doublewords(GuestPhysicalAddress(0x1000), &mut list)
+            .expect("read");
+        assert_eq!(list, [0x1203, 0xff00_0000_0000_0001]);
+        for outside in [LEAST_BYTES - 8, LEAST_BYTES, u64::MAX - 7, 1 << 59] {
+            let address = GuestPhysicalAddress(outside);
+            assert_eq!(ram.read_doublewords(address, &mut list), Err(NotGuestRam));
+        }
+    }
+
+    #[test]
+    fn host_ranges_end_where_ram_ends() {
+        let ram = GuestRam::new(ByteSize(LEAST_BYTES)).expect("guest memory");
+        let range = GuestMemory::host_range(&ram, GuestPhysicalAddress(LEAST_BYTES - 4096));
+        assert_eq!(range.map(|range| range.bytes), Some(4096));
+        assert_eq!(
+            GuestMemory::host_range(&ram, GuestPhysicalAddress(LEAST_BYTES)),
+            None
+        );
+        assert_eq!(
+            GuestMemory::host_range(&ram, GuestPhysicalAddress(u64::MAX)),
+            None
+        );
+    }
+}

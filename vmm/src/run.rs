@@ -1,0 +1,140 @@
+//! `spapr-vmm run`: from the command line to the guest's end.
+
+use std::time::Instant;
+
+use crate::cli::RunArguments;
+#[cfg(target_arch = "powerpc64")]
+use crate::{
+    console::{Console, ConsoleError, Terminal},
+    control::{self, ControlError},
+    machine::{Machine, MachineError, description::MachineDescription, lifecycle::End},
+    stats::{Statistics, StatsError},
+};
+
+/// Why a run failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Not on this architecture.
+    #[error(
+        "guests run on ppc64le hosts with KVM, and this is {}; to try it here, run `cargo lab \
+         demo` in the source tree: it emulates a POWER host",
+        std::env::consts::ARCH
+    )]
+    WrongArchitecture,
+    /// The machine cannot be made, or not be given back.
+    #[cfg(target_arch = "powerpc64")]
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// There is no console.
+    #[cfg(target_arch = "powerpc64")]
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
+    /// The control plane does not work.
+    #[cfg(target_arch = "powerpc64")]
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The counters could not be written.
+    #[cfg(target_arch = "powerpc64")]
+    #[error(transparent)]
+    Stats(#[from] StatsError),
+    /// The guest's kernel gave up.
+    #[cfg(target_arch = "powerpc64")]
+    #[error("the guest's operating system stopped: {0}")]
+    OsTerm(String),
+    /// The process was asked to end.
+    #[cfg(target_arch = "powerpc64")]
+    #[error("ended by {0} before the guest powered off")]
+    Asked(&'static str),
+    /// A processor failed.
+    #[cfg(target_arch = "powerpc64")]
+    #[error("{0}")]
+    Processor(String),
+}
+
+impl RunError {
+    /// The process' exit status: 2 when what was asked for cannot be run on this host, 1 when
+    /// something failed on the way.
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Self::WrongArchitecture => 2,
+            #[cfg(target_arch = "powerpc64")]
+            Self::Machine(error) => error.exit_status(),
+            #[cfg(target_arch = "powerpc64")]
+            Self::Console(ConsoleError::File { .. }) => 2,
+            #[cfg(target_arch = "powerpc64")]
+            _ => 1,
+        }
+    }
+}
+
+/// Runs a guest until it powers off; `started` is when this process began.
+///
+/// # Errors
+/// When the guest cannot be run, or ends otherwise than by powering off.
+#[cfg(not(target_arch = "powerpc64"))]
+pub fn run(_arguments: &RunArguments, _started: Instant) -> Result<(), RunError> {
+    Err(RunError::WrongArchitecture)
+}
+
+/// Runs a guest until it powers off; `started` is when this process began.
+///
+/// # Errors
+/// When the guest cannot be run, or ends otherwise than by powering off.
+#[cfg(target_arch = "powerpc64")]
+pub fn run(arguments: &RunArguments, started: Instant) -> Result<(), RunError> {
+    let description = MachineDescription::from(arguments);
+    let mut statistics = Statistics::default();
+    let result = run_machine(&description, started, &mut statistics);
+    statistics.outcome = match &result {
+        Ok(()) => "power-off",
+        Err(RunError::OsTerm(_)) => "os-term",
+        Err(RunError::Asked(_)) => "signal",
+        Err(_) => "error",
+    }
+    .to_owned();
+    let written = match &arguments.stats {
+        Some(path) => statistics.write(path).map_err(RunError::from),
+        None => Ok(()),
+    };
+    // The guest's end is the news; a file that could not be written beside it is not lost though.
+    match (result, written) {
+        (Err(error), Err(stats)) => {
+            log::error!("{}", crate::error_chain::chain(&stats));
+            Err(error)
+        }
+        (result, written) => result.and(written),
+    }
+}
+
+#[cfg(target_arch = "powerpc64")]
+fn run_machine(
+    description: &MachineDescription,
+    started: Instant,
+    statistics: &mut Statistics,
+) -> Result<(), RunError> {
+    // Before the console, so that what is wrong is said on a terminal that still wraps lines.
+    let mut machine = Some(Machine::new(description)?);
+    let mut console = Console::open(&description.console)?;
+    if let Some(name) = &console.pty_name {
+        let message = format!("the console is {}", name.display());
+        crate::logging::tell(&message, std::time::Duration::from_secs(1));
+    }
+    let terminal = Terminal::start(&mut console)?;
+    loop {
+        let next = match machine.take() {
+            Some(machine) => machine,
+            None => Machine::new(description)?,
+        };
+        let running = next.start(&terminal)?;
+        let waited = control::wait_for_end(running.lifecycle());
+        let end = running.stop(started, statistics)?;
+        waited?;
+        match end {
+            End::PowerOff => return Ok(()),
+            End::Reboot => statistics.reboots += 1,
+            End::OsTerm(message) => return Err(RunError::OsTerm(message)),
+            End::Asked(by) => return Err(RunError::Asked(by)),
+            End::Failed(message) => return Err(RunError::Processor(message)),
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Which hypercall is whose.
+
+use kvm_bindings::kvm_ppc_cpu_char;
+use spapr_hypercalls::abi::{self, Arguments, ReturnCode};
+
+use super::{process_table, rtas};
+use crate::kvm::vcpu::PaprHcall;
+use crate::machine::lifecycle::End;
+use crate::machine::partition::Partition;
+
+/// What is left to do for a processor whose hypercall was served.
+pub(super) enum Served {
+    /// Nothing: back into the guest.
+    Resume,
+    /// All processors have to take up the modes of the partition.
+    ModesChanged,
+    /// Its SPRG0 is to be set.
+    Sprg0(u64),
+    /// It stops itself.
+    StopSelf,
+    /// The machine's run is over.
+    End(End),
+}
+
+/// Serves a hypercall; its results are in `call` then. Calls that are not known here are answered
+/// H_FUNCTION, as PAPR has it.
+#[inline]
+pub(super) fn serve(partition: &Partition, call: PaprHcall<'_>) -> Served {
+    let PaprHcall { nr, ret, args } = call;
+    let (code, served) = match partition.engine.handle(nr, args) {
+        Some(code) => (code, Served::Resume),
+        None => serve_other(partition, nr, args),
+    };
+    *ret = code.to_register();
+    served
+}
+
+fn serve_other(partition: &Partition, number: u64, args: &mut Arguments) -> (ReturnCode, Served) {
+    let code = match number {
+        abi::H_PUT_TERM_CHAR => partition.vty.put_term_char(args),
+        abi::H_GET_TERM_CHAR => partition.vty.get_term_char(args),
+        abi::KVMPPC_H_RTAS => return rtas::serve(partition, args),
+        abi::H_SET_MODE => {
+            let (code, changed) = partition.modes.set(args, partition.capabilities.ail_mode_3);
+            return (
+                code,
+                if changed {
+                    Served::ModesChanged
+                } else {
+                    Served::Resume
+                },
+            );
+        }
+        abi::H_REGISTER_PROC_TBL => process_table::register(&partition.vm, args),
+        abi::H_GET_CPU_CHARACTERISTICS => match &partition.cpu_char {
+            Some(facts) => cpu_characteristics(facts, args),
+            None => ReturnCode::FUNCTION,
+        },
+        abi::H_SET_SPRG0 => return (ReturnCode::SUCCESS, Served::Sprg0(args[0])),
+        _ => ReturnCode::FUNCTION,
+    };
+    (code, Served::Resume)
+}
+
+/// H_GET_CPU_CHARACTERISTICS: characteristics in r4, behaviour in r5, those bits of them that the
+/// host's firmware vouches for.
+fn cpu_characteristics(facts: &kvm_ppc_cpu_char, args: &mut Arguments) -> ReturnCode {
+    args[0] = facts.character & facts.character_mask;
+    args[1] = facts.behaviour & facts.behaviour_mask;
+    ReturnCode::SUCCESS
+}

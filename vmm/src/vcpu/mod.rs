@@ -1,0 +1,16 @@
+//! A processor of the guest: the loop around KVM_RUN, and the hypercalls that are no DMA.
+//!
+//! A hypercall's way: the loop in `thread` (KVM_RUN returns) → `hypercalls` (which family) → for a
+//! TCE call the engine of `spapr_hypercalls`, and from there one VFIO ioctl.
+
+pub mod counters;
+pub mod modes;
+
+#[cfg(target_arch = "powerpc64")]
+mod hypercalls;
+#[cfg(target_arch = "powerpc64")]
+mod process_table;
+#[cfg(target_arch = "powerpc64")]
+pub mod rtas;
+#[cfg(target_arch = "powerpc64")]
+pub mod thread;

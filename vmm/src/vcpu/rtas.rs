@@ -1,0 +1,127 @@
+//! RTAS calls: what the services of `spapr_devices` need of the machine.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use spapr_devices::pci::HostBridge;
+use spapr_devices::rtas::{
+    self, CpuState, Outcome, Platform, SERVICES, StartCpuError, TimeOfDayClock,
+};
+use spapr_devices::vty::SinkStatus;
+use spapr_hypercalls::abi::{Arguments, ReturnCode};
+use spapr_hypercalls::address::GuestPhysicalAddress;
+use uuid::Uuid;
+use vm_memory::{Be32, Bytes, GuestAddress};
+
+use super::hypercalls::Served;
+use crate::machine::lifecycle::End;
+use crate::machine::partition::Partition;
+use crate::machine::processors::{StartAddress, StartError};
+
+/// The token of the first service; there are fewer than [`TOKENS`].
+const FIRST_TOKEN: u32 = 0x2000;
+const TOKENS: usize = 64;
+
+/// What RTAS keeps between calls.
+pub struct RtasState {
+    clock: TimeOfDayClock,
+    uuid: Uuid,
+    calls: [AtomicU64; TOKENS],
+}
+
+impl RtasState {
+    /// The state of a machine that starts.
+    pub fn new(uuid: Uuid) -> Self {
+        Self {
+            clock: TimeOfDayClock::new(),
+            uuid,
+            calls: [const { AtomicU64::new(0) }; TOKENS],
+        }
+    }
+
+    /// How often each service was called, those that were.
+    pub fn calls(&self) -> BTreeMap<String, u64> {
+        SERVICES
+            .iter()
+            .filter_map(|service| {
+                let calls = self
+                    .calls
+                    .get(index(service.token)?)?
+                    .load(Ordering::Relaxed);
+                (calls != 0).then(|| (service.name.to_owned(), calls))
+            })
+            .collect()
+    }
+
+    fn count(&self, token: u32) {
+        if let Some(calls) = index(token).and_then(|index| self.calls.get(index)) {
+            calls.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn index(token: u32) -> Option<usize> {
+    usize::try_from(token.checked_sub(FIRST_TOKEN)?).ok()
+}
+
+/// Serves KVMPPC_H_RTAS, whose first argument is the address of an argument block.
+pub(super) fn serve(partition: &Partition, args: &Arguments) -> (ReturnCode, Served) {
+    let block = GuestPhysicalAddress(args[0]);
+    // Read again by the service; a guest that changes it meanwhile spoils its own statistics.
+    if let Ok(token) = partition.ram.mmap().read_obj::<Be32>(GuestAddress(block.0)) {
+        partition.rtas.count(token.to_native());
+    }
+    let (code, outcome) = rtas::handle(partition.ram.mmap(), partition, block);
+    let served = match outcome {
+        Outcome::Done => Served::Resume,
+        Outcome::StopSelf => Served::StopSelf,
+        Outcome::PowerOff => Served::End(End::PowerOff),
+        Outcome::Reboot => Served::End(End::Reboot),
+        Outcome::OsTerm(message) => Served::End(End::OsTerm(message.into())),
+    };
+    (code, served)
+}
+
+impl Platform for Partition {
+    fn start_cpu(&self, server: u32, entry: u64, r3: u64) -> Result<(), StartCpuError> {
+        self.processors
+            .start(server, StartAddress { entry, r3 })
+            .map_err(|error| match error {
+                StartError::NoSuchProcessor(_) => StartCpuError::NoSuchCpu,
+                StartError::AlreadyRunning(_) => StartCpuError::NotStopped,
+            })
+    }
+
+    fn cpu_state(&self, server: u32) -> Option<CpuState> {
+        let stopped = self.processors.is_stopped(server)?;
+        Some(if stopped {
+            CpuState::Stopped
+        } else {
+            CpuState::Running
+        })
+    }
+
+    fn host_bridges(&self) -> &[HostBridge] {
+        &self.bridges
+    }
+
+    fn console(&self, bytes: &[u8]) -> SinkStatus {
+        self.vty.write(bytes)
+    }
+
+    fn clock(&self) -> &TimeOfDayClock {
+        &self.rtas.clock
+    }
+
+    fn uuid(&self) -> [u8; 16] {
+        *self.rtas.uuid.as_bytes()
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.ram.bytes()
+    }
+
+    fn cpu_count(&self) -> (u32, u32) {
+        (self.processors.count(), self.processors.count())
+    }
+}

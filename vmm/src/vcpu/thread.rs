@@ -1,0 +1,222 @@
+//! A processor's thread: waits to be started, runs the guest, serves its exits.
+
+use std::sync::Arc;
+
+use kvm_ioctls::{VcpuExit, VcpuFd};
+
+use super::counters::Counters;
+use super::hypercalls::{self, Served};
+use super::modes::{LPCR_AIL, LPCR_ILE};
+use crate::kvm::kick::{KickError, VcpuKick};
+use crate::kvm::vcpu::{EntryRegisters, PseriesVcpu, VcpuError, lpcr, msr};
+use crate::machine::lifecycle::End;
+use crate::machine::partition::Partition;
+use crate::machine::processors::{Kick, StartAddress};
+
+/// Why a processor cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ThreadError {
+    /// KVM cannot set it up.
+    #[error(transparent)]
+    Setup(#[from] VcpuError),
+    /// It cannot be interrupted.
+    #[error(transparent)]
+    Kick(#[from] KickError),
+    /// KVM_RUN failed.
+    #[error("KVM_RUN failed at guest address {pc:#x}")]
+    Run {
+        /// The next instruction's address.
+        pc: u64,
+        /// KVM's refusal.
+        source: kvm_ioctls::Error,
+    },
+    /// KVM stopped for a reason that no guest should bring about.
+    #[error("KVM stopped the processor at guest address {pc:#x} for a reason not known: {exit}")]
+    UnknownExit {
+        /// The next instruction's address.
+        pc: u64,
+        /// KVM's reason.
+        exit: String,
+    },
+}
+
+impl Kick for VcpuKick {
+    fn kick(&self) {
+        Self::kick(self);
+    }
+}
+
+/// One processor.
+pub struct Processor {
+    vcpu: VcpuFd,
+    server: u32,
+    partition: Arc<Partition>,
+    kick: VcpuKick,
+    counters: Counters,
+}
+
+/// What a processor does next.
+enum Next {
+    /// Wait to be started.
+    Stopped,
+    /// The run is over.
+    Over,
+}
+
+impl Processor {
+    /// A processor with interrupt server number `server`, stopped.
+    ///
+    /// # Errors
+    /// When KVM refuses to make it interruptible.
+    pub fn new(vcpu: VcpuFd, server: u32, partition: Arc<Partition>) -> Result<Self, ThreadError> {
+        let kick = VcpuKick::new(&vcpu)?;
+        partition
+            .processors
+            .set_kick(server, Box::new(kick.clone()));
+        Ok(Self {
+            vcpu,
+            server,
+            partition,
+            kick,
+            counters: Counters::default(),
+        })
+    }
+
+    /// Runs the processor until the machine's run is over; for a thread of its own.
+    pub fn run(mut self) -> Counters {
+        let result = self
+            .kick
+            .enter_thread()
+            .map_err(ThreadError::from)
+            .and_then(|running| {
+                let result = self.run_while_started();
+                drop(running);
+                result
+            });
+        if let Err(error) = result {
+            let mut text = format!("processor {}: {error}", self.server);
+            if let Some(cause) = std::error::Error::source(&error) {
+                text.push_str(&format!(": {cause}"));
+            }
+            self.partition.lifecycle.end(End::Failed(text));
+        }
+        self.counters
+    }
+
+    fn run_while_started(&mut self) -> Result<(), ThreadError> {
+        while let Some(start) = self.partition.processors.wait_for_start(self.server) {
+            self.enter_at(start)?;
+            self.partition.mark_first_entry();
+            match self.run_until_stopped()? {
+                Next::Stopped => {
+                    self.vcpu.set_online(false)?;
+                    self.partition.processors.stopped(self.server);
+                }
+                Next::Over => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// The state in which a processor starts: 64-bit, no relocation, big-endian.
+    fn enter_at(&mut self, start: StartAddress) -> Result<(), ThreadError> {
+        let mut gpr = [0; 32];
+        gpr[3] = start.r3;
+        self.apply_modes()?;
+        self.vcpu.set_online(true)?;
+        let entry = EntryRegisters {
+            pc: start.entry,
+            msr: msr::SF | msr::ME,
+            gpr,
+        };
+        Ok(self.vcpu.set_entry(&entry)?)
+    }
+
+    fn apply_modes(&self) -> Result<(), ThreadError> {
+        let mask = LPCR_ILE | LPCR_AIL | lpcr::LD;
+        Ok(self
+            .vcpu
+            .modify_lpcr(mask, self.partition.modes.lpcr() | lpcr::LD)?)
+    }
+
+    fn run_until_stopped(&mut self) -> Result<Next, ThreadError> {
+        loop {
+            match self.vcpu.run() {
+                Ok(VcpuExit::PaprHcall) => {
+                    if let Some(next) = self.serve_hypercall()? {
+                        return Ok(next);
+                    }
+                }
+                Ok(VcpuExit::MmioRead(address, data)) => {
+                    self.counters.mmio += 1;
+                    self.partition.mmio_read(address, data);
+                }
+                Ok(VcpuExit::MmioWrite(address, data)) => {
+                    self.counters.mmio += 1;
+                    self.partition.mmio_write(address, data);
+                }
+                Ok(VcpuExit::Intr) => self.counters.interrupted += 1,
+                Ok(other) => {
+                    let exit = format!("{other:?}");
+                    return Err(ThreadError::UnknownExit {
+                        pc: self.pc(),
+                        exit,
+                    });
+                }
+                Err(error) if error.errno() == libc::EINTR || error.errno() == libc::EAGAIN => {
+                    self.counters.interrupted += 1;
+                    // First, so that a kick that comes while we look around is not lost.
+                    self.kick.acknowledge();
+                    if self.partition.processors.is_over() {
+                        return Ok(Next::Over);
+                    }
+                    self.apply_modes()?;
+                }
+                Err(source) => {
+                    return Err(ThreadError::Run {
+                        pc: self.pc(),
+                        source,
+                    });
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn serve_hypercall(&mut self) -> Result<Option<Next>, ThreadError> {
+        // None only if the exit were another one than KVM_RUN just said.
+        let Some(call) = self.vcpu.papr_hcall() else {
+            return Ok(None);
+        };
+        self.counters.count_hypercall(call.nr);
+        match hypercalls::serve(&self.partition, call) {
+            Served::Resume => Ok(None),
+            Served::ModesChanged => {
+                self.apply_modes()?;
+                self.partition.processors.kick_all(Some(self.server));
+                Ok(None)
+            }
+            Served::Sprg0(value) => {
+                self.set_sprg0(value)?;
+                Ok(None)
+            }
+            Served::StopSelf => Ok(Some(Next::Stopped)),
+            Served::End(end) => {
+                self.partition.lifecycle.end(end);
+                // The main thread winds the run up; there is nothing more to execute here.
+                Ok(Some(Next::Over))
+            }
+        }
+    }
+
+    fn set_sprg0(&mut self, value: u64) -> Result<(), ThreadError> {
+        let error = |action| move |source| VcpuError::Registers { action, source };
+        let mut registers = self.vcpu.get_regs().map_err(error("read"))?;
+        registers.sprg0 = value;
+        Ok(self.vcpu.set_regs(&registers).map_err(error("set"))?)
+    }
+
+    fn pc(&self) -> u64 {
+        self.vcpu.get_regs().map_or(0, |registers| registers.pc)
+    }
+}
