@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::host::HostKind;
 use crate::workspace::Workspace;
-use crate::{demo, exec, shell, suite};
+use crate::{demo, exec, prepare, shell, suite};
 
 /// Emulated POWER hosts, to run, test and measure spapr-vmm on.
 #[derive(Debug, Parser)]
@@ -29,6 +29,9 @@ enum Command {
     Exec(ExecArgs),
     /// Boot a host and open a shell in it
     Shell(HostArgs),
+    /// Install what is missing on this machine and make all images, so that later commands need
+    /// no network
+    Prepare,
 }
 
 /// Which host to boot, and what to have in it.
@@ -120,6 +123,7 @@ impl Cli {
             Command::Test(_) => "test",
             Command::Exec(_) => "exec",
             Command::Shell(_) => "shell",
+            Command::Prepare => "prepare",
         };
         let workspace = Workspace::open(name)?;
         Ok(match &self.command {
@@ -127,6 +131,7 @@ impl Cli {
             Command::Test(args) => suite::run(&workspace, args)?,
             Command::Exec(args) => exec::run(&workspace, args)?,
             Command::Shell(args) => shell::run(&workspace, args)?,
+            Command::Prepare => prepare::run(&workspace)?,
         })
     }
 }

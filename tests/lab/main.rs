@@ -12,6 +12,7 @@ mod exec;
 mod host;
 mod images;
 mod packages;
+mod prepare;
 mod progress;
 mod session;
 mod shell;

@@ -89,6 +89,12 @@ impl Session<'_> {
         input: Option<Input<'_>>,
     ) -> Result<Ended, SessionError> {
         let kind = self.host.host;
+        // Building needs no lock: another lab may use the cache meanwhile.
+        let vmm = match self.host.without_vmm {
+            true => None,
+            false => Some(cross_build::vmm(workspace)?),
+        };
+        let _locked = workspace.lock()?;
         let emulator = Packages::provide(workspace, PackageSet::HostEmulator)?;
         let boot = images::boot_files(workspace, kind)?;
         let stock = nvme::stock(workspace)?;
@@ -98,7 +104,7 @@ impl Session<'_> {
         };
         let folder = workspace.run_folder()?;
         let share = folder.path().join("share");
-        self.gather(workspace, &share, &stock)?;
+        self.gather(&share, vmm.as_deref(), &stock)?;
         for (from, name) in [(&boot.kernel, "vmlinux"), (&boot.guest_initrd, "initrd")] {
             copy(from, &share.join(name))?;
         }
@@ -141,16 +147,15 @@ impl Session<'_> {
     /// Fills the folder that the host's init reads.
     fn gather(
         &self,
-        workspace: &Workspace,
         share: &Path,
+        vmm: Option<&Path>,
         stock: &NvmeImage,
     ) -> Result<(), SessionError> {
         let files = share.join("files");
         let programs = files.join("usr/bin");
         fs::create_dir_all(&programs).map_err(at("make the folder", &programs))?;
-        if !self.host.without_vmm {
-            let vmm = cross_build::vmm(workspace)?;
-            copy(&vmm, &programs.join("spapr-vmm"))?;
+        if let Some(vmm) = vmm {
+            copy(vmm, &programs.join("spapr-vmm"))?;
         }
         if self.host.with.contains(&Extra::Qemu) {
             let wrapper = programs.join("qemu-system-ppc64");

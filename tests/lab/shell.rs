@@ -38,9 +38,9 @@ pub(crate) fn run(workspace: &Workspace, args: &HostArgs) -> Result<u8, ShellErr
         host: args,
         script: None,
         environment: format!(
-            "stty rows {} cols {} </dev/hvc1\nexport TERM={} PS1='{} # '",
-            size.ws_row.max(1),
-            size.ws_col.max(1),
+            "export LAB_TERMINAL='rows {} cols {}' TERM={} PS1='{} # '",
+            if size.ws_row == 0 { 24 } else { size.ws_row },
+            if size.ws_col == 0 { 80 } else { size.ws_col },
             terminal_type(),
             args.host.name(),
         ),

@@ -30,6 +30,8 @@ pub(crate) enum SuiteError {
     Build(#[from] BuildError),
     #[error("cannot run cargo")]
     Cargo(#[from] CommandError),
+    #[error(transparent)]
+    Session(#[from] Box<SessionError>),
 }
 
 /// The counts of one part.

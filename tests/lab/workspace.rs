@@ -45,17 +45,23 @@ pub(crate) fn at<'a>(
     }
 }
 
-/// The workspace and the lab's cache, locked for this process until dropped.
+/// The workspace and the lab's cache.
 #[derive(Debug)]
 pub(crate) struct Workspace {
     root: PathBuf,
     cache: PathBuf,
     command: String,
-    _lock: File,
+}
+
+/// The cache is this process's alone while this exists; the kernel gives it back however the
+/// process ends.
+#[derive(Debug)]
+pub(crate) struct Locked {
+    _file: File,
 }
 
 impl Workspace {
-    /// Finds the workspace, makes the cache and waits until no other lab uses it.
+    /// Finds the workspace and makes the cache's folders.
     pub(crate) fn open(command: &str) -> Result<Self, WorkspaceError> {
         let package = std::env::var_os("CARGO_MANIFEST_DIR")
             .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
@@ -69,18 +75,24 @@ impl Workspace {
             let folder = cache.join(folder);
             fs::create_dir_all(&folder).map_err(at("make the folder", &folder))?;
         }
-        let lock = lock(&cache.join("lock"), command)?;
-        let workspace = Self {
+        Ok(Self {
             root,
             cache,
             command: command.to_owned(),
-            _lock: lock,
+        })
+    }
+
+    /// Waits until no other lab uses the cache. Everything that makes artefacts or runs a host
+    /// does so under this lock.
+    pub(crate) fn lock(&self) -> Result<Locked, WorkspaceError> {
+        let locked = Locked {
+            _file: lock(&self.cache.join("lock"), &self.command)?,
         };
         // Nobody else runs: whatever is there was left behind by a lab that was killed.
         for folder in ["partial", "runs"] {
-            empty(&workspace.cache.join(folder))?;
+            empty(&self.cached(folder))?;
         }
-        Ok(workspace)
+        Ok(locked)
     }
 
     /// The folder of the workspace's Cargo.toml.
@@ -178,7 +190,7 @@ fn empty(folder: &Path) -> Result<(), WorkspaceError> {
     Ok(())
 }
 
-/// Takes the cache's lock; the kernel gives it back however this process ends.
+/// Takes the lock, saying who holds it.
 fn lock(path: &Path, command: &str) -> Result<File, WorkspaceError> {
     let mut file = OpenOptions::new()
         .read(true)

@@ -121,6 +121,11 @@ impl FakeFunction {
         self
     }
 
+    pub(crate) fn with_read_only(mut self, offset: usize) -> Self {
+        self.writable[offset] = 0;
+        self
+    }
+
     pub(crate) fn poke(&self, offset: usize, value: u8) {
         self.config.lock().unwrap()[offset] = value;
     }

@@ -126,6 +126,18 @@ fn a_sleeping_function_has_no_bars_in_the_guest() {
 }
 
 #[test]
+fn bars_follow_what_the_device_took_over_not_what_was_written() {
+    let fixture = Fixture::with(|function| function.with_read_only(0x64));
+    fixture.write(4, 1, 2);
+    fixture.write(0x64, 2, 3);
+    assert_eq!(fixture.read(0x64, 2) & 3, 0, "the device stays awake");
+    assert_eq!(fixture.mapped().len(), 3);
+    let fixture = Fixture::with(|function| function.with_read_only(4));
+    fixture.write(4, 1, 2);
+    assert_eq!(fixture.mapped(), [0u64; 0]);
+}
+
+#[test]
 fn two_bars_in_one_page_are_both_served_by_exits() {
     let fixture = Fixture::new();
     fixture.write(0x10, 4, 0x9000_0000);

@@ -218,6 +218,46 @@ fn more_levels_are_not_tried_where_they_cannot_help() {
 }
 
 #[test]
+fn a_limit_too_low_for_a_window_is_told_at_once() {
+    Kernel::install(|k| (k.memory_limit, k.levels_needed) = (Some(4 << 20), 9));
+    let container = attach(IommuPolicy::V2).unwrap();
+    Kernel::calls();
+    // Tables of 4 MiB are within the limit: the reason is another, and more levels are tried
+    // until their tables exceed it.
+    let message = chain(&container.create_window(default_window()).unwrap_err());
+    assert!(
+        message.contains("only 4194304 bytes are available"),
+        "{message}"
+    );
+    assert_eq!(Kernel::calls().len(), 2);
+    Kernel::with(|k| k.memory_limit = Some((4 << 20) - 1));
+    let error = container.create_window(default_window()).unwrap_err();
+    let message = chain(&error);
+    assert!(message.contains("needs 4194304 bytes"), "{message}");
+    assert!(
+        message.contains("only 4194303 bytes are available"),
+        "{message}"
+    );
+    assert_eq!(
+        HostError::from(&error),
+        HostError::OutOfResources(libc::ENOMEM)
+    );
+    assert_eq!(Kernel::calls().len(), 1);
+    drop(container);
+
+    Kernel::install(|k| k.memory_limit = Some(1 << 31));
+    let container = attach(IommuPolicy::V1).unwrap();
+    Kernel::calls();
+    Kernel::with(|k| k.fail = Some((0, libc::ENOMEM)));
+    let message = chain(&container.create_window(default_window()).unwrap_err());
+    assert!(message.contains("needs 2155872256 bytes"), "{message}");
+    assert!(
+        message.contains("only 2147483648 bytes are available"),
+        "{message}"
+    );
+}
+
+#[test]
 fn a_window_that_the_kernel_puts_elsewhere_is_removed_again() {
     Kernel::install(|_| {});
     let container = attach(IommuPolicy::V2).unwrap();

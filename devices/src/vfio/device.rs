@@ -25,7 +25,7 @@ pub enum DeviceError {
     Open {
         /// The device.
         address: PciAddress,
-        /// Why: ENODEV when it is in another group, EBUSY when it is open already.
+        /// Why: ENODEV when the group has no such device bound to vfio-pci.
         #[source]
         source: Errno,
     },

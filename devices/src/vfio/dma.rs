@@ -56,7 +56,7 @@ impl Container {
     /// (v2). The kernel accounts for it at once, once for each process.
     ///
     /// # Errors
-    /// Nothing is registered then. A v1 container knows no such call (EPERM).
+    /// Nothing is registered then. A v1 container knows no such call (ENOTTY).
     pub fn register_memory(&self, range: HostRange) -> Result<(), RegisterError> {
         match kernel::container_register_memory(self.as_fd(), &memory(range)) {
             Ok(0) => Ok(()),
@@ -65,13 +65,18 @@ impl Container {
         }
     }
 
-    /// Undoes [`Container::register_memory`] of exactly `range`.
+    /// Undoes [`Container::register_memory`] of exactly `range`, which no entry of any window may
+    /// map, nor come to map meanwhile because a guest runs.
     ///
-    /// Not while a guest runs that could map the range just now: the kernel may then report a
-    /// mapping as made that it has not made.
+    /// The kernel does not refuse it otherwise: it says that it succeeded, forgets that the
+    /// container registered the range, and keeps the memory pinned, accounted for while the
+    /// process lives and pinned even after that. (`tce_iommu_unregister_pages` ignores what its
+    /// last `mm_iommu_put` returns; seen on Linux 6.12, with a warning in `destroy_context` when
+    /// the process ends.) And a mapping made in the same moment may be reported as made when it
+    /// is not.
     ///
     /// # Errors
-    /// EBUSY while an entry maps a page of it, ENOENT when it is not registered.
+    /// ENOENT when it is not registered with this container.
     pub fn unregister_memory(&self, range: HostRange) -> Result<(), Errno> {
         kernel::container_unregister_memory(self.as_fd(), &memory(range))
     }
@@ -82,9 +87,9 @@ impl Container {
     ///
     /// # Errors
     /// The kernel's errno: EINVAL for what is not aligned, in no registered range, or without
-    /// permission; ENXIO outside every window; EPERM when IOMMU pages are larger than the
-    /// memory's, or a v1 container is not enabled; ENOMEM. What it had mapped before the failure
-    /// is cleared again.
+    /// permission; ENXIO outside every window; EPERM when nothing at all is registered (v2) or the
+    /// container is not enabled (v1), or when IOMMU pages are larger than the memory's; ENOMEM.
+    /// What it had mapped before the failure is cleared again.
     ///
     /// # Safety
     /// Until the pages are unmapped or the container is closed, a device reads and writes them at

@@ -20,6 +20,7 @@ use vmm_sys_util::ioctl::{
     ioctl, ioctl_with_mut_ptr, ioctl_with_mut_ref, ioctl_with_ptr, ioctl_with_ref, ioctl_with_val,
 };
 
+use super::memory_limit::{MemoryLimit, MemoryLimitError};
 use super::requests::*;
 
 /// Opens a device node for reading and writing, close-on-exec (as the standard library always
@@ -30,6 +31,11 @@ pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
         .write(true)
         .open(path)
         .map(OwnedFd::from)
+}
+
+/// This process' limit on locked memory.
+pub(super) fn memory_limit() -> Result<MemoryLimit, MemoryLimitError> {
+    MemoryLimit::current()
 }
 
 /// What an ioctl that returns a number returned.

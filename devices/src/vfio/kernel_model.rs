@@ -14,6 +14,8 @@ use std::path::Path;
 use vfio_bindings::bindings::vfio::*;
 use vmm_sys_util::errno::Error as Errno;
 
+use super::memory_limit::{MemoryLimit, MemoryLimitError};
+
 /// A call, with what matters of its arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Call {
@@ -63,6 +65,8 @@ pub(super) struct Kernel {
     pub(super) log: Vec<Call>,
     /// The call (counted from 0) that fails, and its errno.
     pub(super) fail: Option<(usize, i32)>,
+    /// The limit on locked memory in bytes.
+    pub(super) memory_limit: Option<u64>,
     /// What opening any node fails with.
     pub(super) open_errno: Option<i32>,
     pub(super) api_version: u32,
@@ -104,6 +108,7 @@ impl Kernel {
         Self {
             log: Vec::new(),
             fail: None,
+            memory_limit: None,
             open_errno: None,
             api_version: 0,
             extensions: vec![VFIO_SPAPR_TCE_v2_IOMMU, VFIO_SPAPR_TCE_IOMMU],
@@ -196,6 +201,14 @@ pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
         return Err(io::Error::from_raw_os_error(errno));
     }
     File::open(path).map(OwnedFd::from)
+}
+
+pub(super) fn memory_limit() -> Result<MemoryLimit, MemoryLimitError> {
+    Ok(MemoryLimit {
+        limit_bytes: Kernel::with(|kernel| kernel.memory_limit),
+        locked_bytes: 0,
+        exempt: false,
+    })
 }
 
 pub(super) fn container_get_api_version(_: BorrowedFd<'_>) -> Result<u32, Errno> {

@@ -9,7 +9,7 @@ use vmm_sys_util::errno::Error as Errno;
 
 use super::container::{Container, IommuVersion};
 use super::dma::host_error;
-use super::memory_limit::{LockedMemoryNeed, MemoryLimit, MemoryLimitError, host_table_bytes};
+use super::memory_limit::{LockedMemoryNeed, MemoryLimitError, host_table_bytes};
 use super::{argument_size, host_page_bytes, kernel};
 
 /// The most levels that the kernel's tables may have (POWERNV_IOMMU_MAX_LEVELS in
@@ -167,11 +167,26 @@ impl Container {
         let most = self.info().levels.clamp(1, MAX_LEVELS);
         let mut levels = fewest_levels(geometry.entries).min(most);
         let found = loop {
-            match self.try_create(page, bytes, levels) {
+            let source = match self.try_create(page, bytes, levels) {
                 Ok(found) => break found,
-                Err(source) if source.errno() == libc::ENOMEM && levels < most => levels += 1,
-                Err(source) => return Err(creation_refused(page, bytes, levels, source)),
+                Err(source) => source,
+            };
+            let table_bytes = host_table_bytes(page, bytes, levels, host_page_bytes());
+            if source.errno() == libc::ENOMEM {
+                // One of the two reasons for it, which more levels do not help.
+                kernel::memory_limit()?.check(table_bytes)?;
+                if levels < most {
+                    levels += 1;
+                    continue;
+                }
             }
+            return Err(WindowError::Create {
+                bytes,
+                page,
+                table_bytes,
+                levels,
+                source,
+            });
         };
         if found == geometry.bus_offset {
             return Ok(levels);
@@ -249,7 +264,7 @@ impl Container {
             if source.errno() == libc::ENOMEM {
                 let bytes = self.info().window_bytes;
                 let need = LockedMemoryNeed::v1(bytes, host_page_bytes());
-                MemoryLimit::current()?.check(need.total_bytes())?;
+                kernel::memory_limit()?.check(need.total_bytes())?;
             }
             return Err(WindowError::Enable(source));
         }
@@ -259,24 +274,6 @@ impl Container {
 
     fn enabled(&self) -> MutexGuard<'_, bool> {
         self.enabled.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The error for a window that the kernel refused. Of the two reasons for ENOMEM, the limit on
-/// locked memory is the one the user can act on.
-fn creation_refused(page: PageShift, bytes: u64, levels: u32, source: Errno) -> WindowError {
-    let table_bytes = host_table_bytes(page, bytes, levels, host_page_bytes());
-    if source.errno() == libc::ENOMEM
-        && let Err(error) = MemoryLimit::current().and_then(|limit| limit.check(table_bytes))
-    {
-        return error.into();
-    }
-    WindowError::Create {
-        bytes,
-        page,
-        table_bytes,
-        levels,
-        source,
     }
 }
 

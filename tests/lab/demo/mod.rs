@@ -46,7 +46,7 @@ pub(crate) enum DemoError {
 
 /// Runs the demo; status 0 only when everything was as it should be.
 pub(crate) fn run(workspace: &Workspace) -> Result<u8, DemoError> {
-    let folder = workspace.run_folder()?;
+    let folder = tempfile::tempdir().map_err(at("write in", &std::env::temp_dir()))?;
     let findings = folder.path().join("findings");
     let mut host = HostArgs::plain(HostKind::P9Pages64k);
     host.fetch.push(Fetch {

@@ -22,13 +22,28 @@ ln -s /proc/self/fd/2 /dev/stderr
 ip link set lo up
 hostname "lab"
 
-# The device of the port with this name.
+# The device of the port with this name. Ports appear while the driver talks to the device, so it
+# may take a moment.
 port() {
-    for port in /sys/class/virtio-ports/*; do
-        [ "$(cat "$port/name")" = "$1" ] && echo "/dev/${port##*/}" && return
+    for _ in $(seq 100); do
+        for port in /sys/class/virtio-ports/*; do
+            if [ "$(cat "$port/name" 2>/dev/null)" = "$1" ]; then
+                echo "/dev/${port##*/}"
+                return
+            fi
+        done
+        sleep 0.1
     done
 }
-exec 3>"$(port lab.control)"
+control=$(port lab.control)
+stdout=$(port lab.stdout)
+stderr=$(port lab.stderr)
+terminal=$(port lab.terminal)
+if [ -z "$terminal" ] || [ -z "$stderr" ] || [ -z "$stdout" ] || [ -z "$control" ]; then
+    echo "no ports to the lab: $(ls /sys/class/virtio-ports)"
+    poweroff -f
+fi
+exec 3>"$control"
 
 fail() {
     echo "fail $*" >&3
@@ -87,9 +102,9 @@ echo "ready $(cut -d' ' -f1 /proc/uptime)" >&3
 if [ -e /lab/script ]; then
     # Through pipes: a port can be opened once only, and scripts open /dev/stderr again.
     mkfifo /run/stdout /run/stderr
-    cat /run/stdout >"$(port lab.stdout)" &
+    cat /run/stdout >"$stdout" &
     out=$!
-    cat /run/stderr >"$(port lab.stderr)" &
+    cat /run/stderr >"$stderr" &
     err=$!
     (cd /root && exec sh /lab/script 3>&- </dev/null >/run/stdout 2>/run/stderr)
     status=$?
@@ -99,7 +114,11 @@ if [ -e /lab/script ]; then
         sleep 0.2
     done
 else
-    (cd /root && exec setsid sh -c 'exec sh -l 3>&- </dev/hvc1 >/dev/hvc1 2>&1')
+    # Opened by a session's leader, the terminal becomes the session's, with Ctrl-C.
+    (cd /root && exec setsid sh -c '
+        exec </dev/hvc1 >/dev/hvc1 2>&1 3>&-
+        stty $LAB_TERMINAL
+        exec sh -l')
     status=$?
 fi
 

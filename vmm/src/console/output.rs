@@ -175,8 +175,11 @@ mod tests {
         }
         assert!(busy, "4 MB went into a pipe that nobody reads");
         thread::sleep(STUCK_AFTER + Duration::from_millis(100));
-        assert_eq!(queue.try_write(&line), SinkStatus::Accepted);
-        assert_eq!(queue.dropped_bytes(), 4096);
+        // More than fits the queue and the pipe together.
+        for _ in 0..1000 {
+            assert_eq!(queue.try_write(&line), SinkStatus::Accepted);
+        }
+        assert!(queue.dropped_bytes() > 0);
     }
 
     #[test]

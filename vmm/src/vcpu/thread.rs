@@ -141,7 +141,7 @@ impl Processor {
 
     fn run_until_stopped(&mut self) -> Result<Next, ThreadError> {
         loop {
-            match self.vcpu.run() {
+            match self.vcpu.run_guest() {
                 Ok(VcpuExit::PaprHcall) => {
                     if let Some(next) = self.serve_hypercall()? {
                         return Ok(next);

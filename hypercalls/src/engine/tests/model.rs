@@ -532,6 +532,9 @@ fn policy() -> impl Strategy<Value = Policy> {
 }
 
 proptest! {
+    // Shorter sequences are nice to have, not worth minutes of shrinking.
+    #![proptest_config(ProptestConfig { max_shrink_time: 20_000, ..ProptestConfig::default() })]
+
     #[test]
     fn any_sequence_of_calls_leaves_view_and_hardware_equal(
         policy in policy(),

@@ -3,6 +3,7 @@
 use vm_fdt::{Error, FdtWriter};
 
 use super::MachineTree;
+use super::long_names::cut;
 
 /// Size and line of a level-1 cache in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +35,11 @@ pub struct ProcessorFacts {
     /// Bits of the decrementer.
     pub decrementer_bits: u32,
 }
+
+const RADIX_AP_ENCODINGS: &str = "ibm,processor-radix-AP-encodings";
+
+/// Properties whose names are longer than the writer takes.
+pub(super) const LONG_NAMES: [&str; 1] = [RADIX_AP_ENCODINGS];
 
 /// Attribute bytes of `ibm,pa-features` that are not zero, for ISA 3.0 without transactional memory
 /// (PAPR, "ibm,pa-features"; what Linux reads of them is in arch/powerpc/kernel/prom.c).
@@ -101,10 +107,7 @@ fn cpu(tree: &mut FdtWriter, processor: &ProcessorFacts, id: u32) -> Result<(), 
     tree.property_u32("ibm,chip-id", 0)?;
     tree.property("ibm,pa-features", &pa_features())?;
     tree.property_u32("ibm,dec-bits", processor.decrementer_bits)?;
-    tree.property_array_u32(
-        "ibm,processor-radix-AP-encodings",
-        &processor.radix_ap_encodings,
-    )?;
+    tree.property_array_u32(cut(RADIX_AP_ENCODINGS), &processor.radix_ap_encodings)?;
     tree.end_node(node)
 }
 

@@ -4,6 +4,7 @@
 //! `ibm,architecture-vec-5` names the MMU mode and interrupt controller to use.
 
 mod cpus;
+mod long_names;
 mod pci;
 mod platform;
 
@@ -89,7 +90,11 @@ pub fn build(machine: &MachineTree, boot: &BootFacts<'_>) -> Result<Vec<u8>, Dev
         pci::host_bridge(&mut tree, bridge)?;
     }
     tree.end_node(root)?;
-    let blob = tree.finish()?;
+    let mut blob = tree.finish()?;
+    long_names::restore(
+        &mut blob,
+        cpus::LONG_NAMES.into_iter().chain(platform::rtas_names()),
+    );
     if blob.len() as u64 > DEVICE_TREE_MOST_BYTES {
         return Err(DeviceTreeError::TooLarge {
             bytes: blob.len(),
@@ -106,4 +111,106 @@ fn cells(value: u64) -> [u32; 2] {
         u32::from_be_bytes([a, b, c, d]),
         u32::from_be_bytes([e, f, g, h]),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use fdt::Fdt;
+
+    use super::*;
+
+    fn machine(cpus: u32) -> MachineTree {
+        let cache = CacheGeometry {
+            size_bytes: 32 << 10,
+            line_bytes: 128,
+        };
+        MachineTree {
+            ram_bytes: 2 << 30,
+            cpus,
+            processor: ProcessorFacts {
+                node_name: "PowerPC,POWER9".to_owned(),
+                cpu_version: 0x0f00_0005,
+                timebase_hertz: 512_000_000,
+                clock_hertz: 1_000_000_000,
+                data_cache: cache,
+                instruction_cache: cache,
+                radix_ap_encodings: vec![0x0c, 0xa000_0010],
+                decrementer_bits: 56,
+            },
+            host_bridges: Vec::new(),
+            uuid: "12345678-1234-1234-1234-123456789abc".to_owned(),
+            rng_seed: [7; 64],
+        }
+    }
+
+    fn boot() -> BootFacts<'static> {
+        BootFacts {
+            command_line: "console=hvc0",
+            initrd: Some(0x300_0000..0x340_0000),
+            rtas: 0x2fff_0000..0x3000_0000,
+            device_tree: 0x2fe0_0000..0x2fff_0000,
+        }
+    }
+
+    fn property<'a>(tree: &'a Fdt<'_>, path: &str, name: &str) -> &'a [u8] {
+        let node = tree
+            .find_node(path)
+            .unwrap_or_else(|| panic!("no node {path}"));
+        node.property(name)
+            .unwrap_or_else(|| panic!("no property {name} in {path}"))
+            .value
+    }
+
+    #[test]
+    fn a_guest_finds_what_linux_needs_to_start() {
+        let blob = build(&machine(2), &boot()).expect("tree");
+        let tree = Fdt::new(&blob).expect("valid tree");
+        assert_eq!(property(&tree, "/", "device_type"), b"chrp\0");
+        assert_eq!(property(&tree, "/chosen", "bootargs"), b"console=hvc0\0");
+        assert_eq!(
+            property(&tree, "/chosen", "linux,initrd-start"),
+            0x300_0000u64.to_be_bytes()
+        );
+        let vector = property(&tree, "/chosen", "ibm,architecture-vec-5");
+        assert_eq!(
+            (vector[24] & 0xc0, vector[26] & 0x40),
+            (0x40, 0x40),
+            "radix with shootdown"
+        );
+        assert_eq!(
+            property(&tree, "/rtas", "linux,rtas-entry"),
+            0x2fff_0000u32.to_be_bytes()
+        );
+        assert_eq!(
+            property(&tree, "/rtas", "ibm,change-msi"),
+            0x2019u32.to_be_bytes()
+        );
+        assert_eq!(
+            property(&tree, "/rtas", "ibm,query-interrupt-source-number"),
+            0x2018u32.to_be_bytes()
+        );
+        let capacity = property(&tree, "/rtas", "ibm,lrdr-capacity");
+        assert_eq!(capacity[..8], (2u64 << 30).to_be_bytes());
+        assert_eq!(
+            property(&tree, "/vdevice/vty@71000000", "compatible"),
+            b"hvterm1\0"
+        );
+        assert_eq!(tree.cpus().count(), 2);
+        let second = "/cpus/PowerPC,POWER9@1";
+        assert_eq!(
+            property(&tree, second, "ibm,ppc-interrupt-server#s"),
+            1u32.to_be_bytes()
+        );
+        assert_eq!(
+            property(&tree, second, "ibm,processor-radix-AP-encodings").len(),
+            8
+        );
+        let features = property(&tree, second, "ibm,pa-features");
+        assert_eq!((features[0], features[2 + 40] & 0x80), (66, 0x80), "radix");
+    }
+
+    #[test]
+    fn as_many_processors_as_can_be_asked_for_fit() {
+        assert!(build(&machine(1024), &boot()).is_ok());
+    }
 }

@@ -5,6 +5,7 @@ use spapr_devices::interrupts::Lisn;
 use spapr_devices::{rtas, vty};
 use vm_fdt::{Error, FdtWriter};
 
+use super::long_names::cut;
 use super::{BootFacts, INTERRUPT_CONTROLLER, MachineTree, cells};
 
 /// The vty's path, for the kernel's early console.
@@ -112,13 +113,25 @@ pub(super) fn rtas(
     let [block_high, block_low] = cells(LOGICAL_MEMORY_BLOCK_BYTES);
     let capacity = [end_high, end_low, block_high, block_low, machine.cpus];
     tree.property_array_u32("ibm,lrdr-capacity", &capacity)?;
-    for service in rtas::SERVICES {
-        tree.property_u32(service.name, service.token)?;
-    }
-    for service in rtas::KERNEL_SERVICES {
-        tree.property_u32(service.name, service.token)?;
+    for (name, token) in rtas_services() {
+        tree.property_u32(cut(name), token)?;
     }
     tree.end_node(node)
+}
+
+fn rtas_services() -> impl Iterator<Item = (&'static str, u32)> {
+    let here = rtas::SERVICES
+        .iter()
+        .map(|service| (service.name, service.token));
+    let kernel = rtas::KERNEL_SERVICES
+        .iter()
+        .map(|service| (service.name, service.token));
+    here.chain(kernel)
+}
+
+/// Names of the RTAS services, which are properties.
+pub(super) fn rtas_names() -> impl Iterator<Item = &'static str> {
+    rtas_services().map(|(name, _)| name)
 }
 
 pub(super) fn interrupt_controller(

@@ -1,0 +1,132 @@
+//! From the machine's first instruction to Rust.
+//!
+//! The machine enters at `_start` with the device tree's address in r3, in real mode, big-endian,
+//! in 32-bit or 64-bit mode (the kernel's Documentation/arch/powerpc/booting.rst, "direct entry
+//! with a flattened device-tree"). What follows makes it little-endian and 64-bit with floating
+//! point and vectors on, as compiled code expects, sets up a stack and the table of contents (the
+//! ELF version 2 ABI's r2), and calls `guest_main`.
+
+use core::arch::global_asm;
+use core::slice;
+
+use crate::fdt::{Fdt, HEADER_BYTES, total_bytes};
+use crate::machine::Machine;
+use crate::{exception, rtas};
+
+// A word that starts a file in the wrong byte order is `b .+8` in place of a `tdi` that never
+// traps: it leads into instructions that are stored in the other order.
+global_asm!(
+    ".macro swapped word",
+    "    .long ((\\word) >> 24 & 0xff) | ((\\word) >> 8 & 0xff00) | \
+               ((\\word) << 8 & 0xff0000) | ((\\word) << 24 & 0xff000000)",
+    ".endm",
+    ".section .text.entry, \"ax\"",
+    ".globl _start",
+    "_start:",
+    "    tdi 0, 0, 0x48",
+    "    b 2f",
+    "    swapped 0x429f0005", // bcl 20, 31, .+4
+    "1:",
+    "    swapped 0x7d4802a6", // mflr r10
+    "    swapped 0x394a001c", // addi r10, r10, 2f - 1b
+    "    swapped 0x7d5a03a6", // mtsrr0 r10
+    "    swapped 0x7d6000a6", // mfmsr r11
+    "    swapped 0x616b0001", // ori r11, r11, MSR_LE
+    "    swapped 0x7d7b03a6", // mtsrr1 r11
+    "    swapped 0x4c000024", // rfid
+    "2:",
+    // SF; VEC and VSX; FP, ME, RI and LE.
+    "    li 11, 1",
+    "    sldi 11, 11, 63",
+    "    oris 11, 11, 0x0280",
+    "    ori 11, 11, 0x3003",
+    "    mtsrr1 11",
+    "    lis 10, 3f@ha",
+    "    addi 10, 10, 3f@l",
+    "    mtsrr0 10",
+    "    rfid",
+    "3:",
+    "    lis 2, .TOC.@ha",
+    "    addi 2, 2, .TOC.@l",
+    "    lis 1, boot_stack_end@ha",
+    "    addi 1, 1, boot_stack_end@l",
+    "    li 0, 0",
+    "    stdu 0, -128(1)",
+    "    lis 10, bss_start@ha",
+    "    addi 10, 10, bss_start@l",
+    "    lis 11, bss_end@ha",
+    "    addi 11, 11, bss_end@l",
+    "4:",
+    "    cmpld 10, 11",
+    "    bge 5f",
+    "    std 0, 0(10)",
+    "    addi 10, 10, 8",
+    "    b 4b",
+    "5:",
+    "    bl enter_guest",
+    "    nop",
+    "6:",
+    "    b 6b",
+    // Not in .bss, which is cleared while the stack is in use.
+    ".section .data, \"aw\"",
+    ".balign 16",
+    "boot_stack:",
+    "    .space 65536",
+    "boot_stack_end:",
+    ".text",
+);
+
+unsafe extern "Rust" {
+    /// What the guest does; defined by [`guest!`](crate::guest). Back from it, the machine is
+    /// powered off.
+    fn guest_main(machine: &Machine<'static>);
+}
+
+/// Makes `fn(&Machine)` the guest.
+#[macro_export]
+macro_rules! guest {
+    ($main:path) => {
+        // SAFETY: nothing else defines the symbol: a guest is one program.
+        #[unsafe(no_mangle)]
+        fn guest_main(machine: &$crate::machine::Machine<'static>) {
+            let main: fn(&$crate::machine::Machine<'static>) = $main;
+            main(machine);
+        }
+    };
+}
+
+/// Called by the first instructions with the device tree's address.
+// SAFETY: nothing else defines the symbol.
+#[unsafe(no_mangle)]
+extern "C" fn enter_guest(device_tree: u64) -> ! {
+    exception::install();
+    // SAFETY: the machine passes the address of a device tree in RAM; guests do not write there.
+    let tree = unsafe { tree_at(device_tree) };
+    match tree {
+        Some(tree) => {
+            // SAFETY: the guest's program defines it with this signature, by the macro above.
+            unsafe { guest_main(&Machine::new(tree)) };
+            rtas::power_off()
+        }
+        None => rtas::stop_with("no device tree"),
+    }
+}
+
+/// The device tree at an address.
+///
+/// # Safety
+/// There must be a device tree, and nothing may change it.
+unsafe fn tree_at(address: u64) -> Option<Fdt<'static>> {
+    let start = core::ptr::with_exposed_provenance::<u8>(usize::try_from(address).ok()?);
+    // SAFETY: as the caller vouches.
+    let header = unsafe { slice::from_raw_parts(start, HEADER_BYTES) };
+    let bytes = total_bytes(header)?;
+    // SAFETY: as the caller vouches; the header says how long it is.
+    Fdt::new(unsafe { slice::from_raw_parts(start, bytes) })
+}
+
+/// Says where and why, and stops the machine.
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    rtas::stop_with(format_args!("{info}"))
+}

@@ -1,0 +1,115 @@
+//! Property names longer than 31 characters.
+//!
+//! The Devicetree specification allows 31 (v0.4, 2.2.4.1), and `vm-fdt` holds to it; PAPR has longer
+//! ones, which Linux looks up by their full name. So a long name is written cut, and made whole in
+//! the finished blob: names stand in a block of strings of their own, at its end.
+
+/// The most characters that the writer takes.
+const MOST: usize = 31;
+
+const STRUCTURE_OFFSET: usize = 8;
+const STRINGS_OFFSET: usize = 12;
+const TOTAL_BYTES: usize = 4;
+const STRINGS_BYTES: usize = 32;
+
+const TOKEN_BEGIN_NODE: u32 = 1;
+const TOKEN_PROPERTY: u32 = 3;
+const TOKEN_END: u32 = 9;
+
+/// The name to write in place of `name`.
+pub(super) fn cut(name: &str) -> &str {
+    name.get(..MOST).unwrap_or(name)
+}
+
+/// Makes those of `names` whole that were cut when `blob` was written. A cut name must not stand
+/// for two long ones.
+pub(super) fn restore<'a>(blob: &mut Vec<u8>, names: impl IntoIterator<Item = &'a str>) {
+    for name in names {
+        if name.len() > MOST {
+            restore_one(blob, name);
+        }
+    }
+}
+
+fn restore_one(blob: &mut Vec<u8>, name: &str) {
+    let strings = word(blob, STRINGS_OFFSET);
+    let whole = blob.len() - strings;
+    let mut found = false;
+    let mut at = word(blob, STRUCTURE_OFFSET);
+    loop {
+        let token = word(blob, at);
+        at += 4;
+        match u32::try_from(token) {
+            Ok(TOKEN_BEGIN_NODE) => at = padded(string_end(blob, at) + 1),
+            Ok(TOKEN_PROPERTY) => {
+                let (length, offset) = (word(blob, at), word(blob, at + 4));
+                let start = strings + offset;
+                if &blob[start..string_end(blob, start)] == cut(name).as_bytes() {
+                    put_word(blob, at + 4, whole);
+                    found = true;
+                }
+                at = padded(at + 8 + length);
+            }
+            Ok(TOKEN_END) => break,
+            _ => {}
+        }
+    }
+    if found {
+        blob.extend_from_slice(name.as_bytes());
+        blob.push(0);
+        put_word(blob, STRINGS_BYTES, whole + name.len() + 1);
+        let total = blob.len();
+        put_word(blob, TOTAL_BYTES, total);
+    }
+}
+
+fn word(blob: &[u8], at: usize) -> usize {
+    let bytes = [blob[at], blob[at + 1], blob[at + 2], blob[at + 3]];
+    u32::from_be_bytes(bytes) as usize
+}
+
+fn put_word(blob: &mut [u8], at: usize, value: usize) {
+    // The tree is far smaller than 4 GiB: its room is 2 MiB.
+    let value = u32::try_from(value).unwrap_or(u32::MAX);
+    blob[at..at + 4].copy_from_slice(&value.to_be_bytes());
+}
+
+fn string_end(blob: &[u8], start: usize) -> usize {
+    blob[start..]
+        .iter()
+        .position(|&byte| byte == 0)
+        .map_or(blob.len(), |length| start + length)
+}
+
+fn padded(at: usize) -> usize {
+    at.next_multiple_of(4)
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_fdt::FdtWriter;
+
+    use super::*;
+
+    #[test]
+    fn long_names_are_whole_in_the_finished_tree() {
+        let long = "ibm,query-interrupt-source-number";
+        let mut tree = FdtWriter::new().expect("tree");
+        let root = tree.begin_node("").expect("root");
+        tree.property_u32("short", 1).expect("property");
+        tree.property_u32(cut(long), 0x2018).expect("property");
+        let child = tree.begin_node("child").expect("child");
+        tree.property_u32(cut(long), 2).expect("property");
+        tree.end_node(child).expect("end");
+        tree.end_node(root).expect("end");
+        let mut blob = tree.finish().expect("blob");
+        restore(&mut blob, ["short", long]);
+
+        let tree = fdt::Fdt::new(&blob).expect("valid tree");
+        let value = |path, name| Some(tree.find_node(path)?.property(name)?.value);
+        assert_eq!(value("/", long), Some(&[0, 0, 0x20, 0x18][..]));
+        assert_eq!(value("/child", long), Some(&[0, 0, 0, 2][..]));
+        assert_eq!(value("/", "short"), Some(&[0, 0, 0, 1][..]));
+        assert_eq!(value("/", cut(long)), None);
+    }
+}
