@@ -1,3 +1,11 @@
 //! Tests that run inside an emulated host; `cargo lab test` takes them there.
+//!
+//! | module | what |
+//! |---|---|
+//! | `harness` | starting the VMM, giving it a guest, and looking at what came of it |
+//! | `every_host` | tests that run on each kind of host |
+//! | `main_host` | tests that run on one kind of host only, as it makes no difference which |
 
-mod host;
+mod every_host;
+mod harness;
+mod main_host;

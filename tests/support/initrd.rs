@@ -52,12 +52,20 @@ pub fn job_overlay(script: &str) -> Result<Vec<u8>, CpioError> {
 /// # Errors
 /// When one of the files cannot be read or written.
 pub fn write_with_job(stock: &Path, script: &str, target: &Path) -> Result<(), InitrdError> {
+    write_with_overlay(stock, &job_overlay(script)?, target)
+}
+
+/// Writes to `target` the stock initrd at `stock` followed by the archive `overlay`.
+///
+/// # Errors
+/// When one of the files cannot be read or written.
+pub fn write_with_overlay(stock: &Path, overlay: &[u8], target: &Path) -> Result<(), InitrdError> {
     let mut bytes = std::fs::read(stock).map_err(|source| InitrdError::Read {
         path: stock.to_owned(),
         source,
     })?;
     bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes.extend_from_slice(&job_overlay(script)?);
+    bytes.extend_from_slice(overlay);
     std::fs::write(target, bytes).map_err(|source| InitrdError::Write {
         path: target.to_owned(),
         source,

@@ -8,7 +8,7 @@ use super::stats::Stats;
 /// One column per run, with what is wrong with it.
 pub(super) fn of(runs: &[(Vec<String>, Evidence)], expected: &Expected) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_preset(presets::UTF8_FULL_CONDENSED);
     let mut header = vec![Cell::new("")];
     header.extend(
         runs.iter()

@@ -7,12 +7,15 @@ export PATH=/usr/bin:/bin HOME=/root LC_ALL=C
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
-mkdir -p /dev/pts /dev/shm /dev/hugepages
+mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
 mount -t tmpfs tmpfs /tmp
 chmod 1777 /tmp /dev/shm
-mount -t hugetlbfs hugetlbfs /dev/hugepages
+if grep -q hugetlbfs /proc/filesystems; then
+    mkdir /dev/hugepages
+    mount -t hugetlbfs hugetlbfs /dev/hugepages
+fi
 mount -t debugfs debugfs /sys/kernel/debug
 mount -t tracefs tracefs /sys/kernel/tracing
 ln -s /proc/self/fd /dev/fd

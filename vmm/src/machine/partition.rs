@@ -12,6 +12,7 @@ use spapr_hypercalls::engine::Engine;
 
 use super::host_iommu::GroupIommu;
 use super::lifecycle::Lifecycle;
+use super::lines::XicsLines;
 use super::processors::Processors;
 use crate::console::OutputQueue;
 use crate::kvm::host::Capabilities;
@@ -40,6 +41,8 @@ pub struct Partition {
     pub ram: GuestRam,
     /// What RTAS keeps beyond that: clock, identity, number of calls.
     pub rtas: RtasState,
+    // KVM takes the interrupt controller away when its descriptor closes.
+    pub(super) _lines: Arc<XicsLines>,
     pub(crate) vm: Arc<VmFd>,
     pub(crate) capabilities: Capabilities,
     pub(crate) cpu_char: Option<kvm_ppc_cpu_char>,

@@ -57,6 +57,7 @@ impl Machine {
                 .then(|| self.vm.cpu_char().ok())
                 .flatten(),
             capabilities: self.capabilities,
+            _lines: self.lines,
             vm: self.vm,
             first_entry: OnceLock::new(),
         });

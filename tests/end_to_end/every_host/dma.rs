@@ -1,0 +1,41 @@
+//! DMA of a passed-through NVMe, with the TCE calls served in the kernel and in user space.
+
+use crate::harness::Vmm;
+use crate::harness::finished::Finished;
+use crate::harness::host::assert_nothing_is_left;
+use crate::harness::jobs::{READ_ALL, READ_SMALL, SMALL_READS, WAIT_FOR_NVME, data_sha256};
+use crate::harness::tce_handlers::{Handler, Returns};
+
+/// Reads the NVMe in large and in small pieces, and returns what the kernel's handler of H_PUT_TCE
+/// did meanwhile.
+fn read_with(options: &[&str]) -> (Finished, Returns) {
+    let handler = Handler::watch("put_tce");
+    let job = [WAIT_FOR_NVME, READ_ALL, READ_SMALL].concat();
+    let vmm = Vmm::job(&job).nvme();
+    let vmm = options.iter().fold(vmm, |vmm, option| vmm.argument(option));
+    let finished = vmm.run().assert_job_done();
+    assert_eq!(finished.guest("SHA256"), data_sha256(), "{finished}");
+    assert_nothing_is_left();
+    (finished, handler.returns())
+}
+
+#[test]
+fn in_auto_mode_the_kernel_serves_single_entries() {
+    let (finished, kernel) = read_with(&["--tce", "auto", "--cpus", "4"]);
+    assert_eq!(finished.stat("/windows/0/path"), "bound", "{finished}");
+    assert!(kernel.answered >= SMALL_READS, "{kernel:?}\n{finished}");
+    let left = finished.tce_calls("H_PUT_TCE");
+    // What is left is the first mapping of each region of memory, which locks it.
+    assert!(left * 20 <= kernel.answered, "{left} reached the VMM, {kernel:?}\n{finished}");
+    assert!(finished.tce_calls("H_PUT_TCE_INDIRECT") > 0, "lists are the VMM's\n{finished}");
+}
+
+#[test]
+fn in_user_mode_every_call_reaches_the_vmm() {
+    let (finished, kernel) = read_with(&["--tce", "user"]);
+    assert_eq!(finished.stat("/windows/0/path"), "user", "{finished}");
+    assert_eq!(kernel.answered, 0, "{kernel:?}\n{finished}");
+    assert!(finished.tce_calls("H_PUT_TCE") >= SMALL_READS, "{finished}");
+    assert_eq!(kernel.left, finished.tce_calls("H_PUT_TCE"), "{finished}");
+    assert_eq!(finished.number("/windows/0/container"), 2, "{finished}");
+}

@@ -1,0 +1,40 @@
+//! A guest that passes nonsense to everything that the VMM serves.
+
+use std::time::Duration;
+
+use crate::harness::Vmm;
+use crate::harness::finished::Finished;
+use crate::harness::host::assert_nothing_is_left;
+
+/// The longest that the guest takes, many times over.
+const TIME_LIMIT: Duration = Duration::from_secs(60);
+
+fn check(finished: Finished) {
+    let finished = finished.assert_powered_off();
+    assert!(!finished.console().contains("HOSTILE-GUEST-WRONG"), "{finished}");
+    let done = finished.console().lines().find_map(|line| line.split_once("HOSTILE-GUEST-DONE "));
+    let counts = done.unwrap_or_else(|| panic!("the guest did not end\n{finished}")).1.trim();
+    let (calls, wrong) = counts.split_once(' ').expect("two counts");
+    let calls: u64 = calls.strip_prefix("calls=").expect("calls").parse().expect("a number");
+    assert!(calls > 4_000, "{calls} calls only\n{finished}");
+    assert_eq!(wrong, "wrong=0", "{finished}");
+    assert!(finished.took() < TIME_LIMIT, "{finished}");
+}
+
+#[test]
+fn nonsense_gets_error_codes_and_the_vmm_lives() {
+    check(Vmm::bare_metal("hostile-guest", "seed=1 rounds=4000").run());
+}
+
+#[test]
+fn nonsense_about_a_device_gets_error_codes_in_auto_mode() {
+    check(Vmm::bare_metal("hostile-guest", "seed=2 rounds=4000").nvme().run());
+    assert_nothing_is_left();
+}
+
+#[test]
+fn nonsense_about_a_device_gets_error_codes_in_user_mode() {
+    let vmm = Vmm::bare_metal("hostile-guest", "seed=3 rounds=4000").nvme();
+    check(vmm.option("--tce", "user").run());
+    assert_nothing_is_left();
+}

@@ -1,0 +1,165 @@
+//! The host: its devices, its ordinary user, its modules, and its pinned memory.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// User and group id of the ordinary user.
+pub(crate) const USER: u32 = 1000;
+
+/// What the lab says about the host.
+pub(crate) fn lab(variable: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set: not in a lab host"))
+}
+
+/// PCI address of the NVMe, which is bound to vfio-pci.
+pub(crate) fn nvme() -> String {
+    lab("LAB_NVME")
+}
+
+/// PCI address of the network card, which is bound to vfio-pci.
+pub(crate) fn nic() -> String {
+    lab("LAB_NIC")
+}
+
+/// Number of the NVMe's IOMMU group.
+pub(crate) fn group() -> String {
+    lab("LAB_NVME_GROUP")
+}
+
+/// The device file of the NVMe's IOMMU group.
+pub(crate) fn group_node() -> PathBuf {
+    Path::new("/dev/vfio").join(group())
+}
+
+/// Opens the NVMe's group, which one process at a time can.
+pub(crate) fn open_group() -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(group_node())
+}
+
+/// Fails unless nothing is left of runs that have ended: the group can be opened, and no memory
+/// is pinned.
+#[track_caller]
+pub(crate) fn assert_nothing_is_left() {
+    drop(open_group().expect("the group is still in use"));
+    // The kernel gives pinned pages back after the process has ended.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while pinned_pages() != 0 && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(pinned_pages(), 0, "pages of the host that are still pinned");
+}
+
+/// Pages that the host's kernel has pinned for devices.
+pub(crate) fn pinned_pages() -> u64 {
+    // Each CPU counts for itself; this adds it all up. Where it does not exist, counts are late.
+    let _ = fs::write("/proc/sys/vm/stat_refresh", "1");
+    let text = fs::read_to_string("/proc/vmstat").expect("no /proc/vmstat");
+    let count = |name: &str| -> u64 {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.expect("no such count").trim().parse().expect("a number")
+    };
+    count("nr_foll_pin_acquired ").saturating_sub(count("nr_foll_pin_released "))
+}
+
+/// Bytes of locked memory of a process (VmLck).
+pub(crate) fn locked_bytes(id: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{id}/status")).expect("no such process");
+    let line = text.lines().find_map(|line| line.strip_prefix("VmLck:")).expect("no VmLck");
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+    kib * 1024
+}
+
+/// A device file that belongs to the ordinary user, until dropped.
+#[derive(Debug)]
+pub(crate) struct GivenToUser(PathBuf);
+
+/// Gives a device file away.
+pub(crate) fn give_to_user(node: &Path) -> GivenToUser {
+    chown(node, Some(USER), Some(USER)).expect("cannot give the device file away");
+    GivenToUser(node.to_owned())
+}
+
+impl Drop for GivenToUser {
+    fn drop(&mut self) {
+        chown(&self.0, Some(0), Some(0)).expect("cannot take the device file back");
+    }
+}
+
+/// A device file that all may open, until dropped.
+#[derive(Debug)]
+pub(crate) struct OpenToAll(PathBuf, Permissions);
+
+/// Lets everybody open a device file.
+pub(crate) fn open_to_all(node: &Path) -> OpenToAll {
+    let before = fs::metadata(node).expect("no such device file").permissions();
+    fs::set_permissions(node, Permissions::from_mode(0o666)).expect("cannot change permissions");
+    OpenToAll(node.to_owned(), before)
+}
+
+impl Drop for OpenToAll {
+    fn drop(&mut self) {
+        fs::set_permissions(&self.0, self.1.clone()).expect("cannot change permissions back");
+    }
+}
+
+/// A kernel module that is out of the kernel until this is dropped.
+#[derive(Debug)]
+pub(crate) struct WithoutModule(&'static str);
+
+/// Takes a module out of the kernel.
+pub(crate) fn without_module(name: &'static str) -> WithoutModule {
+    let status = Command::new("rmmod").arg(name).status().expect("cannot run rmmod");
+    assert!(status.success(), "rmmod {name}: {status}");
+    WithoutModule(name)
+}
+
+impl Drop for WithoutModule {
+    fn drop(&mut self) {
+        let file = format!("/lib/modules/{}.ko", self.0);
+        let status = Command::new("insmod").arg(file).status().expect("cannot run insmod");
+        assert!(status.success(), "insmod {}: {status}", self.0);
+    }
+}
+
+/// A PCI device that is bound to another driver than vfio-pci, or to none, until dropped.
+#[derive(Debug)]
+pub(crate) struct Rebound(String);
+
+/// Binds a device to the host's driver for it, or with `None` to no driver.
+pub(crate) fn rebind(device: &str, driver: Option<&str>) -> Rebound {
+    let rebound = Rebound(device.to_owned());
+    bind(device, driver);
+    rebound
+}
+
+impl Drop for Rebound {
+    fn drop(&mut self) {
+        bind(&self.0, Some("vfio-pci"));
+    }
+}
+
+/// The driver that a device is bound to.
+pub(crate) fn driver_of(device: &str) -> Option<String> {
+    let link = fs::read_link(format!("/sys/bus/pci/devices/{device}/driver")).ok()?;
+    Some(link.file_name()?.to_str()?.to_owned())
+}
+
+fn bind(device: &str, driver: Option<&str>) {
+    let folder = format!("/sys/bus/pci/devices/{device}");
+    let write = |path: &str, text: &str| {
+        fs::write(path, text).unwrap_or_else(|error| panic!("cannot write {path}: {error}"));
+    };
+    if driver_of(device).is_some() {
+        write(&format!("{folder}/driver/unbind"), device);
+    }
+    write(&format!("{folder}/driver_override"), &format!("{}\n", driver.unwrap_or_default()));
+    if let Some(driver) = driver {
+        write("/sys/bus/pci/drivers_probe", device);
+        assert_eq!(driver_of(device).as_deref(), Some(driver), "{device} is not bound");
+    }
+}

@@ -1,0 +1,44 @@
+//! What Linux guests are told to do, and what the NVMe is divided into.
+
+use super::host;
+
+/// The first 64 MiB of the NVMe hold data; these are behind them, for tests that write. Each test
+/// has a part of its own: the lab looks at them when all tests are done.
+pub(crate) const SCRATCH_MIB: u64 = 64;
+
+/// Waits for the NVMe.
+pub(crate) const WAIT_FOR_NVME: &str = "
+for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+    [ -b /dev/nvme0n1 ] && break
+    sleep 0.25
+done
+[ -b /dev/nvme0n1 ] || { echo LAB-GUEST-ERROR no NVMe; exit 1; }
+";
+
+/// Reads the NVMe's data past the page cache, in large pieces, whose mappings are lists, and prints
+/// its digest.
+pub(crate) const READ_ALL: &str = "
+echo LAB-GUEST-SHA256 $(dd if=/dev/nvme0n1 bs=1M count=64 iflag=direct,fullblock 2>/dev/null |
+    sha256sum | cut -d' ' -f1)
+";
+
+/// Reads 2,000 times 512 bytes, each a mapping of a single entry.
+pub(crate) const READ_SMALL: &str = "
+dd if=/dev/nvme0n1 of=/dev/null bs=512 count=2000 iflag=direct 2>/dev/null || exit 1
+";
+
+/// Reads of [`READ_SMALL`].
+pub(crate) const SMALL_READS: u64 = 2_000;
+
+/// Reads the NVMe again and again, and says so each time.
+pub(crate) const READ_FOR_EVER: &str = "
+while true; do
+    dd if=/dev/nvme0n1 of=/dev/null bs=1M count=8 iflag=direct 2>/dev/null || exit 1
+    echo LAB-GUEST-LAP
+done
+";
+
+/// SHA-256 of what [`READ_ALL`] reads.
+pub(crate) fn data_sha256() -> String {
+    host::lab("LAB_NVME_DATA_SHA256")
+}

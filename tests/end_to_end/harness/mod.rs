@@ -1,0 +1,21 @@
+//! Starting the VMM, giving it a guest, and looking at what came of it.
+//!
+//! | file | what |
+//! |---|---|
+//! | `vmm` | a run of `spapr-vmm`: its command line, its surroundings |
+//! | `running` | a run under way: its output so far, signals, its end |
+//! | `finished` | what a run left: status, console, messages, statistics |
+//! | `jobs` | what Linux guests are told to do |
+//! | `host` | the host's devices, users, modules and pinned memory |
+//! | `refusal` | making the kernel refuse one call |
+//! | `tce_handlers` | the kernel's own count of TCE calls |
+
+pub(crate) mod finished;
+pub(crate) mod host;
+pub(crate) mod jobs;
+pub(crate) mod refusal;
+pub(crate) mod running;
+pub(crate) mod tce_handlers;
+pub(crate) mod vmm;
+
+pub(crate) use vmm::Vmm;

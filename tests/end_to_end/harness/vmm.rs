@@ -1,0 +1,237 @@
+//! A run of `spapr-vmm`: its command line and its surroundings.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use spapr_lab::cpio::Archive;
+use spapr_lab::initrd::write_with_overlay;
+
+use super::finished::Finished;
+use super::host;
+use super::refusal::Refusal;
+use super::running::Running;
+
+/// The Linux guest's kernel and initial RAM disk.
+pub(crate) const KERNEL: &str = "/boot/vmlinux";
+const INITRD: &str = "/boot/initrd";
+/// Bare-metal guests.
+const GUESTS: &str = "/usr/lib/spapr-lab/guests";
+/// The most time that a run takes on an emulated host.
+const TIME_LIMIT: Duration = Duration::from_secs(150);
+
+/// An ordinary user who runs the VMM.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct User {
+    /// RLIMIT_MEMLOCK in bytes.
+    pub(crate) memlock: u64,
+}
+
+/// A run to be started.
+#[derive(Debug)]
+pub(crate) struct Vmm {
+    folder: Folder,
+    arguments: Vec<String>,
+    /// Commands that make the surroundings of the run, in a mount namespace of its own.
+    namespace: Option<String>,
+    /// How the shell redirects the run's streams.
+    redirection: Option<&'static str>,
+    user: Option<User>,
+    refusals: Vec<Refusal>,
+    stdin: Stdio,
+    stdout: Stdio,
+    stderr: Stdio,
+}
+
+/// A folder that goes when the run's results are no longer needed.
+#[derive(Debug)]
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = PathBuf::from(format!("/tmp/end-to-end-{number}"));
+        fs::create_dir_all(&path).expect("cannot make a folder");
+        Self(path)
+    }
+
+    /// A file in the folder.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What remains is in memory until the host is off; that it is seen is no use to anyone.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Vmm {
+    /// `spapr-vmm run` with no arguments but where its statistics go.
+    pub(crate) fn new() -> Self {
+        let folder = Folder::new();
+        let stats = folder.file("stats.json");
+        Self {
+            folder,
+            arguments: Vec::new(),
+            namespace: None,
+            redirection: None,
+            user: None,
+            refusals: Vec::new(),
+            stdin: Stdio::null(),
+            stdout: Stdio::piped(),
+            stderr: Stdio::piped(),
+        }
+        .option("--stats", stats.to_str().expect("a path of ours"))
+    }
+
+    /// A Linux guest of 1 GiB with the stock initial RAM disk: an interactive shell.
+    pub(crate) fn linux() -> Self {
+        Self::new().option("--kernel", KERNEL).option("--initrd", INITRD)
+    }
+
+    /// A Linux guest of 1 GiB that runs a shell script and powers off.
+    pub(crate) fn job(script: &str) -> Self {
+        Self::job_with_files(script, &[])
+    }
+
+    /// A Linux guest of 1 GiB that runs a shell script, with more files in its root folder, and
+    /// powers off.
+    pub(crate) fn job_with_files(script: &str, files: &[(&str, &[u8])]) -> Self {
+        let vmm = Self::new();
+        let initrd = vmm.folder.file("initrd");
+        let mut overlay = Archive::new();
+        overlay.file("job", 0o755, script.as_bytes()).expect("a job is small");
+        for (name, content) in files {
+            overlay.file(name, 0o644, content).expect("files of tests are small");
+        }
+        let overlay = overlay.finish().expect("an archive in memory");
+        write_with_overlay(Path::new(INITRD), &overlay, &initrd).expect("cannot write the initrd");
+        let initrd = initrd.to_str().expect("a path of ours").to_owned();
+        vmm.option("--kernel", KERNEL).option("--initrd", &initrd)
+    }
+
+    /// A bare-metal guest of 1 GiB.
+    pub(crate) fn bare_metal(guest: &str, command_line: &str) -> Self {
+        Self::new()
+            .option("--kernel", &format!("{GUESTS}/{guest}"))
+            .option("--append", command_line)
+    }
+
+    /// One more argument.
+    pub(crate) fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// One more option with its value.
+    pub(crate) fn option(self, name: &str, value: &str) -> Self {
+        self.argument(name).argument(value)
+    }
+
+    /// Passes the NVMe through.
+    pub(crate) fn nvme(self) -> Self {
+        self.option("--vfio", &host::nvme())
+    }
+
+    /// Makes surroundings with shell commands, in a mount namespace of the run's own.
+    pub(crate) fn in_namespace(mut self, commands: &str) -> Self {
+        self.namespace = Some(commands.to_owned());
+        self
+    }
+
+    /// Redirects the run's streams as the shell does, say `2>&-`.
+    pub(crate) fn redirected(mut self, redirection: &'static str) -> Self {
+        self.redirection = Some(redirection);
+        self
+    }
+
+    /// Runs as the lab's ordinary user.
+    pub(crate) fn as_user(mut self, user: User) -> Self {
+        self.user = Some(user);
+        self
+    }
+
+    /// Has the kernel answer some of the run's calls otherwise than it would.
+    pub(crate) fn refusing(mut self, refusal: Refusal) -> Self {
+        self.refusals.push(refusal);
+        self
+    }
+
+    /// Where the guest's input comes from.
+    pub(crate) fn stdin(mut self, stdin: Stdio) -> Self {
+        self.stdin = stdin;
+        self
+    }
+
+    /// Where standard output goes.
+    pub(crate) fn stdout(mut self, stdout: Stdio) -> Self {
+        self.stdout = stdout;
+        self
+    }
+
+    /// Where standard error goes.
+    pub(crate) fn stderr(mut self, stderr: Stdio) -> Self {
+        self.stderr = stderr;
+        self
+    }
+
+    /// Starts it.
+    pub(crate) fn start(self) -> Running {
+        let mut command = self.command();
+        command.stdin(self.stdin).stdout(self.stdout).stderr(self.stderr);
+        let mut preparations = Vec::new();
+        for refusal in &self.refusals {
+            preparations.push(refusal.preparation());
+        }
+        if let Some(user) = self.user {
+            for path in [self.folder.0.clone(), self.folder.file("initrd")] {
+                if path.exists() {
+                    chown(&path, Some(host::USER), Some(host::USER)).expect("cannot give it away");
+                }
+            }
+            fs::set_permissions(&self.folder.0, Permissions::from_mode(0o755)).expect("chmod");
+            // Root may raise its own limit; the user below may only lower what it inherits.
+            let unlimited = Rlimit { current: None, maximum: None };
+            setrlimit(Resource::Memlock, unlimited).expect("root may lift the limit");
+            assert_eq!(getrlimit(Resource::Memlock), unlimited);
+            command.uid(host::USER).gid(host::USER);
+            let limit = Rlimit { current: Some(user.memlock), maximum: Some(user.memlock) };
+            preparations.push(Box::new(move || Ok(setrlimit(Resource::Memlock, limit)?)));
+        }
+        for preparation in preparations {
+            // SAFETY: the closures make system calls with values made before; they neither
+            // allocate nor take locks.
+            unsafe { command.pre_exec(preparation) };
+        }
+        Running::start(command, self.folder, TIME_LIMIT)
+    }
+
+    /// Runs it to its end.
+    pub(crate) fn run(self) -> Finished {
+        self.start().finish()
+    }
+
+    fn command(&self) -> Command {
+        if self.namespace.is_none() && self.redirection.is_none() {
+            let mut command = Command::new("spapr-vmm");
+            command.arg("run").args(&self.arguments);
+            return command;
+        }
+        let surroundings = self.namespace.as_deref().unwrap_or("true");
+        let redirection = self.redirection.unwrap_or_default();
+        let script = format!("{surroundings} && exec \"$@\" {redirection}");
+        let mut command = Command::new("unshare");
+        command.args(["-m", "sh", "-c", &script, "sh", "spapr-vmm", "run"]);
+        command.args(&self.arguments);
+        command
+    }
+}

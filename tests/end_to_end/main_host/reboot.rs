@@ -1,0 +1,35 @@
+//! Reboot, by the guest's own doing.
+
+use crate::harness::Vmm;
+use crate::harness::host::assert_nothing_is_left;
+use crate::harness::jobs::{READ_ALL, SCRATCH_MIB, WAIT_FOR_NVME, data_sha256};
+
+/// The part of the NVMe that says whether the guest has been here before.
+const MARK_MIB: u64 = SCRATCH_MIB + 7;
+const MARK: &str = "a-mark-of-the-reboot-test";
+
+#[test]
+fn a_guest_that_reboots_starts_again_with_its_device() {
+    let first_or_second = format!(
+        "
+mark() {{ dd if=/dev/nvme0n1 bs=4096 skip=$(({MARK_MIB} * 256)) count=1 iflag=direct; }}
+if ! mark 2>/dev/null | grep -q {MARK}; then
+    printf '%-4096s' {MARK} |
+        dd of=/dev/nvme0n1 bs=4096 seek=$(({MARK_MIB} * 256)) iflag=fullblock oflag=direct || exit 1
+    echo LAB-GUEST-REBOOTS
+    reboot -f
+    sleep 60
+    exit 1
+fi
+echo LAB-GUEST-CPUS $(nproc)
+"
+    );
+    let job = [WAIT_FOR_NVME, &first_or_second, READ_ALL].concat();
+    let finished = Vmm::job(&job).nvme().option("--cpus", "2").run().assert_job_done();
+    assert_eq!(finished.number("/reboots"), 1, "{finished}");
+    assert_eq!(finished.console().matches("LAB-GUEST-REBOOTS").count(), 1, "{finished}");
+    assert_eq!(finished.console().matches("LAB-GUEST-INIT").count(), 2, "{finished}");
+    assert_eq!(finished.guest("CPUS"), "2", "{finished}");
+    assert_eq!(finished.guest("SHA256"), data_sha256(), "{finished}");
+    assert_nothing_is_left();
+}
