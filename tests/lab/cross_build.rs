@@ -65,6 +65,24 @@ pub(crate) fn end_to_end_tests(workspace: &Workspace) -> Result<PathBuf, BuildEr
     )
 }
 
+/// Builds the bare-metal guests that those tests boot.
+pub(crate) fn test_guests(workspace: &Workspace) -> Result<Vec<PathBuf>, BuildError> {
+    build_all(
+        workspace,
+        "the test guests",
+        &[
+            "build",
+            "--package",
+            "spapr-test-guests",
+            "--bins",
+            "--features",
+            "bare-metal",
+            "--profile",
+            "guest",
+        ],
+    )
+}
+
 /// cargo, run in the workspace.
 pub(crate) fn cargo(workspace: &Workspace) -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -73,6 +91,16 @@ pub(crate) fn cargo(workspace: &Workspace) -> Command {
 }
 
 fn build(workspace: &Workspace, what: &'static str, args: &[&str]) -> Result<PathBuf, BuildError> {
+    let executables = build_all(workspace, what, args)?;
+    executables.into_iter().next_back().ok_or(BuildError::NoExecutable { what })
+}
+
+/// Returns all executables that cargo made.
+fn build_all(
+    workspace: &Workspace,
+    what: &'static str,
+    args: &[&str],
+) -> Result<Vec<PathBuf>, BuildError> {
     tools::for_cross_builds()?;
     let step = Step::start(format!("building {what} for {TARGET}"));
     let mut cargo = cargo(workspace);
@@ -90,11 +118,13 @@ fn build(workspace: &Workspace, what: &'static str, args: &[&str]) -> Result<Pat
     if !output.status.success() {
         return Err(BuildError::Failed { what });
     }
-    let executable = String::from_utf8_lossy(&output.stdout)
+    let executables: Vec<PathBuf> = String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter_map(|line| serde_json::from_str::<Artifact>(line).ok()?.executable)
-        .next_back()
-        .ok_or(BuildError::NoExecutable { what })?;
+        .collect();
+    if executables.is_empty() {
+        return Err(BuildError::NoExecutable { what });
+    }
     step.done();
-    Ok(executable)
+    Ok(executables)
 }

@@ -18,6 +18,12 @@ use crate::workspace::Workspace;
 
 /// Where the tests are in a host.
 const IN_HOST: &str = "/usr/lib/spapr-lab/end_to_end";
+/// Where the bare-metal guests for the tests are in a host.
+const GUESTS_IN_HOST: &str = "/usr/lib/spapr-lab/guests";
+/// The module of tests that are the same on every kind of host, so that one runs them.
+const MAIN_HOST_TESTS: &str = "main_host::";
+/// The host that runs them, unless hosts are named.
+const MAIN_HOST: HostKind = HostKind::P9Pages64k;
 /// The most time a host's tests may take in all.
 const HOST_LIMIT: Duration = Duration::from_secs(1500);
 
@@ -64,15 +70,25 @@ pub(crate) fn run(workspace: &Workspace, args: &TestArgs) -> Result<u8, SuiteErr
         })?);
     }
     let tests = cross_build::end_to_end_tests(workspace)?;
+    let guests = cross_build::test_guests(workspace)?;
     for kind in hosts {
         let mut host = HostArgs::plain(kind);
         host.copy.push(Copy {
             source: tests.clone(),
             destination: IN_HOST.to_owned(),
         });
+        for guest in &guests {
+            let name = guest.file_name().unwrap_or_default().to_string_lossy();
+            host.copy.push(Copy {
+                source: guest.clone(),
+                destination: format!("{GUESTS_IN_HOST}/{name}"),
+            });
+        }
+        let all = !args.host.is_empty() || kind == MAIN_HOST;
+        let skipped = if all { None } else { Some(MAIN_HOST_TESTS) };
         let title = format!("emulated host {}", kind.name());
         parts.push(part(&title, || {
-            Ok(in_host(workspace, &host, args.filter.as_deref()))
+            Ok(in_host(workspace, &host, args.filter.as_deref(), skipped))
         })?);
     }
     Ok(summary(&parts))
@@ -132,12 +148,18 @@ fn counted(mut cargo: Command) -> Result<Tally, SuiteError> {
 }
 
 /// Runs the in-host tests; a host that fails counts as a failed test.
-fn in_host(workspace: &Workspace, host: &HostArgs, filter: Option<&str>) -> Tally {
+fn in_host(
+    workspace: &Workspace,
+    host: &HostArgs,
+    filter: Option<&str>,
+    skipped: Option<&str>,
+) -> Tally {
     let filter = filter.map(quoted).unwrap_or_default();
+    let skip = skipped.map(|skipped| format!("--skip {skipped}")).unwrap_or_default();
     let session = Session {
         host,
         script: Some(format!(
-            "chmod +x {IN_HOST}\n{IN_HOST} --test-threads=1 {filter}"
+            "chmod +x {IN_HOST}\n{IN_HOST} --test-threads=1 {skip} {filter}"
         )),
         environment: String::new(),
         timeout: Some(HOST_LIMIT),

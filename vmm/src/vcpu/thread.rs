@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
+use spapr_hypercalls::abi::{self, ReturnCode};
 
 use super::counters::Counters;
 use super::hypercalls::{self, Served};
@@ -172,6 +173,7 @@ impl Processor {
                     }
                     self.apply_modes()?;
                 }
+                Err(_) if self.refuse_rtas_block() => {}
                 Err(source) => {
                     return Err(ThreadError::Run {
                         pc: self.pc(),
@@ -206,6 +208,23 @@ impl Processor {
                 // The main thread winds the run up; there is nothing more to execute here.
                 Ok(Some(Next::Over))
             }
+        }
+    }
+
+    /// Answers H_PARAMETER to an RTAS call whose argument block the kernel could not read; false
+    /// when that is not why KVM_RUN failed.
+    ///
+    /// The kernel looks into every RTAS call for the interrupt controller's, and fails KVM_RUN for
+    /// a block that is no RAM (EFAULT) or has too many arguments (EINVAL), with the call pending
+    /// (`kvmppc_rtas_hcall` in arch/powerpc/kvm/book3s_rtas.c). A guest must not end the VMM.
+    fn refuse_rtas_block(&mut self) -> bool {
+        match self.vcpu.papr_hcall() {
+            Some(call) if call.nr == abi::KVMPPC_H_RTAS => {
+                self.counters.count_hypercall(call.nr);
+                *call.ret = ReturnCode::PARAMETER.to_register();
+                true
+            }
+            _ => false,
         }
     }
 

@@ -81,84 +81,158 @@ enum Step {
     Fail(Fault),
 }
 
-fn liobn() -> impl Strategy<Value = u64> {
-    prop_oneof![
-        40 => (0..6usize).prop_map(|which| windows()[which].1),
-        1 => prop_oneof![Just(0), Just(0x8000_0200), Just(0x8000_0002), Just(1 << 32 | 0x8000_0000)],
-        1 => any::<u64>(),
-    ]
-}
-
-/// Bus addresses in, around and far from the windows.
-fn ioba() -> impl Strategy<Value = u64> {
-    let near = (0..6usize, 0..8u64, 0..620u64).prop_map(|(which, kind, page)| {
-        let geometry = windows()[which].2;
-        let page = if kind < 6 {
-            page % geometry.entries
-        } else {
-            page
-        };
-        geometry.bus_offset.0 + (page << geometry.page_shift.get())
+/// A window, and a LIOBN and a bus address that mostly name an entry of it. Half of the entries are
+/// among the first few, so that calls meet what calls before them left.
+fn place() -> impl Strategy<Value = (usize, u64, u64)> {
+    let inside = (0..6usize, any::<bool>(), 0..600u64).prop_map(|(which, is_near, page)| {
+        let (_, liobn, geometry) = windows()[which];
+        let page = page % if is_near { 24 } else { geometry.entries };
+        (
+            which,
+            liobn,
+            geometry.bus_offset.0 + (page << geometry.page_shift.get()),
+        )
     });
-    let start = prop_oneof![30 => near, 1 => any::<u64>()];
-    (start, prop_oneof![30 => Just(0u64), 1 => 0..0x1000u64])
-        .prop_map(|(ioba, off)| ioba.wrapping_add(off))
-}
-
-/// Guest addresses of pages, most of them RAM.
-fn page_address() -> impl Strategy<Value = u64> {
-    prop_oneof![
-        20 => (0..0x709u64).prop_map(|page| page << 12),
-        12 => (0..0x72u64).prop_map(|page| page << 16),
-        1 => any::<u64>().prop_map(|address| address & !0xfff),
-    ]
-}
-
-fn tce() -> impl Strategy<Value = u64> {
-    prop_oneof![
-        20 => (page_address(), 0..4u64).prop_map(|(address, permission)| address | permission),
-        4 => Just(0),
-        1 => any::<u64>(),
-    ]
-}
-
-fn list() -> impl Strategy<Value = Vec<u64>> {
-    let segment = prop_oneof![
-        8 => (page_address(), prop_oneof![Just(12u32), Just(16)], 1..4u64, 1..40u64).prop_map(
-            |(start, shift, permission, count)| {
-                (0..count).map(|page| start.wrapping_add(page << shift) | permission).collect()
-            }
-        ),
-        2 => (1..30usize).prop_map(|count| vec![0; count]),
-        1 => tce().prop_map(|tce| vec![tce]),
+    let ends = (0..6usize, 0..4u64).prop_map(|(which, page)| {
+        let (_, liobn, geometry) = windows()[which];
+        let page = geometry.entries + page - 2;
+        (
+            which,
+            liobn,
+            geometry.bus_offset.0 + (page << geometry.page_shift.get()),
+        )
+    });
+    let odd_liobn = prop_oneof![
+        Just(0),
+        Just(0x8000_0200),
+        Just(0x8000_0002),
+        Just(1 << 32 | 0x8000_0000)
     ];
-    prop::collection::vec(segment, 0..5).prop_map(|segments: Vec<Vec<u64>>| segments.concat())
+    prop_oneof![
+        60 => inside.clone(),
+        4 => ends,
+        1 => (inside.clone(), odd_liobn).prop_map(|((which, _, ioba), liobn)| (which, liobn, ioba)),
+        1 => (inside.clone(), any::<u64>()).prop_map(|((which, l, _), ioba)| (which, l, ioba)),
+        1 => (inside, 1..0x1000u64).prop_map(|((which, l, ioba), off)| (which, l, ioba + off)),
+    ]
+}
+
+/// Entries whose meaning depends on the window's page size.
+#[derive(Clone, Debug)]
+enum Segment {
+    /// Pages that follow each other.
+    Pages {
+        first: u64,
+        permission: u64,
+        count: u64,
+    },
+    /// Around the ends of a piece of RAM, in 4 KiB pages.
+    Edge { address: u64, permission: u64 },
+    /// As they are.
+    Raw(Vec<u64>),
+}
+
+impl Segment {
+    fn entries(&self, which: usize) -> Vec<u64> {
+        let shift = windows()[which].2.page_shift.get();
+        match *self {
+            Self::Pages {
+                first,
+                permission,
+                count,
+            } => {
+                let first = (first << 12 >> shift) << shift;
+                (0..count)
+                    .map(|page| (first + (page << shift)) | permission)
+                    .collect()
+            }
+            Self::Edge {
+                address,
+                permission,
+            } => vec![address & !3 | permission],
+            Self::Raw(ref entries) => entries.clone(),
+        }
+    }
+}
+
+fn segment() -> impl Strategy<Value = Segment> {
+    let edge = prop_oneof![
+        Just(0x2f_f000u64),
+        Just(0x30_0000),
+        Just(0x40_0000),
+        Just(0x5f_0000),
+        Just(0x70_0000),
+        Just(0x70_8000),
+        Just(0x70_9000),
+        any::<u64>(),
+    ];
+    // RAM that holds whole pages of both sizes: three quarters of the first piece's last MiB, and
+    // the second piece and the third, which meet at 6 MiB.
+    let pages = prop_oneof![0x1c0..0x2d0u64, 0x400..0x6c0u64, 0x5e0..0x600u64];
+    prop_oneof![
+        40 => (pages, 1..4u64, prop_oneof![1..4u64, 1..30u64])
+            .prop_map(|(first, permission, count)| Segment::Pages { first, permission, count }),
+        12 => prop_oneof![1..3usize, 1..24usize].prop_map(|count| Segment::Raw(vec![0; count])),
+        2 => (0..1u64 << 62).prop_map(|poison| Segment::Raw(vec![poison << 2])),
+        1 => (edge, 0..4u64).prop_map(|(address, permission)| Segment::Edge { address, permission }),
+    ]
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let count = prop_oneof![8 => 0..64u64, 2 => 0..700u64, 1 => any::<u64>()];
+    let count = prop_oneof![6 => 0..8u64, 6 => 0..48u64, 1 => 0..700u64, 1 => any::<u64>()];
+    let put = (place(), segment()).prop_map(|((which, liobn, ioba), segment)| Step::Put {
+        liobn,
+        ioba,
+        tce: segment.entries(which)[0],
+    });
+    let list_at = prop_oneof![
+        24 => Just(STORAGE),
+        1 => Just(STORAGE + 8),
+        1 => (0..0x800u64).prop_map(|page| page << 12),
+    ];
+    let list_count = prop_oneof![24 => Just(None), 1 => (0..600u64).prop_map(Some)];
+    let segments = prop::collection::vec(segment(), 0..4);
+    let indirect = (place(), segments, list_at, list_count).prop_map(
+        |((which, liobn, ioba), segments, at, count)| {
+            let list = segments
+                .iter()
+                .flat_map(|segment| segment.entries(which))
+                .collect();
+            Step::Indirect {
+                liobn,
+                ioba,
+                list,
+                at,
+                count,
+            }
+        },
+    );
+    let value = prop_oneof![12 => Just(0), 1 => any::<u64>(), 1 => Just(0xbad_0000)];
+    let stuff = (place(), value, count).prop_map(|((_, liobn, ioba), value, count)| Step::Stuff {
+        liobn,
+        ioba,
+        value,
+        count,
+    });
     let error = prop_oneof![Just(ENOMEM), Just(HostError::Refused(22))];
+    let fail = (0..6u64, error, any::<bool>()).prop_map(|(after, error, leaves_traces)| {
+        Step::Fail(Fault {
+            after,
+            error,
+            leaves_traces,
+        })
+    });
     prop_oneof![
-        12 => (liobn(), ioba(), tce()).prop_map(|(liobn, ioba, tce)| Step::Put { liobn, ioba, tce }),
-        3 => (liobn(), ioba()).prop_map(|(liobn, ioba)| Step::Get { liobn, ioba }),
-        12 => (
-            liobn(),
-            ioba(),
-            list(),
-            prop_oneof![12 => Just(STORAGE), 1 => Just(STORAGE + 8), 1 => page_address()],
-            prop_oneof![12 => Just(None), 1 => (0..600u64).prop_map(Some)],
-        )
-            .prop_map(|(liobn, ioba, list, at, count)| Step::Indirect { liobn, ioba, list, at, count }),
-        6 => (liobn(), ioba(), prop_oneof![8 => Just(0), 1 => tce()], count)
-            .prop_map(|(liobn, ioba, value, count)| Step::Stuff { liobn, ioba, value, count }),
-        1 => (0..6usize).prop_map(|which| Step::AddWindow { which }),
+        16 => put,
+        3 => place().prop_map(|(_, liobn, ioba)| Step::Get { liobn, ioba }),
+        16 => indirect,
+        8 => stuff,
+        2 => (0..6usize).prop_map(|which| Step::AddWindow { which }),
         1 => (0..6usize).prop_map(|which| Step::Activate { which }),
         1 => (0..6usize).prop_map(|which| Step::RemoveWindow { which }),
         1 => Just(Step::Reset),
         1 => Just(Step::Prepare),
-        4 => (0..6u64, error, any::<bool>()).prop_map(|(after, error, leaves_traces)| {
-            Step::Fail(Fault { after, error, leaves_traces })
-        }),
+        2 => fail,
     ]
 }
 
@@ -558,4 +632,50 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn the_sequences_reach_every_outcome_and_mostly_succeed() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+
+    let mut runner = TestRunner::deterministic();
+    let sequences = prop::collection::vec(step(), 40..60);
+    let mut sum = Counters::default();
+    for _ in 0..40 {
+        let mut machine = Machine::new(Policy {
+            region: RegionSize::new(MIB),
+            ..Policy::default()
+        });
+        let steps = sequences.new_tree(&mut runner).unwrap().current();
+        steps.iter().for_each(|step| machine.run(step));
+        for Counters {
+            put,
+            put_indirect,
+            stuff,
+            map_calls,
+            refused_to_guest,
+            refused_by_host,
+            unmap_failures,
+            ..
+        } in machine
+            .engine
+            .snapshot()
+            .windows
+            .iter()
+            .map(|window| window.counters)
+        {
+            sum.put += put + put_indirect + stuff;
+            sum.map_calls += map_calls;
+            sum.refused_to_guest += refused_to_guest;
+            sum.refused_by_host += refused_by_host;
+            sum.unmap_failures += unmap_failures;
+        }
+    }
+    assert!(sum.map_calls > 300 && sum.refused_to_guest > 50, "{sum:?}");
+    assert!(
+        sum.refused_by_host > 20 && sum.unmap_failures > 5,
+        "{sum:?}"
+    );
+    assert!(sum.refused_to_guest * 2 < sum.put, "{sum:?}");
 }
