@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use spapr_hypercalls::abi::{self, ReturnCode};
+use vmm_sys_util::errno::Error as Errno;
 
 use super::counters::Counters;
 use super::hypercalls::{self, Served};
@@ -29,7 +30,7 @@ pub enum ThreadError {
         /// The next instruction's address.
         pc: u64,
         /// KVM's refusal.
-        source: kvm_ioctls::Error,
+        source: Errno,
     },
     /// KVM stopped for a reason that no guest should bring about.
     #[error("KVM stopped the processor at guest address {pc:#x} for a reason not known: {exit}")]
@@ -164,23 +165,32 @@ impl Processor {
                         exit,
                     });
                 }
-                Err(error) if error.errno() == libc::EINTR || error.errno() == libc::EAGAIN => {
-                    self.counters.interrupted += 1;
-                    // First, so that a kick that comes while we look around is not lost.
-                    self.kick.acknowledge();
-                    if self.partition.processors.is_over() {
-                        return Ok(Next::Over);
+                Err(error) => {
+                    if let Some(next) = self.after_failed_run(error)? {
+                        return Ok(next);
                     }
-                    self.apply_modes()?;
-                }
-                Err(_) if self.refuse_rtas_block() => {}
-                Err(source) => {
-                    return Err(ThreadError::Run {
-                        pc: self.pc(),
-                        source,
-                    });
                 }
             }
+        }
+    }
+
+    fn after_failed_run(&mut self, error: Errno) -> Result<Option<Next>, ThreadError> {
+        match error.errno() {
+            libc::EINTR | libc::EAGAIN => {
+                self.counters.interrupted += 1;
+                // First, so that a kick that comes while we look around is not lost.
+                self.kick.acknowledge();
+                if self.partition.processors.is_over() {
+                    return Ok(Some(Next::Over));
+                }
+                self.apply_modes()?;
+                Ok(None)
+            }
+            _ if self.refuse_rtas_block() => Ok(None),
+            _ => Err(ThreadError::Run {
+                pc: self.pc(),
+                source: error,
+            }),
         }
     }
 
