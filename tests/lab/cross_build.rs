@@ -92,7 +92,10 @@ pub(crate) fn cargo(workspace: &Workspace) -> Command {
 
 fn build(workspace: &Workspace, what: &'static str, args: &[&str]) -> Result<PathBuf, BuildError> {
     let executables = build_all(workspace, what, args)?;
-    executables.into_iter().next_back().ok_or(BuildError::NoExecutable { what })
+    executables
+        .into_iter()
+        .next_back()
+        .ok_or(BuildError::NoExecutable { what })
 }
 
 /// Returns all executables that cargo made.

@@ -155,7 +155,9 @@ fn in_host(
     skipped: Option<&str>,
 ) -> Tally {
     let filter = filter.map(quoted).unwrap_or_default();
-    let skip = skipped.map(|skipped| format!("--skip {skipped}")).unwrap_or_default();
+    let skip = skipped
+        .map(|skipped| format!("--skip {skipped}"))
+        .unwrap_or_default();
     let session = Session {
         host,
         script: Some(format!(

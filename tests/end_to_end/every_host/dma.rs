@@ -26,8 +26,14 @@ fn in_auto_mode_the_kernel_serves_single_entries() {
     assert!(kernel.answered >= SMALL_READS, "{kernel:?}\n{finished}");
     let left = finished.tce_calls("H_PUT_TCE");
     // What is left is the first mapping of each region of memory, which locks it.
-    assert!(left * 20 <= kernel.answered, "{left} reached the VMM, {kernel:?}\n{finished}");
-    assert!(finished.tce_calls("H_PUT_TCE_INDIRECT") > 0, "lists are the VMM's\n{finished}");
+    assert!(
+        left * 20 <= kernel.answered,
+        "{left} reached the VMM, {kernel:?}\n{finished}"
+    );
+    assert!(
+        finished.tce_calls("H_PUT_TCE_INDIRECT") > 0,
+        "lists are the VMM's\n{finished}"
+    );
 }
 
 #[test]

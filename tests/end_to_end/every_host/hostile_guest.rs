@@ -11,11 +11,24 @@ const TIME_LIMIT: Duration = Duration::from_secs(60);
 
 fn check(finished: Finished) {
     let finished = finished.assert_powered_off();
-    assert!(!finished.console().contains("HOSTILE-GUEST-WRONG"), "{finished}");
-    let done = finished.console().lines().find_map(|line| line.split_once("HOSTILE-GUEST-DONE "));
-    let counts = done.unwrap_or_else(|| panic!("the guest did not end\n{finished}")).1.trim();
+    assert!(
+        !finished.console().contains("HOSTILE-GUEST-WRONG"),
+        "{finished}"
+    );
+    let done = finished
+        .console()
+        .lines()
+        .find_map(|line| line.split_once("HOSTILE-GUEST-DONE "));
+    let counts = done
+        .unwrap_or_else(|| panic!("the guest did not end\n{finished}"))
+        .1
+        .trim();
     let (calls, wrong) = counts.split_once(' ').expect("two counts");
-    let calls: u64 = calls.strip_prefix("calls=").expect("calls").parse().expect("a number");
+    let calls: u64 = calls
+        .strip_prefix("calls=")
+        .expect("calls")
+        .parse()
+        .expect("a number");
     assert!(calls > 4_000, "{calls} calls only\n{finished}");
     assert_eq!(wrong, "wrong=0", "{finished}");
     assert!(finished.took() < TIME_LIMIT, "{finished}");
@@ -28,7 +41,11 @@ fn nonsense_gets_error_codes_and_the_vmm_lives() {
 
 #[test]
 fn nonsense_about_a_device_gets_error_codes_in_auto_mode() {
-    check(Vmm::bare_metal("hostile-guest", "seed=2 rounds=4000").nvme().run());
+    check(
+        Vmm::bare_metal("hostile-guest", "seed=2 rounds=4000")
+            .nvme()
+            .run(),
+    );
     assert_nothing_is_left();
 }
 

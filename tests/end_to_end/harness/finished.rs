@@ -34,7 +34,13 @@ impl Finished {
         let stats = std::fs::read_to_string(folder.file("stats.json")).ok();
         drop(folder);
         let stats = stats.and_then(|text| serde_json::from_str(&text).ok());
-        Self { status, took, console, errors, stats }
+        Self {
+            status,
+            took,
+            console,
+            errors,
+            stats,
+        }
     }
 
     /// Fails unless the guest powered off and the VMM ended with status 0.
@@ -59,7 +65,10 @@ impl Finished {
     pub(crate) fn assert_refused(&self, parts: &[&str]) {
         self.assert_status(2);
         for part in parts {
-            assert!(self.errors.contains(part), "no {part:?} in the message\n{self}");
+            assert!(
+                self.errors.contains(part),
+                "no {part:?} in the message\n{self}"
+            );
         }
         let messages = self.errors.matches("error: ").count();
         assert_eq!(messages, 1, "not one message\n{self}");
@@ -69,7 +78,11 @@ impl Finished {
     /// Fails unless the VMM ended with this exit status.
     #[track_caller]
     pub(crate) fn assert_status(&self, status: i32) {
-        assert_eq!(self.status.and_then(|it| it.code()), Some(status), "exit status\n{self}");
+        assert_eq!(
+            self.status.and_then(|it| it.code()),
+            Some(status),
+            "exit status\n{self}"
+        );
     }
 
     /// The signal that killed the VMM, if one did.
@@ -96,27 +109,42 @@ impl Finished {
     #[track_caller]
     pub(crate) fn guest(&self, key: &str) -> &str {
         let start = format!("LAB-GUEST-{key} ");
-        let value = self.console.lines().find_map(|line| line.split_once(&start));
-        value.unwrap_or_else(|| panic!("the guest printed no {start}\n{self}")).1.trim()
+        let value = self
+            .console
+            .lines()
+            .find_map(|line| line.split_once(&start));
+        value
+            .unwrap_or_else(|| panic!("the guest printed no {start}\n{self}"))
+            .1
+            .trim()
     }
 
     /// A value of the statistics, by JSON pointer.
     #[track_caller]
     pub(crate) fn stat(&self, pointer: &str) -> &Value {
-        let stats = self.stats.as_ref().unwrap_or_else(|| panic!("no statistics\n{self}"));
-        stats.pointer(pointer).unwrap_or_else(|| panic!("no {pointer} in the statistics\n{self}"))
+        let stats = self
+            .stats
+            .as_ref()
+            .unwrap_or_else(|| panic!("no statistics\n{self}"));
+        stats
+            .pointer(pointer)
+            .unwrap_or_else(|| panic!("no {pointer} in the statistics\n{self}"))
     }
 
     /// A number of the statistics, by JSON pointer.
     #[track_caller]
     pub(crate) fn number(&self, pointer: &str) -> u64 {
-        self.stat(pointer).as_u64().unwrap_or_else(|| panic!("{pointer} is no number\n{self}"))
+        self.stat(pointer)
+            .as_u64()
+            .unwrap_or_else(|| panic!("{pointer} is no number\n{self}"))
     }
 
     /// How often a TCE hypercall reached the VMM in the first window.
     #[track_caller]
     pub(crate) fn tce_calls(&self, hypercall: &str) -> u64 {
-        self.stat("/windows/0/calls")[hypercall].as_u64().unwrap_or(0)
+        self.stat("/windows/0/calls")[hypercall]
+            .as_u64()
+            .unwrap_or(0)
     }
 }
 

@@ -61,7 +61,10 @@ pub(crate) fn pinned_pages() -> u64 {
     let text = fs::read_to_string("/proc/vmstat").expect("no /proc/vmstat");
     let count = |name: &str| -> u64 {
         let line = text.lines().find_map(|line| line.strip_prefix(name));
-        line.expect("no such count").trim().parse().expect("a number")
+        line.expect("no such count")
+            .trim()
+            .parse()
+            .expect("a number")
     };
     count("nr_foll_pin_acquired ").saturating_sub(count("nr_foll_pin_released "))
 }
@@ -69,8 +72,15 @@ pub(crate) fn pinned_pages() -> u64 {
 /// Bytes of locked memory of a process (VmLck).
 pub(crate) fn locked_bytes(id: u32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{id}/status")).expect("no such process");
-    let line = text.lines().find_map(|line| line.strip_prefix("VmLck:")).expect("no VmLck");
-    let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("VmLck:"))
+        .expect("no VmLck");
+    let kib: u64 = line
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .expect("a number");
     kib * 1024
 }
 
@@ -96,7 +106,9 @@ pub(crate) struct OpenToAll(PathBuf, Permissions);
 
 /// Lets everybody open a device file.
 pub(crate) fn open_to_all(node: &Path) -> OpenToAll {
-    let before = fs::metadata(node).expect("no such device file").permissions();
+    let before = fs::metadata(node)
+        .expect("no such device file")
+        .permissions();
     fs::set_permissions(node, Permissions::from_mode(0o666)).expect("cannot change permissions");
     OpenToAll(node.to_owned(), before)
 }
@@ -113,7 +125,10 @@ pub(crate) struct WithoutModule(&'static str);
 
 /// Takes a module out of the kernel.
 pub(crate) fn without_module(name: &'static str) -> WithoutModule {
-    let status = Command::new("rmmod").arg(name).status().expect("cannot run rmmod");
+    let status = Command::new("rmmod")
+        .arg(name)
+        .status()
+        .expect("cannot run rmmod");
     assert!(status.success(), "rmmod {name}: {status}");
     WithoutModule(name)
 }
@@ -121,7 +136,10 @@ pub(crate) fn without_module(name: &'static str) -> WithoutModule {
 impl Drop for WithoutModule {
     fn drop(&mut self) {
         let file = format!("/lib/modules/{}.ko", self.0);
-        let status = Command::new("insmod").arg(file).status().expect("cannot run insmod");
+        let status = Command::new("insmod")
+            .arg(file)
+            .status()
+            .expect("cannot run insmod");
         assert!(status.success(), "insmod {}: {status}", self.0);
     }
 }
@@ -157,9 +175,16 @@ fn bind(device: &str, driver: Option<&str>) {
     if driver_of(device).is_some() {
         write(&format!("{folder}/driver/unbind"), device);
     }
-    write(&format!("{folder}/driver_override"), &format!("{}\n", driver.unwrap_or_default()));
+    write(
+        &format!("{folder}/driver_override"),
+        &format!("{}\n", driver.unwrap_or_default()),
+    );
     if let Some(driver) = driver {
         write("/sys/bus/pci/drivers_probe", device);
-        assert_eq!(driver_of(device).as_deref(), Some(driver), "{device} is not bound");
+        assert_eq!(
+            driver_of(device).as_deref(),
+            Some(driver),
+            "{device} is not bound"
+        );
     }
 }

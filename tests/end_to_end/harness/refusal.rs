@@ -44,7 +44,10 @@ impl Refusal {
 
     fn program(&self) -> Vec<libc::sock_filter> {
         let mut tests = vec![
-            (NUMBER, u32::try_from(libc::SYS_ioctl).expect("a small number")),
+            (
+                NUMBER,
+                u32::try_from(libc::SYS_ioctl).expect("a small number"),
+            ),
             (SECOND_ARGUMENT, self.request),
         ];
         tests.extend(self.argument.map(|argument| (THIRD_ARGUMENT, argument)));
@@ -58,26 +61,50 @@ impl Refusal {
         for (index, &(offset, value)) in tests.iter().enumerate() {
             // Over what is left of the tests and the refusal.
             let to_allow = 2 * (tests.len() - 1 - index) + 1;
-            program.push(instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset, 0));
-            program.push(instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, value, to_allow));
+            program.push(instruction(
+                libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
+                offset,
+                0,
+            ));
+            program.push(instruction(
+                libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+                value,
+                to_allow,
+            ));
         }
         let refuse = libc::SECCOMP_RET_ERRNO | u32::from(self.errno);
         program.push(instruction(libc::BPF_RET | libc::BPF_K, refuse, 0));
-        program.push(instruction(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0));
+        program.push(instruction(
+            libc::BPF_RET | libc::BPF_K,
+            libc::SECCOMP_RET_ALLOW,
+            0,
+        ));
         program
     }
 }
 
 fn install(program: &mut [libc::sock_filter]) -> io::Result<()> {
     let length = libc::c_ushort::try_from(program.len()).map_err(io::Error::other)?;
-    let program = libc::sock_fprog { len: length, filter: program.as_mut_ptr() };
+    let program = libc::sock_fprog {
+        len: length,
+        filter: program.as_mut_ptr(),
+    };
     // SAFETY: the call changes what this process may do, no memory of it.
     let answer = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
     if answer != 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the program outlives the call, in which the kernel copies it.
-    let answer =
-        unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
-    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    let answer = unsafe {
+        libc::prctl(
+            libc::PR_SET_SECCOMP,
+            libc::SECCOMP_MODE_FILTER,
+            &raw const program,
+        )
+    };
+    if answer == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }

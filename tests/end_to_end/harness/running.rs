@@ -54,9 +54,13 @@ impl Collector {
     /// Waits until the stream has given `text` so often; false when the time is over first.
     fn wait_for(&self, text: &str, times: usize, limit: Duration) -> bool {
         let bytes = self.collected.bytes.lock().expect("no reader panics");
-        let missing = |bytes: &mut Vec<u8>| String::from_utf8_lossy(bytes).matches(text).count() < times;
-        let (_bytes, waited) =
-            self.collected.more.wait_timeout_while(bytes, limit, missing).expect("no reader panics");
+        let missing =
+            |bytes: &mut Vec<u8>| String::from_utf8_lossy(bytes).matches(text).count() < times;
+        let (_bytes, waited) = self
+            .collected
+            .more
+            .wait_timeout_while(bytes, limit, missing)
+            .expect("no reader panics");
         !waited.timed_out()
     }
 
@@ -90,7 +94,14 @@ impl Running {
         let mut child = command.spawn().expect("cannot start spapr-vmm");
         let stdout = Some(Collector::of(child.stdout.take()));
         let stderr = Some(Collector::of(child.stderr.take()));
-        Self { child, folder: Some(folder), started, limit, stdout, stderr }
+        Self {
+            child,
+            folder: Some(folder),
+            started,
+            limit,
+            stdout,
+            stderr,
+        }
     }
 
     /// Process id.
@@ -105,23 +116,43 @@ impl Running {
 
     /// Waits until the guest has printed `text` so often.
     pub(crate) fn wait_for_console(&mut self, text: &str, times: usize) {
-        let found = self.stdout.as_ref().is_some_and(|it| it.wait_for(text, times, self.limit));
+        let found = self
+            .stdout
+            .as_ref()
+            .is_some_and(|it| it.wait_for(text, times, self.limit));
         self.or_give_up(found, text);
     }
 
     /// Waits until standard error has `text`, and returns all of it.
     pub(crate) fn wait_for_message(&mut self, text: &str) -> String {
-        let found = self.stderr.as_ref().is_some_and(|it| it.wait_for(text, 1, self.limit));
+        let found = self
+            .stderr
+            .as_ref()
+            .is_some_and(|it| it.wait_for(text, 1, self.limit));
         self.or_give_up(found, text);
-        self.stderr.as_ref().map(Collector::text).unwrap_or_default()
+        self.stderr
+            .as_ref()
+            .map(Collector::text)
+            .unwrap_or_default()
     }
 
     fn or_give_up(&mut self, found: bool, text: &str) {
         if !found {
             self.kill();
-            let console = self.stdout.take().map(Collector::finish).unwrap_or_default();
-            let errors = self.stderr.take().map(Collector::finish).unwrap_or_default();
-            panic!("no {text:?} within {:?}\nconsole:\n{console}\nstderr:\n{errors}", self.limit);
+            let console = self
+                .stdout
+                .take()
+                .map(Collector::finish)
+                .unwrap_or_default();
+            let errors = self
+                .stderr
+                .take()
+                .map(Collector::finish)
+                .unwrap_or_default();
+            panic!(
+                "no {text:?} within {:?}\nconsole:\n{console}\nstderr:\n{errors}",
+                self.limit
+            );
         }
     }
 
@@ -134,11 +165,23 @@ impl Running {
     /// Waits for the end.
     pub(crate) fn finish(mut self) -> Finished {
         let status = self.wait();
-        let console = self.stdout.take().map(Collector::finish).unwrap_or_default();
-        let errors = self.stderr.take().map(Collector::finish).unwrap_or_default();
+        let console = self
+            .stdout
+            .take()
+            .map(Collector::finish)
+            .unwrap_or_default();
+        let errors = self
+            .stderr
+            .take()
+            .map(Collector::finish)
+            .unwrap_or_default();
         let folder = self.folder.take().expect("taken once");
         let finished = Finished::new(status, self.started.elapsed(), console, errors, folder);
-        assert!(status.is_some(), "not ended within {:?}\n{finished}", self.limit);
+        assert!(
+            status.is_some(),
+            "not ended within {:?}\n{finished}",
+            self.limit
+        );
         finished
     }
 
@@ -168,6 +211,8 @@ impl Drop for Running {
 
 /// Types `line` and the key that ends it.
 pub(crate) fn type_line(terminal: &mut impl Write, line: &str) {
-    terminal.write_all(format!("{line}\n").as_bytes()).expect("cannot write to the terminal");
+    terminal
+        .write_all(format!("{line}\n").as_bytes())
+        .expect("cannot write to the terminal");
     terminal.flush().expect("cannot write to the terminal");
 }

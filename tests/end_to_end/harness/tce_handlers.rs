@@ -31,8 +31,11 @@ impl Handler {
         let handler = Self { name };
         // Not there unless an earlier test failed half-way.
         let _ = append("kprobe_events", &format!("-:lab/{name}"));
-        append("kprobe_events", &format!("r:lab/{name} kvmppc_h_{name} status=$retval:s64"))
-            .expect("cannot probe the kernel's handler");
+        append(
+            "kprobe_events",
+            &format!("r:lab/{name} kvmppc_h_{name} status=$retval:s64"),
+        )
+        .expect("cannot probe the kernel's handler");
         fs::write(handler.file("trigger"), "hist:keys=status").expect("cannot count");
         handler
     }
@@ -43,8 +46,13 @@ impl Handler {
         let mut returns = Returns::default();
         // Lines of `{ status: VALUE } hitcount: COUNT` (Documentation/trace/histogram.rst).
         for line in text.lines().filter(|line| line.starts_with('{')) {
-            let mut numbers = line.split_whitespace().filter_map(|word| word.parse::<i64>().ok());
-            let (status, count) = numbers.next().zip(numbers.next()).expect("status and count");
+            let mut numbers = line
+                .split_whitespace()
+                .filter_map(|word| word.parse::<i64>().ok());
+            let (status, count) = numbers
+                .next()
+                .zip(numbers.next())
+                .expect("status and count");
             let count = u64::try_from(count).expect("a count");
             match status == H_TOO_HARD {
                 true => returns.left += count,
@@ -68,6 +76,8 @@ impl Drop for Handler {
 }
 
 fn append(file: &str, line: &str) -> std::io::Result<()> {
-    let mut file = OpenOptions::new().append(true).open(format!("{TRACING}/{file}"))?;
+    let mut file = OpenOptions::new()
+        .append(true)
+        .open(format!("{TRACING}/{file}"))?;
     file.write_all(format!("{line}\n").as_bytes())
 }

@@ -95,7 +95,9 @@ impl Vmm {
 
     /// A Linux guest of 1 GiB with the stock initial RAM disk: an interactive shell.
     pub(crate) fn linux() -> Self {
-        Self::new().option("--kernel", KERNEL).option("--initrd", INITRD)
+        Self::new()
+            .option("--kernel", KERNEL)
+            .option("--initrd", INITRD)
     }
 
     /// A Linux guest of 1 GiB that runs a shell script and powers off.
@@ -109,9 +111,13 @@ impl Vmm {
         let vmm = Self::new();
         let initrd = vmm.folder.file("initrd");
         let mut overlay = Archive::new();
-        overlay.file("job", 0o755, script.as_bytes()).expect("a job is small");
+        overlay
+            .file("job", 0o755, script.as_bytes())
+            .expect("a job is small");
         for (name, content) in files {
-            overlay.file(name, 0o644, content).expect("files of tests are small");
+            overlay
+                .file(name, 0o644, content)
+                .expect("files of tests are small");
         }
         let overlay = overlay.finish().expect("an archive in memory");
         write_with_overlay(Path::new(INITRD), &overlay, &initrd).expect("cannot write the initrd");
@@ -155,7 +161,7 @@ impl Vmm {
     }
 
     /// Runs as the lab's ordinary user.
-    pub(crate) fn as_user(mut self, user: User) -> Self {
+    pub(crate) fn run_by(mut self, user: User) -> Self {
         self.user = Some(user);
         self
     }
@@ -187,7 +193,10 @@ impl Vmm {
     /// Starts it.
     pub(crate) fn start(self) -> Running {
         let mut command = self.command();
-        command.stdin(self.stdin).stdout(self.stdout).stderr(self.stderr);
+        command
+            .stdin(self.stdin)
+            .stdout(self.stdout)
+            .stderr(self.stderr);
         let mut preparations = Vec::new();
         for refusal in &self.refusals {
             preparations.push(refusal.preparation());
@@ -200,11 +209,17 @@ impl Vmm {
             }
             fs::set_permissions(&self.folder.0, Permissions::from_mode(0o755)).expect("chmod");
             // Root may raise its own limit; the user below may only lower what it inherits.
-            let unlimited = Rlimit { current: None, maximum: None };
+            let unlimited = Rlimit {
+                current: None,
+                maximum: None,
+            };
             setrlimit(Resource::Memlock, unlimited).expect("root may lift the limit");
             assert_eq!(getrlimit(Resource::Memlock), unlimited);
             command.uid(host::USER).gid(host::USER);
-            let limit = Rlimit { current: Some(user.memlock), maximum: Some(user.memlock) };
+            let limit = Rlimit {
+                current: Some(user.memlock),
+                maximum: Some(user.memlock),
+            };
             preparations.push(Box::new(move || Ok(setrlimit(Resource::Memlock, limit)?)));
         }
         for preparation in preparations {

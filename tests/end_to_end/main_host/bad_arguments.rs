@@ -20,12 +20,18 @@ fn with_kernel(name: &str, content: &[u8]) -> Vmm {
 #[test]
 fn a_kernel_that_does_not_exist() {
     let finished = Vmm::new().option("--kernel", "/boot/no-such-kernel").run();
-    finished.assert_refused(&["cannot read the kernel /boot/no-such-kernel", "No such file"]);
+    finished.assert_refused(&[
+        "cannot read the kernel /boot/no-such-kernel",
+        "No such file",
+    ]);
 }
 
 #[test]
 fn a_kernel_that_is_a_folder() {
-    Vmm::new().option("--kernel", "/boot").run().assert_refused(&["the kernel /boot"]);
+    Vmm::new()
+        .option("--kernel", "/boot")
+        .run()
+        .assert_refused(&["the kernel /boot"]);
 }
 
 #[test]
@@ -70,10 +76,16 @@ fn an_initial_ram_disk_that_does_not_exist() {
 #[test]
 fn an_initial_ram_disk_that_is_too_large() {
     let path = "/tmp/large-initrd";
-    File::create(path).and_then(|file| file.set_len(2 << 30)).expect("cannot make it");
+    File::create(path)
+        .and_then(|file| file.set_len(2 << 30))
+        .expect("cannot make it");
     let finished = with("--initrd", path).run();
     fs::remove_file(path).expect("cannot remove it");
-    let parts = ["/tmp/large-initrd of 2147483648 bytes is too large", "1073741824", "--memory"];
+    let parts = [
+        "/tmp/large-initrd of 2147483648 bytes is too large",
+        "1073741824",
+        "--memory",
+    ];
     finished.assert_refused(&parts);
 }
 
@@ -85,7 +97,9 @@ fn a_command_line_that_is_too_long() {
 
 #[test]
 fn no_memory() {
-    with("--memory", "0").run().assert_refused(&["memory of 0", "128M", "--memory"]);
+    with("--memory", "0")
+        .run()
+        .assert_refused(&["memory of 0", "128M", "--memory"]);
 }
 
 #[test]
@@ -97,25 +111,35 @@ fn memory_that_is_not_aligned() {
 #[test]
 fn more_memory_than_the_host_has() {
     let finished = with("--memory", "1T").run();
-    finished.assert_refused(&["memory of 1T is more than this host has", "bytes", "--memory"]);
+    finished.assert_refused(&[
+        "memory of 1T is more than this host has",
+        "bytes",
+        "--memory",
+    ]);
 }
 
 #[test]
 fn memory_that_is_no_size() {
-    with("--memory", "lots").run().assert_refused(&["lots", "--memory", "2G"]);
+    with("--memory", "lots")
+        .run()
+        .assert_refused(&["lots", "--memory", "2G"]);
 }
 
 #[test]
 fn no_processors_and_too_many() {
     with("--cpus", "0").run().assert_refused(&["0", "--cpus"]);
-    with("--cpus", "100000").run().assert_refused(&["100000", "--cpus"]);
+    with("--cpus", "100000")
+        .run()
+        .assert_refused(&["100000", "--cpus"]);
 }
 
 #[test]
 fn a_console_that_cannot_be_opened() {
     let finished = with("--console", "file=/no/such/folder/console").run();
     finished.assert_refused(&["/no/such/folder/console", "No such file"]);
-    with("--console", "socket").run().assert_refused(&["socket", "stdio", "pty", "file=PATH"]);
+    with("--console", "socket")
+        .run()
+        .assert_refused(&["socket", "stdio", "pty", "file=PATH"]);
 }
 
 #[test]

@@ -12,12 +12,17 @@ echo LAB-GUEST-PLATFORM $(awk -F': ' '/^platform/ { print $2; exit }' /proc/cpui
 ";
 
 fn boot(cpus: u64, memory: &str, mebibytes: u64) -> Finished {
-    let vmm = Vmm::job(LOOK).option("--cpus", &cpus.to_string()).option("--memory", memory);
+    let vmm = Vmm::job(LOOK)
+        .option("--cpus", &cpus.to_string())
+        .option("--memory", memory);
     let finished = vmm.run().assert_job_done();
     assert_eq!(finished.guest("CPUS"), cpus.to_string(), "{finished}");
     let kib: u64 = finished.guest("MEMORY").parse().expect("a number");
     // The kernel keeps some for itself.
-    assert!((mebibytes * 7 / 8..=mebibytes).contains(&(kib >> 10)), "{finished}");
+    assert!(
+        (mebibytes * 7 / 8..=mebibytes).contains(&(kib >> 10)),
+        "{finished}"
+    );
     assert_eq!(finished.guest("MMU"), "Radix", "{finished}");
     assert_eq!(finished.guest("PLATFORM"), "pSeries", "{finished}");
     finished
@@ -27,8 +32,15 @@ fn boot(cpus: u64, memory: &str, mebibytes: u64) -> Finished {
 fn one_processor_and_one_gibibyte() {
     let finished = boot(1, "1G", 1024);
     assert_eq!(finished.number("/reboots"), 0, "{finished}");
-    assert_eq!(finished.number("/memory/guest_bytes"), 1 << 30, "{finished}");
-    assert!(finished.number("/first_guest_instruction_ns") > 0, "{finished}");
+    assert_eq!(
+        finished.number("/memory/guest_bytes"),
+        1 << 30,
+        "{finished}"
+    );
+    assert!(
+        finished.number("/first_guest_instruction_ns") > 0,
+        "{finished}"
+    );
 }
 
 #[test]

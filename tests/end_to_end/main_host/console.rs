@@ -29,7 +29,11 @@ fn what_is_typed_on_a_pseudo_terminal_reaches_the_guests_shell() {
     let message = running.wait_for_message("the console is /dev/pts/");
     let name = message.split_once("the console is ").expect("just seen").1;
     let name = name.split_whitespace().next().expect("a name");
-    let mut terminal = OpenOptions::new().read(true).write(true).open(name).expect("cannot open it");
+    let mut terminal = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(name)
+        .expect("cannot open it");
     let mut reader = terminal.try_clone().expect("cannot clone it");
     let (lines, screen) = std::sync::mpsc::channel();
     thread::spawn(move || {
@@ -61,7 +65,8 @@ fn what_is_typed_on_a_pseudo_terminal_reaches_the_guests_shell() {
 #[test]
 fn a_file_gets_all_that_the_guest_prints() {
     let path = "/tmp/console-of-the-guest";
-    let vmm = Vmm::bare_metal("flood-guest", "lines=3000").option("--console", &format!("file={path}"));
+    let vmm =
+        Vmm::bare_metal("flood-guest", "lines=3000").option("--console", &format!("file={path}"));
     let finished = vmm.run().assert_powered_off();
     assert_eq!(finished.console(), "", "{finished}");
     let text = fs::read_to_string(path).expect("no file");

@@ -26,7 +26,10 @@ fn in_kernel_mode_the_kernel_serves_lists_too() {
     assert_eq!(finished.stat("/windows/0/path"), "bound", "{finished}");
     assert!(kernel.answered > 100, "{kernel:?}\n{finished}");
     let left = finished.tce_calls("H_PUT_TCE_INDIRECT");
-    assert!(left * 5 <= kernel.answered, "{left} reached the VMM, {kernel:?}\n{finished}");
+    assert!(
+        left * 5 <= kernel.answered,
+        "{left} reached the VMM, {kernel:?}\n{finished}"
+    );
 }
 
 #[test]
@@ -43,7 +46,11 @@ fn a_version_1_container_has_every_call_served_by_the_vmm() {
 fn a_version_2_container_can_be_asked_for() {
     let finished = read_with(&["--iommu", "v2", "--lock", "attach"]);
     assert_eq!(finished.number("/windows/0/container"), 2, "{finished}");
-    assert_eq!(finished.number("/memory/peak_locked_bytes"), 1 << 30, "{finished}");
+    assert_eq!(
+        finished.number("/memory/peak_locked_bytes"),
+        1 << 30,
+        "{finished}"
+    );
 }
 
 #[test]
@@ -63,7 +70,9 @@ fn write_with(mode: &str, mebibyte: u64) {
     let mut state = seed;
     let pattern: Vec<u8> = std::iter::repeat_with(|| {
         // Knuth's constants for a linear congruential generator, whose upper bits are good enough.
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         state.to_be_bytes()[0]
     })
     .take(BYTES)
@@ -78,7 +87,10 @@ fn write_with(mode: &str, mebibyte: u64) {
     // Past the test program's capture of output, to the lab.
     let expectation = format!("LAB-EXPECT-NVME offset={offset} length={BYTES} sha256={digest}\n");
     let mut stdout = std::io::stdout().lock();
-    stdout.write_all(b"\n").and_then(|()| stdout.write_all(expectation.as_bytes())).expect("stdout");
+    stdout
+        .write_all(b"\n")
+        .and_then(|()| stdout.write_all(expectation.as_bytes()))
+        .expect("stdout");
     stdout.flush().expect("stdout");
 }
 
@@ -88,7 +100,12 @@ fn sha256(bytes: &[u8]) -> String {
         .stdout(Stdio::piped())
         .spawn()
         .expect("cannot run sha256sum");
-    program.stdin.take().expect("a pipe").write_all(bytes).expect("cannot write");
+    program
+        .stdin
+        .take()
+        .expect("a pipe")
+        .write_all(bytes)
+        .expect("cannot write");
     let output = program.wait_with_output().expect("cannot wait");
     let text = String::from_utf8(output.stdout).expect("text");
     text.split_whitespace().next().expect("a digest").to_owned()

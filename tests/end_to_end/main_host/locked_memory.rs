@@ -12,14 +12,29 @@ fn without_dma(lock: &str) -> Finished {
 #[test]
 fn nothing_is_locked_before_the_first_mapping() {
     let finished = without_dma("first-map");
-    assert_eq!(finished.number("/memory/peak_locked_bytes"), 0, "{finished}");
-    assert_eq!(finished.number("/memory/process_locked_bytes"), 0, "{finished}");
+    assert_eq!(
+        finished.number("/memory/peak_locked_bytes"),
+        0,
+        "{finished}"
+    );
+    assert_eq!(
+        finished.number("/memory/process_locked_bytes"),
+        0,
+        "{finished}"
+    );
     assert_eq!(finished.stat("/windows/0/path"), "unlocked", "{finished}");
 }
 
 #[test]
 fn all_memory_is_locked_at_the_start_when_asked_for() {
     let finished = without_dma("attach");
-    assert_eq!(finished.number("/memory/peak_locked_bytes"), 1 << 30, "{finished}");
-    assert!(finished.number("/memory/process_locked_bytes") >= 1 << 30, "{finished}");
+    assert_eq!(
+        finished.number("/memory/peak_locked_bytes"),
+        1 << 30,
+        "{finished}"
+    );
+    assert!(
+        finished.number("/memory/process_locked_bytes") >= 1 << 30,
+        "{finished}"
+    );
 }

@@ -28,14 +28,23 @@ fn full_pipe() -> (PipeReader, PipeWriter) {
 #[test]
 fn a_closed_standard_error_does_not_disturb_the_guest() {
     let finished = talked_about().redirected("2>&-").run().assert_powered_off();
-    assert!(finished.console().contains("HOSTILE-GUEST-DONE"), "{finished}");
+    assert!(
+        finished.console().contains("HOSTILE-GUEST-DONE"),
+        "{finished}"
+    );
 }
 
 #[test]
 fn a_full_standard_error_does_not_disturb_the_guest() {
     let (_nobody_reads, writer) = full_pipe();
-    let finished = talked_about().stderr(writer.into()).run().assert_powered_off();
-    assert!(finished.console().contains("HOSTILE-GUEST-DONE"), "{finished}");
+    let finished = talked_about()
+        .stderr(writer.into())
+        .run()
+        .assert_powered_off();
+    assert!(
+        finished.console().contains("HOSTILE-GUEST-DONE"),
+        "{finished}"
+    );
     assert!(finished.took() < Duration::from_secs(60), "{finished}");
 }
 
@@ -43,21 +52,34 @@ fn a_full_standard_error_does_not_disturb_the_guest() {
 fn a_broken_standard_error_does_not_disturb_the_guest() {
     let (reader, writer) = std::io::pipe().expect("no pipe");
     drop(reader);
-    let finished = talked_about().stderr(writer.into()).run().assert_powered_off();
-    assert!(finished.console().contains("HOSTILE-GUEST-DONE"), "{finished}");
+    let finished = talked_about()
+        .stderr(writer.into())
+        .run()
+        .assert_powered_off();
+    assert!(
+        finished.console().contains("HOSTILE-GUEST-DONE"),
+        "{finished}"
+    );
 }
 
 #[test]
 fn what_a_guest_can_trigger_is_logged_at_a_limited_rate() {
-    let finished = Vmm::bare_metal("hostile-guest", "seed=5 rounds=4000").run().assert_powered_off();
+    let finished = Vmm::bare_metal("hostile-guest", "seed=5 rounds=4000")
+        .run()
+        .assert_powered_off();
     let lines = finished.errors().lines().count();
-    assert!((1..400).contains(&lines), "{lines} lines for thousands of mistakes\n{finished}");
+    assert!(
+        (1..400).contains(&lines),
+        "{lines} lines for thousands of mistakes\n{finished}"
+    );
 }
 
 #[test]
 fn a_reader_that_is_late_for_a_second_gets_all_of_the_console() {
     let (mut reader, writer) = std::io::pipe().expect("no pipe");
-    let running = Vmm::bare_metal("flood-guest", "lines=4000").stdout(writer.into()).start();
+    let running = Vmm::bare_metal("flood-guest", "lines=4000")
+        .stdout(writer.into())
+        .start();
     thread::sleep(Duration::from_secs(1));
     let mut text = String::new();
     reader.read_to_string(&mut text).expect("cannot read");

@@ -17,7 +17,14 @@ fn with_device(device: &str) -> Finished {
 
 #[test]
 fn an_address_that_is_none() {
-    for address in ["1:2:3", "0001:01:00", "0001:01:20.0", "0001:01:00.8", "nvme0", ""] {
+    for address in [
+        "1:2:3",
+        "0001:01:00",
+        "0001:01:20.0",
+        "0001:01:00.8",
+        "nvme0",
+        "",
+    ] {
         with_device(address).assert_refused(&["--vfio", "DDDD:BB:DD.F"]);
     }
 }
@@ -36,7 +43,13 @@ fn a_device_of_the_hosts() {
         Vmm::linux().nvme().run()
     };
     let unbind = format!("echo {nvme} > /sys/bus/pci/devices/{nvme}/driver/unbind");
-    finished.assert_refused(&[&nvme, "driver nvme", "not to vfio-pci", "driver_override", &unbind]);
+    finished.assert_refused(&[
+        &nvme,
+        "driver nvme",
+        "not to vfio-pci",
+        "driver_override",
+        &unbind,
+    ]);
     assert_nothing_is_left();
 }
 
@@ -47,7 +60,12 @@ fn a_device_without_a_driver() {
         let _rebound = host::rebind(&nvme, None);
         Vmm::linux().nvme().run()
     };
-    finished.assert_refused(&[&nvme, "bound to no driver", "modprobe vfio-pci", "driver_override"]);
+    finished.assert_refused(&[
+        &nvme,
+        "bound to no driver",
+        "modprobe vfio-pci",
+        "driver_override",
+    ]);
     assert_nothing_is_left();
 }
 
@@ -57,9 +75,14 @@ fn a_device_that_shares_its_group_with_one_of_the_hosts() {
     let (nvme, nic, group) = (host::nvme(), host::nic(), host::group());
     let _rebound = host::rebind(&nic, Some("e1000e"));
     let folder = format!("/sys/kernel/iommu_groups/{group}/devices");
-    let link = |device: &str| format!("ln -s $(readlink -f /sys/bus/pci/devices/{device}) {folder}/{device}");
-    let commands =
-        format!("mount -t tmpfs tmpfs {folder} && {} && {}", link(&nvme), link(&nic));
+    let link = |device: &str| {
+        format!("ln -s $(readlink -f /sys/bus/pci/devices/{device}) {folder}/{device}")
+    };
+    let commands = format!(
+        "mount -t tmpfs tmpfs {folder} && {} && {}",
+        link(&nvme),
+        link(&nic)
+    );
     let finished = Vmm::linux().nvme().in_namespace(&commands).run();
     let member = format!("{nic} (bound to e1000e)");
     finished.assert_refused(&[&format!("IOMMU group {group}"), &member, "vfio-pci"]);
@@ -69,9 +92,13 @@ fn a_device_that_shares_its_group_with_one_of_the_hosts() {
 #[test]
 fn a_group_that_belongs_to_another_user() {
     let _kvm = open_to_all(Path::new("/dev/kvm"));
-    let finished = Vmm::linux().nvme().as_user(User { memlock: 1 << 32 }).run();
+    let finished = Vmm::linux().nvme().run_by(User { memlock: 1 << 32 }).run();
     let node = group_node().display().to_string();
-    finished.assert_refused(&[&format!("no permission to open {node}"), "user 1000", "chown 1000"]);
+    finished.assert_refused(&[
+        &format!("no permission to open {node}"),
+        "user 1000",
+        "chown 1000",
+    ]);
     assert_nothing_is_left();
 }
 
@@ -95,7 +122,11 @@ fn a_device_given_twice() {
 
 #[test]
 fn a_container_without_spapr_support() {
-    let none = Refusal { request: request::VFIO_CHECK_EXTENSION, argument: None, errno: 0 };
+    let none = Refusal {
+        request: request::VFIO_CHECK_EXTENSION,
+        argument: None,
+        errno: 0,
+    };
     let finished = Vmm::linux().nvme().refusing(none).run();
     finished.assert_refused(&["no SPAPR TCE support", "modprobe vfio_iommu_spapr_tce"]);
     assert_nothing_is_left();
@@ -103,8 +134,14 @@ fn a_container_without_spapr_support() {
 
 #[test]
 fn a_host_without_the_container_device() {
-    let finished = Vmm::linux().nvme().in_namespace("umount /dev/vfio 2>/dev/null; mount -t tmpfs tmpfs /dev/vfio").run();
-    finished.assert_refused(&["/dev/vfio/vfio does not exist", "modprobe vfio_iommu_spapr_tce"]);
+    let finished = Vmm::linux()
+        .nvme()
+        .in_namespace("umount /dev/vfio 2>/dev/null; mount -t tmpfs tmpfs /dev/vfio")
+        .run();
+    finished.assert_refused(&[
+        "/dev/vfio/vfio does not exist",
+        "modprobe vfio_iommu_spapr_tce",
+    ]);
     assert_nothing_is_left();
 }
 
@@ -113,7 +150,10 @@ fn a_limit_on_locked_memory_that_is_too_low() {
     let _kvm = open_to_all(Path::new("/dev/kvm"));
     let _group = give_to_user(&group_node());
     for (lock, least_needed) in [("first-map", 8 << 20), ("attach", 1 << 30)] {
-        let vmm = Vmm::linux().nvme().option("--lock", lock).as_user(User { memlock: 8 << 20 });
+        let vmm = Vmm::linux()
+            .nvme()
+            .option("--lock", lock)
+            .run_by(User { memlock: 8 << 20 });
         let finished = vmm.run();
         finished.assert_refused(&[
             "only 8388608 bytes are available",
@@ -121,8 +161,17 @@ fn a_limit_on_locked_memory_that_is_too_low() {
             "ulimit -l",
             "LimitMEMLOCK=",
         ]);
-        let needed = finished.errors().split_once("DMA needs ").expect("what is needed").1;
-        let needed: u64 = needed.split_whitespace().next().expect("a number").parse().expect("bytes");
+        let needed = finished
+            .errors()
+            .split_once("DMA needs ")
+            .expect("what is needed")
+            .1;
+        let needed: u64 = needed
+            .split_whitespace()
+            .next()
+            .expect("a number")
+            .parse()
+            .expect("bytes");
         assert!(needed > least_needed, "{finished}");
         assert_nothing_is_left();
     }

@@ -25,10 +25,22 @@ echo LAB-GUEST-CPUS $(nproc)
 "
     );
     let job = [WAIT_FOR_NVME, &first_or_second, READ_ALL].concat();
-    let finished = Vmm::job(&job).nvme().option("--cpus", "2").run().assert_job_done();
+    let finished = Vmm::job(&job)
+        .nvme()
+        .option("--cpus", "2")
+        .run()
+        .assert_job_done();
     assert_eq!(finished.number("/reboots"), 1, "{finished}");
-    assert_eq!(finished.console().matches("LAB-GUEST-REBOOTS").count(), 1, "{finished}");
-    assert_eq!(finished.console().matches("LAB-GUEST-INIT").count(), 2, "{finished}");
+    assert_eq!(
+        finished.console().matches("LAB-GUEST-REBOOTS").count(),
+        1,
+        "{finished}"
+    );
+    assert_eq!(
+        finished.console().matches("LAB-GUEST-INIT").count(),
+        2,
+        "{finished}"
+    );
     assert_eq!(finished.guest("CPUS"), "2", "{finished}");
     assert_eq!(finished.guest("SHA256"), data_sha256(), "{finished}");
     assert_nothing_is_left();

@@ -9,10 +9,18 @@ use crate::harness::jobs::{READ_ALL, READ_FOR_EVER, WAIT_FOR_NVME, data_sha256};
 #[test]
 fn whatever_signal_ends_the_vmm_the_next_run_has_the_device_at_once() {
     for signal in [Signal::TERM, Signal::INT, Signal::KILL] {
-        let mut running = Vmm::job(&[WAIT_FOR_NVME, READ_FOR_EVER].concat()).nvme().start();
+        let mut running = Vmm::job(&[WAIT_FOR_NVME, READ_FOR_EVER].concat())
+            .nvme()
+            .start();
         running.wait_for_console("LAB-GUEST-LAP", 3);
-        assert!(locked_bytes(running.id()) > 0, "the guest does DMA without locked memory");
-        assert!(pinned_pages() > 0, "the guest does DMA without pinned memory");
+        assert!(
+            locked_bytes(running.id()) > 0,
+            "the guest does DMA without locked memory"
+        );
+        assert!(
+            pinned_pages() > 0,
+            "the guest does DMA without pinned memory"
+        );
         running.signal(signal);
         let finished = running.finish();
         assert_nothing_is_left();
@@ -23,10 +31,17 @@ fn whatever_signal_ends_the_vmm_the_next_run_has_the_device_at_once() {
         finished.assert_status(1);
         assert_eq!(finished.stat("/outcome"), "signal", "{finished}");
         assert!(finished.number("/windows/0/map_ioctls") > 0, "{finished}");
-        let name = if signal == Signal::TERM { "SIGTERM" } else { "SIGINT" };
+        let name = if signal == Signal::TERM {
+            "SIGTERM"
+        } else {
+            "SIGINT"
+        };
         assert!(finished.errors().contains(name), "{finished}");
     }
-    let finished = Vmm::job(&[WAIT_FOR_NVME, READ_ALL].concat()).nvme().run().assert_job_done();
+    let finished = Vmm::job(&[WAIT_FOR_NVME, READ_ALL].concat())
+        .nvme()
+        .run()
+        .assert_job_done();
     assert_eq!(finished.guest("SHA256"), data_sha256(), "{finished}");
     assert_nothing_is_left();
 }

@@ -22,7 +22,9 @@ impl fmt::Write for Console {
             let mut bytes = [0; 16];
             bytes[..chunk.len()].copy_from_slice(chunk);
             let [first, second] = [0, 8].map(|at| {
-                bytes[at..].first_chunk().map_or(0, |part| u64::from_be_bytes(*part))
+                bytes[at..]
+                    .first_chunk()
+                    .map_or(0, |part| u64::from_be_bytes(*part))
             });
             let arguments = [DEFAULT_TERMINAL, chunk.len() as u64, first, second];
             loop {

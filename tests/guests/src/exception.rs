@@ -68,21 +68,21 @@ global_asm!(
 /// The code for one vector.
 fn stub(vector: u32, handler: u32) -> [u32; WORDS] {
     let same_in_both = [
-        0x3860_0000 | vector,             // li r3, vector
-        0x7c9a_02a6,                      // mfsrr0 r4
-        0x7cbb_02a6,                      // mfsrr1 r5
-        0x3d40_0000 | handler >> 16,      // lis r10, handler@h
-        0x614a_0000 | handler & 0xffff,   // ori r10, r10, handler@l
-        0x7d5a_03a6,                      // mtsrr0 r10
-        0x7d60_00a6,                      // mfmsr r11
-        0x616b_2001,                      // ori r11, r11, MSR_FP | MSR_LE
-        0x656b_0280,                      // oris r11, r11, MSR_VEC | MSR_VSX
-        0x7d7b_03a6,                      // mtsrr1 r11
-        0x4c00_0024,                      // rfid
+        0x3860_0000 | vector,           // li r3, vector
+        0x7c9a_02a6,                    // mfsrr0 r4
+        0x7cbb_02a6,                    // mfsrr1 r5
+        0x3d40_0000 | handler >> 16,    // lis r10, handler@h
+        0x614a_0000 | handler & 0xffff, // ori r10, r10, handler@l
+        0x7d5a_03a6,                    // mtsrr0 r10
+        0x7d60_00a6,                    // mfmsr r11
+        0x616b_2001,                    // ori r11, r11, MSR_FP | MSR_LE
+        0x656b_0280,                    // oris r11, r11, MSR_VEC | MSR_VSX
+        0x7d7b_03a6,                    // mtsrr1 r11
+        0x4c00_0024,                    // rfid
     ];
     let mut words = [0; WORDS];
     words[0] = BYTE_ORDER_FORK;
-    words[1] = 0x4800_0000 | 4 * (1 + 11); // b past the words in the other order
+    words[1] = 0x4800_0000 | (4 * (1 + 11)); // b past the words in the other order
     for (to, word) in words[2..].iter_mut().zip(same_in_both) {
         *to = word.swap_bytes();
     }
@@ -97,7 +97,8 @@ pub(crate) fn install() {
     while vector <= LAST_VECTOR {
         for (offset, word) in (0u32..).step_by(4).zip(stub(vector, handler)) {
             let address = u64::from(vector + offset);
-            let place = ptr::with_exposed_provenance_mut::<u32>(usize::try_from(address).unwrap_or(0));
+            let place =
+                ptr::with_exposed_provenance_mut::<u32>(usize::try_from(address).unwrap_or(0));
             // SAFETY: the machine leaves RAM below 4 MiB to the guest; this is the only code that
             // uses the vectors.
             unsafe { place.write_volatile(word) };
@@ -130,5 +131,7 @@ extern "C" fn resume_address(vector: u64, from: u64, state: u64) -> u64 {
     if (address(probe_start)..address(probe_end)).contains(&from) {
         return address(probe_done);
     }
-    rtas::stop_with(format_args!("interrupt {vector:#x} at {from:#x}, SRR1 {state:#x}"))
+    rtas::stop_with(format_args!(
+        "interrupt {vector:#x} at {from:#x}, SRR1 {state:#x}"
+    ))
 }

@@ -55,7 +55,10 @@ impl<'a> Fdt<'a> {
             let bytes = usize::try_from(cell(blob, length)?).ok()?;
             blob.get(start..start.checked_add(bytes)?)
         };
-        Some(Self { structure: part(2, 9)?, strings: part(3, 8)? })
+        Some(Self {
+            structure: part(2, 9)?,
+            strings: part(3, 8)?,
+        })
     }
 
     /// All nodes, parents before children.
@@ -69,7 +72,12 @@ impl<'a> Fdt<'a> {
                     BEGIN_NODE => {
                         let name = take_name(&mut rest)?;
                         depth += 1;
-                        return Some(Node { name, depth: depth - 1, rest, strings });
+                        return Some(Node {
+                            name,
+                            depth: depth - 1,
+                            rest,
+                            strings,
+                        });
                     }
                     END_NODE => depth = depth.checked_sub(1)?,
                     PROPERTY => drop(take_property(&mut rest, strings)?),
@@ -161,15 +169,26 @@ pub(crate) mod tests {
         fdt.end_node(memory).unwrap();
         let bridge = fdt.begin_node("pci@800000020000000").unwrap();
         fdt.property_string("device_type", "pci").unwrap();
-        fdt.property_array_u64("reg", &[0x0800_0000_2000_0000, 0]).unwrap();
+        fdt.property_array_u64("reg", &[0x0800_0000_2000_0000, 0])
+            .unwrap();
         let ranges = [
             [0x0100_0000, 0, 0, 0x2000, 0, 0, 0x1_0000],
-            [0x0200_0000, 0, 0x8000_0000, 0x2000, 0x8000_0000, 0, 0x8000_0000],
+            [
+                0x0200_0000,
+                0,
+                0x8000_0000,
+                0x2000,
+                0x8000_0000,
+                0,
+                0x8000_0000,
+            ],
         ];
         fdt.property_array_u32("ranges", &ranges.concat()).unwrap();
-        fdt.property_array_u32("ibm,dma-window", &[0x8000_0000, 0, 0, 0, 0x4000_0000]).unwrap();
+        fdt.property_array_u32("ibm,dma-window", &[0x8000_0000, 0, 0, 0, 0x4000_0000])
+            .unwrap();
         let device = fdt.begin_node("nvme@0").unwrap();
-        fdt.property_array_u32("reg", &[0x10000, 0, 0, 0, 0]).unwrap();
+        fdt.property_array_u32("reg", &[0x10000, 0, 0, 0, 0])
+            .unwrap();
         fdt.end_node(device).unwrap();
         fdt.end_node(bridge).unwrap();
         fdt.end_node(root).unwrap();
@@ -185,11 +204,20 @@ pub(crate) mod tests {
         let bridge = "pci@800000020000000";
         assert_eq!(
             names,
-            [("", 0), ("chosen", 1), ("memory@0", 1), (bridge, 1), ("nvme@0", 2)]
+            [
+                ("", 0),
+                ("chosen", 1),
+                ("memory@0", 1),
+                (bridge, 1),
+                ("nvme@0", 2)
+            ]
         );
         let memory = fdt.node("memory").unwrap();
         assert_eq!(two_cells(memory.property("reg").unwrap(), 2), Some(1 << 30));
-        assert_eq!(fdt.node("chosen").unwrap().text("bootargs"), Some("seed=7 lines=12"));
+        assert_eq!(
+            fdt.node("chosen").unwrap().text("bootargs"),
+            Some("seed=7 lines=12")
+        );
         assert!(fdt.node("chosen").unwrap().property("reg").is_none());
         assert!(fdt.node("rtas").is_none());
     }
@@ -206,7 +234,10 @@ pub(crate) mod tests {
             let mut damaged = blob.clone();
             damaged[at] = !damaged[at];
             if let Some(fdt) = Fdt::new(&damaged) {
-                let found = fdt.nodes().filter(|node| node.property("reg").is_some()).count();
+                let found = fdt
+                    .nodes()
+                    .filter(|node| node.property("reg").is_some())
+                    .count();
                 assert!(found <= 5);
             }
         }

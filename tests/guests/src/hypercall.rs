@@ -56,7 +56,17 @@ pub struct Answer {
 /// that this one harms nothing that Rust relies on.
 #[inline]
 pub unsafe fn hypercall(number: u64, arguments: &[u64; 9]) -> Answer {
-    let [mut r4, mut r5, mut r6, mut r7, mut r8, mut r9, mut r10, mut r11, mut r12] = *arguments;
+    let [
+        mut r4,
+        mut r5,
+        mut r6,
+        mut r7,
+        mut r8,
+        mut r9,
+        mut r10,
+        mut r11,
+        mut r12,
+    ] = *arguments;
     let mut r3 = number;
     // SAFETY: besides what the caller vouches for, a hypercall changes no more than the volatile
     // registers, which are all named.
@@ -70,7 +80,10 @@ pub unsafe fn hypercall(number: u64, arguments: &[u64; 9]) -> Answer {
             options(nostack),
         );
     }
-    Answer { code: r3.cast_signed(), registers: [r4, r5, r6, r7, r8, r9, r10, r11, r12] }
+    Answer {
+        code: r3.cast_signed(),
+        registers: [r4, r5, r6, r7, r8, r9, r10, r11, r12],
+    }
 }
 
 /// Makes a hypercall with up to nine arguments.

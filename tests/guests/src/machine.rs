@@ -51,7 +51,10 @@ impl<'a> Machine<'a> {
 
     /// The PCI host bridges.
     pub fn host_bridges(&self) -> impl Iterator<Item = HostBridge<'a>> + use<'a> {
-        self.tree.nodes().filter(|node| node.base_name() == "pci").filter_map(|node| bridge(&node))
+        self.tree
+            .nodes()
+            .filter(|node| node.base_name() == "pci")
+            .filter_map(|node| bridge(&node))
     }
 
     /// The token of an RTAS service.
@@ -61,8 +64,15 @@ impl<'a> Machine<'a> {
 
     /// What the command line says after `name=`.
     pub fn argument(&self, name: &str) -> Option<&'a str> {
-        let words = self.tree.node("chosen")?.text("bootargs")?.split_ascii_whitespace();
-        words.filter_map(|word| word.split_once('=')).find(|word| word.0 == name).map(|word| word.1)
+        let words = self
+            .tree
+            .node("chosen")?
+            .text("bootargs")?
+            .split_ascii_whitespace();
+        words
+            .filter_map(|word| word.split_once('='))
+            .find(|word| word.0 == name)
+            .map(|word| word.1)
     }
 
     /// What the command line says after `name=`, as a number.
@@ -90,7 +100,10 @@ impl<'a> HostBridge<'a> {
     pub fn ranges(&self) -> impl Iterator<Item = Range> + use<'a> {
         // Three cells of bus address, two of guest address, two of length.
         self.ranges.chunks_exact(28).filter_map(|entry| {
-            Some(Range { start: two_cells(entry, 3)?, bytes: two_cells(entry, 5)? })
+            Some(Range {
+                start: two_cells(entry, 3)?,
+                bytes: two_cells(entry, 5)?,
+            })
         })
     }
 }
@@ -108,11 +121,27 @@ mod tests {
         let bridges: Vec<_> = machine.host_bridges().collect();
         assert_eq!(bridges.len(), 1);
         assert_eq!(bridges[0].buid, 0x0800_0000_2000_0000);
-        let window = DmaWindow { liobn: 0x8000_0000, start: 0, bytes: 1 << 30 };
+        let window = DmaWindow {
+            liobn: 0x8000_0000,
+            start: 0,
+            bytes: 1 << 30,
+        };
         assert_eq!(bridges[0].window, window);
         let ranges: Vec<_> = bridges[0].ranges().collect();
-        assert_eq!(ranges[0], Range { start: 0x2000_0000_0000, bytes: 0x1_0000 });
-        assert_eq!(ranges[1], Range { start: 0x2000_8000_0000, bytes: 0x8000_0000 });
+        assert_eq!(
+            ranges[0],
+            Range {
+                start: 0x2000_0000_0000,
+                bytes: 0x1_0000
+            }
+        );
+        assert_eq!(
+            ranges[1],
+            Range {
+                start: 0x2000_8000_0000,
+                bytes: 0x8000_0000
+            }
+        );
         assert_eq!(machine.number_argument("lines"), Some(12));
         assert_eq!(machine.argument("line"), None);
     }

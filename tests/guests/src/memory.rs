@@ -4,22 +4,31 @@
 
 use core::ffi::c_void;
 
+/// Copies element `index`.
+///
+/// # Safety
+/// Both must be aligned, have that element, and it must be the caller's to read and to write.
+unsafe fn copy_one<T>(to: *mut T, from: *const T, index: usize) {
+    // SAFETY: as the caller vouches.
+    let value = unsafe { from.wrapping_add(index).read_volatile() };
+    // SAFETY: as the caller vouches.
+    unsafe { to.wrapping_add(index).write_volatile(value) };
+}
+
 /// Copies bytes from low to high addresses.
 ///
 /// # Safety
 /// As for C's `memcpy`, except that `to` may lie below `from` and overlap it.
 unsafe fn copy_up(to: *mut u8, from: *const u8, count: usize) {
-    let words = if to.addr() % 8 == 0 && from.addr() % 8 == 0 { count / 8 } else { 0 };
+    let aligned = to.addr().is_multiple_of(8) && from.addr().is_multiple_of(8);
+    let words = if aligned { count / 8 } else { 0 };
     for index in 0..words {
         // SAFETY: both are aligned and within `count` bytes, which are the caller's to copy.
-        unsafe {
-            let word = from.cast::<u64>().add(index).read_volatile();
-            to.cast::<u64>().add(index).write_volatile(word);
-        }
+        unsafe { copy_one::<u64>(to.cast(), from.cast(), index) };
     }
     for index in words * 8..count {
         // SAFETY: within `count` bytes, which are the caller's to copy.
-        unsafe { to.add(index).write_volatile(from.add(index).read_volatile()) };
+        unsafe { copy_one(to, from, index) };
     }
 }
 
@@ -47,10 +56,9 @@ unsafe extern "C" fn memmove(to: *mut c_void, from: *const c_void, count: usize)
         unsafe { copy_up(to.cast(), from.cast(), count) };
         return to;
     }
-    let (bytes_to, bytes_from) = (to.cast::<u8>(), from.cast::<u8>());
     for index in (0..count).rev() {
         // SAFETY: within `count` bytes, from the end so that none is overwritten before it is read.
-        unsafe { bytes_to.add(index).write_volatile(bytes_from.add(index).read_volatile()) };
+        unsafe { copy_one::<u8>(to.cast(), from.cast(), index) };
     }
     to
 }
@@ -66,7 +74,7 @@ unsafe extern "C" fn memset(to: *mut c_void, value: i32, count: usize) -> *mut c
     let bytes = to.cast::<u8>();
     for index in 0..count {
         // SAFETY: within `count` bytes, which are the caller's to set.
-        unsafe { bytes.add(index).write_volatile(byte) };
+        unsafe { bytes.wrapping_add(index).write_volatile(byte) };
     }
     to
 }
@@ -80,8 +88,10 @@ unsafe extern "C" fn memset(to: *mut c_void, value: i32, count: usize) -> *mut c
 unsafe extern "C" fn memcmp(left: *const c_void, right: *const c_void, count: usize) -> i32 {
     let (left, right) = (left.cast::<u8>(), right.cast::<u8>());
     for index in 0..count {
-        // SAFETY: within `count` bytes of both, which the caller may read.
-        let (a, b) = unsafe { (left.add(index).read_volatile(), right.add(index).read_volatile()) };
+        // SAFETY: within `count` bytes, which the caller may read.
+        let a = unsafe { left.wrapping_add(index).read_volatile() };
+        // SAFETY: as above.
+        let b = unsafe { right.wrapping_add(index).read_volatile() };
         if a != b {
             return i32::from(a) - i32::from(b);
         }

@@ -8,7 +8,11 @@ impl Random {
     /// A generator; any seed will do.
     pub const fn new(seed: u64) -> Self {
         // Zero is the one state that it never leaves.
-        Self(if seed == 0 { 0x9e37_79b9_7f4a_7c15 } else { seed })
+        Self(if seed == 0 {
+            0x9e37_79b9_7f4a_7c15
+        } else {
+            seed
+        })
     }
 
     /// The next number.

@@ -6,7 +6,10 @@ use core::ptr;
 use spapr_test_guests::machine::Range;
 
 /// Above the guest's image and below what the machine puts at the top.
-pub(crate) const MIDDLE: Range = Range { start: 32 << 20, bytes: 256 << 10 };
+pub(crate) const MIDDLE: Range = Range {
+    start: 32 << 20,
+    bytes: 256 << 10,
+};
 /// What is at the end of RAM.
 const END_BYTES: u64 = 16 << 10;
 /// How far from a block changes are looked for after each call.
@@ -43,8 +46,13 @@ fn place(address: u64) -> *mut u8 {
 impl Arena {
     /// Fills the memory with its pattern.
     pub(crate) fn new(ram_bytes: u64) -> Self {
-        let end = Range { start: ram_bytes - END_BYTES, bytes: END_BYTES };
-        let mut arena = Self { pieces: [MIDDLE, end] };
+        let end = Range {
+            start: ram_bytes - END_BYTES,
+            bytes: END_BYTES,
+        };
+        let mut arena = Self {
+            pieces: [MIDDLE, end],
+        };
         for piece in arena.pieces {
             arena.restore(piece.start, piece.start + piece.bytes);
         }
@@ -109,7 +117,9 @@ impl Arena {
     }
 
     fn has(&self, address: u64) -> bool {
-        self.pieces.iter().any(|piece| (piece.start..piece.start + piece.bytes).contains(&address))
+        self.pieces
+            .iter()
+            .any(|piece| (piece.start..piece.start + piece.bytes).contains(&address))
     }
 
     fn read(&self, address: u64) -> u8 {

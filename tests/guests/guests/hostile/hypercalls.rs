@@ -1,31 +1,33 @@
 //! Hypercalls with wrong arguments.
 
 use spapr_test_guests::hypercall::{Answer, call, code, hypercall, number};
-use spapr_test_guests::machine::DmaWindow;
 use spapr_test_guests::random::Random;
 
-use crate::arena::MIDDLE;
 use crate::report::Report;
+use crate::translation;
 use crate::values::Values;
 
-/// Bytes of a page of the default DMA window.
-const PAGE: u64 = 4096;
-const READ_WRITE: u64 = 3;
 /// Addresses below are the guest's own image and its stack; no argument block is looked for there.
 const IMAGE_END: u64 = 32 << 20;
 /// Terminals are numbered by the unit address of their node; none is here.
 const NO_TERMINAL: u64 = 0x7fff_0000;
-/// No window has this number.
-const NO_LIOBN: u64 = 0x8000_fe00;
 
 /// A call that must be answered with `expected`.
-fn must<const N: usize>(report: &mut Report, expected: i64, nr: u64, arguments: [u64; N]) -> Answer {
+pub(crate) fn must<const N: usize>(
+    report: &mut Report,
+    expected: i64,
+    nr: u64,
+    arguments: [u64; N],
+) -> Answer {
     report.called();
     // SAFETY: the calls made here write at most to the arena's pages, which hold no Rust object.
     let answer = unsafe { call(nr, arguments) };
     report.check(
         answer.code == expected,
-        format_args!("hypercall {nr:#x} {arguments:x?}: {} in place of {expected}", answer.code),
+        format_args!(
+            "hypercall {nr:#x} {arguments:x?}: {} in place of {expected}",
+            answer.code
+        ),
     );
     answer
 }
@@ -37,7 +39,10 @@ fn must_fail<const N: usize>(report: &mut Report, nr: u64, arguments: [u64; N]) 
     let answer = unsafe { call(nr, arguments) };
     report.check(
         (-512..0).contains(&answer.code),
-        format_args!("hypercall {nr:#x} {arguments:x?}: {} in place of an error", answer.code),
+        format_args!(
+            "hypercall {nr:#x} {arguments:x?}: {} in place of an error",
+            answer.code
+        ),
     );
 }
 
@@ -47,16 +52,33 @@ pub(crate) fn mistakes(values: &Values, report: &mut Report) {
     terminal(report);
     rtas_blocks(values, report);
     modes(report);
-    tce_calls_without_window(report);
+    translation::without_window(report);
     if let Some(window) = values.window() {
-        tce_calls(window, values.ram_bytes, report);
+        translation::with_window(window, values.ram_bytes, report);
     }
 }
 
 fn unknown_numbers(report: &mut Report) {
     let unknown = [
-        0x3f4, 0x404, 0x40c, 0x43c, 0x500, 0x1000, 0x5_0000, 0xf00c, 0xf0fc, 0x1_0020, 0x1_0000_0020,
-        0x8000_0000_0000_0020, 0xffff_fffc, u64::MAX - 3, 0x21, 0x13d, 0x59, 0xf001, u64::MAX,
+        0x3f4,
+        0x404,
+        0x40c,
+        0x43c,
+        0x500,
+        0x1000,
+        0x5_0000,
+        0xf00c,
+        0xf0fc,
+        0x1_0020,
+        0x1_0000_0020,
+        0x8000_0000_0000_0020,
+        0xffff_fffc,
+        u64::MAX - 3,
+        0x21,
+        0x13d,
+        0x59,
+        0xf001,
+        u64::MAX,
     ];
     for nr in unknown {
         must(report, code::H_FUNCTION, nr, [1, 2, 3, 4]);
@@ -65,23 +87,53 @@ fn unknown_numbers(report: &mut Report) {
 
 fn terminal(report: &mut Report) {
     for length in [17, 1 << 32, u64::MAX] {
-        must(report, code::H_PARAMETER, number::H_PUT_TERM_CHAR, [0, length, 0, 0]);
+        must(
+            report,
+            code::H_PARAMETER,
+            number::H_PUT_TERM_CHAR,
+            [0, length, 0, 0],
+        );
     }
     for terminal in [1, NO_TERMINAL, 1 << 32, u64::MAX] {
-        must(report, code::H_PARAMETER, number::H_PUT_TERM_CHAR, [terminal, 1, 0, 0]);
-        must(report, code::H_PARAMETER, number::H_GET_TERM_CHAR, [terminal]);
+        must(
+            report,
+            code::H_PARAMETER,
+            number::H_PUT_TERM_CHAR,
+            [terminal, 1, 0, 0],
+        );
+        must(
+            report,
+            code::H_PARAMETER,
+            number::H_GET_TERM_CHAR,
+            [terminal],
+        );
     }
     let input = must(report, code::H_SUCCESS, number::H_GET_TERM_CHAR, [0]);
     report.check(
         input.registers[0] <= 16,
         format_args!("{} bytes of input at once", input.registers[0]),
     );
-    must(report, code::H_SUCCESS, number::H_PUT_TERM_CHAR, [0, 0, 0, 0]);
+    must(
+        report,
+        code::H_SUCCESS,
+        number::H_PUT_TERM_CHAR,
+        [0, 0, 0, 0],
+    );
 }
 
 fn rtas_blocks(values: &Values, report: &mut Report) {
     let ram = values.ram_bytes;
-    for block in [ram, ram - 1, ram - 4, ram - 11, 1 << 32, 1 << 52, 1 << 63, u64::MAX, u64::MAX - 3] {
+    for block in [
+        ram,
+        ram - 1,
+        ram - 4,
+        ram - 11,
+        1 << 32,
+        1 << 52,
+        1 << 63,
+        u64::MAX,
+        u64::MAX - 3,
+    ] {
         must(report, code::H_PARAMETER, number::KVMPPC_H_RTAS, [block]);
     }
 }
@@ -90,10 +142,19 @@ fn modes(report: &mut Report) {
     for resource in [0, 5, 6, 1 << 32, u64::MAX] {
         must_fail(report, number::H_SET_MODE, [0, resource, 0, 0]);
     }
-    for (flags, resource, value1, value2) in
-        [(2, 4, 0, 0), (1, 4, 1, 0), (1, 4, 0, 1), (1, 3, 0, 0), (4, 3, 0, 0), (u64::MAX, 3, 0, 0)]
-    {
-        must_fail(report, number::H_SET_MODE, [flags, resource, value1, value2]);
+    for (flags, resource, value1, value2) in [
+        (2, 4, 0, 0),
+        (1, 4, 1, 0),
+        (1, 4, 0, 1),
+        (1, 3, 0, 0),
+        (4, 3, 0, 0),
+        (u64::MAX, 3, 0, 0),
+    ] {
+        must_fail(
+            report,
+            number::H_SET_MODE,
+            [flags, resource, value1, value2],
+        );
     }
 }
 
@@ -112,58 +173,6 @@ pub(crate) fn process_table_mistakes(report: &mut Report) {
     ] {
         must_fail(report, number::H_REGISTER_PROC_TBL, arguments);
     }
-}
-
-fn tce_calls_without_window(report: &mut Report) {
-    for liobn in [NO_LIOBN, 0, 1, 1 << 32, u64::MAX] {
-        let tce = MIDDLE.start | READ_WRITE;
-        must(report, code::H_PARAMETER, number::H_PUT_TCE, [liobn, 0, tce]);
-        must(report, code::H_PARAMETER, number::H_GET_TCE, [liobn, 0]);
-        must(report, code::H_PARAMETER, number::H_STUFF_TCE, [liobn, 0, 0, 1]);
-        must(report, code::H_PARAMETER, number::H_PUT_TCE_INDIRECT, [liobn, 0, MIDDLE.start, 1]);
-    }
-}
-
-fn tce_calls(window: DmaWindow, ram_bytes: u64, report: &mut Report) {
-    let DmaWindow { liobn, start, bytes } = window;
-    let liobn = u64::from(liobn);
-    let tce = MIDDLE.start | READ_WRITE;
-    let end = start + bytes;
-    for ioba in [start + 1, start + PAGE - 1, end, end + PAGE, 1 << 59, u64::MAX - PAGE + 1, u64::MAX] {
-        must(report, code::H_PARAMETER, number::H_PUT_TCE, [liobn, ioba, tce]);
-        must(report, code::H_PARAMETER, number::H_STUFF_TCE, [liobn, ioba, 0, 1]);
-        must(report, code::H_PARAMETER, number::H_PUT_TCE_INDIRECT, [liobn, ioba, MIDDLE.start, 1]);
-    }
-    for ioba in [end, end + PAGE, u64::MAX - PAGE + 1] {
-        must(report, code::H_PARAMETER, number::H_GET_TCE, [liobn, ioba]);
-    }
-    for no_ram in [ram_bytes, ram_bytes + PAGE, 1 << 40, 1 << 52, u64::MAX & !(PAGE - 1)] {
-        must(report, code::H_PARAMETER, number::H_PUT_TCE, [liobn, start, no_ram | READ_WRITE]);
-        must(report, code::H_PARAMETER, number::H_PUT_TCE_INDIRECT, [liobn, start, no_ram, 1]);
-    }
-    let last = end - PAGE;
-    for (list, count) in [
-        (MIDDLE.start, 513),
-        (MIDDLE.start, u64::MAX),
-        (MIDDLE.start + 8, 1),
-        (MIDDLE.start + 2048, 256),
-        (u64::MAX, 1),
-    ] {
-        must(report, code::H_PARAMETER, number::H_PUT_TCE_INDIRECT, [liobn, start, list, count]);
-    }
-    must(report, code::H_PARAMETER, number::H_PUT_TCE_INDIRECT, [liobn, last, MIDDLE.start, 2]);
-    must(report, code::H_PARAMETER, number::H_STUFF_TCE, [liobn, last, 0, 2]);
-    must(report, code::H_PARAMETER, number::H_STUFF_TCE, [liobn, start, READ_WRITE, 1]);
-    for count in [bytes / PAGE + 1, 1 << 52, u64::MAX] {
-        must(report, code::H_PARAMETER, number::H_STUFF_TCE, [liobn, start, 0, count]);
-    }
-    // That what is right still works, and is seen.
-    must(report, code::H_SUCCESS, number::H_PUT_TCE, [liobn, last, tce]);
-    let entry = must(report, code::H_SUCCESS, number::H_GET_TCE, [liobn, last]).registers[0];
-    report.check(entry == tce, format_args!("the entry {tce:#x} reads back as {entry:#x}"));
-    must(report, code::H_SUCCESS, number::H_STUFF_TCE, [liobn, last, 0, 1]);
-    let entry = must(report, code::H_SUCCESS, number::H_GET_TCE, [liobn, last]).registers[0];
-    report.check(entry & READ_WRITE == 0, format_args!("the cleared entry reads as {entry:#x}"));
 }
 
 /// Random arguments, with a liking for edges; each answer has to be one that PAPR knows.

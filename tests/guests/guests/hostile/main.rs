@@ -16,6 +16,8 @@ mod report;
 #[cfg(target_arch = "powerpc64")]
 mod services;
 #[cfg(target_arch = "powerpc64")]
+mod translation;
+#[cfg(target_arch = "powerpc64")]
 mod values;
 
 #[cfg(target_arch = "powerpc64")]
@@ -43,7 +45,10 @@ mod guest {
         accesses::at_random(&values, &mut random, rounds / 8, &mut report);
         hypercalls::at_random(&values, &mut random, rounds, &mut report);
         hypercalls::process_table_mistakes(&mut report);
-        report.check(arena.is_unchanged(), format_args!("memory that no call named has changed"));
+        report.check(
+            arena.is_unchanged(),
+            format_args!("memory that no call named has changed"),
+        );
         report.done();
     }
 

@@ -37,7 +37,10 @@ impl Report {
 
     /// Prints the end.
     pub(crate) fn done(&self) {
-        say(format_args!("\nHOSTILE-GUEST-DONE calls={} wrong={}", self.calls, self.wrong));
+        say(format_args!(
+            "\nHOSTILE-GUEST-DONE calls={} wrong={}",
+            self.calls, self.wrong
+        ));
     }
 }
 

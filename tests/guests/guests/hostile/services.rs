@@ -40,7 +40,13 @@ impl Request {
     fn new(address: u64, token: u32, argument_count: u32, return_count: u32) -> Self {
         let mut words = [UNTOUCHED; BLOCK_WORDS];
         words[..HEADER_WORDS].copy_from_slice(&[token, argument_count, return_count]);
-        Self { address, token, argument_count, return_count, words }
+        Self {
+            address,
+            token,
+            argument_count,
+            return_count,
+            words,
+        }
     }
 
     fn arguments(&mut self) -> &mut [u32] {
@@ -57,13 +63,22 @@ impl Request {
         if !self.has_good_counts() {
             return Range { start: 0, bytes: 0 };
         }
-        let start = self.address.saturating_add(12 + 4 * u64::from(self.argument_count));
-        Range { start, bytes: 4 * u64::from(self.return_count) }
+        let start = self
+            .address
+            .saturating_add(12 + 4 * u64::from(self.argument_count));
+        Range {
+            start,
+            bytes: 4 * u64::from(self.return_count),
+        }
     }
 
     /// Makes the call and checks that it changed nothing but its returns.
     fn make(&self, arena: &mut Arena, report: &mut Report) -> Reply {
-        let block = Block { address: self.address, words: &self.words, returns: self.returns() };
+        let block = Block {
+            address: self.address,
+            words: &self.words,
+            returns: self.returns(),
+        };
         arena.put(&block);
         report.called();
         // SAFETY: the block, its returns and the one buffer that arguments name are memory that
@@ -77,7 +92,9 @@ impl Request {
             ),
         );
         let has_status = self.return_count > 0 && block.returns.bytes > 0;
-        let status = has_status.then(|| arena.word(block.returns.start)).flatten();
+        let status = has_status
+            .then(|| arena.word(block.returns.start))
+            .flatten();
         arena.take_back(&block);
         Reply { code, status }
     }
@@ -86,7 +103,13 @@ impl Request {
 /// Mistakes that have one right answer each.
 pub(crate) fn mistakes(values: &Values, arena: &mut Arena, report: &mut Report) {
     let good = MIDDLE.start + 4096;
-    for counts in [(17, 1), (1, 17), (u32::MAX, 1), (1, u32::MAX), (u32::MAX, u32::MAX)] {
+    for counts in [
+        (17, 1),
+        (1, 17),
+        (u32::MAX, 1),
+        (1, u32::MAX),
+        (u32::MAX, u32::MAX),
+    ] {
         for token in TOKENS.0..TOKENS.1 {
             let reply = Request::new(good, token, counts.0, counts.1).make(arena, report);
             report.check(
@@ -108,11 +131,19 @@ pub(crate) fn mistakes(values: &Values, arena: &mut Arena, report: &mut Report) 
         let reply = Request::new(address, 0x2000, 1, 2).make(arena, report);
         report.check(
             reply.code == code::H_PARAMETER,
-            format_args!("RTAS block of which only {bytes} bytes are RAM: {}", reply.code),
+            format_args!(
+                "RTAS block of which only {bytes} bytes are RAM: {}",
+                reply.code
+            ),
         );
     }
     // Too few arguments, or no room for the status, for what would stop all this.
-    for token in [token::POWER_OFF, token::SYSTEM_REBOOT, token::STOP_SELF, token::OS_TERM] {
+    for token in [
+        token::POWER_OFF,
+        token::SYSTEM_REBOOT,
+        token::STOP_SELF,
+        token::OS_TERM,
+    ] {
         Request::new(good, token, 2, 0).make(arena, report);
     }
     let reply = Request::new(good, token::POWER_OFF, 1, 1).make(arena, report);
@@ -160,7 +191,14 @@ fn random_request(values: &Values, random: &mut Random) -> Request {
         _ => u32::try_from(random.below(10)).unwrap_or(0),
     };
     let (arguments, mut returns) = (count(random), count(random));
-    if [token::POWER_OFF, token::SYSTEM_REBOOT, token::STOP_SELF, token::OS_TERM].contains(&token) {
+    if [
+        token::POWER_OFF,
+        token::SYSTEM_REBOOT,
+        token::STOP_SELF,
+        token::OS_TERM,
+    ]
+    .contains(&token)
+    {
         // Without room for the status these fail, and the test goes on.
         returns = 0;
     }

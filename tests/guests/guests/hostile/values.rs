@@ -121,7 +121,13 @@ impl Values {
                 _ => range.start + random.below(range.bytes),
             },
             None => {
-                let bases = [self.ram_bytes, 1 << 40, 0x2000_0000_0000, 0x400_0000_0000, 1 << 50];
+                let bases = [
+                    self.ram_bytes,
+                    1 << 40,
+                    0x2000_0000_0000,
+                    0x400_0000_0000,
+                    1 << 50,
+                ];
                 random.one_of(&bases) + offset
             }
         }

@@ -1,0 +1,58 @@
+//! What the program says and how it exits where no guest can run: on any machine, without KVM.
+
+use std::process::{Command, Output};
+
+fn spapr_vmm(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_spapr-vmm"))
+        .args(arguments)
+        .output()
+        .expect("the program starts")
+}
+
+fn standard_error(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn wrong_command_lines_exit_with_2_and_name_what_is_wrong() {
+    let run = ["run", "--kernel", "vmlinux"];
+    for (wrong, named) in [
+        (&["--vfio", "1:1.0"][..], "1:1.0"),
+        (&["--vfio", "0001:01:20.0"], "0001:01:20.0"),
+        (&["--memory", "1X"], "1X"),
+        (&["--cpus", "0"], "0"),
+        (&["--tce", "fast"], "fast"),
+        (&["--console", "socket"], "socket"),
+        (&["--frobnicate"], "--frobnicate"),
+    ] {
+        let output = spapr_vmm(&[&run[..], wrong].concat());
+        let text = standard_error(&output);
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}: {text}");
+        assert!(text.contains(named), "{wrong:?}: {text}");
+    }
+}
+
+#[test]
+fn a_kernel_has_to_be_given() {
+    let output = spapr_vmm(&["run"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(standard_error(&output).contains("--kernel"));
+}
+
+#[test]
+fn help_teaches_by_example() {
+    let output = spapr_vmm(&["run", "--help"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(0));
+    for part in ["--vfio 0001:01:00.0", "Exit status: 0 when the guest powers off", "--stats"] {
+        assert!(text.contains(part), "{part} is missing:\n{text}");
+    }
+}
+
+#[cfg(not(target_arch = "powerpc64"))]
+#[test]
+fn elsewhere_than_on_power_the_way_to_try_it_is_named() {
+    let output = spapr_vmm(&["run", "--kernel", "vmlinux"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(standard_error(&output).contains("cargo lab demo"));
+}
