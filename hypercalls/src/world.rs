@@ -119,10 +119,12 @@ pub trait HostIommu: Send + Sync {
     /// The host's refusal; nothing is locked then.
     fn register_memory(&self, range: HostRange) -> Result<(), HostError>;
 
-    /// Undoes [`HostIommu::register_memory`] of exactly that range.
+    /// Undoes [`HostIommu::register_memory`] of exactly that range. No entry of any window may map
+    /// a page of it: Linux 6.12 takes such a call and forgets the range, but keeps its pages pinned
+    /// and charged (seen on the emulated host).
     ///
     /// # Errors
-    /// The host's refusal, for example because an entry still maps a page of it.
+    /// The host's refusal.
     fn unregister_memory(&self, range: HostRange) -> Result<(), HostError>;
 
     /// Maps `host` at bus address `ioba` (VFIO_IOMMU_MAP_DMA). Live entries are replaced. The

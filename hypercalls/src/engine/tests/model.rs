@@ -128,7 +128,7 @@ enum Segment {
         permission: u64,
         count: u64,
     },
-    /// Around the ends of a piece of RAM, in 4 KiB pages.
+    /// Around the ends of a piece of RAM, or off page boundaries.
     Edge { address: u64, permission: u64 },
     /// As they are.
     Raw(Vec<u64>),
@@ -166,6 +166,10 @@ fn segment() -> impl Strategy<Value = Segment> {
         Just(0x70_0000),
         Just(0x70_8000),
         Just(0x70_9000),
+        // In RAM, but on no page boundary, or on that of the smaller pages alone.
+        Just(0x1c_0004),
+        Just(0x1c_0800),
+        (0x1c0..0x2d0u64).prop_map(|page| page << 12),
         any::<u64>(),
     ];
     // RAM that holds whole pages of both sizes: three quarters of the first piece's last MiB, and
@@ -176,7 +180,7 @@ fn segment() -> impl Strategy<Value = Segment> {
             .prop_map(|(first, permission, count)| Segment::Pages { first, permission, count }),
         12 => prop_oneof![1..3usize, 1..24usize].prop_map(|count| Segment::Raw(vec![0; count])),
         2 => (0..1u64 << 62).prop_map(|poison| Segment::Raw(vec![poison << 2])),
-        1 => (edge, 0..4u64).prop_map(|(address, permission)| Segment::Edge { address, permission }),
+        2 => (edge, 0..4u64).prop_map(|(address, permission)| Segment::Edge { address, permission }),
     ]
 }
 
