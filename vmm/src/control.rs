@@ -40,34 +40,56 @@ pub enum ControlError {
     Wait(#[source] event_manager::Error),
 }
 
-/// Waits until the machine's run has ended, by the guest's doing or by a signal.
-///
-/// # Errors
-/// When events cannot be waited for; the run may not have ended then.
-pub fn wait_for_end(lifecycle: &Arc<Lifecycle>) -> Result<End, ControlError> {
-    let mut manager = EventManager::new().map_err(ControlError::EventManager)?;
-    let watch_end = Subscriber::End {
-        lifecycle: Arc::clone(lifecycle),
-        failed: None,
-    };
-    let mut ids = vec![("the machine's end", manager.add_subscriber(watch_end))];
-    for (signal, name) in SIGNALS {
-        let watch = SignalWatch::new(signal, name, Arc::clone(lifecycle))?;
-        ids.push((name, manager.add_subscriber(Subscriber::Signal(watch))));
+/// The signals that ask for the end, caught from the time this is made. One that comes while no
+/// machine runs, as between two lives of one that reboots, is kept for the next.
+pub struct Control {
+    signals: Vec<CaughtSignal>,
+}
+
+impl Control {
+    /// Catches the signals.
+    ///
+    /// # Errors
+    /// When one cannot be caught.
+    pub fn new() -> Result<Self, ControlError> {
+        let signals = SIGNALS.map(|(signal, name)| CaughtSignal::new(signal, name));
+        Ok(Self {
+            signals: signals.into_iter().collect::<Result<_, _>>()?,
+        })
     }
-    for (what, id) in ids {
-        let subscriber = manager
-            .subscriber_mut(id)
-            .map_err(|source| ControlError::Watch { what, source })?;
-        if let Some(source) = subscriber.take_failure() {
-            return Err(ControlError::Watch { what, source });
+
+    /// Waits until the machine's run has ended, by the guest's doing or by a signal.
+    ///
+    /// # Errors
+    /// When events cannot be waited for; the run may not have ended then.
+    pub fn wait_for_end(&self, lifecycle: &Arc<Lifecycle>) -> Result<End, ControlError> {
+        let mut manager = EventManager::new().map_err(ControlError::EventManager)?;
+        let watch_end = Subscriber::End {
+            lifecycle: Arc::clone(lifecycle),
+            failed: None,
+        };
+        let mut ids = vec![("the machine's end", manager.add_subscriber(watch_end))];
+        for signal in &self.signals {
+            let watch = signal.watch(lifecycle)?;
+            ids.push((
+                signal.name,
+                manager.add_subscriber(Subscriber::Signal(watch)),
+            ));
         }
-    }
-    loop {
-        if let Some(end) = lifecycle.ended() {
-            return Ok(end);
+        for (what, id) in ids {
+            let subscriber = manager
+                .subscriber_mut(id)
+                .map_err(|source| ControlError::Watch { what, source })?;
+            if let Some(source) = subscriber.take_failure() {
+                return Err(ControlError::Watch { what, source });
+            }
         }
-        manager.run().map_err(ControlError::Wait)?;
+        loop {
+            if let Some(end) = lifecycle.ended() {
+                return Ok(end);
+            }
+            manager.run().map_err(ControlError::Wait)?;
+        }
     }
 }
 
@@ -110,20 +132,14 @@ impl MutEventSubscriber for Subscriber {
 }
 
 /// A signal that becomes readable as a pipe.
-struct SignalWatch {
+struct CaughtSignal {
     name: &'static str,
     pipe: UnixStream,
     id: signal_hook::SigId,
-    lifecycle: Arc<Lifecycle>,
-    failed: Option<event_manager::Error>,
 }
 
-impl SignalWatch {
-    fn new(
-        signal: i32,
-        name: &'static str,
-        lifecycle: Arc<Lifecycle>,
-    ) -> Result<Self, ControlError> {
+impl CaughtSignal {
+    fn new(signal: i32, name: &'static str) -> Result<Self, ControlError> {
         let error = |source| ControlError::Signal {
             signal: name,
             source,
@@ -131,25 +147,42 @@ impl SignalWatch {
         let (pipe, write_end) = UnixStream::pair().map_err(error)?;
         pipe.set_nonblocking(true).map_err(error)?;
         let id = pipe::register(signal, write_end).map_err(error)?;
-        Ok(Self {
-            name,
-            pipe,
-            id,
-            lifecycle,
+        Ok(Self { name, pipe, id })
+    }
+
+    fn watch(&self, lifecycle: &Arc<Lifecycle>) -> Result<SignalWatch, ControlError> {
+        let pipe = self.pipe.try_clone();
+        Ok(SignalWatch {
+            name: self.name,
+            pipe: pipe.map_err(|source| ControlError::Signal {
+                signal: self.name,
+                source,
+            })?,
+            lifecycle: Arc::clone(lifecycle),
             failed: None,
         })
     }
+}
 
+impl Drop for CaughtSignal {
+    fn drop(&mut self) {
+        unregister(self.id);
+    }
+}
+
+/// A caught signal and the machine that it ends.
+struct SignalWatch {
+    name: &'static str,
+    pipe: UnixStream,
+    lifecycle: Arc<Lifecycle>,
+    failed: Option<event_manager::Error>,
+}
+
+impl SignalWatch {
     fn arrived(&mut self) {
         let mut marks = [0; 16];
         while matches!(self.pipe.read(&mut marks), Ok(length) if length != 0) {}
         self.lifecycle.end(End::Asked(self.name));
-    }
-}
-
-impl Drop for SignalWatch {
-    fn drop(&mut self) {
-        unregister(self.id);
     }
 }
 
@@ -159,30 +192,23 @@ mod tests {
 
     use super::*;
 
+    fn lifecycle() -> Arc<Lifecycle> {
+        Arc::new(Lifecycle::new().expect("eventfd"))
+    }
+
     #[test]
     fn the_guests_end_and_a_signal_both_end_the_wait() {
-        let lifecycle = Arc::new(Lifecycle::new().expect("eventfd"));
-        let waiter = thread::spawn({
-            let lifecycle = Arc::clone(&lifecycle);
-            move || wait_for_end(&lifecycle)
+        let control = Control::new().expect("signals");
+        let first = lifecycle();
+        thread::scope(|scope| {
+            let waiter = scope.spawn(|| control.wait_for_end(&first));
+            first.end(End::PowerOff);
+            let end = waiter.join().expect("waiter").expect("wait");
+            assert_eq!(end, End::PowerOff);
         });
-        lifecycle.end(End::PowerOff);
-        assert_eq!(waiter.join().expect("waiter").expect("wait"), End::PowerOff);
-
-        let lifecycle = Arc::new(Lifecycle::new().expect("eventfd"));
-        // Held over the wait, so that the signal is never without a handler.
-        let _caught = SignalWatch::new(SIGHUP, "SIGHUP", Arc::clone(&lifecycle)).expect("signal");
-        let waiter = thread::spawn({
-            let lifecycle = Arc::clone(&lifecycle);
-            move || wait_for_end(&lifecycle)
-        });
-        while !waiter.is_finished() {
-            signal_hook::low_level::raise(SIGHUP).expect("raise");
-            thread::yield_now();
-        }
-        assert_eq!(
-            waiter.join().expect("waiter").expect("wait"),
-            End::Asked("SIGHUP")
-        );
+        // Between two lives of the machine: it counts for the next.
+        signal_hook::low_level::raise(SIGHUP).expect("raise");
+        let end = control.wait_for_end(&lifecycle()).expect("wait");
+        assert_eq!(end, End::Asked("SIGHUP"));
     }
 }

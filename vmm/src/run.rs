@@ -6,7 +6,7 @@ use crate::cli::RunArguments;
 #[cfg(target_arch = "powerpc64")]
 use crate::{
     console::{Console, ConsoleError, Terminal},
-    control::{self, ControlError},
+    control::{Control, ControlError},
     machine::{Machine, MachineError, description::MachineDescription, lifecycle::End},
     stats::{Statistics, StatsError},
 };
@@ -114,6 +114,7 @@ fn run_machine(
 ) -> Result<(), RunError> {
     // Before the console, so that what is wrong is said on a terminal that still wraps lines.
     let mut machine = Some(Machine::new(description)?);
+    let control = Control::new()?;
     let mut console = Console::open(&description.console)?;
     if let Some(name) = &console.pty_name {
         let message = format!("the console is {}", name.display());
@@ -126,7 +127,7 @@ fn run_machine(
             None => Machine::new(description)?,
         };
         let running = next.start(&terminal)?;
-        let waited = control::wait_for_end(running.lifecycle());
+        let waited = control.wait_for_end(running.lifecycle());
         let end = running.stop(started, statistics)?;
         waited?;
         match end {

@@ -44,7 +44,11 @@ fn help_teaches_by_example() {
     let output = spapr_vmm(&["run", "--help"]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(0));
-    for part in ["--vfio 0001:01:00.0", "Exit status: 0 when the guest powers off", "--stats"] {
+    for part in [
+        "--vfio 0001:01:00.0",
+        "Exit status: 0 when the guest powers off",
+        "--stats",
+    ] {
         assert!(text.contains(part), "{part} is missing:\n{text}");
     }
 }

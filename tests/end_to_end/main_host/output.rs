@@ -77,21 +77,21 @@ fn what_a_guest_can_trigger_is_logged_at_a_limited_rate() {
 #[test]
 fn a_reader_that_is_late_for_a_second_gets_all_of_the_console() {
     let (mut reader, writer) = std::io::pipe().expect("no pipe");
-    let running = Vmm::bare_metal("flood-guest", "lines=4000")
+    let running = Vmm::bare_metal("flood-guest", "lines=3000")
         .stdout(writer.into())
         .start();
     thread::sleep(Duration::from_secs(1));
     let mut text = String::new();
     reader.read_to_string(&mut text).expect("cannot read");
     running.finish().assert_powered_off();
-    assert_eq!(text.matches("FLOOD-LINE").count(), 4000);
+    assert_eq!(text.matches("FLOOD-LINE").count(), 3000);
     assert!(text.trim_end().ends_with("FLOOD-DONE"));
 }
 
 #[test]
 fn a_reader_that_is_stuck_does_not_stop_the_guest() {
     let (_nobody_reads, writer) = full_pipe();
-    let vmm = Vmm::bare_metal("flood-guest", "lines=4000").stdout(Stdio::from(writer));
+    let vmm = Vmm::bare_metal("flood-guest", "lines=3000").stdout(Stdio::from(writer));
     let finished = vmm.run().assert_powered_off();
     assert!(finished.took() < Duration::from_secs(60), "{finished}");
 }

@@ -5,14 +5,16 @@
 mod guest {
     use core::fmt::Write;
 
-    use spapr_test_guests::console::Console;
+    use spapr_test_guests::console::{Console, Line};
     use spapr_test_guests::machine::Machine;
 
     fn main(machine: &Machine<'static>) {
         let lines = machine.number_argument("lines").unwrap_or(10);
         for line in 0..lines {
             // A terminal that does not take it shows in what is missing.
-            writeln!(Console, "FLOOD-LINE {line:010} {:.<41}", "").unwrap_or_default();
+            let mut text = Line::default();
+            write!(text, "FLOOD-LINE {line:010} {:.<41}", "").unwrap_or_default();
+            text.print().unwrap_or_default();
         }
         writeln!(Console, "FLOOD-DONE").unwrap_or_default();
     }
