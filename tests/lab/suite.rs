@@ -10,7 +10,7 @@ use crate::cli::{Copy, HostArgs, TestArgs};
 use crate::command::{self, CommandError};
 use crate::cross_build::{self, BuildError};
 use crate::exec::Passed;
-use crate::host::{HostKind, Output};
+use crate::host::{HostError, HostKind, Output};
 use crate::progress::say;
 use crate::session::{Session, SessionError};
 use crate::tools::{self, TARGET, ToolError};
@@ -88,7 +88,7 @@ pub(crate) fn run(workspace: &Workspace, args: &TestArgs) -> Result<u8, SuiteErr
         let skipped = if all { None } else { Some(MAIN_HOST_TESTS) };
         let title = format!("emulated host {}", kind.name());
         parts.push(part(&title, || {
-            Ok(in_host(workspace, &host, args.filter.as_deref(), skipped))
+            in_host(workspace, &host, args.filter.as_deref(), skipped)
         })?);
     }
     Ok(summary(&parts))
@@ -147,35 +147,37 @@ fn counted(mut cargo: Command) -> Result<Tally, SuiteError> {
     Ok(tally.checked(status.success()))
 }
 
-/// Runs the in-host tests; a host that fails counts as a failed test.
+/// Runs the in-host tests. A host that fails, or runs no test though nothing was filtered out,
+/// counts as a failed test; an interruption ends the whole suite.
 fn in_host(
     workspace: &Workspace,
     host: &HostArgs,
     filter: Option<&str>,
     skipped: Option<&str>,
-) -> Tally {
-    let filter = filter.map(quoted).unwrap_or_default();
+) -> Result<Tally, SuiteError> {
+    let words = filter.map(quoted).unwrap_or_default();
     let skip = skipped
         .map(|skipped| format!("--skip {skipped}"))
         .unwrap_or_default();
     let session = Session {
         host,
-        script: Some(format!(
-            "chmod +x {IN_HOST}\n{IN_HOST} --test-threads=1 {skip} {filter}"
-        )),
+        script: Some(format!("{IN_HOST} --test-threads=1 {skip} {words}")),
         environment: String::new(),
         timeout: Some(HOST_LIMIT),
     };
     let mut counting = Counting::default();
     let outcome = session.run(workspace, &mut counting, None);
     let clean = match outcome {
-        Ok(ended) => ended.status == 0,
+        Ok(ended) => ended.status == 0 && (filter.is_some() || counting.tally.passed > 0),
+        Err(error @ SessionError::Host(HostError::Interrupted)) => {
+            return Err(Box::new(error).into());
+        }
         Err(error) => {
             report(&error);
             false
         }
     };
-    counting.tally.checked(clean)
+    Ok(counting.tally.checked(clean))
 }
 
 fn report(error: &SessionError) {

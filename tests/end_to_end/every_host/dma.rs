@@ -1,14 +1,16 @@
 //! DMA of a passed-through NVMe, with the TCE calls served in the kernel and in user space.
 
+use spapr_lab::tce_returns::TceReturns;
+
 use crate::harness::Vmm;
 use crate::harness::finished::Finished;
 use crate::harness::host::assert_nothing_is_left;
 use crate::harness::jobs::{READ_ALL, READ_SMALL, SMALL_READS, WAIT_FOR_NVME, data_sha256};
-use crate::harness::tce_handlers::{Handler, Returns};
+use crate::harness::tce_handlers::Handler;
 
 /// Reads the NVMe in large and in small pieces, and returns what the kernel's handler of H_PUT_TCE
 /// did meanwhile.
-fn read_with(options: &[&str]) -> (Finished, Returns) {
+fn read_with(options: &[&str]) -> (Finished, TceReturns) {
     let handler = Handler::watch("put_tce");
     let job = [WAIT_FOR_NVME, READ_ALL, READ_SMALL].concat();
     let vmm = Vmm::job(&job).nvme();

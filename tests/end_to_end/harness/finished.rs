@@ -70,7 +70,12 @@ impl Finished {
                 "no {part:?} in the message\n{self}"
             );
         }
-        let messages = self.errors.matches("error: ").count();
+        let is_message = |line: &&str| {
+            line.strip_prefix("spapr-vmm: ")
+                .unwrap_or(line)
+                .starts_with("error: ")
+        };
+        let messages = self.errors.lines().filter(is_message).count();
         assert_eq!(messages, 1, "not one message\n{self}");
         assert_eq!(self.console, "", "something on standard output\n{self}");
     }

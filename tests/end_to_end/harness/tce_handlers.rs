@@ -4,9 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::PathBuf;
 
-/// What a handler returns to leave the call to user space: H_TOO_HARD
-/// (arch/powerpc/include/asm/hvcall.h).
-const H_TOO_HARD: i64 = 9999;
+use spapr_lab::tce_returns::TceReturns;
 
 const TRACING: &str = "/sys/kernel/tracing";
 
@@ -14,15 +12,6 @@ const TRACING: &str = "/sys/kernel/tracing";
 #[derive(Debug)]
 pub(crate) struct Handler {
     name: &'static str,
-}
-
-/// How often a handler returned.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Returns {
-    /// Calls that the kernel answered.
-    pub(crate) answered: u64,
-    /// Calls that it left to user space.
-    pub(crate) left: u64,
 }
 
 impl Handler {
@@ -41,25 +30,9 @@ impl Handler {
     }
 
     /// How often it has returned so far.
-    pub(crate) fn returns(&self) -> Returns {
+    pub(crate) fn returns(&self) -> TceReturns {
         let text = fs::read_to_string(self.file("hist")).expect("no histogram");
-        let mut returns = Returns::default();
-        // Lines of `{ status: VALUE } hitcount: COUNT` (Documentation/trace/histogram.rst).
-        for line in text.lines().filter(|line| line.starts_with('{')) {
-            let mut numbers = line
-                .split_whitespace()
-                .filter_map(|word| word.parse::<i64>().ok());
-            let (status, count) = numbers
-                .next()
-                .zip(numbers.next())
-                .expect("status and count");
-            let count = u64::try_from(count).expect("a count");
-            match status == H_TOO_HARD {
-                true => returns.left += count,
-                false => returns.answered += count,
-            }
-        }
-        returns
+        TceReturns::of_histogram(&text).expect("a histogram")
     }
 
     fn file(&self, name: &str) -> PathBuf {

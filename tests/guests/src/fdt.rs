@@ -167,6 +167,9 @@ pub(crate) mod tests {
         let memory = fdt.begin_node("memory@0").unwrap();
         fdt.property_array_u64("reg", &[0, 1 << 30]).unwrap();
         fdt.end_node(memory).unwrap();
+        let cpu = fdt.begin_node("PowerPC,POWER9@0").unwrap();
+        fdt.property_u32("timebase-frequency", 512_000_000).unwrap();
+        fdt.end_node(cpu).unwrap();
         let bridge = fdt.begin_node("pci@800000020000000").unwrap();
         fdt.property_string("device_type", "pci").unwrap();
         fdt.property_array_u64("reg", &[0x0800_0000_2000_0000, 0])
@@ -208,6 +211,7 @@ pub(crate) mod tests {
                 ("", 0),
                 ("chosen", 1),
                 ("memory@0", 1),
+                ("PowerPC,POWER9@0", 1),
                 (bridge, 1),
                 ("nvme@0", 2)
             ]
@@ -227,7 +231,7 @@ pub(crate) mod tests {
         let blob = machine_tree();
         for length in 0..blob.len() {
             if let Some(fdt) = Fdt::new(&blob[..length]) {
-                assert!(fdt.nodes().count() <= 5);
+                assert!(fdt.nodes().count() <= 6);
             }
         }
         for at in 0..blob.len() {

@@ -57,6 +57,12 @@ impl<'a> Machine<'a> {
             .filter_map(|node| bridge(&node))
     }
 
+    /// Ticks of the time base in a second.
+    pub fn timebase_hertz(&self) -> Option<u32> {
+        let mut nodes = self.tree.nodes();
+        nodes.find_map(|node| cell(node.property("timebase-frequency")?, 0))
+    }
+
     /// The token of an RTAS service.
     pub fn rtas_token(&self, service: &str) -> Option<u32> {
         cell(self.tree.node("rtas")?.property(service)?, 0)
@@ -144,5 +150,6 @@ mod tests {
         );
         assert_eq!(machine.number_argument("lines"), Some(12));
         assert_eq!(machine.argument("line"), None);
+        assert_eq!(machine.timebase_hertz(), Some(512_000_000));
     }
 }

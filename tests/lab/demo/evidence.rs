@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use spapr_lab::tce_returns::TceReturns;
 use thiserror::Error;
 
 use super::stats::Stats;
@@ -16,10 +17,6 @@ pub(super) const HYPERCALLS: [(&str, &str); 4] = [
     ("H_STUFF_TCE", "stuff_tce"),
     ("H_GET_TCE", "get_tce"),
 ];
-
-/// What a handler returns to leave the call to user space: H_TOO_HARD
-/// (arch/powerpc/include/asm/hvcall.h).
-const H_TOO_HARD: i64 = 9999;
 
 /// The least single mappings that the guest's 2,048 small reads make.
 const SINGLES_AT_LEAST: u64 = 1_000;
@@ -47,15 +44,6 @@ pub(super) struct Expected {
     pub(super) small_sha256: String,
 }
 
-/// How the kernel's handler of one hypercall returned.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Returns {
-    /// Calls that the kernel answered.
-    pub(super) answered: u64,
-    /// Calls that it left to user space.
-    pub(super) left: u64,
-}
-
 /// One run's findings.
 #[derive(Debug)]
 pub(super) struct Evidence {
@@ -70,8 +58,8 @@ pub(super) struct Evidence {
     /// The VMM's counters, if it wrote them.
     pub(super) stats: Option<Stats>,
     /// In the order of [`HYPERCALLS`].
-    pub(super) kernel: [Returns; 4],
-    /// Returns that the kernel's probes could not count.
+    pub(super) kernel: [TceReturns; 4],
+    /// TceReturns that the kernel's probes could not count.
     missed: u64,
 }
 
@@ -79,12 +67,14 @@ impl Evidence {
     /// Reads what the demo's script left in the folder for this mode.
     pub(super) fn read(findings: &Path, mode: &str) -> Result<Self, EvidenceError> {
         let folder = findings.join(mode);
-        let mut kernel = [Returns::default(); 4];
+        let mut kernel = [TceReturns::default(); 4];
         for (returns, (_, handler)) in kernel.iter_mut().zip(HYPERCALLS) {
             let path = folder.join(handler);
-            *returns = histogram(&read(&path)?).map_err(|line| EvidenceError::Malformed {
-                path: path.clone(),
-                line,
+            *returns = TceReturns::of_histogram(&read(&path)?).map_err(|line| {
+                EvidenceError::Malformed {
+                    path: path.clone(),
+                    line,
+                }
             })?;
         }
         Ok(Self {
@@ -163,7 +153,7 @@ impl Evidence {
             format!("the run's outcome is {:?}", stats.outcome),
         );
         let in_vmm = stats.calls("H_PUT_TCE");
-        let Returns { answered, left } = self.kernel[0];
+        let TceReturns { answered, left } = self.kernel[0];
         if self.mode == "user" {
             check(
                 answered == 0 && in_vmm >= SINGLES_AT_LEAST,
@@ -202,27 +192,6 @@ fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
         .find_map(|line| Some(line[line.find(&key)?..][key.len()..].trim()))
 }
 
-/// Reads a hist trigger's output (Documentation/trace/histogram.rst): lines of
-/// `{ status: VALUE } hitcount: COUNT`. The error is the line not understood.
-fn histogram(text: &str) -> Result<Returns, String> {
-    let mut returns = Returns::default();
-    for line in text.lines().filter(|line| line.starts_with('{')) {
-        let mut words = line
-            .split_whitespace()
-            .filter_map(|word| word.parse::<i64>().ok());
-        let (Some(status), Some(count), None) = (words.next(), words.next(), words.next()) else {
-            return Err(line.to_owned());
-        };
-        let count = u64::try_from(count).map_err(|_| line.to_owned())?;
-        if status == H_TOO_HARD {
-            returns.left += count;
-        } else {
-            returns.answered += count;
-        }
-    }
-    Ok(returns)
-}
-
 /// The sum of the last column of `kprobe_profile`: name, hits, misses.
 fn missed(profile: &str) -> u64 {
     profile
@@ -234,22 +203,6 @@ fn missed(profile: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn calls_left_to_user_space_are_told_from_answered_ones() {
-        let text = "# trigger info: hist:keys=status:vals=hitcount [active]\n#\n\n\
-                    { status:         -4 } hitcount:          2\n\
-                    { status:          0 } hitcount:        640\n\
-                    { status:       9999 } hitcount:          3\n\nTotals:\n    Hits: 645\n";
-        assert_eq!(
-            histogram(text),
-            Ok(Returns {
-                answered: 642,
-                left: 3
-            })
-        );
-        assert!(histogram("{ status: 0 } hitcount: many\n").is_err());
-    }
 
     #[test]
     fn a_value_is_found_behind_a_kernel_message() {
@@ -264,14 +217,14 @@ mod tests {
             r#"{{"outcome":"power-off","windows":[{{"calls":{{"H_PUT_TCE":{}}}}}]}}"#,
             if user { 2048 } else { 3 }
         );
-        let mut kernel = [Returns::default(); 4];
+        let mut kernel = [TceReturns::default(); 4];
         kernel[0] = if user {
-            Returns {
+            TceReturns {
                 answered: 0,
                 left: 2048,
             }
         } else {
-            Returns {
+            TceReturns {
                 answered: 2045,
                 left: 3,
             }

@@ -83,7 +83,6 @@ fn devices(command: &mut Command, settings: &Settings<'_>) {
         command.arg("-chardev").arg(joined(
             &format!("socket,id={name},path="),
             &settings.sockets.join(name),
-            "",
         ));
     }
     command.args(["-serial", "chardev:console"]);
@@ -91,7 +90,6 @@ fn devices(command: &mut Command, settings: &Settings<'_>) {
     command.arg("-drive").arg(joined(
         "if=none,id=nvme,format=raw,cache=writeback,file=",
         settings.nvme,
-        "",
     ));
     command.args(["-device", "nvme,bus=pcie.1,drive=nvme,serial=lab"]);
     command.args(["-netdev", "user,id=nic,restrict=on"]);
@@ -105,17 +103,16 @@ fn devices(command: &mut Command, settings: &Settings<'_>) {
         ]);
     }
     command.args(["-device", "virtconsole,chardev=terminal,name=lab.terminal"]);
-    share(command, "run", settings.share, "", "0000", "pcie.0");
+    share(command, "run", settings.share, "", "pcie.0");
     if let Some(extra) = settings.extra {
-        share(command, "extra", extra, ",readonly=on", "0000", "pcie.2");
+        share(command, "extra", extra, ",readonly=on", "pcie.2");
     }
 }
 
-fn share(command: &mut Command, name: &str, folder: &Path, options: &str, _: &str, bus: &str) {
+fn share(command: &mut Command, name: &str, folder: &Path, options: &str, bus: &str) {
     command.arg("-fsdev").arg(joined(
         &format!("local,id={name},security_model=none{options},path="),
         folder,
-        "",
     ));
     command.args([
         "-device",
@@ -127,9 +124,9 @@ fn share(command: &mut Command, name: &str, folder: &Path, options: &str, _: &st
 }
 
 /// An option with a path in it; QEMU wants commas doubled.
-fn joined(before: &str, path: &Path, after: &str) -> String {
+fn joined(before: &str, path: &Path) -> String {
     let path = path.to_string_lossy().replace(',', ",,");
-    format!("{before}{path}{after}")
+    format!("{before}{path}")
 }
 
 /// Asks the kernel to kill the emulator when the thread that starts it ends, however it ends.

@@ -6,7 +6,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -148,16 +148,13 @@ impl Apt {
         );
         let step = Step::start(title);
         step.expect_bytes(total);
-        let start = |source| CommandError::Start {
-            program: command::shown(&download),
-            source,
-        };
         let log = into.join("apt.log");
-        let output = fs::File::create(&log).map_err(|source| AptError::Write {
+        let write_error = |source| AptError::Write {
             path: log.clone(),
             source,
-        })?;
-        let errors = output.try_clone().map_err(start)?;
+        };
+        let output = fs::File::create(&log).map_err(write_error)?;
+        let errors = output.try_clone().map_err(write_error)?;
         let start = |command: &Command, source| CommandError::Start {
             program: command::shown(command),
             source,
@@ -174,7 +171,7 @@ impl Apt {
                 .map_err(|source| start(&download, source))?
             {
                 Some(status) => break status,
-                None => report(&step, into, &mut child),
+                None => report(&step, into),
             }
         };
         if !status.success() {
@@ -249,7 +246,7 @@ Acquire::Languages {{ "none"; }};
 }
 
 /// Says how far the download is, then waits a moment.
-fn report(step: &Step, into: &Path, _child: &mut Child) {
+fn report(step: &Step, into: &Path) {
     step.at_bytes(bytes_in(into) + bytes_in(&into.join("partial")));
     thread::sleep(Duration::from_millis(100));
 }
