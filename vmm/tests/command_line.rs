@@ -2,8 +2,20 @@
 
 use std::process::{Command, Output};
 
+/// What cargo runs programs of this architecture with, when they are not this machine's own.
+const RUNNER: &str = "CARGO_TARGET_POWERPC64LE_UNKNOWN_LINUX_GNU_RUNNER";
+
 fn spapr_vmm(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_spapr-vmm"))
+    let program = env!("CARGO_BIN_EXE_spapr-vmm");
+    let mut command = match std::env::var(RUNNER) {
+        Ok(runner) if cfg!(target_arch = "powerpc64") => {
+            let mut command = Command::new(runner);
+            command.arg(program);
+            command
+        }
+        _ => Command::new(program),
+    };
+    command
         .args(arguments)
         .output()
         .expect("the program starts")
@@ -53,10 +65,46 @@ fn help_teaches_by_example() {
     }
 }
 
+#[test]
+fn what_is_neither_a_group_nor_a_device_is_named() {
+    for (arguments, named) in [
+        (&["iommu", "nvme0"][..], "nvme0"),
+        (&["iommu", "0001:01:00"], "0001:01:00"),
+        (&["iommu", "1", "--memory", "1X"], "1X"),
+    ] {
+        let output = spapr_vmm(arguments);
+        let text = standard_error(&output);
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains(named), "{text}");
+    }
+}
+
+#[test]
+fn the_help_of_iommu_teaches_by_example() {
+    let output = spapr_vmm(&["iommu", "--help"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(0));
+    for part in [
+        "[GROUP|DEVICE]",
+        "--json",
+        "spapr-vmm iommu 0001:01:00.0 --memory 32G",
+        "Exit status: 0",
+    ] {
+        assert!(text.contains(part), "{part} is missing:\n{text}");
+    }
+}
+
 #[cfg(not(target_arch = "powerpc64"))]
 #[test]
 fn elsewhere_than_on_power_the_way_to_try_it_is_named() {
-    let output = spapr_vmm(&["run", "--kernel", "vmlinux"]);
-    assert_eq!(output.status.code(), Some(2));
-    assert!(standard_error(&output).contains("cargo lab demo"));
+    for arguments in [
+        &["run", "--kernel", "vmlinux"][..],
+        &["iommu"],
+        &["iommu", "1", "--json"],
+    ] {
+        let output = spapr_vmm(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(standard_error(&output).contains("cargo lab demo"));
+        assert!(output.stdout.is_empty());
+    }
 }

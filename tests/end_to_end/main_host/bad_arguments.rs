@@ -63,7 +63,7 @@ fn a_kernel_for_another_machine() {
 fn a_kernel_that_ends_in_the_middle() {
     let whole = fs::read(KERNEL).expect("no kernel");
     let finished = with_kernel("half-a-kernel", &whole[..whole.len() / 2]).run();
-    finished.assert_refused(&["the kernel /tmp/half-a-kernel"]);
+    finished.assert_refused(&["the kernel /tmp/half-a-kernel", "it was not copied whole"]);
     fs::remove_file("/tmp/half-a-kernel").expect("cannot remove it");
 }
 

@@ -121,7 +121,8 @@ pub fn load(ram: &GuestRam, path: &Path, layout: &Layout) -> Result<LoadedKernel
         }
         Err(error) => return Err(read_error(error)),
     }
-    let (entry, segments) = parse(&file, path)?;
+    let file_bytes = file.metadata().map_err(read_error)?.len();
+    let (entry, segments) = parse(&file, file_bytes, path)?;
     let end = segments
         .iter()
         .map(|segment| segment.guest_address.saturating_add(segment.memory_bytes))
@@ -149,7 +150,7 @@ pub fn load(ram: &GuestRam, path: &Path, layout: &Layout) -> Result<LoadedKernel
     Ok(LoadedKernel { entry, end })
 }
 
-fn parse(file: &File, path: &Path) -> Result<(u64, Vec<Segment>), KernelError> {
+fn parse(file: &File, file_bytes: u64, path: &Path) -> Result<(u64, Vec<Segment>), KernelError> {
     let bad = |reason: String| KernelError::BadElf {
         path: path.to_owned(),
         reason,
@@ -188,6 +189,14 @@ fn parse(file: &File, path: &Path) -> Result<(u64, Vec<Segment>), KernelError> {
         let at = odd.virtual_address;
         return Err(bad(format!(
             "the segment at {at:#x} is longer in the file than in memory"
+        )));
+    }
+    let file_end = |segment: &Segment| segment.file_offset.saturating_add(segment.file_bytes);
+    if let Some(end) = segments.iter().map(file_end).max()
+        && end > file_bytes
+    {
+        return Err(bad(format!(
+            "it has {file_bytes} bytes and should have {end} at least: it was not copied whole"
         )));
     }
     let linked = header.e_entry(endian);
@@ -281,6 +290,8 @@ mod tests {
         assert!(text(&elf(EM_PPC64, b"xy", 1)).contains("longer in the file than in memory"));
         assert!(text(&elf(EM_PPC64, b"x", 4)).contains("lies in none of its segments"));
         assert!(text(&elf(EM_PPC64, b"x", 1 << 30)).contains("give more memory"));
+        let whole = elf(EM_PPC64, b"0123456789abcdef", 0x2000);
+        assert!(text(&whole[..whole.len() - 1]).contains("it was not copied whole"));
         assert!(text(&elf(EM_PPC64, b"x", u64::MAX)).contains("give more memory"));
     }
 
