@@ -4,6 +4,7 @@
 //! Nothing here knows KVM: what a device needs of the machine (guest memory slots, interrupt
 //! lines, other processors) are traits that the machine implements.
 
+pub mod dma_windows;
 pub mod interrupts;
 pub mod pci;
 pub mod rate_limit;

@@ -40,6 +40,10 @@ impl<K: KernelTable> Binding<K> {
         matches!(self, Self::Unlocked)
     }
 
+    pub(crate) const fn is_bound(&self) -> bool {
+        matches!(self, Self::Bound(_))
+    }
+
     pub(crate) const fn state(&self) -> WindowState {
         match self {
             Self::Unlocked => WindowState::Unlocked,

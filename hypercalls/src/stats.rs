@@ -1,7 +1,7 @@
 //! What the engine counts, for `--stats` and for tests.
 
 use crate::address::Liobn;
-use crate::world::{BindRefusal, Geometry};
+use crate::world::{BindRefusal, BulkCall, Geometry};
 
 /// Where a window stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +71,19 @@ pub struct LockedMemory {
     pub refusals: u64,
 }
 
+/// Where one of the bulk calls is handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BulkCallSnapshot {
+    /// Which.
+    pub call: BulkCall,
+    /// Whether the kernel has its handler enabled now.
+    pub in_kernel: bool,
+    /// How often the kernel took over while the guest ran.
+    pub handed_over: u64,
+    /// How often the calls were taken back.
+    pub taken_back: u64,
+}
+
 /// All figures of an engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
@@ -78,6 +91,8 @@ pub struct Snapshot {
     pub windows: Vec<WindowSnapshot>,
     /// Locked memory.
     pub locked: LockedMemory,
+    /// Where bulk calls are handled.
+    pub bulk_calls: [BulkCallSnapshot; 2],
     /// Calls that named no LIOBN of ours, answered H_PARAMETER.
     pub unknown_liobn: u64,
 }

@@ -40,8 +40,12 @@ impl<K: KernelTable> Binding<K> {
                 }
             }
             Self::UserOnly { entries, .. } => {
-                if let Some(entries) = entries.get_mut(range) {
-                    entries.copy_from_slice(values);
+                match (entries.get_mut(range), values) {
+                    // Most calls. Copying would use vector registers, which the kernel then saves
+                    // and loads at each exit.
+                    (Some([entry]), [value]) => *entry = *value,
+                    (Some(entries), values) => entries.copy_from_slice(values),
+                    (None, _) => {}
                 }
             }
         }
@@ -68,6 +72,9 @@ impl<K: KernelTable> Binding<K> {
     /// nothing. `None` when that is all of it.
     pub(crate) fn live_part(&self, range: Range<usize>) -> Option<Range<usize>> {
         let start = range.start;
+        if range.len() == 1 {
+            return (self.entry(start) != 0).then_some(range);
+        }
         let (first, last) = match self {
             Self::Unlocked => None,
             Self::Bound(table) => {

@@ -3,7 +3,9 @@
 //! The engine is generic over them: calls are direct, and tests put models in their place.
 
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
+use crate::abi;
 use crate::address::{GuestPhysicalAddress, HostVirtualAddress, Ioba, Liobn, PageShift};
 use crate::tce::Permission;
 
@@ -146,6 +148,48 @@ pub trait HostIommu: Send + Sync {
 pub trait KernelTable: Send + Sync {
     /// The entries, host-endian, one for each page of the window.
     fn entries(&self) -> &[AtomicU64];
+}
+
+/// A hypercall that the kernel handles only when it is told to (KVM_CAP_PPC_ENABLE_HCALL).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BulkCall {
+    /// H_PUT_TCE_INDIRECT
+    PutIndirect,
+    /// H_STUFF_TCE
+    Stuff,
+}
+
+impl BulkCall {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::PutIndirect, Self::Stuff];
+
+    /// The hypercall's number.
+    pub const fn number(self) -> u64 {
+        match self {
+            Self::PutIndirect => abi::H_PUT_TCE_INDIRECT,
+            Self::Stuff => abi::H_STUFF_TCE,
+        }
+    }
+}
+
+/// The kernel's handlers of bulk calls, which can be enabled and disabled while the guest runs, for
+/// all windows of the machine at once.
+///
+/// Not on a hypercall's way: it is used when the policy changes its mind.
+pub trait KernelHandlers: Send {
+    /// Has the kernel handle `call`, or leave it to user space. It affects calls that are made
+    /// afterwards.
+    ///
+    /// # Errors
+    /// The kernel's refusal; where the call is handled has not changed then.
+    fn set_in_kernel(&mut self, call: BulkCall, in_kernel: bool) -> Result<(), HostError>;
+
+    /// The time since any one moment.
+    fn now(&self) -> Duration;
+
+    /// Has [`Engine::take_back_calls`](crate::engine::Engine::take_back_calls) called after
+    /// `delay`, in place of what was asked for before; `None` asks for nothing.
+    fn wake_after(&mut self, delay: Option<Duration>);
 }
 
 /// Why a LIOBN is not handled in the kernel.

@@ -43,6 +43,9 @@ pub(crate) struct HostArgs {
     /// One CPU whose clock counts executed instructions, so that costs repeat
     #[arg(long)]
     pub(crate) icount: bool,
+    /// List the page sizes of the radix MMU, as real firmware does, so that the kernel has huge pages
+    #[arg(long)]
+    pub(crate) hugepages: bool,
     /// More programs to have in the host
     #[arg(long, value_enum, value_name = "PROGRAM")]
     pub(crate) with: Vec<Extra>,
@@ -107,6 +110,7 @@ impl HostArgs {
         Self {
             host,
             icount: false,
+            hugepages: false,
             with: Vec::new(),
             without_vmm: false,
             copy: Vec::new(),

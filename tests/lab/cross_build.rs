@@ -107,7 +107,9 @@ fn build_all(
     tools::for_cross_builds()?;
     let step = Step::start(format!("building {what} for {TARGET}"));
     let mut cargo = cargo(workspace);
-    cargo.args(args).args(["--quiet", "--target", TARGET]);
+    cargo
+        .args(args)
+        .args(["--locked", "--quiet", "--target", TARGET]);
     cargo.arg("--message-format=json-render-diagnostics");
     // Diagnostics go to the user as they come.
     let output = cargo

@@ -25,7 +25,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::cli::Cli;
-use crate::progress::say;
+use crate::progress::report;
 
 /// Exit status when the lab could not do its work; what it ran may end with any other.
 const LAB_FAILED: u8 = 125;
@@ -34,12 +34,7 @@ fn main() -> ExitCode {
     match Cli::parse().run() {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
-            say(&format!("error: {error}"));
-            let mut source = error.source();
-            while let Some(cause) = source {
-                say(&format!("  because: {cause}"));
-                source = cause.source();
-            }
+            report(&*error);
             ExitCode::from(LAB_FAILED)
         }
     }

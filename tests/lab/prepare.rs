@@ -1,12 +1,14 @@
 //! `cargo lab prepare`: everything that the other commands would fetch or make when first needed.
 
+use crate::command;
+use crate::cross_build;
 use crate::host::HostKind;
 use crate::images::{self, nvme};
 use crate::packages::{PackageSet, Packages};
-use crate::progress::say;
+use crate::progress::{Step, say};
 use crate::session::SessionError;
 use crate::suite::SuiteError;
-use crate::tools;
+use crate::tools::{self, TARGET};
 use crate::workspace::Workspace;
 
 /// Makes the machine and the cache ready.
@@ -14,6 +16,13 @@ pub(crate) fn run(workspace: &Workspace) -> Result<u8, SuiteError> {
     tools::for_packages()?;
     tools::for_cross_builds()?;
     tools::for_user_emulation()?;
+    let step = Step::start("fetching the crates of the workspace");
+    let mut fetch = cross_build::cargo(workspace);
+    // Not the crates that only other systems need.
+    fetch.args(["fetch", "--locked", "--target", TARGET]);
+    fetch.args(["--target", "x86_64-unknown-linux-gnu"]);
+    command::output(&mut fetch)?;
+    step.done();
     images(workspace).map_err(Box::new)?;
     say("everything is there");
     Ok(0)
@@ -21,7 +30,9 @@ pub(crate) fn run(workspace: &Workspace) -> Result<u8, SuiteError> {
 
 fn images(workspace: &Workspace) -> Result<(), SessionError> {
     let _locked = workspace.lock()?;
-    Packages::provide(workspace, PackageSet::HostEmulator)?;
+    for set in [PackageSet::HostEmulator, PackageSet::PeerEmulator] {
+        Packages::provide(workspace, set)?;
+    }
     for kind in HostKind::ALL {
         images::boot_files(workspace, kind)?;
     }

@@ -3,6 +3,7 @@
 //! On a terminal a step shows a spinner or a bar; elsewhere it prints plain lines, one at its
 //! start and one every few seconds, so that nobody waits in silence.
 
+use std::error::Error;
 use std::io::{IsTerminal, Write};
 use std::sync::mpsc;
 use std::thread;
@@ -18,6 +19,16 @@ pub(crate) fn say(line: &str) {
     let mut stderr = std::io::stderr().lock();
     let _ = writeln!(stderr, "lab: {line}");
     let _ = stderr.flush();
+}
+
+/// Prints an error and what caused it.
+pub(crate) fn report(error: &dyn Error) {
+    say(&format!("error: {error}"));
+    let mut source = error.source();
+    while let Some(cause) = source {
+        say(&format!("  because: {cause}"));
+        source = cause.source();
+    }
 }
 
 /// A step under way; it ends when dropped or [`Step::done`].

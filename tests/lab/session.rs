@@ -15,6 +15,7 @@ use crate::host::{HostError, HostRun, Input, Output, fresh_copy};
 use crate::images::nvme::{self, NvmeImage};
 use crate::images::{self, ImageError};
 use crate::packages::{PackageError, PackageSet, Packages};
+use crate::progress::report;
 use crate::workspace::{Workspace, WorkspaceError, at};
 
 /// Starts the peer emulator through its own loader: its libraries are not the host's.
@@ -119,6 +120,7 @@ impl Session<'_> {
         let run = HostRun {
             kind,
             icount: self.host.icount,
+            hugepages: self.host.hugepages,
             emulator: emulator.root(),
             kernel: &boot.kernel,
             initrd: &boot.host_initrd,
@@ -129,15 +131,19 @@ impl Session<'_> {
             timeout: self.timeout,
         }
         .run(&mut watched, input)?;
-        bring_back(&share, &self.host.fetch)?;
+        // None of these keeps the others from being done.
+        let mut problems: Vec<SessionError> = watched
+            .lines
+            .iter()
+            .filter_map(|line| check(&nvme, line).err())
+            .collect();
+        problems.extend(bring_back(&share, &self.host.fetch).err());
         if !run.not_fetched.is_empty() {
-            return Err(SessionError::NotFetched {
+            problems.push(SessionError::NotFetched {
                 paths: run.not_fetched,
             });
         }
-        for line in &watched.lines {
-            check(&nvme, line)?;
-        }
+        conclude(run.status, problems)?;
         Ok(Ended {
             status: run.status,
             logs,
@@ -229,6 +235,19 @@ fn bring_back(share: &Path, fetches: &[Fetch]) -> Result<(), SessionError> {
         }
     }
     Ok(())
+}
+
+/// Tells what went wrong after the script. A script that failed keeps its status; after one that
+/// did not, the session has failed.
+fn conclude(status: u8, mut problems: Vec<SessionError>) -> Result<(), SessionError> {
+    let failure = match status {
+        0 => problems.pop(),
+        _ => None,
+    };
+    for problem in &problems {
+        report(problem);
+    }
+    failure.map_or(Ok(()), Err)
 }
 
 /// Passes the script's output on, and collects what it expects of the NVMe.
@@ -336,6 +355,18 @@ mod tests {
             watched.stdout(piece.as_bytes());
         }
         assert_eq!(watched.lines, ["LAB-EXPECT-NVME offset=1 x"]);
+    }
+
+    #[test]
+    fn what_goes_wrong_after_a_script_fails_the_session_unless_the_script_failed() {
+        let missing = || {
+            vec![SessionError::NotFetched {
+                paths: vec!["/none".to_owned()],
+            }]
+        };
+        assert!(conclude(0, missing()).is_err());
+        assert!(conclude(7, missing()).is_ok());
+        assert!(conclude(0, vec![]).is_ok());
     }
 
     #[test]

@@ -1,6 +1,8 @@
-//! What the lab and the tests that run inside its hosts share: writing initial RAM disks, and reading
-//! the kernel's count of TCE calls.
+//! What the lab and its tests share: writing initial RAM disks, reading the kernel's count of TCE
+//! calls, and sitting at a terminal.
 
 pub mod cpio;
 pub mod initrd;
+#[cfg(any(feature = "end-to-end", feature = "lab-program"))]
+pub mod pseudo_terminal;
 pub mod tce_returns;

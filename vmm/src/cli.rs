@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use spapr_devices::vfio::PciAddress;
+use spapr_devices::vfio::{GroupNumber, PciAddress};
+
+use crate::hugepages::HugepageSize;
 
 /// A VMM for ppc64le KVM (pseries) guests with passed-through PCI devices.
 #[derive(Debug, Parser)]
@@ -24,6 +26,8 @@ pub struct CommandLine {
 pub enum Command {
     /// Boot a guest and run it until it powers off.
     Run(Box<RunArguments>),
+    /// Tell what IOMMU groups can do and how much memory a guest with their devices locks.
+    Iommu(IommuArguments),
 }
 
 /// Arguments of `spapr-vmm run`.
@@ -69,6 +73,16 @@ pub struct RunArguments {
     #[arg(long, value_enum, default_value_t = IommuMode::Auto, value_name = "VERSION")]
     pub iommu: IommuMode,
 
+    /// Dynamic DMA windows: auto (up to the size of guest memory), off, or the most bytes that one
+    /// may have, a power of two. Linux maps all of its memory in a window that is large enough; in
+    /// a smaller one it maps what it uses.
+    #[arg(long, value_name = "auto|off|SIZE", default_value = "auto")]
+    pub ddw: DdwMode,
+
+    /// Back guest memory by huge pages of the host, taken from its pool at the start.
+    #[arg(long, value_enum, value_name = "SIZE")]
+    pub hugepages: Option<HugepageSize>,
+
     /// Where the guest's terminal is: stdio (raw terminal; leave with Ctrl-A x), file=PATH, pty.
     #[arg(long, value_name = "stdio|file=PATH|pty", default_value = "stdio")]
     pub console: ConsoleKind,
@@ -106,6 +120,65 @@ pub enum LogLevel {
     Trace,
 }
 
+/// Arguments of `spapr-vmm iommu`.
+///
+/// Exit status: 0 when there is an answer, 2 when there is no such device or group or the host has
+/// none, 1 for any other failure.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = IOMMU_EXAMPLES)]
+pub struct IommuArguments {
+    /// IOMMU group, by its number, or PCI device as DDDD:BB:DD.F; all groups when not given.
+    #[arg(value_name = "GROUP|DEVICE")]
+    pub target: Option<IommuTarget>,
+
+    /// Memory of the guest to reckon for: a number with suffix M, G or T, a multiple of 16M.
+    #[arg(long, value_name = "SIZE", default_value = "1G")]
+    pub memory: ByteSize,
+
+    /// Print JSON, for programs.
+    #[arg(long)]
+    pub json: bool,
+}
+
+const IOMMU_EXAMPLES: &str = "\
+Examples:
+  All IOMMU groups of the host, for a guest of 1 GiB:
+    spapr-vmm iommu
+
+  What passing one device through to a guest of 32 GiB takes:
+    spapr-vmm iommu 0001:01:00.0 --memory 32G
+
+  The most that a guest with IOMMU group 1 can lock, from a version 2 container, in bytes:
+    spapr-vmm iommu 1 --json | jq '.groups[0].containers[0].locked[0].most_bytes'
+
+Groups are opened for a moment and left as they were: nothing is locked or mapped.
+
+Exit status: 0 when there is an answer, 2 when there is no such device or group or the host has
+none, 1 for any other failure.";
+
+/// What `spapr-vmm iommu` is asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IommuTarget {
+    /// A group.
+    Group(GroupNumber),
+    /// The group of a device.
+    Device(PciAddress),
+}
+
+impl FromStr for IommuTarget {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        if is_number && let Ok(number) = text.parse() {
+            return Ok(Self::Group(GroupNumber(number)));
+        }
+        text.parse()
+            .map(Self::Device)
+            .map_err(|error| format!("no number of an IOMMU group, and {error}"))
+    }
+}
+
 impl From<LogLevel> for log::LevelFilter {
     fn from(level: LogLevel) -> Self {
         match level {
@@ -122,7 +195,8 @@ impl From<LogLevel> for log::LevelFilter {
 /// Who serves the TCE hypercalls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TceMode {
-    /// Single entries in the kernel, lists in this process; all in this process when the kernel cannot.
+    /// Wherever it is cheaper: single entries in the kernel, lists in this process or in the kernel as
+    /// the guest makes them; all in this process when the kernel cannot.
     Auto,
     /// All in the kernel, as far as it can.
     Kernel,
@@ -148,6 +222,47 @@ pub enum IommuMode {
     V1,
     /// Version 2: memory is registered before it is mapped.
     V2,
+}
+
+/// How large dynamic DMA windows may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DdwMode {
+    /// As large as guest memory.
+    Auto,
+    /// The guest is offered none.
+    Off,
+    /// At most this, a power of two.
+    AtMost(ByteSize),
+}
+
+impl DdwMode {
+    /// The least that a window may be bounded to: one page of the largest size that QEMU offers.
+    pub const LEAST: ByteSize = ByteSize(16 << 20);
+}
+
+impl FromStr for DdwMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => return Ok(Self::Auto),
+            "off" => return Ok(Self::Off),
+            _ => {}
+        }
+        let size: ByteSize = text
+            .parse()
+            .map_err(|_| "expected auto, off, or a size such as 512M".to_owned())?;
+        if size < Self::LEAST {
+            return Err(format!("a window has at least {}", Self::LEAST));
+        }
+        if !size.0.is_power_of_two() {
+            let below = ByteSize(1 << size.0.ilog2());
+            return Err(format!(
+                "a window's size is a power of two, such as {below}"
+            ));
+        }
+        Ok(Self::AtMost(size))
+    }
 }
 
 /// Where the guest's terminal is.
@@ -232,6 +347,32 @@ mod tests {
         assert!("1X".parse::<ByteSize>().is_err());
         assert!("G".parse::<ByteSize>().is_err());
         assert!("99999999T".parse::<ByteSize>().is_err());
+    }
+
+    #[test]
+    fn the_iommu_is_asked_about_by_group_or_device() {
+        let group = IommuTarget::Group(GroupNumber(12));
+        assert_eq!("12".parse(), Ok(group));
+        let device = "0001:01:00.0".parse().unwrap();
+        assert_eq!("0001:01:00.0".parse(), Ok(IommuTarget::Device(device)));
+        for wrong in ["", "-1", "+1", "4294967296", "group", "01:00.0"] {
+            let message = wrong.parse::<IommuTarget>().unwrap_err();
+            assert!(message.contains("IOMMU group"), "{message}");
+            assert!(message.contains("DDDD:BB:DD.F"), "{message}");
+        }
+    }
+
+    #[test]
+    fn dynamic_windows_are_bounded_to_powers_of_two() {
+        assert_eq!("auto".parse(), Ok(DdwMode::Auto));
+        assert_eq!("off".parse(), Ok(DdwMode::Off));
+        let bound = DdwMode::AtMost(ByteSize(512 << 20));
+        assert_eq!("512M".parse(), Ok(bound));
+        let refusal = |text: &str| text.parse::<DdwMode>().unwrap_err();
+        assert!(refusal("3G").contains("such as 2G"));
+        assert!(refusal("8M").contains("at least 16M"));
+        assert!(refusal("0").contains("at least 16M"));
+        assert!(refusal("on").contains("auto, off"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The control plane: one thread that waits for what ends the guest, while processors run.
 
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
@@ -40,6 +41,25 @@ pub enum ControlError {
     Wait(#[source] event_manager::Error),
 }
 
+/// Something to do whenever a descriptor is readable.
+pub struct Alarm {
+    ready: OwnedFd,
+    ring: Box<dyn FnMut() + Send>,
+    failed: Option<event_manager::Error>,
+}
+
+impl Alarm {
+    /// Has `ring` called whenever `ready` is readable; it has to see to it that `ready` is not
+    /// afterwards.
+    pub fn new(ready: OwnedFd, ring: impl FnMut() + Send + 'static) -> Self {
+        Self {
+            ready,
+            ring: Box::new(ring),
+            failed: None,
+        }
+    }
+}
+
 /// The signals that ask for the end, caught from the time this is made. One that comes while no
 /// machine runs, as between two lives of one that reboots, is kept for the next.
 pub struct Control {
@@ -47,22 +67,31 @@ pub struct Control {
 }
 
 impl Control {
-    /// Catches the signals.
+    /// Catches the signals, but those that whoever started this process had it ignore, as nohup
+    /// does.
     ///
     /// # Errors
     /// When one cannot be caught.
     pub fn new() -> Result<Self, ControlError> {
-        let signals = SIGNALS.map(|(signal, name)| CaughtSignal::new(signal, name));
+        let wanted = SIGNALS
+            .into_iter()
+            .filter(|&(signal, _)| !is_ignored(signal));
+        let signals = wanted.map(|(signal, name)| CaughtSignal::new(signal, name));
         Ok(Self {
-            signals: signals.into_iter().collect::<Result<_, _>>()?,
+            signals: signals.collect::<Result<_, _>>()?,
         })
     }
 
-    /// Waits until the machine's run has ended, by the guest's doing or by a signal.
+    /// Waits until the machine's run has ended, by the guest's doing or by a signal, and answers
+    /// the `alarm` meanwhile.
     ///
     /// # Errors
     /// When events cannot be waited for; the run may not have ended then.
-    pub fn wait_for_end(&self, lifecycle: &Arc<Lifecycle>) -> Result<End, ControlError> {
+    pub fn wait_for_end(
+        &self,
+        lifecycle: &Arc<Lifecycle>,
+        alarm: Option<Alarm>,
+    ) -> Result<End, ControlError> {
         let mut manager = EventManager::new().map_err(ControlError::EventManager)?;
         let watch_end = Subscriber::End {
             lifecycle: Arc::clone(lifecycle),
@@ -75,6 +104,10 @@ impl Control {
                 signal.name,
                 manager.add_subscriber(Subscriber::Signal(watch)),
             ));
+        }
+        if let Some(alarm) = alarm {
+            let id = manager.add_subscriber(Subscriber::Alarm(alarm));
+            ids.push(("a timer", id));
         }
         for (what, id) in ids {
             let subscriber = manager
@@ -93,6 +126,17 @@ impl Control {
     }
 }
 
+/// Whether the process ignores `signal` now.
+fn is_ignored(signal: i32) -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: null asks for no change, and the pointer is good for one sigaction.
+    if unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) } != 0 {
+        return false;
+    }
+    // SAFETY: sigaction succeeded, so it filled the struct.
+    unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
+}
+
 /// What the loop watches.
 enum Subscriber {
     End {
@@ -100,12 +144,15 @@ enum Subscriber {
         failed: Option<event_manager::Error>,
     },
     Signal(SignalWatch),
+    Alarm(Alarm),
 }
 
 impl Subscriber {
     fn take_failure(&mut self) -> Option<event_manager::Error> {
         match self {
-            Self::End { failed, .. } | Self::Signal(SignalWatch { failed, .. }) => failed.take(),
+            Self::End { failed, .. }
+            | Self::Signal(SignalWatch { failed, .. })
+            | Self::Alarm(Alarm { failed, .. }) => failed.take(),
         }
     }
 }
@@ -116,6 +163,7 @@ impl MutEventSubscriber for Subscriber {
             // The loop looks at the end by itself; reading keeps the event from staying ready.
             Self::End { lifecycle, .. } => drop(lifecycle.event().read()),
             Self::Signal(signal) => signal.arrived(),
+            Self::Alarm(alarm) => (alarm.ring)(),
         }
     }
 
@@ -126,6 +174,9 @@ impl MutEventSubscriber for Subscriber {
             }
             Self::Signal(signal) => {
                 signal.failed = ops.add(Events::new(&signal.pipe, EventSet::IN)).err();
+            }
+            Self::Alarm(alarm) => {
+                alarm.failed = ops.add(Events::new(&alarm.ready, EventSet::IN)).err();
             }
         }
     }
@@ -188,6 +239,7 @@ impl SignalWatch {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::thread;
 
     use super::*;
@@ -201,14 +253,37 @@ mod tests {
         let control = Control::new().expect("signals");
         let first = lifecycle();
         thread::scope(|scope| {
-            let waiter = scope.spawn(|| control.wait_for_end(&first));
+            let waiter = scope.spawn(|| control.wait_for_end(&first, None));
             first.end(End::PowerOff);
             let end = waiter.join().expect("waiter").expect("wait");
             assert_eq!(end, End::PowerOff);
         });
         // Between two lives of the machine: it counts for the next.
         signal_hook::low_level::raise(SIGHUP).expect("raise");
-        let end = control.wait_for_end(&lifecycle()).expect("wait");
+        let end = control.wait_for_end(&lifecycle(), None).expect("wait");
         assert_eq!(end, End::Asked("SIGHUP"));
+    }
+
+    #[test]
+    fn an_alarm_rings_until_it_is_no_longer_ready() {
+        let lifecycle = lifecycle();
+        let (mut reader, mut writer) = UnixStream::pair().expect("sockets");
+        let ready = OwnedFd::from(reader.try_clone().expect("descriptor"));
+        let rung = Arc::clone(&lifecycle);
+        let mut marks = Vec::new();
+        let alarm = Alarm::new(ready, move || {
+            let mut mark = [0];
+            reader.read_exact(&mut mark).expect("read");
+            marks.push(mark[0]);
+            if marks == *b"123" {
+                rung.end(End::Reboot);
+            }
+        });
+        writer.write_all(b"123").expect("write");
+        let control = Control {
+            signals: Vec::new(),
+        };
+        let end = control.wait_for_end(&lifecycle, Some(alarm));
+        assert_eq!(end.expect("wait"), End::Reboot);
     }
 }

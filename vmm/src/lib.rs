@@ -4,22 +4,29 @@
 //! |---|---|
 //! | [`cli`] | the command line |
 //! | [`run`] | `spapr-vmm run`: from the command line to the guest's end |
+//! | [`iommu_report`] | `spapr-vmm iommu`: what IOMMU groups can do, and what a guest locks |
 //! | [`machine`] | the pseries machine: what it is made of, its life, its passed-through devices |
 //! | [`vcpu`] | a processor's loop and the hypercalls that are no DMA |
 //! | [`boot`] | kernel, initial RAM disk and device tree in guest memory |
-//! | [`memory`] | guest RAM |
+//! | [`memory`], [`hugepages`] | guest RAM, and huge pages of the host behind it |
 //! | [`console`] | where the guest's terminal is |
+//! | [`background_writer`] | bytes written by a thread of their own |
 //! | [`control`] | signals and the machine's end |
+//! | [`descriptor_limit`] | how many files this process may have open |
 //! | [`error_chain`] | an error and its causes in one line |
 //! | [`stats`] | the counters that `--stats` writes |
 //! | [`logging`] | diagnostics that cannot disturb the guest |
 //! | `kvm` | KVM for pseries guests (on powerpc64 alone) |
 
+pub mod background_writer;
 pub mod boot;
 pub mod cli;
 pub mod console;
 pub mod control;
+pub mod descriptor_limit;
 pub mod error_chain;
+pub mod hugepages;
+pub mod iommu_report;
 #[cfg(target_arch = "powerpc64")]
 pub mod kvm;
 pub mod logging;

@@ -1,52 +1,75 @@
 //! Diagnostics on standard error that can never disturb the guest.
 //!
 //! Lines go through a bounded queue to a thread of its own: a full or closed standard error costs
-//! lines, which are counted, never a wait and never a panic.
+//! lines, never a wait and never a panic. Lines that were lost are counted and told of as soon as
+//! there is room again.
 
 use std::io::{self, Write};
 use std::time::Duration;
 
 use log::LevelFilter;
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 
-/// Lines that wait for a slow standard error before more are dropped.
-const QUEUED_LINES: usize = 1024;
+use crate::background_writer::BackgroundWriter;
+use crate::console;
 
-/// Keeps the logger's thread; dropping it writes out what waits, for a bounded time.
-#[must_use = "lines are lost when the guard is dropped early"]
+/// Bytes that wait for a slow standard error before lines are lost.
+const QUEUE_BYTES: usize = 128 << 10;
+
+/// How long the end of the process waits for a reader.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Dropping it writes out what waits, for a bounded time.
+#[must_use = "lines are lost when the process ends without it"]
 pub struct LoggingGuard {
-    _worker: WorkerGuard,
+    lines: Option<BackgroundWriter>,
 }
 
-/// Sends `log`'s records of `level` and above to standard error.
+/// Sends `log`'s records of `level` and above to standard error. Without a thread to be had, there
+/// is no log.
 ///
 /// A second call has no effect but to return another guard.
 pub fn start(level: LevelFilter) -> LoggingGuard {
-    let (writer, worker) = NonBlockingBuilder::default()
-        .lossy(true)
-        .buffered_lines_limit(QUEUED_LINES)
-        .thread_name("log")
-        .finish(StandardError);
+    let Ok(lines) = BackgroundWriter::spawn("log", QUEUE_BYTES, io::stderr()) else {
+        return LoggingGuard { lines: None };
+    };
     let installed = env_logger::Builder::new()
         .filter_level(level)
         .format(|buffer, record| {
             let level = record.level().as_str().to_ascii_lowercase();
-            writeln!(buffer, "spapr-vmm: {level}: {}", record.args())
+            let end = if console::is_raw() { "\r\n" } else { "\n" };
+            write!(buffer, "spapr-vmm: {level}: {}{end}", record.args())
         })
-        .target(env_logger::Target::Pipe(Box::new(writer)))
+        .target(env_logger::Target::Pipe(Box::new(Lines(lines.clone()))))
         .try_init();
     // Only a test that starts the logger twice gets here with an error; the first one serves.
     drop(installed);
-    LoggingGuard { _worker: worker }
+    LoggingGuard { lines: Some(lines) }
 }
 
-/// Standard error without the standard library's buffering, whose failures are swallowed: a line
-/// that cannot be written is lost.
-struct StandardError;
+impl Drop for LoggingGuard {
+    fn drop(&mut self) {
+        if let Some(lines) = &self.lines {
+            lines.drain(PATIENCE);
+        }
+    }
+}
 
-impl Write for StandardError {
+/// The queue as the logger writes to it: one line at a time.
+struct Lines(BackgroundWriter);
+
+impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let _lost = io::stderr().write_all(line);
+        if self.0.push(line).is_err() {
+            self.0.count_lost(1);
+            return Ok(line.len());
+        }
+        let lost = self.0.take_lost();
+        if lost != 0 {
+            let note = format!("spapr-vmm: warn: {lost} lines of this log were lost before\n");
+            if self.0.push(note.as_bytes()).is_err() {
+                self.0.count_lost(lost);
+            }
+        }
         Ok(line.len())
     }
 
@@ -55,14 +78,12 @@ impl Write for StandardError {
     }
 }
 
-/// Writes `message` to standard error whatever the level of logging: what the user has to know, such
-/// as why the process ends. Waits at most `patience` for a reader.
-pub fn tell(message: &str, patience: Duration) {
-    let text = format!("spapr-vmm: {message}\n");
-    let (done, finished) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        let _lost = io::stderr().write_all(text.as_bytes());
-        let _nobody_waits = done.send(());
-    });
-    let _timed_out = finished.recv_timeout(patience);
+/// Writes `message` to standard error whatever the level of logging: what the user has to know,
+/// such as why the process ends. Waits a second at most for a reader.
+pub fn tell(message: &str) {
+    if let Ok(writer) = BackgroundWriter::spawn("last words", QUEUE_BYTES, io::stderr()) {
+        let end = if console::is_raw() { "\r\n" } else { "\n" };
+        let _too_long = writer.push(format!("spapr-vmm: {message}{end}").as_bytes());
+        writer.drain(PATIENCE);
+    }
 }

@@ -2,12 +2,15 @@
 
 use std::fs;
 use std::io;
+use std::slice;
 
+use spapr_devices::vfio::host_page_bytes;
 use spapr_hypercalls::address::{GuestPhysicalAddress, HostVirtualAddress};
 use spapr_hypercalls::world::{GuestMemory, HostRange, NotGuestRam};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use crate::cli::ByteSize;
+use crate::hugepages::{HugepageError, HugepageSize};
 
 /// What guest memory is a multiple of: 16 MiB, so that every region that is registered for DMA and
 /// every memory slot starts and ends on a host page of any size up to 16 MiB.
@@ -57,6 +60,9 @@ pub enum MemoryError {
         /// Why.
         source: vm_memory::mmap::FromRangesError,
     },
+    /// Not in huge pages.
+    #[error(transparent)]
+    Hugepages(#[from] HugepageError),
     /// /proc/meminfo cannot be read.
     #[error("cannot read how much memory the host has from /proc/meminfo")]
     Meminfo(#[source] io::Error),
@@ -68,6 +74,7 @@ pub struct GuestRam {
     memory: GuestMemoryMmap,
     host_start: HostVirtualAddress,
     bytes: u64,
+    page_bytes: u64,
 }
 
 impl GuestRam {
@@ -80,6 +87,20 @@ impl GuestRam {
         let length = usize::try_from(size.0).unwrap_or(usize::MAX);
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), length)])
             .map_err(|source| MemoryError::Map { size, source })?;
+        Ok(Self::of(memory, size, host_page_bytes()))
+    }
+
+    /// Maps `size` of guest memory in huge pages, all of which are there when this returns. None of
+    /// it is locked.
+    ///
+    /// # Errors
+    /// As for [`GuestRam::new`], or when the host has too few huge pages.
+    pub fn in_hugepages(size: ByteSize, pages: HugepageSize) -> Result<Self, MemoryError> {
+        check_size(size, host_memory_bytes().map_err(MemoryError::Meminfo)?)?;
+        Ok(Self::of(pages.map(size)?, size, pages.bytes().0))
+    }
+
+    fn of(memory: GuestMemoryMmap, size: ByteSize, page_bytes: u64) -> Self {
         let host_start = memory
             .iter()
             .filter_map(|region| {
@@ -90,11 +111,17 @@ impl GuestRam {
             .map(|pointer| HostVirtualAddress(pointer.addr() as u64))
             .next()
             .unwrap_or(HostVirtualAddress(0));
-        Ok(Self {
+        Self {
             memory,
             host_start,
             bytes: size.0,
-        })
+            page_bytes,
+        }
+    }
+
+    /// Size in bytes of the host's pages that it is made of.
+    pub fn page_bytes(&self) -> u64 {
+        self.page_bytes
     }
 
     /// The memory as rust-vmm's crates know it.
@@ -126,7 +153,11 @@ impl GuestMemory for GuestRam {
             .memory
             .get_slice(GuestAddress(address.0), size_of_val(list))
             .map_err(|_| NotGuestRam)?;
-        slice.copy_to(list);
+        // SAFETY: they are the list's own bytes, any of which make integers; the list is not used
+        // while they are. One copy of all of them costs a fraction of one for each doubleword.
+        let bytes =
+            unsafe { slice::from_raw_parts_mut(list.as_mut_ptr().cast(), size_of_val(list)) };
+        slice.copy_to::<u8>(bytes);
         for doubleword in list {
             *doubleword = u64::from_be(*doubleword);
         }
@@ -145,7 +176,11 @@ impl GuestMemory for GuestRam {
     }
 }
 
-fn check_size(size: ByteSize, host_bytes: u64) -> Result<(), MemoryError> {
+/// Whether a guest can have memory of `size` on a host with `host_bytes`.
+///
+/// # Errors
+/// When it is too small, unaligned, or more than the host has.
+pub(crate) fn check_size(size: ByteSize, host_bytes: u64) -> Result<(), MemoryError> {
     if size.0 < LEAST_BYTES {
         return Err(MemoryError::TooSmall {
             size,

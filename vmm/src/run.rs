@@ -7,8 +7,9 @@ use crate::cli::RunArguments;
 use crate::{
     console::{Console, ConsoleError, Terminal},
     control::{Control, ControlError},
+    machine::lasting::Lasting,
     machine::{Machine, MachineError, description::MachineDescription, lifecycle::End},
-    stats::{Statistics, StatsError},
+    stats::{Statistics, StatisticsFile, StatsError},
 };
 
 /// Why a run failed.
@@ -25,6 +26,15 @@ pub enum RunError {
     #[cfg(target_arch = "powerpc64")]
     #[error(transparent)]
     Machine(#[from] MachineError),
+    /// The machine cannot be made again after a reboot, or not be given back.
+    #[cfg(target_arch = "powerpc64")]
+    #[error("{when}")]
+    Later {
+        /// At which point of the machine's life.
+        when: &'static str,
+        /// Why.
+        source: MachineError,
+    },
     /// There is no console.
     #[cfg(target_arch = "powerpc64")]
     #[error(transparent)]
@@ -37,6 +47,10 @@ pub enum RunError {
     #[cfg(target_arch = "powerpc64")]
     #[error(transparent)]
     Stats(#[from] StatsError),
+    /// The file for the counters cannot be made.
+    #[cfg(target_arch = "powerpc64")]
+    #[error(transparent)]
+    StatsFile(StatsError),
     /// The guest's kernel gave up.
     #[cfg(target_arch = "powerpc64")]
     #[error("the guest's operating system stopped: {0}")]
@@ -60,7 +74,7 @@ impl RunError {
             #[cfg(target_arch = "powerpc64")]
             Self::Machine(error) => error.exit_status(),
             #[cfg(target_arch = "powerpc64")]
-            Self::Console(ConsoleError::File { .. }) => 2,
+            Self::Console(ConsoleError::File { .. }) | Self::StatsFile(_) => 2,
             #[cfg(target_arch = "powerpc64")]
             _ => 1,
         }
@@ -83,6 +97,8 @@ pub fn run(_arguments: &RunArguments, _started: Instant) -> Result<(), RunError>
 #[cfg(target_arch = "powerpc64")]
 pub fn run(arguments: &RunArguments, started: Instant) -> Result<(), RunError> {
     let description = MachineDescription::from(arguments);
+    let file = arguments.stats.clone().map(StatisticsFile::create);
+    let file = file.transpose().map_err(RunError::StatsFile)?;
     let mut statistics = Statistics::default();
     let result = run_machine(&description, started, &mut statistics);
     statistics.outcome = match &result {
@@ -92,10 +108,8 @@ pub fn run(arguments: &RunArguments, started: Instant) -> Result<(), RunError> {
         Err(_) => "error",
     }
     .to_owned();
-    let written = match &arguments.stats {
-        Some(path) => statistics.write(path).map_err(RunError::from),
-        None => Ok(()),
-    };
+    let written = file.map_or(Ok(()), |file| file.write(&statistics));
+    let written = written.map_err(RunError::from);
     // The guest's end is the news; a file that could not be written beside it is not lost though.
     match (result, written) {
         (Err(error), Err(stats)) => {
@@ -113,26 +127,47 @@ fn run_machine(
     statistics: &mut Statistics,
 ) -> Result<(), RunError> {
     // Before the console, so that what is wrong is said on a terminal that still wraps lines.
-    let mut machine = Some(Machine::new(description)?);
+    if let Err(error) = crate::descriptor_limit::raise() {
+        log::warn!("cannot raise the limit on open files: {error}");
+    }
+    let lasting = Lasting::default();
+    let mut machine = Some(Machine::new(description, &lasting)?);
     let control = Control::new()?;
     let mut console = Console::open(&description.console)?;
     if let Some(name) = &console.pty_name {
         let message = format!("the console is {}", name.display());
-        crate::logging::tell(&message, std::time::Duration::from_secs(1));
+        crate::logging::tell(&message);
     }
     let terminal = Terminal::start(&mut console)?;
     loop {
         let next = match machine.take() {
             Some(machine) => machine,
-            None => Machine::new(description)?,
+            None => Machine::new(description, &lasting).map_err(|source| RunError::Later {
+                when: "the machine cannot start again after the guest's reboot",
+                source,
+            })?,
         };
-        let running = next.start(&terminal)?;
-        let waited = control.wait_for_end(running.lifecycle());
-        let end = running.stop(started, statistics)?;
+        let mut running = next.start(&terminal, &lasting)?;
+        let alarm = running.alarm();
+        let waited = control.wait_for_end(running.lifecycle(), alarm);
+        let (end, released) = running.stop(started, statistics);
         waited?;
+        let released = released.map_err(|source| RunError::Later {
+            when: "the machine was not given back whole",
+            source,
+        });
+        // How the guest ended is the news; what was not given back is not lost beside it.
+        if let Err(error) = &released
+            && !matches!(end, End::PowerOff | End::Reboot)
+        {
+            log::error!("{}", crate::error_chain::chain(error));
+        }
         match end {
-            End::PowerOff => return Ok(()),
-            End::Reboot => statistics.reboots += 1,
+            End::PowerOff => return released,
+            End::Reboot => {
+                released?;
+                statistics.reboots += 1;
+            }
             End::OsTerm(message) => return Err(RunError::OsTerm(message)),
             End::Asked(by) => return Err(RunError::Asked(by)),
             End::Failed(message) => return Err(RunError::Processor(message)),

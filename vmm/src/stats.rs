@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -28,12 +28,25 @@ pub struct Statistics {
     pub hypercalls: BTreeMap<String, u64>,
     /// RTAS calls served here, by name.
     pub rtas_calls: BTreeMap<String, u64>,
+    /// Where bulk TCE calls are handled, by name: H_PUT_TCE_INDIRECT and H_STUFF_TCE.
+    pub bulk_calls: BTreeMap<String, BulkCallStatistics>,
     /// The DMA windows.
     pub windows: Vec<WindowStatistics>,
     /// Guest memory and what of it was locked.
     pub memory: MemoryStatistics,
     /// From the start of the process to the first entry of the guest, in nanoseconds.
     pub first_guest_instruction_ns: Option<u64>,
+}
+
+/// Where one of the bulk TCE calls is handled, for the windows that the kernel serves.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct BulkCallStatistics {
+    /// Whether the kernel's handler was enabled at the end.
+    pub in_kernel: bool,
+    /// How often the calls were handed over to the kernel.
+    pub handed_over: u64,
+    /// How often they were taken back.
+    pub taken_back: u64,
 }
 
 /// One DMA window.
@@ -74,6 +87,8 @@ pub struct WindowStatistics {
 pub struct MemoryStatistics {
     /// Size of guest memory.
     pub guest_bytes: u64,
+    /// Size of the host's pages behind it.
+    pub page_bytes: u64,
     /// Size of the regions in which it is locked.
     pub region_bytes: u64,
     /// Regions locked at the end.
@@ -86,21 +101,47 @@ pub struct MemoryStatistics {
     pub process_locked_bytes: u64,
 }
 
-impl Statistics {
-    /// Writes the counters to `path`.
+/// The file that the counters go to, made before the guest starts: that it cannot be written is
+/// better known before a long run than after it.
+#[derive(Debug)]
+pub struct StatisticsFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl StatisticsFile {
+    /// Makes the file at `path`, empty.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn create(path: PathBuf) -> Result<Self, StatsError> {
+        match File::create(&path) {
+            Ok(file) => Ok(Self { path, file }),
+            Err(source) => Err(StatsError { path, source }),
+        }
+    }
+
+    /// Writes `statistics` as JSON.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn write(&self, path: &Path) -> Result<(), StatsError> {
-        let error = |source| StatsError {
-            path: path.to_owned(),
-            source,
+    pub fn write(mut self, statistics: &Statistics) -> Result<(), StatsError> {
+        let mut text = match serde_json::to_string_pretty(statistics) {
+            Ok(text) => text,
+            Err(error) => {
+                let source = io::Error::other(error);
+                return Err(StatsError {
+                    path: self.path,
+                    source,
+                });
+            }
         };
-        let mut text =
-            serde_json::to_string_pretty(self).map_err(|e| error(io::Error::other(e)))?;
         text.push('\n');
-        File::create(path)
-            .and_then(|mut file| file.write_all(text.as_bytes()))
-            .map_err(error)
+        self.file
+            .write_all(text.as_bytes())
+            .map_err(|source| StatsError {
+                path: self.path,
+                source,
+            })
     }
 }

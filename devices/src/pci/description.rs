@@ -11,6 +11,7 @@ use super::function::Function;
 use super::host_bridge::HostBridge;
 use super::physical::{BarSpace, InterruptKind, PhysicalFunction};
 use crate::interrupts::Lisn;
+use crate::rtas;
 
 const SPACE_IO: u32 = 1 << 24;
 const SPACE_MEMORY32: u32 = 2 << 24;
@@ -128,6 +129,9 @@ pub struct HostBridgeNode {
     pub pe_total_msi: u32,
     /// `ibm,dma-window`: LIOBN, bus address (two cells), size in bytes (two cells).
     pub dma_window: [u32; 5],
+    /// `ibm,ddw-applicable` and `ibm,ddw-extensions`: the RTAS tokens for dynamic DMA windows;
+    /// left out of a bridge that offers none.
+    pub dynamic_windows: Option<[[u32; 3]; 2]>,
     /// The functions' nodes.
     pub functions: Vec<FunctionNode>,
 }
@@ -164,6 +168,7 @@ impl HostBridge {
             config_space_type: 1,
             pe_total_msi: Lisn::MSI_COUNT,
             dma_window: [self.liobn(0).0, bus_high, bus_low, bytes_high, bytes_low],
+            dynamic_windows: None,
             functions: self
                 .functions()
                 .iter()
@@ -171,6 +176,15 @@ impl HostBridge {
                 .map(|(function, identity)| function.node(identity))
                 .collect(),
         }
+    }
+}
+
+impl HostBridgeNode {
+    /// The node of a bridge whose guest may make DMA windows of its own.
+    #[must_use]
+    pub fn with_dynamic_windows(mut self) -> Self {
+        self.dynamic_windows = Some([rtas::DDW_APPLICABLE, rtas::DDW_EXTENSIONS]);
+        self
     }
 }
 

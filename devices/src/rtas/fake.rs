@@ -2,9 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 
+use spapr_hypercalls::address::{Liobn, PageShift};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::*;
+use crate::dma_windows::fake::FakeMachine;
+use crate::dma_windows::{Available, DmaWindowError, DynamicWindows, NewWindow};
 use crate::pci::HostBridge;
 use crate::pci::fake::Fixture;
 
@@ -17,6 +20,7 @@ pub(super) struct FakePlatform {
     pub(super) console: RefCell<Vec<u8>>,
     pub(super) console_busy: Cell<bool>,
     pub(super) started: RefCell<Vec<(u32, u64, u64)>>,
+    pub(super) dma: FakeMachine,
     clock: TimeOfDayClock,
 }
 
@@ -27,6 +31,7 @@ impl FakePlatform {
             console: RefCell::default(),
             console_busy: Cell::new(false),
             started: RefCell::default(),
+            dma: FakeMachine::usual(),
             clock: TimeOfDayClock::new(),
         }
     }
@@ -54,6 +59,10 @@ impl Platform for FakePlatform {
         std::slice::from_ref(&self.fixture.bridge)
     }
 
+    fn dynamic_windows(&self) -> &dyn DynamicWindows {
+        self
+    }
+
     fn console(&self, bytes: &[u8]) -> SinkStatus {
         if self.console_busy.get() {
             return SinkStatus::Busy;
@@ -76,6 +85,25 @@ impl Platform for FakePlatform {
 
     fn cpu_count(&self) -> (u32, u32) {
         (3, 4)
+    }
+}
+
+impl DynamicWindows for FakePlatform {
+    fn available(&self, bridge: u8) -> Option<Available> {
+        self.dma.windows.of(&self.dma.engine).available(bridge)
+    }
+
+    fn create(&self, bridge: u8, page: PageShift, bytes: u64) -> Result<NewWindow, DmaWindowError> {
+        let windows = self.dma.windows.of(&self.dma.engine);
+        windows.create(bridge, page, bytes)
+    }
+
+    fn remove(&self, liobn: Liobn) -> Result<(), DmaWindowError> {
+        self.dma.windows.of(&self.dma.engine).remove(liobn)
+    }
+
+    fn reset(&self, bridge: u8) -> Result<(), DmaWindowError> {
+        self.dma.windows.of(&self.dma.engine).reset(bridge)
     }
 }
 

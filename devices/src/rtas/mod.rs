@@ -8,6 +8,7 @@
 //! | `call` | none: the argument block |
 //! | `console` | display-character |
 //! | `cpu` | start, stop and state of processors |
+//! | `dma_window` | dynamic DMA windows |
 //! | `events` | event-scan, check-exception |
 //! | `msi` | MSI and MSI-X |
 //! | `parameters` | system parameters |
@@ -18,6 +19,7 @@
 mod call;
 mod console;
 mod cpu;
+mod dma_window;
 mod events;
 mod msi;
 mod parameters;
@@ -30,10 +32,12 @@ use spapr_hypercalls::abi::ReturnCode;
 use spapr_hypercalls::address::GuestPhysicalAddress;
 use vm_memory::GuestMemoryMmap;
 
+use crate::dma_windows::DynamicWindows;
 use crate::guest_message;
 use crate::pci::HostBridge;
 use crate::vty::SinkStatus;
 use call::Call;
+pub use dma_window::{APPLICABLE as DDW_APPLICABLE, EXTENSIONS as DDW_EXTENSIONS};
 pub use time::TimeOfDayClock;
 
 /// The instructions of the stub at `linux,rtas-entry`, big-endian as RTAS is called: they hand the
@@ -126,6 +130,10 @@ pub trait Platform {
 
     /// All PCI host bridges.
     fn host_bridges(&self) -> &[HostBridge];
+
+    /// The dynamic DMA windows of the host bridges. Unlike the others, calls may wait for another
+    /// vCPU's.
+    fn dynamic_windows(&self) -> &dyn DynamicWindows;
 
     /// Writes to the default console.
     fn console(&self, bytes: &[u8]) -> SinkStatus;
@@ -229,6 +237,30 @@ pub const SERVICES: &[Service] = &[
     ),
     service("ibm,change-msi", 0x2019, (6, 3), msi::change_msi),
     service("ibm,os-term", 0x201f, (1, 1), power::os_term),
+    service(
+        "ibm,query-pe-dma-window",
+        dma_window::QUERY,
+        (3, 5),
+        dma_window::query,
+    ),
+    service(
+        "ibm,create-pe-dma-window",
+        dma_window::CREATE,
+        (5, 4),
+        dma_window::create,
+    ),
+    service(
+        "ibm,remove-pe-dma-window",
+        dma_window::REMOVE,
+        (1, 1),
+        dma_window::remove,
+    ),
+    service(
+        "ibm,reset-pe-dma-window",
+        dma_window::RESET,
+        (3, 1),
+        dma_window::reset,
+    ),
 ];
 
 /// A service that the kernel serves once the machine has named its token by
@@ -336,6 +368,8 @@ fn find(token: u32) -> Option<&'static Service> {
     SERVICES.get(usize::from(*PLACES.get(index)?))
 }
 
+#[cfg(test)]
+mod dma_window_tests;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]

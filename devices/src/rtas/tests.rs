@@ -5,7 +5,7 @@ use super::fake::{FakePlatform, MEMORY, memory};
 use super::*;
 
 const BLOCK: u64 = 0x100;
-const BUID: [u32; 2] = [0x0800_0000, 0x2000_0000];
+pub(super) const BUID: [u32; 2] = [0x0800_0000, 0x2000_0000];
 
 fn token(name: &str) -> u32 {
     SERVICES
@@ -54,7 +54,12 @@ fn call(
     )
 }
 
-fn status(platform: &FakePlatform, name: &str, arguments: &[u32], returns: u32) -> Vec<i32> {
+pub(super) fn status(
+    platform: &FakePlatform,
+    name: &str,
+    arguments: &[u32],
+    returns: u32,
+) -> Vec<i32> {
     let (code, outcome, returns) = call(&memory(), platform, name, arguments, returns);
     assert_eq!((code, outcome), (ReturnCode::SUCCESS, Outcome::Done));
     returns

@@ -162,6 +162,22 @@ impl Container {
         }
     }
 
+    /// What a window of `geometry` in a v2 container gets locked, with `memory_bytes` of registered
+    /// memory, and KVM's table for the window if `kernel_table`.
+    pub fn window_need(
+        geometry: Geometry,
+        memory_bytes: u64,
+        kernel_table: bool,
+    ) -> LockedMemoryNeed {
+        LockedMemoryNeed::v2(memory_bytes).with_window(
+            geometry.page_shift,
+            geometry.entries.saturating_mul(geometry.page_shift.bytes()),
+            fewest_levels(geometry.entries.max(1)),
+            kernel_table,
+            host_page_bytes(),
+        )
+    }
+
     fn create_v2(&self, geometry: Geometry, bytes: u64) -> Result<u32, WindowError> {
         let page = geometry.page_shift;
         let most = self.info().levels.clamp(1, MAX_LEVELS);

@@ -57,7 +57,8 @@ impl<'a> Runs<'a> {
     }
 
     /// Where the entry maps to, and how many entries from it on its region has room for.
-    fn target(&self, tce: Tce) -> (Target, usize) {
+    #[inline]
+    pub(super) fn target(&self, tce: Tce) -> (Target, usize) {
         let permission = tce.permission();
         if permission.is_none() {
             return (Target::Clear, usize::MAX);
@@ -96,12 +97,8 @@ impl Iterator for Runs<'_> {
                 .take_while(|&&tce| Tce(tce).permission().is_none())
                 .count(),
             Target::Map { .. } => {
-                let mut expected = first;
-                let follows = |&&tce: &&u64| {
-                    expected = expected.wrapping_add(self.page.bytes());
-                    tce == expected
-                };
-                rest.iter().take(room - 1).take_while(follows).count()
+                let rest = rest.get(..room - 1).unwrap_or(rest);
+                count_following(rest, first, self.page.bytes())
             }
         };
         let start = self.at;
@@ -111,4 +108,36 @@ impl Iterator for Runs<'_> {
             target,
         })
     }
+}
+
+/// Entries compared at once; a power of two that vector units like.
+const STRIDE: usize = 8;
+
+/// How many entries from the start of `rest` on are one page after the one before, the first of
+/// them after `first`.
+fn count_following(rest: &[u64], first: u64, page_bytes: u64) -> usize {
+    let mut expected = first.wrapping_add(page_bytes);
+    if rest.first() != Some(&expected) {
+        return 0;
+    }
+    let mut count = 0;
+    for stride in rest.as_chunks::<STRIDE>().0 {
+        let mut difference = 0;
+        let mut each = expected;
+        for tce in stride {
+            difference |= tce ^ each;
+            each = each.wrapping_add(page_bytes);
+        }
+        if difference != 0 {
+            break;
+        }
+        expected = each;
+        count += STRIDE;
+    }
+    let follows = |&&tce: &&u64| {
+        let follows = tce == expected;
+        expected = expected.wrapping_add(page_bytes);
+        follows
+    };
+    count + rest[count..].iter().take_while(follows).count()
 }

@@ -1,9 +1,11 @@
 //! H_PUT_TCE_INDIRECT (PAPR "H_PUT_TCE_INDIRECT"): writes entries from a list in guest memory.
 
-use super::{Engine, Place};
+use super::transaction::{Failure, Survey, Transaction, code_of};
+use super::{Answer, Engine, Place};
 use crate::abi::ReturnCode;
 use crate::address::{GuestPhysicalAddress, Ioba, PageShift};
-use crate::world::{GuestMemory, HostIommu};
+use crate::policy::adaptive::{Advice, excess_of_list};
+use crate::world::{BulkCall, GuestMemory, HostIommu};
 
 /// The most entries a list can have: it fills one 4 KiB page, to which it is aligned.
 const LONGEST: usize = 512;
@@ -22,7 +24,7 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
         ioba: Ioba,
         list: GuestPhysicalAddress,
         count: u64,
-    ) -> ReturnCode {
+    ) -> Answer {
         let mut short = [0; SHORT];
         let mut long;
         let entries = match usize::try_from(count) {
@@ -38,17 +40,67 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
         if !is_aligned || !is_read {
             return Self::refuse_indirect(place);
         }
-        let mut state = place.slot.lock();
-        state.counters.put_indirect += 1;
-        self.change(place, &mut state, ioba, count, |transaction, range| {
-            transaction.write(range.start, entries)
-        })
+        match self.write_list(place, ioba, entries) {
+            Ok(Advice::Here) => Answer::Code(ReturnCode::SUCCESS),
+            Ok(Advice::HereThenKernel) => {
+                // Refused, the calls stay here; this one is done.
+                self.hand_over(BulkCall::PutIndirect);
+                Answer::Code(ReturnCode::SUCCESS)
+            }
+            Ok(Advice::Kernel) if self.hand_over(BulkCall::PutIndirect) => Answer::MakeAgain,
+            // The kernel refused, and calls are not sent to it from now on.
+            Ok(Advice::Kernel) => Answer::Code(code_of(self.write_list(place, ioba, entries))),
+            Err(failure) => Answer::Code(code_of::<()>(Err(failure))),
+        }
     }
 
-    fn refuse_indirect(place: &Place<'_, H>) -> ReturnCode {
+    /// Writes the list, unless it is advised that the kernel does it.
+    fn write_list(
+        &self,
+        place: &Place<'_, H>,
+        ioba: Ioba,
+        entries: &[u64],
+    ) -> Result<Advice, Failure> {
+        let mut state = place.slot.lock();
+        state.counters.put_indirect += 1;
+        let count = entries.len() as u64;
+        let outcome = self.change(place, &mut state, ioba, count, |transaction, range| {
+            let survey = transaction.survey(entries)?;
+            let advice = self.advice(transaction, survey, entries.len());
+            if advice != Advice::Kernel {
+                transaction.write(range.start, entries, survey)?;
+            }
+            Ok(advice)
+        });
+        if outcome == Ok(Advice::Kernel) {
+            // Nothing was done here.
+            state.counters.put_indirect -= 1;
+            state.counters.entries_written -= count;
+        }
+        outcome
+    }
+
+    /// What the policy thinks of a valid list.
+    #[inline]
+    fn advice(&self, transaction: &Transaction<'_, H>, survey: Survey, entries: usize) -> Advice {
+        let Some(bulk) = &self.bulk else {
+            return Advice::Here;
+        };
+        let scales = bulk.scales(BulkCall::PutIndirect);
+        if transaction.kernel_can(survey) {
+            scales.weigh(excess_of_list(entries, survey.maps))
+        } else {
+            if survey.clears > 0 {
+                scales.favour_here();
+            }
+            Advice::Here
+        }
+    }
+
+    fn refuse_indirect(place: &Place<'_, H>) -> Answer {
         let mut state = place.slot.lock();
         state.counters.put_indirect += 1;
         state.counters.refused_to_guest += 1;
-        ReturnCode::PARAMETER
+        Answer::Code(ReturnCode::PARAMETER)
     }
 }

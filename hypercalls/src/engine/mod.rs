@@ -8,8 +8,9 @@
 //!    entries has been copied to the stack once, before.
 //! 3. The range of entries is checked, both ends.
 //! 4. `transaction` goes through the runs of the list (`coalesce`) and finds all of them valid, or
-//!    answers H_PARAMETER with nothing touched. On the first mapping it makes the window at the
-//!    host, and locks the regions of memory that the list names.
+//!    answers H_PARAMETER with nothing touched. In a bound window, the policy may then have the
+//!    kernel do it instead (`bulk`). On the first mapping the window is made at the host, and the
+//!    regions of memory that the list names are locked.
 //! 5. Each run is one request to the host, and then written to the guest's view.
 //!
 //! # What holds after every call
@@ -26,6 +27,7 @@
 //! cannot tell who served it. Where those leave a check to user space (an entry whose address is
 //! unaligned or no RAM; an unknown LIOBN) or do not check (the end of a range), it is H_PARAMETER.
 
+mod bulk;
 mod coalesce;
 mod get;
 mod indirect;
@@ -39,6 +41,7 @@ mod windows;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use self::bulk::BulkCalls;
 use self::transaction::{Failure, Transaction};
 pub use self::windows::WindowError;
 use crate::abi::{self, Arguments, ReturnCode};
@@ -58,6 +61,17 @@ pub struct HostBridge<H> {
     pub host: H,
     /// The window that it has from the start and after a reset.
     pub default_window: Geometry,
+}
+
+/// What is to be done about a hypercall that the engine was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It was served; the guest gets this code.
+    Code(ReturnCode),
+    /// The kernel does it better, and has its handler enabled now: nothing was done, and the guest
+    /// is to be put back on its `sc 1` with its registers as they were. A call that then comes here
+    /// again is served.
+    MakeAgain,
 }
 
 /// Why an engine cannot be made.
@@ -85,6 +99,7 @@ pub struct Engine<M, H: HostIommu> {
     registry: Registry<H>,
     regions: Regions,
     policy: Policy,
+    bulk: Option<BulkCalls>,
     unknown_liobn: AtomicU64,
     memory: M,
 }
@@ -114,6 +129,7 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
             registry,
             regions,
             policy,
+            bulk: None,
             unknown_liobn,
             memory,
         };
@@ -143,20 +159,25 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
     /// H_GET_TCE answers in the first argument register (r4).
     ///
     /// Any number of processors may call this at once.
-    pub fn handle(&self, number: u64, arguments: &mut Arguments) -> Option<ReturnCode> {
+    pub fn handle(&self, number: u64, arguments: &mut Arguments) -> Option<Answer> {
         let [liobn, ioba, third, count, ..] = *arguments;
         if !is_tce_call(number) {
             return None;
         }
         let Some((bridge, slot)) = self.registry.find(liobn) else {
             self.unknown_liobn.fetch_add(1, Ordering::Relaxed);
-            return Some(ReturnCode::PARAMETER);
+            return Some(Answer::Code(ReturnCode::PARAMETER));
         };
         let (place, ioba) = (Place { bridge, slot }, Ioba(ioba));
-        Some(match number {
+        let code = match number {
             abi::H_PUT_TCE => self.put_tce(&place, ioba, Tce(third)),
             abi::H_PUT_TCE_INDIRECT => {
-                self.put_tce_indirect(&place, ioba, GuestPhysicalAddress(third), count)
+                return Some(self.put_tce_indirect(
+                    &place,
+                    ioba,
+                    GuestPhysicalAddress(third),
+                    count,
+                ));
             }
             abi::H_STUFF_TCE => self.stuff_tce(&place, ioba, Tce(third), count),
             _ => match Self::get_tce(&place, ioba) {
@@ -166,19 +187,20 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
                 }
                 Err(code) => code,
             },
-        })
+        };
+        Some(Answer::Code(code))
     }
 
-    /// Changes `count` entries of a window from `ioba` on by `change`, counts, and says what the
-    /// guest gets.
-    fn change(
+    /// Changes `count` entries of a window from `ioba` on by `change`, and counts what came of it.
+    #[inline]
+    fn change<T>(
         &self,
         place: &Place<'_, H>,
         state: &mut SlotState<H::KernelTable>,
         ioba: Ioba,
         count: u64,
-        change: impl FnOnce(&mut Transaction<'_, H>, Range<usize>) -> Result<(), Failure>,
-    ) -> ReturnCode {
+        change: impl FnOnce(&mut Transaction<'_, H>, Range<usize>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
         let SlotState {
             window,
             lingering,
@@ -202,13 +224,13 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
             }
             None => Err(Failure::Parameter),
         };
-        match outcome {
-            Ok(()) => counters.entries_written += count,
+        match &outcome {
+            Ok(_) => counters.entries_written += count,
             Err(Failure::Parameter) => counters.refused_to_guest += 1,
             Err(Failure::HostRefused) => counters.refused_by_host += 1,
             Err(Failure::UnmapRefused) => {}
         }
-        outcome.err().map_or(ReturnCode::SUCCESS, Failure::code)
+        outcome
     }
 }
 

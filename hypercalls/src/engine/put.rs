@@ -2,6 +2,7 @@
 
 use std::slice;
 
+use super::transaction::code_of;
 use super::{Engine, Place};
 use crate::abi::ReturnCode;
 use crate::address::Ioba;
@@ -15,8 +16,11 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
     pub(super) fn put_tce(&self, place: &Place<'_, H>, ioba: Ioba, tce: Tce) -> ReturnCode {
         let mut state = place.slot.lock();
         state.counters.put += 1;
-        self.change(place, &mut state, ioba, 1, |transaction, entries| {
-            transaction.write(entries.start, slice::from_ref(&tce.0))
-        })
+        let outcome = self.change(place, &mut state, ioba, 1, |transaction, entries| {
+            let list = slice::from_ref(&tce.0);
+            let survey = transaction.survey(list)?;
+            transaction.write(entries.start, list, survey)
+        });
+        code_of(outcome)
     }
 }

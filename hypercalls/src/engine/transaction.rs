@@ -10,6 +10,7 @@ use crate::locking::Regions;
 use crate::policy::TcePolicy;
 use crate::registry::Bridge;
 use crate::stats::Counters;
+use crate::tce::Tce;
 use crate::window::Window;
 use crate::world::{HostError, HostIommu, HostRange};
 
@@ -32,13 +33,27 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    pub(super) const fn code(self) -> ReturnCode {
+    const fn code(self) -> ReturnCode {
         match self {
             Self::Parameter => ReturnCode::PARAMETER,
             Self::HostRefused => ReturnCode::NOT_ENOUGH_RESOURCES,
             Self::UnmapRefused => ReturnCode::HARDWARE,
         }
     }
+}
+
+impl Survey {
+    const NOTHING: Self = Self {
+        maps: 0,
+        clears: 0,
+        needs_registration: false,
+        last: Target::Clear,
+    };
+}
+
+/// What the guest gets.
+pub(super) fn code_of<T>(outcome: Result<T, Failure>) -> ReturnCode {
+    outcome.err().map_or(ReturnCode::SUCCESS, Failure::code)
 }
 
 /// A window open for change, under its slot's lock.
@@ -52,14 +67,20 @@ pub(super) struct Transaction<'a, H: HostIommu> {
 }
 
 /// What a valid list asks for.
-#[derive(Clone, Copy, Default)]
-struct Survey {
-    maps: bool,
+#[derive(Clone, Copy)]
+pub(super) struct Survey {
+    /// Runs that map.
+    pub(super) maps: usize,
+    /// Runs that unmap.
+    pub(super) clears: usize,
     needs_registration: bool,
+    /// What the last run is for: all of the list when it has one run.
+    last: Target,
 }
 
 impl<H: HostIommu> Transaction<'_, H> {
-    /// Writes `list` into the window from entry `first` on; the range has been checked.
+    /// Writes `list`, of which `survey` is the survey, into the window from entry `first` on; the
+    /// range has been checked.
     ///
     /// Nothing is touched before all of the list has been found valid and all of the memory that it
     /// names is locked. If the host then refuses to map a run, every entry of the range ends
@@ -67,8 +88,13 @@ impl<H: HostIommu> Transaction<'_, H> {
     /// entries (`tce_buildmulti_pSeriesLP` undoes the calls before the failed one, not that one).
     /// Should the host refuse even to unmap, the view keeps what it last confirmed of every entry,
     /// so that no mapping is live that the view does not show.
-    pub(super) fn write(&mut self, first: usize, list: &[u64]) -> Result<(), Failure> {
-        let survey = self.survey(list)?;
+    #[inline(always)]
+    pub(super) fn write(
+        &mut self,
+        first: usize,
+        list: &[u64],
+        survey: Survey,
+    ) -> Result<(), Failure> {
         if self.window.binding.is_unlocked() {
             if list.iter().all(|&tce| tce == 0) {
                 return Ok(());
@@ -78,9 +104,9 @@ impl<H: HostIommu> Transaction<'_, H> {
         if survey.needs_registration {
             self.register(list)?;
         }
-        match self.apply(first, list) {
+        match self.apply(first, list, survey) {
             Ok(()) => Ok(()),
-            Err(_) if survey.maps => {
+            Err(_) if survey.maps > 0 => {
                 self.clear_after_failure(first..first + list.len());
                 Err(Failure::HostRefused)
             }
@@ -88,41 +114,79 @@ impl<H: HostIommu> Transaction<'_, H> {
         }
     }
 
-    /// Writes `value`, which has no permission, into `entries` of the window.
-    pub(super) fn stuff(&mut self, entries: Range<usize>, value: u64) -> Result<(), Failure> {
+    /// Writes `value`, which has no permission, into `entries` of the window. Returns how many
+    /// entries the host was asked to unmap.
+    pub(super) fn stuff(&mut self, entries: Range<usize>, value: u64) -> Result<usize, Failure> {
         if self.window.binding.is_unlocked() {
             if value == 0 || entries.is_empty() {
-                return Ok(());
+                return Ok(0);
             }
             self.activate()?;
         }
-        self.unmap_live(entries.clone())
+        let unmapped = self
+            .unmap_live(entries.clone())
             .map_err(|_| Failure::UnmapRefused)?;
         self.window.binding.fill(entries, value);
-        Ok(())
+        Ok(unmapped)
+    }
+
+    /// Whether the kernel's own handler could do what `survey` says: the window is bound to it, and
+    /// all memory is registered.
+    ///
+    /// Lists with entries that have no permission are better left to us, although it takes them: for
+    /// each, it holds on to the registered memory that the entry's address bits name and never lets
+    /// go of it, or refuses the call when they name none (`kvmppc_tce_iommu_do_map` in
+    /// arch/powerpc/kvm/book3s_64_vio.c).
+    pub(super) const fn kernel_can(&self, survey: Survey) -> bool {
+        self.window.binding.is_bound() && !survey.needs_registration && survey.clears == 0
     }
 
     fn runs<'a>(&'a self, list: &'a [u64]) -> Runs<'a> {
         Runs::new(list, self.window.geometry.page_shift, self.regions)
     }
 
-    fn survey(&self, list: &[u64]) -> Result<Survey, Failure> {
-        let mut survey = Survey::default();
-        for run in self.runs(list) {
-            match run.target {
-                Target::Invalid => return Err(Failure::Parameter),
-                Target::Clear => {}
-                Target::Map { region, .. } => {
-                    survey.maps = true;
-                    survey.needs_registration |= !self.bridge.locks.is_registered(region);
-                }
+    /// Goes through all of `list`.
+    ///
+    /// # Errors
+    /// An entry makes no sense.
+    #[inline(always)]
+    pub(super) fn survey(&self, list: &[u64]) -> Result<Survey, Failure> {
+        match list {
+            [tce] => {
+                let mut survey = Survey::NOTHING;
+                let (target, _) = self.runs(list).target(Tce(*tce));
+                self.note(&mut survey, target)?;
+                Ok(survey)
             }
+            _ => self.survey_runs(list),
+        }
+    }
+
+    fn survey_runs(&self, list: &[u64]) -> Result<Survey, Failure> {
+        let mut survey = Survey::NOTHING;
+        for run in self.runs(list) {
+            self.note(&mut survey, run.target)?;
         }
         Ok(survey)
     }
 
+    #[inline]
+    fn note(&self, survey: &mut Survey, target: Target) -> Result<(), Failure> {
+        survey.last = target;
+        match target {
+            Target::Invalid => return Err(Failure::Parameter),
+            Target::Clear => survey.clears += 1,
+            Target::Map { region, .. } => {
+                survey.maps += 1;
+                survey.needs_registration |= !self.bridge.locks.is_registered(region);
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the window at the host. It stays made if the call fails later on: it holds none of the
     /// guest's memory, and the next attempt has less to do.
+    #[cold]
     fn activate(&mut self) -> Result<(), Failure> {
         let Window {
             liobn,
@@ -140,6 +204,7 @@ impl<H: HostIommu> Transaction<'_, H> {
             .map_err(|_| Failure::HostRefused)
     }
 
+    #[cold]
     fn register(&self, list: &[u64]) -> Result<(), Failure> {
         for run in self.runs(list) {
             if let Target::Map { region, .. } = run.target
@@ -154,41 +219,62 @@ impl<H: HostIommu> Transaction<'_, H> {
         Ok(())
     }
 
-    fn apply(&mut self, first: usize, list: &[u64]) -> Result<(), HostError> {
-        let geometry = self.window.geometry;
-        for run in Runs::new(list, geometry.page_shift, self.regions) {
-            let entries = first + run.entries.start..first + run.entries.end;
-            match run.target {
-                Target::Map {
-                    start, permission, ..
-                } => {
-                    self.counters.map_calls += 1;
-                    let host = HostRange {
-                        start,
-                        bytes: geometry.bytes_of(entries.len()),
-                    };
-                    self.bridge
-                        .host
-                        .map(geometry.ioba_of(entries.start), host, permission)?;
-                }
-                Target::Clear => self.unmap_live(entries.clone())?,
-                // The survey has seen none, and the list is ours alone.
-                Target::Invalid => return Err(HostError::Refused(EINVAL)),
-            }
-            self.window.binding.write(entries.start, &list[run.entries]);
+    #[inline(always)]
+    fn apply(&mut self, first: usize, list: &[u64], survey: Survey) -> Result<(), HostError> {
+        if survey.maps + survey.clears == 1 {
+            self.apply_run(first, list, survey.last)
+        } else {
+            self.apply_runs(first, list)
+        }
+    }
+
+    fn apply_runs(&mut self, first: usize, list: &[u64]) -> Result<(), HostError> {
+        let page = self.window.geometry.page_shift;
+        for run in Runs::new(list, page, self.regions) {
+            self.apply_run(first + run.entries.start, &list[run.entries], run.target)?;
         }
         Ok(())
     }
 
-    /// Unmaps what is live of `entries`. The view is the caller's to change.
+    /// Carries out one run, whose entries are `list`, from entry `first` on.
+    #[inline]
+    fn apply_run(&mut self, first: usize, list: &[u64], target: Target) -> Result<(), HostError> {
+        let geometry = self.window.geometry;
+        match target {
+            Target::Map {
+                start, permission, ..
+            } => {
+                self.counters.map_calls += 1;
+                let host = HostRange {
+                    start,
+                    bytes: geometry.bytes_of(list.len()),
+                };
+                self.bridge
+                    .host
+                    .map(geometry.ioba_of(first), host, permission)?;
+            }
+            Target::Clear => {
+                self.unmap_live(first..first + list.len())?;
+            }
+            // The survey has seen none, and the list is ours alone.
+            Target::Invalid => return Err(HostError::Refused(EINVAL)),
+        }
+        self.window.binding.write(first, list);
+        Ok(())
+    }
+
+    /// Unmaps what is live of `entries`, and returns how many that were from the first to the last.
+    /// The view is the caller's to change.
     ///
     /// Entries that the view shows as zero are not asked for: the view equals the hardware, and
     /// clearing what is clear is what guests do to a whole window before they remove it.
-    fn unmap_live(&mut self, entries: Range<usize>) -> Result<(), HostError> {
-        match self.window.binding.live_part(entries) {
-            Some(live) => self.unmap(live),
-            None => Ok(()),
-        }
+    #[inline]
+    fn unmap_live(&mut self, entries: Range<usize>) -> Result<usize, HostError> {
+        let Some(live) = self.window.binding.live_part(entries) else {
+            return Ok(0);
+        };
+        let count = live.len();
+        self.unmap(live).map(|()| count)
     }
 
     fn unmap(&mut self, entries: Range<usize>) -> Result<(), HostError> {
@@ -204,6 +290,7 @@ impl<H: HostIommu> Transaction<'_, H> {
     }
 
     /// What a refused map left behind is not known: unmaps all of `entries`, whatever the view says.
+    #[cold]
     fn clear_after_failure(&mut self, entries: Range<usize>) {
         if self.unmap(entries.clone()).is_ok() {
             self.window.binding.fill(entries, 0);

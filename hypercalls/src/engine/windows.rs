@@ -202,6 +202,7 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
         Snapshot {
             windows: windows.collect(),
             locked: self.regions.snapshot(),
+            bulk_calls: self.bulk_calls(),
             unknown_liobn: self
                 .unknown_liobn
                 .load(std::sync::atomic::Ordering::Relaxed),

@@ -4,8 +4,10 @@
 //! They allocate when they are made and in set-up calls only, so that a test can count what the
 //! engine itself allocates.
 
+mod handlers;
 mod host;
 mod memory;
 
+pub use self::handlers::FakeHandlers;
 pub use self::host::{ContainerVersion, FakeHost, FakeTable, Fault, Mapping};
 pub use self::memory::FakeMemory;

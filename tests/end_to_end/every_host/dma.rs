@@ -5,17 +5,20 @@ use spapr_lab::tce_returns::TceReturns;
 use crate::harness::Vmm;
 use crate::harness::finished::Finished;
 use crate::harness::host::assert_nothing_is_left;
-use crate::harness::jobs::{READ_ALL, READ_SMALL, SMALL_READS, WAIT_FOR_NVME, data_sha256};
+use crate::harness::jobs::{
+    COUNT_CPUS, READ_ALL, READ_SMALL, SMALL_READS, WAIT_FOR_NVME, data_sha256,
+};
 use crate::harness::tce_handlers::Handler;
 
-/// Reads the NVMe in large and in small pieces, and returns what the kernel's handler of H_PUT_TCE
-/// did meanwhile.
-fn read_with(options: &[&str]) -> (Finished, TceReturns) {
+/// Has a guest with so many processors read the NVMe in large and in small pieces, and returns what
+/// the kernel's handler of H_PUT_TCE did meanwhile.
+fn read_with(cpus: &str, options: &[&str]) -> (Finished, TceReturns) {
     let handler = Handler::watch("put_tce");
-    let job = [WAIT_FOR_NVME, READ_ALL, READ_SMALL].concat();
-    let vmm = Vmm::job(&job).nvme();
+    let job = [COUNT_CPUS, WAIT_FOR_NVME, READ_ALL, READ_SMALL].concat();
+    let vmm = Vmm::job(&job).nvme().option("--cpus", cpus);
     let vmm = options.iter().fold(vmm, |vmm, option| vmm.argument(option));
     let finished = vmm.run().assert_job_done();
+    assert_eq!(finished.guest("CPUS"), cpus, "{finished}");
     assert_eq!(finished.guest("SHA256"), data_sha256(), "{finished}");
     assert_nothing_is_left();
     (finished, handler.returns())
@@ -23,8 +26,9 @@ fn read_with(options: &[&str]) -> (Finished, TceReturns) {
 
 #[test]
 fn in_auto_mode_the_kernel_serves_single_entries() {
-    let (finished, kernel) = read_with(&["--tce", "auto", "--cpus", "4"]);
+    let (finished, kernel) = read_with("4", &["--tce", "auto"]);
     assert_eq!(finished.stat("/windows/0/path"), "bound", "{finished}");
+    assert_eq!(finished.number("/windows/0/container"), 2, "{finished}");
     assert!(kernel.answered >= SMALL_READS, "{kernel:?}\n{finished}");
     let left = finished.tce_calls("H_PUT_TCE");
     // What is left is the first mapping of each region of memory, which locks it.
@@ -40,10 +44,20 @@ fn in_auto_mode_the_kernel_serves_single_entries() {
 
 #[test]
 fn in_user_mode_every_call_reaches_the_vmm() {
-    let (finished, kernel) = read_with(&["--tce", "user"]);
+    let (finished, kernel) = read_with("1", &["--tce", "user"]);
     assert_eq!(finished.stat("/windows/0/path"), "user", "{finished}");
     assert_eq!(kernel.answered, 0, "{kernel:?}\n{finished}");
     assert!(finished.tce_calls("H_PUT_TCE") >= SMALL_READS, "{finished}");
     assert_eq!(kernel.left, finished.tce_calls("H_PUT_TCE"), "{finished}");
     assert_eq!(finished.number("/windows/0/container"), 2, "{finished}");
+}
+
+#[test]
+fn a_version_1_container_has_every_call_served_by_the_vmm() {
+    let (finished, kernel) = read_with("1", &["--iommu", "v1"]);
+    assert_eq!(finished.number("/windows/0/container"), 1, "{finished}");
+    assert_eq!(finished.stat("/windows/0/path"), "user", "{finished}");
+    assert!(finished.stat("/windows/0/reason").is_string(), "{finished}");
+    assert_eq!(kernel.answered, 0, "{kernel:?}\n{finished}");
+    assert!(finished.tce_calls("H_PUT_TCE") >= SMALL_READS, "{finished}");
 }

@@ -44,7 +44,7 @@ fn nonsense_gets_error_codes_and_the_vmm_lives() {
 fn nonsense_about_a_device_gets_error_codes_in_auto_mode() {
     check(
         Vmm::bare_metal("hostile-guest", "seed=2 rounds=4000")
-            .nvme()
+            .nvme_with_windows()
             .run(),
     );
     assert_nothing_is_left();
@@ -54,17 +54,17 @@ fn nonsense_about_a_device_gets_error_codes_in_auto_mode() {
 fn a_device_works_after_a_guest_that_passed_nonsense_about_it() {
     check(
         Vmm::bare_metal("hostile-guest", "seed=6 rounds=1500")
-            .nvme()
+            .nvme_with_windows()
             .run(),
     );
-    let vmm = Vmm::job(&[WAIT_FOR_NVME, READ_ALL].concat()).nvme();
+    let vmm = Vmm::job(&[WAIT_FOR_NVME, READ_ALL].concat()).nvme_with_windows();
     let finished = vmm.run().assert_job_done();
     assert_eq!(finished.guest("SHA256"), data_sha256(), "{finished}");
 }
 
 #[test]
 fn nonsense_about_a_device_gets_error_codes_in_user_mode() {
-    let vmm = Vmm::bare_metal("hostile-guest", "seed=3 rounds=4000").nvme();
+    let vmm = Vmm::bare_metal("hostile-guest", "seed=3 rounds=4000").nvme_with_windows();
     check(vmm.option("--tce", "user").run());
     assert_nothing_is_left();
 }

@@ -1,5 +1,7 @@
 //! Tests that run on each kind of host: CPU and page size may make a difference.
 
 mod dma;
+pub(crate) mod dma_windows;
 mod host;
 mod hostile_guest;
+mod reboot;

@@ -6,6 +6,11 @@ use super::host;
 /// has a part of its own: the lab looks at them when all tests are done.
 pub(crate) const SCRATCH_MIB: u64 = 64;
 
+/// Prints how many processors the guest uses.
+pub(crate) const COUNT_CPUS: &str = "
+echo LAB-GUEST-CPUS $(nproc)
+";
+
 /// Waits for the NVMe.
 pub(crate) const WAIT_FOR_NVME: &str = "
 for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do

@@ -143,9 +143,20 @@ impl Vmm {
         self.argument(name).argument(value)
     }
 
-    /// Passes the NVMe through.
+    /// Passes the NVMe through, with the default DMA window alone: a Linux guest then maps and
+    /// unmaps for each transfer.
     pub(crate) fn nvme(self) -> Self {
+        self.nvme_with_windows().option("--ddw", "off")
+    }
+
+    /// Passes the NVMe through, with dynamic DMA windows as the options say.
+    pub(crate) fn nvme_with_windows(self) -> Self {
         self.option("--vfio", &host::nvme())
+    }
+
+    /// Passes the network card through.
+    pub(crate) fn nic(self) -> Self {
+        self.option("--vfio", &host::nic())
     }
 
     /// Makes surroundings with shell commands, in a mount namespace of the run's own.

@@ -33,16 +33,6 @@ fn in_kernel_mode_the_kernel_serves_lists_too() {
 }
 
 #[test]
-fn a_version_1_container_has_every_call_served_by_the_vmm() {
-    let handler = Handler::watch("put_tce");
-    let finished = read_with(&["--iommu", "v1"]);
-    assert_eq!(finished.number("/windows/0/container"), 1, "{finished}");
-    assert_eq!(finished.stat("/windows/0/path"), "user", "{finished}");
-    assert!(finished.stat("/windows/0/reason").is_string(), "{finished}");
-    assert_eq!(handler.returns().answered, 0, "{finished}");
-}
-
-#[test]
 fn a_version_2_container_can_be_asked_for() {
     let finished = read_with(&["--iommu", "v2", "--lock", "attach"]);
     assert_eq!(finished.number("/windows/0/container"), 2, "{finished}");

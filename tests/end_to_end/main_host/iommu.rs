@@ -1,9 +1,9 @@
 //! `spapr-vmm iommu`: what it says is what comes to pass, and it leaves no trace.
 
-use std::fs;
-use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Output};
 
+use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 use serde_json::Value;
 
 use crate::harness::Vmm;
@@ -45,14 +45,13 @@ fn prediction(memory: &str, version: u64, lock: &str, field: &str) -> u64 {
         .unwrap_or_else(|| panic!("no {lock} {field} in {report:#}"))
 }
 
-fn host_page_bytes() -> u64 {
-    u64::try_from(rustix::param::page_size()).expect("a page fits")
-}
+/// A page of the host that these tests run on, in which the kernel charges all that it locks.
+const HOST_PAGE_BYTES: u64 = 65536;
 
 #[track_caller]
 fn assert_within_a_page(locked: u64, predicted: u64) {
     assert!(
-        locked.abs_diff(predicted) <= host_page_bytes(),
+        locked.abs_diff(predicted) <= HOST_PAGE_BYTES,
         "{locked} bytes are locked, {predicted} were predicted"
     );
 }
@@ -82,7 +81,7 @@ fn the_answer_has_what_vfio_says_and_leaves_the_group_free() {
     assert!(v2["iommu"]["levels"].as_u64() >= Some(2), "{report:#}");
     assert_eq!(v1["iommu"]["dynamic_windows"], 0, "{report:#}");
     assert_eq!(report["kernel_tables"], true, "{report:#}");
-    assert_eq!(report["host_page_bytes"], host_page_bytes(), "{report:#}");
+    assert_eq!(report["host_page_bytes"], HOST_PAGE_BYTES, "{report:#}");
 
     // The same by group, and among all groups.
     assert_eq!(ask(&[&group])["groups"][0], *answer);
@@ -119,54 +118,151 @@ fn people_get_a_table() {
     }
 }
 
-#[test]
-fn locked_memory_is_as_predicted_when_all_is_locked_at_the_start() {
-    let predicted = prediction("512M", 2, "attach", "before_dma_bytes");
-    let mut running = Vmm::linux()
-        .nvme()
-        .option("--memory", "512M")
-        .option("--lock", "attach")
+/// A guest with the NVMe and its default DMA window alone, which the predictions are for.
+fn with_default_window(vmm: Vmm) -> Vmm {
+    vmm.nvme().option("--ddw", "off")
+}
+
+/// Runs a guest that reads the NVMe until `check` has seen how many bytes are locked meanwhile.
+fn while_it_reads(options: &[&str], check: impl FnOnce(u64)) {
+    let vmm = with_default_window(Vmm::job(&[WAIT_FOR_NVME, READ_FOR_EVER].concat()));
+    let mut running = options
+        .iter()
+        .fold(vmm, |vmm, option| vmm.argument(option))
         .start();
-    running.wait_for_console("LAB-GUEST-INIT", 1);
-    assert_within_a_page(locked_bytes(running.id()), predicted);
-    running.signal(rustix::process::Signal::TERM);
+    running.wait_for_console("LAB-GUEST-LAP", 2);
+    check(locked_bytes(running.id()));
+    running.signal(Signal::TERM);
     running.finish().assert_status(1);
     assert_nothing_is_left();
 }
 
 #[test]
-fn locked_memory_is_as_predicted_for_a_version_1_container_once_it_does_dma() {
-    while_it_reads("1G", &["--iommu", "v1"], |locked| {
-        let most = prediction_of_file(1, "first-map", "most_bytes");
-        assert_within_a_page(locked, most);
+fn with_attach_as_much_is_locked_before_dma_as_predicted() {
+    let predicted = prediction("512M", 2, "attach", "before_dma_bytes");
+    let mut running = with_default_window(Vmm::linux())
+        .option("--memory", "512M")
+        .option("--lock", "attach")
+        .start();
+    running.wait_for_console("LAB-GUEST-INIT", 1);
+    assert_within_a_page(locked_bytes(running.id()), predicted);
+    running.signal(Signal::TERM);
+    running.finish().assert_status(1);
+    assert_nothing_is_left();
+}
+
+#[test]
+fn with_user_mode_kvms_tables_are_what_is_not_locked() {
+    let most = prediction("512M", 2, "attach", "most_bytes");
+    let kvm_tables = prediction("512M", 2, "attach", "kvm_table_bytes");
+    let options = ["--memory", "512M", "--lock", "attach", "--tce", "user"];
+    while_it_reads(&options, |locked| {
+        assert_within_a_page(locked, most - kvm_tables);
     });
 }
 
 #[test]
-fn locked_memory_is_between_the_first_mapping_and_the_most_and_in_whole_regions() {
-    while_it_reads("1G", &[], |locked| {
-        let first = prediction_of_file(2, "first-map", "first_mapping_bytes");
-        let most = prediction_of_file(2, "first-map", "most_bytes");
-        let region = 256 << 20;
-        // Tables and a number of regions, to the byte but for a page.
-        let regions = (locked - (first - region)) / region;
-        assert!((1..=4).contains(&regions), "{locked} bytes are locked");
-        assert_within_a_page(locked, first + (regions - 1) * region);
-        assert!(locked <= most + host_page_bytes());
+fn with_a_version_1_container_as_much_is_locked_as_predicted() {
+    for lock in ["first-map", "attach"] {
+        let predicted = prediction("1G", 1, lock, "first_mapping_bytes");
+        while_it_reads(&["--iommu", "v1", "--lock", lock], |locked| {
+            assert_within_a_page(locked, predicted);
+        });
+    }
+}
+
+#[test]
+fn with_first_map_as_many_regions_are_locked_as_the_guest_uses_and_the_tables() {
+    let report = ask(&[&host::nvme()]);
+    let region = report["region_bytes"].as_u64().expect("a size");
+    let first = prediction("1G", 2, "first-map", "first_mapping_bytes");
+    let most = prediction("1G", 2, "first-map", "most_bytes");
+    while_it_reads(&[], |locked| {
+        let page = HOST_PAGE_BYTES;
+        assert!(locked + page >= first, "{locked} bytes are locked");
+        let more_regions = (locked + page - first) / region;
+        assert_within_a_page(locked, first + more_regions * region);
+        assert!(locked <= most + page, "{locked} bytes are locked");
     });
 }
 
-/// Where the answer is kept that was given before a guest took the group.
-const ANSWER: &str = "/tmp/iommu-answer.json";
-
-fn prediction_of_file(version: u64, lock: &str, field: &str) -> u64 {
-    let answer = fs::read_to_string(ANSWER).expect("no answer");
-    let report: Value = serde_json::from_str(&answer).expect("no JSON");
-    let _ = (version, lock, field);
-    report[0].as_u64().unwrap_or_default()
+#[test]
+fn a_group_that_a_guest_has_is_said_to_be_held() {
+    let mut running = Vmm::linux().nvme().start();
+    running.wait_for_console("LAB-GUEST-INIT", 1);
+    let report = ask(&[&host::group()]);
+    let answer = &report["groups"][0];
+    assert_eq!(answer["state"], "held-by-another-process", "{report:#}");
+    let reason = answer["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("in use by another process"), "{reason}");
+    assert!(reason.contains("fuser -v /dev/vfio/"), "{reason}");
+    let table = text(&iommu(&[]).stdout);
+    assert!(table.contains("held by another process"), "{table}");
+    running.signal(Signal::TERM);
+    running.finish().assert_status(1);
+    assert_nothing_is_left();
 }
 
-fn while_it_reads(memory: &str, options: &[&str], check: impl Fn(u64)) {
-    let _ = (memory, options, check, Duration::ZERO, Stdio::null());
-    let _ = READ_FOR_EVER;
+#[test]
+fn a_device_of_the_hosts_comes_with_how_to_bind_it() {
+    let nvme = host::nvme();
+    let report = {
+        let _rebound = host::rebind(&nvme, Some("nvme"));
+        ask(&[&nvme])
+    };
+    let answer = &report["groups"][0];
+    assert_eq!(answer["state"], "not-bound", "{report:#}");
+    let reason = answer["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("driver nvme") && reason.contains("driver_override"));
+}
+
+#[test]
+fn what_is_not_there_ends_with_status_2() {
+    for (arguments, part) in [
+        (&["9999"][..], "no IOMMU group 9999"),
+        (&["0001:07:00.0"], "no PCI device 0001:07:00.0"),
+        (&["nvme0"], "DDDD:BB:DD.F"),
+        (&["--memory", "1"], "too small"),
+    ] {
+        let output = iommu(arguments);
+        let errors = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{errors}");
+        assert!(errors.contains(part), "{part:?} in {errors}");
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn the_limit_of_an_ordinary_user_is_judged() {
+    let _group = host::give_to_user(&host::group_node());
+    // Root may raise its own limit; the user below may only lower what it inherits.
+    let unlimited = Rlimit {
+        current: None,
+        maximum: None,
+    };
+    setrlimit(Resource::Memlock, unlimited).expect("root may lift the limit");
+    let mut command = Command::new("spapr-vmm");
+    command
+        .args(["iommu", &host::nvme(), "--json"])
+        .uid(host::USER)
+        .gid(host::USER);
+    let limit = Rlimit {
+        current: Some(300_000 << 10),
+        maximum: Some(300_000 << 10),
+    };
+    // SAFETY: the closure makes one system call with a value made before; it neither allocates nor
+    // takes locks.
+    unsafe { command.pre_exec(move || Ok(setrlimit(Resource::Memlock, limit)?)) };
+    let output = command.output().expect("cannot start spapr-vmm");
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{errors}");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("no JSON");
+    assert_eq!(report["limit"]["limit_bytes"], 300_000 << 10, "{report:#}");
+    assert_eq!(report["limit"]["exempt"], false, "{report:#}");
+    let advice = report["limit"]["advice"].as_str().unwrap_or_default();
+    assert!(advice.contains("ulimit -l"), "{report:#}");
+    let locked = &report["groups"][0]["containers"][0]["locked"];
+    assert_eq!(locked[0]["verdict"], "enough-to-start", "{report:#}");
+    assert_eq!(locked[1]["verdict"], "too-low", "{report:#}");
+    assert_nothing_is_left();
 }

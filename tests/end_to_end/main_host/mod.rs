@@ -2,12 +2,16 @@
 
 mod bad_arguments;
 mod boot;
+mod bulk_calls;
 mod console;
+mod devices;
 mod dma;
+mod dma_windows;
+mod iommu;
 mod locked_memory;
 mod missing_support;
 mod output;
 mod passthrough_refused;
-mod reboot;
+mod raw_terminal;
 mod teardown;
 mod unprivileged;

@@ -33,7 +33,7 @@ for mode in auto user; do
     count
     timeout -s INT 120 spapr-vmm run --kernel /boot/vmlinux --initrd /boot/initrd \
         --append 'console=hvc0 job=nvme-digest' --memory 1G --cpus 2 \
-        --vfio "$LAB_NVME" --tce "$mode" --stats "$findings/stats.json" \
+        --vfio "$LAB_NVME" --ddw off --tce "$mode" --stats "$findings/stats.json" \
         </dev/null >"$findings/console" 2>"$findings/errors"
     echo $? >"$findings/status"
     count_end "$findings"

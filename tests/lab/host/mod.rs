@@ -2,6 +2,7 @@
 
 mod channels;
 mod console;
+mod device_tree;
 mod qemu;
 mod run;
 

@@ -9,6 +9,8 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use super::HostKind;
 use super::channels::Channel;
 
+const KERNEL_COMMAND_LINE: &str = "console=hvc0 panic=-1";
+
 /// Everything a host is started with.
 #[derive(Debug)]
 pub(super) struct Settings<'a> {
@@ -26,6 +28,8 @@ pub(super) struct Settings<'a> {
     pub(super) nvme: &'a Path,
     /// Folder of the channels' sockets.
     pub(super) sockets: &'a Path,
+    /// The device tree to give it in place of the emulator's own.
+    pub(super) device_tree: Option<&'a Path>,
 }
 
 /// The command that starts the host.
@@ -33,6 +37,32 @@ pub(super) struct Settings<'a> {
 /// The emulator is another release's program: it runs through its own loader with its own
 /// libraries, the C library included.
 pub(super) fn command(settings: &Settings<'_>) -> Command {
+    let mut command = emulator(settings);
+    machine(&mut command, settings, "");
+    if let Some(tree) = settings.device_tree {
+        // The kernel's command line is in the tree.
+        command.arg("-dtb").arg(tree);
+    } else {
+        command.args(["-append", KERNEL_COMMAND_LINE]);
+    }
+    devices(&mut command, settings);
+    // Not in the terminal's process group: the lab decides what Ctrl-C means.
+    command.process_group(0);
+    die_with_the_lab(&mut command);
+    command
+}
+
+/// The command that writes the host's own device tree to `path` and ends.
+pub(super) fn dump_command(settings: &Settings<'_>, path: &Path) -> Command {
+    let mut command = emulator(settings);
+    machine(&mut command, settings, &joined(",dumpdtb=", path));
+    command.args(["-append", KERNEL_COMMAND_LINE]);
+    command.args(["-serial", "null"]);
+    command
+}
+
+/// The emulator, with nothing said of what it is to be.
+fn emulator(settings: &Settings<'_>) -> Command {
     let root = settings.emulator;
     let mut command = Command::new(root.join("usr/lib64/ld-linux-x86-64.so.2"));
     let libraries = root.join("usr/lib/x86_64-linux-gnu");
@@ -41,23 +71,18 @@ pub(super) fn command(settings: &Settings<'_>) -> Command {
     for data in ["qemu", "skiboot"] {
         command.arg("-L").arg(root.join("usr/share").join(data));
     }
-    machine(&mut command, settings);
-    devices(&mut command, settings);
     // Without these, its modules and libraries could be taken from this machine.
     command
         .env("QEMU_MODULE_DIR", libraries.join("qemu"))
         .env_remove("LD_LIBRARY_PATH");
     command.stdin(Stdio::null());
-    // Not in the terminal's process group: the lab decides what Ctrl-C means.
-    command.process_group(0);
-    die_with_the_lab(&mut command);
     command
 }
 
-fn machine(command: &mut Command, settings: &Settings<'_>) {
+fn machine(command: &mut Command, settings: &Settings<'_>, options: &str) {
     command.args([
         "-M",
-        settings.kind.machine(),
+        &format!("{}{options}", settings.kind.machine()),
         "-m",
         "6G",
         "-nographic",
@@ -73,7 +98,6 @@ fn machine(command: &mut Command, settings: &Settings<'_>) {
         .arg(settings.kernel)
         .arg("-initrd")
         .arg(settings.initrd);
-    command.args(["-append", "console=hvc0 panic=-1"]);
     command.args(["-monitor", "none", "-nic", "none"]);
 }
 

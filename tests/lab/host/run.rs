@@ -16,15 +16,21 @@ use thiserror::Error;
 use super::HostKind;
 use super::channels::{Channel, Event, Lines, Listeners};
 use super::console::Console;
+use super::device_tree;
 use super::qemu::{self, Settings};
 use crate::progress::{REPORT_EVERY, Step, say};
 
 /// How often a host that hangs while booting is started again.
 const BOOT_ATTEMPTS: u32 = 6;
+/// How often an emulator may end by itself while the host boots, before that is taken for no accident.
+const MOST_BOOTS_ENDED: u32 = 2;
 /// The emulator connects its channels within this.
 const CONNECT_LIMIT: Duration = Duration::from_secs(20);
-/// A booting host prints something at least this often; skiboot's hang is silent.
-const BOOT_SILENCE: Duration = Duration::from_secs(12);
+/// Firmware prints something at least this often; skiboot's hang is silent.
+const FIRMWARE_SILENCE: Duration = Duration::from_secs(12);
+/// A booting kernel and init are never silent for so long, on a busy machine either: the longest is
+/// while init copies the run's files, some seconds.
+const KERNEL_SILENCE: Duration = Duration::from_secs(30);
 /// The time from the start to a ready host, on the slowest machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 /// A running host reports every 4 s of its own time, which on a busy machine runs slower.
@@ -47,6 +53,8 @@ pub(crate) enum HostError {
     },
     #[error("cannot start the emulator")]
     Start(#[source] io::Error),
+    #[error("cannot make the device tree of a host with huge pages")]
+    DeviceTree(#[source] io::Error),
     #[error("cannot talk to the emulator; what it said is in {}", log.display())]
     Connect {
         log: PathBuf,
@@ -95,6 +103,8 @@ pub(crate) type Input<'a> = &'a mut dyn FnMut(UnixStream);
 pub(crate) struct HostRun<'a> {
     pub(crate) kind: HostKind,
     pub(crate) icount: bool,
+    /// Whether its kernel has huge pages.
+    pub(crate) hugepages: bool,
     /// Root folder of the unpacked emulator.
     pub(crate) emulator: &'a Path,
     pub(crate) kernel: &'a Path,
@@ -130,6 +140,7 @@ impl HostRun<'_> {
             return Err(HostError::EmulatorIncomplete { path });
         }
         let interrupted = Interruption::watch().map_err(HostError::Start)?;
+        let mut boots_ended = 0;
         for attempt in 1..=BOOT_ATTEMPTS {
             let log = self.logs.join(format!("host-{attempt}.log"));
             let mut host = self.start(&log, &interrupted.flag)?;
@@ -138,19 +149,32 @@ impl HostRun<'_> {
                 self.kind.name(),
                 log.display()
             ));
-            let booted = host.boot()?;
-            if booted {
-                step.done();
-                if let (Some(input), Some(terminal)) = (input.take(), host.terminal.take()) {
-                    input(terminal);
+            let name = self.kind.name();
+            match host.boot()? {
+                Boot::Ready => {
+                    step.done();
+                    if let (Some(input), Some(terminal)) = (input.take(), host.terminal.take()) {
+                        input(terminal);
+                    }
+                    return host.finish(output, self.timeout);
                 }
-                return host.finish(output, self.timeout);
+                Boot::Hangs => {
+                    drop(step);
+                    say(&format!(
+                        "{name} hung while booting, as it now and then does: again"
+                    ));
+                }
+                Boot::Ended { status } => {
+                    drop(step);
+                    boots_ended += 1;
+                    if boots_ended > MOST_BOOTS_ENDED {
+                        return Err(HostError::Ended { status, log });
+                    }
+                    say(&format!(
+                        "the emulator ended ({status}) while {name} booted: again"
+                    ));
+                }
             }
-            drop(step);
-            say(&format!(
-                "{} hung while booting, as it now and then does: again",
-                self.kind.name()
-            ));
         }
         let log = self.logs.join(format!("host-{BOOT_ATTEMPTS}.log"));
         Err(HostError::BootHang {
@@ -171,9 +195,14 @@ impl HostRun<'_> {
             .map_err(write_error(&std::env::temp_dir()))?;
         let listeners = Listeners::bind(sockets.path()).map_err(write_error(sockets.path()))?;
         let qemu_log = self.logs.join("qemu.log");
-        let errors = File::create(&qemu_log).map_err(write_error(&qemu_log))?;
+        // What the emulator said in an attempt before stays.
+        let errors = File::options()
+            .create(true)
+            .append(true)
+            .open(&qemu_log)
+            .map_err(write_error(&qemu_log))?;
         let console = Console::new(File::create(log).map_err(write_error(log))?);
-        let mut command = qemu::command(&Settings {
+        let mut settings = Settings {
             kind: self.kind,
             icount: self.icount,
             emulator: self.emulator,
@@ -183,7 +212,15 @@ impl HostRun<'_> {
             extra: self.extra,
             nvme: self.nvme,
             sockets: sockets.path(),
-        });
+            device_tree: None,
+        };
+        // QEMU reads it again at each reset.
+        let tree = self.logs.join("device-tree");
+        if self.hugepages {
+            device_tree::write(&settings, &tree).map_err(HostError::DeviceTree)?;
+            settings.device_tree = Some(&tree);
+        }
+        let mut command = qemu::command(&settings);
         let _ = writeln!(&errors, "{}", crate::command::shown(&command));
         command
             .stdout(errors.try_clone().map_err(HostError::Start)?)
@@ -285,9 +322,29 @@ impl State {
     }
 }
 
+/// How a boot went.
+#[derive(Debug)]
+enum Boot {
+    Ready,
+    Hangs,
+    /// The emulator ended by itself.
+    Ended {
+        status: String,
+    },
+}
+
+/// Whether a booting host that has been silent for so long, of the time since its start, hangs.
+fn hangs(kernel_started: bool, silence: Duration, since_start: Duration) -> bool {
+    let most = match kernel_started {
+        true => KERNEL_SILENCE,
+        false => FIRMWARE_SILENCE,
+    };
+    silence > most || since_start > BOOT_LIMIT
+}
+
 impl Host {
-    /// Waits until the host is ready; false when it hangs.
-    fn boot(&mut self) -> Result<bool, HostError> {
+    /// Waits until the host is ready or will not be.
+    fn boot(&mut self) -> Result<Boot, HostError> {
         struct Nowhere;
         impl Output for Nowhere {
             fn stdout(&mut self, _: &[u8]) {}
@@ -297,18 +354,14 @@ impl Host {
         while !self.state.ready {
             self.turn(&mut Nowhere)?;
             if let Some(status) = self.ended()? {
-                return Err(HostError::Ended {
-                    status,
-                    log: self.log.clone(),
-                });
+                return Ok(Boot::Ended { status });
             }
             let silence = self.console.last_output().elapsed();
-            let firmware_hangs = !self.console.kernel_started() && silence > BOOT_SILENCE;
-            if firmware_hangs || started.elapsed() > BOOT_LIMIT {
-                return Ok(false);
+            if hangs(self.console.kernel_started(), silence, started.elapsed()) {
+                return Ok(Boot::Hangs);
             }
         }
-        Ok(true)
+        Ok(Boot::Ready)
     }
 
     /// Stays with a ready host until it has powered off.
@@ -449,4 +502,47 @@ pub(crate) fn fresh_copy(from: &Path, to: &Path) -> Result<(), HostError> {
             path: to.to_owned(),
             source,
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+    use std::sync::mpsc::SyncSender;
+
+    /// A host whose emulator is another program.
+    fn host(program: &mut Command) -> (Host, SyncSender<Event>) {
+        let (sender, events) = mpsc::sync_channel(8);
+        let host = Host {
+            emulator: Emulator(program.spawn().unwrap()),
+            events,
+            console: Console::new(tempfile::tempfile().unwrap()),
+            control: Lines::default(),
+            state: State::default(),
+            terminal: None,
+            log: PathBuf::new(),
+            interrupted: Arc::default(),
+        };
+        (host, sender)
+    }
+
+    #[test]
+    fn silence_is_a_hang_after_seconds_in_firmware_and_in_the_kernel() {
+        let seconds = Duration::from_secs;
+        assert!(!hangs(false, seconds(12), seconds(12)));
+        assert!(hangs(false, seconds(13), seconds(20)));
+        assert!(!hangs(true, seconds(30), seconds(40)));
+        assert!(hangs(true, seconds(31), seconds(40)));
+        assert!(hangs(true, seconds(1), seconds(121)));
+    }
+
+    #[test]
+    fn a_boot_whose_emulator_ends_is_told_from_one_that_gets_ready() {
+        let (mut ended, _sender) = host(&mut Command::new("false"));
+        assert!(matches!(ended.boot().unwrap(), Boot::Ended { .. }));
+        let (mut ready, sender) = host(Command::new("sleep").arg("60"));
+        let line = Event::Bytes(Channel::Control, b"ready 4.2\n".to_vec());
+        sender.send(line).unwrap();
+        assert!(matches!(ready.boot().unwrap(), Boot::Ready));
+    }
 }

@@ -12,6 +12,9 @@ use crate::machine::lifecycle::{End, Lifecycle};
 /// How long typed input waits before it is offered again to a guest that is behind.
 const RETRY_INPUT: Duration = Duration::from_millis(5);
 
+/// How often it is offered before it is dropped: two seconds in all.
+const RETRIES: u32 = 400;
+
 /// The vty between a console and whatever machine runs now.
 pub struct Terminal {
     vty: Arc<Vty<OutputQueue>>,
@@ -31,12 +34,18 @@ impl Terminal {
             let (to, quits) = (Arc::clone(&vty), Arc::clone(&machine));
             let deliver = move |typed: &[u8]| {
                 let mut rest = typed;
-                while !rest.is_empty() {
+                for _ in 0..RETRIES {
                     rest = &rest[to.queue_input(rest)..];
-                    if !rest.is_empty() {
-                        thread::sleep(RETRY_INPUT);
+                    if rest.is_empty() {
+                        return;
                     }
+                    thread::sleep(RETRY_INPUT);
                 }
+                // A guest that reads nothing: the keys that end it must still be read.
+                log::warn!(
+                    "{} typed bytes were dropped: the guest reads none",
+                    rest.len()
+                );
             };
             let quit = move || {
                 let machine = quits

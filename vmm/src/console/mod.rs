@@ -14,6 +14,7 @@ use std::path::PathBuf;
 pub use guest::Terminal;
 pub use input::Escape;
 pub use output::OutputQueue;
+pub use terminal::is_raw;
 
 use crate::cli::ConsoleKind;
 use terminal::RawTerminal;

@@ -4,6 +4,15 @@ use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Whether the user's terminal is in raw mode now.
+static RAW: AtomicBool = AtomicBool::new(false);
+
+/// Whether the user's terminal is in raw mode now: a line for it ends with a carriage return then.
+pub fn is_raw() -> bool {
+    RAW.load(Ordering::Relaxed)
+}
 
 /// A terminal in raw mode; dropping it restores the mode it had.
 #[derive(Debug)]
@@ -21,6 +30,7 @@ impl RawTerminal {
         }
         let terminal = input.try_clone()?;
         let before = make_raw(terminal.as_fd())?;
+        RAW.store(true, Ordering::Relaxed);
         Ok(Some(Self { terminal, before }))
     }
 }
@@ -29,6 +39,7 @@ impl Drop for RawTerminal {
     fn drop(&mut self) {
         use std::os::fd::AsFd;
         let _terminal_is_gone = set_attributes(self.terminal.as_fd(), &self.before);
+        RAW.store(false, Ordering::Relaxed);
     }
 }
 

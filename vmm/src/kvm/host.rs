@@ -70,6 +70,12 @@ pub enum HostError {
         KVM_VM_PPC_HV
     )]
     CreateVm(#[source] errno::Error),
+    /// KVM lacks something that every guest here needs.
+    #[error("this kernel's KVM lacks {name}; Linux 6.4 or later on POWER9 or later has it")]
+    NoCapability {
+        /// The capability, as the kernel's headers name it.
+        name: &'static str,
+    },
     /// The host cannot run guests with the radix MMU.
     #[error(
         "KVM cannot run guests with the radix MMU on this host (no KVM_CAP_PPC_MMU_RADIX): a \
@@ -150,6 +156,14 @@ pub fn require_radix(vm: &VmFd) -> Result<(), HostError> {
     }
 }
 
+/// Whether KVM says that a TCE table can be made for a window and bound to an IOMMU group, asked
+/// without making a VM. See [`Capabilities`] for how little a yes proves.
+pub fn binds_tce_tables(kvm: &Kvm) -> bool {
+    [KVM_CAP_SPAPR_TCE_64, KVM_CAP_SPAPR_TCE_VFIO]
+        .into_iter()
+        .all(|capability| kvm.check_extension_raw(capability.into()) > 0)
+}
+
 /// KVM_CHECK_EXTENSION on the VM: 0 for "no", else a number that the capability defines.
 fn capability(vm: &VmFd, capability: u32) -> u32 {
     // An error (negative) can only mean that this kernel does not know the capability.
@@ -192,6 +206,24 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
+    /// Checks that KVM has what every guest needs, and, if `bulk_calls` are to be handled in the
+    /// kernel from the start, that it can do that.
+    ///
+    /// # Errors
+    /// [`HostError::NoCapability`].
+    pub fn require(&self, bulk_calls: bool) -> Result<(), HostError> {
+        let needed = [
+            (self.irq_xics, "KVM_CAP_IRQ_XICS"),
+            (self.rtas, "KVM_CAP_PPC_RTAS"),
+            (self.enable_hcall || !bulk_calls, "KVM_CAP_PPC_ENABLE_HCALL"),
+            (self.spapr_multitce || !bulk_calls, "KVM_CAP_SPAPR_MULTITCE"),
+        ];
+        match needed.iter().find(|(has, _)| !has) {
+            Some(&(_, name)) => Err(HostError::NoCapability { name }),
+            None => Ok(()),
+        }
+    }
+
     /// Asks KVM about `vm`.
     pub fn of(vm: &VmFd) -> Self {
         let number = |id| capability(vm, id);

@@ -228,8 +228,9 @@ pub trait PseriesVcpu {
 }
 
 impl PseriesVcpu for VcpuFd {
-    // Not inlined, so that the compiler saves the registers around the call, in this function.
-    #[inline(never)]
+    // Inlined, so that the function that it is inlined into saves the registers, once, and not each
+    // time round its loop: to use them is also to have the kernel save and load them at each exit.
+    #[inline(always)]
     fn run_guest(&mut self) -> errno::Result<VcpuExit<'_>> {
         let exit = self.run();
         // SAFETY: there is no instruction here. It tells the compiler that the registers named have

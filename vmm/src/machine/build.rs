@@ -1,22 +1,26 @@
 //! Making a machine from its description.
 
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use kvm_ioctls::{VcpuFd, VmFd};
+use spapr_devices::dma_windows::DmaWindows;
 use spapr_devices::interrupts::LisnAllocator;
-use spapr_devices::pci::{HostBridge, Machine as PciMachine, PciError};
+use spapr_devices::pci::{HostBridge, HostBridgeNode, Machine as PciMachine, PciError};
 use spapr_devices::rtas::KERNEL_SERVICES;
 use spapr_devices::vfio::{MemoryLimitError, host_page_bytes};
 use spapr_hypercalls::abi;
-use spapr_hypercalls::address::{GuestPhysicalAddress, Ioba, PageShift};
+use spapr_hypercalls::address::{GuestPhysicalAddress, PageShift};
 use spapr_hypercalls::engine::{Engine, EngineError, HostBridge as EngineBridge, WindowError};
 use spapr_hypercalls::policy::{LockPolicy, Policy, TcePolicy};
-use spapr_hypercalls::world::{Geometry, GuestRange};
-use uuid::Uuid;
+use spapr_hypercalls::world::GuestRange;
 
-use super::description::MachineDescription;
+use super::bulk_calls::BulkCallSwitch;
+use super::description::{DEFAULT_WINDOW, MachineDescription};
+use super::dma_windows;
 use super::host_iommu::GroupIommu;
+use super::lasting::Lasting;
 use super::lines::{BarSlots, XicsLines};
 use super::memory_check;
 use super::passthrough::{self, AttachedGroup, PassthroughError};
@@ -30,14 +34,6 @@ use crate::kvm::vfio_device::{VfioDeviceError, VfioKvmDevice};
 use crate::kvm::vm::{PseriesVm, VmError};
 use crate::kvm::xics::{Xics, XicsError};
 use crate::memory::{GuestRam, MemoryError};
-
-/// The DMA window that every host bridge has from the start: 1 GiB of 4 KiB pages at bus address 0,
-/// as QEMU gives it and as Linux takes for granted where there is no other.
-pub(super) const DEFAULT_WINDOW: Geometry = Geometry {
-    bus_offset: Ioba(0),
-    page_shift: PageShift::SIZE_4K,
-    entries: (1 << 30) >> 12,
-};
 
 /// Why there is no machine.
 #[derive(Debug, thiserror::Error)]
@@ -145,6 +141,9 @@ impl MachineError {
 /// Fields drop in this order: what uses the VM before the VM, devices before their groups.
 pub struct Machine {
     pub(super) engine: Engine<GuestRam, GroupIommu>,
+    /// Readable when the engine is to take bulk calls back.
+    pub(super) bulk_calls_due: Option<OwnedFd>,
+    pub(super) dma_windows: DmaWindows,
     pub(super) bridges: Vec<HostBridge>,
     pub(super) lines: Arc<XicsLines>,
     pub(super) vcpus: Vec<VcpuFd>,
@@ -152,20 +151,21 @@ pub struct Machine {
     pub(super) capabilities: Capabilities,
     pub(super) vm: Arc<VmFd>,
     pub(super) ram: GuestRam,
-    pub(super) uuid: Uuid,
 }
 
 impl Machine {
-    /// Makes the machine that `description` names and loads its guest. Nothing runs yet, and unless
+    /// Makes the machine that `description` names, with what `lasting` keeps of its former lives, and
+    /// loads its guest. Nothing runs yet, and unless
     /// the description says otherwise, no memory is locked.
     ///
     /// # Errors
     /// What the host lacks or what of the description is impossible; all is given back then.
-    pub fn new(description: &MachineDescription) -> Result<Self, MachineError> {
+    pub fn new(description: &MachineDescription, lasting: &Lasting) -> Result<Self, MachineError> {
         let kvm = host::open()?;
         let vm = Arc::new(host::create_vm(&kvm)?);
         host::require_radix(&vm)?;
         let capabilities = Capabilities::of(&vm);
+        capabilities.require(policy(description).tce.bulk_calls_in_kernel())?;
         if description.cpus > capabilities.max_vcpus {
             let most = capabilities.max_vcpus;
             return Err(MachineError::TooManyProcessors {
@@ -173,7 +173,10 @@ impl Machine {
                 most,
             });
         }
-        let ram = GuestRam::new(description.memory)?;
+        let ram = match description.hugepages {
+            Some(pages) => GuestRam::in_hugepages(description.memory, pages)?,
+            None => GuestRam::new(description.memory)?,
+        };
         let slots = Arc::new(MemorySlots::new(
             Arc::clone(&vm),
             capabilities.max_memory_slots,
@@ -196,17 +199,21 @@ impl Machine {
             lisns: Arc::new(LisnAllocator::new()),
             host_page_bytes: host_page_bytes(),
         };
-        let (engine, bridges) = attach_devices(description, &ram, &vm, &capabilities, &pci)?;
-        let uuid = Uuid::new_v4();
+        let Attached {
+            engine,
+            bulk_calls_due,
+            dma_windows,
+            bridges,
+        } = attach_devices(description, &ram, &vm, &capabilities, &pci)?;
         let tree = MachineTree {
             ram_bytes: ram.bytes(),
             cpus: description.cpus,
             processor,
             host_bridges: bridges
                 .iter()
-                .map(|bridge| bridge.node(DEFAULT_WINDOW))
+                .map(|bridge| host_bridge_node(bridge, &dma_windows))
                 .collect(),
-            uuid: uuid.to_string(),
+            uuid: lasting.uuid.to_string(),
             rng_seed: random_bytes()?,
         };
         let payload = Payload {
@@ -218,6 +225,8 @@ impl Machine {
         engine.prepare()?;
         Ok(Self {
             engine,
+            bulk_calls_due,
+            dma_windows,
             bridges,
             lines,
             vcpus,
@@ -225,7 +234,6 @@ impl Machine {
             capabilities,
             vm,
             ram,
-            uuid,
         })
     }
 }
@@ -261,7 +269,22 @@ fn make_vcpus(
     Ok((vcpus, facts))
 }
 
-type Attached = (Engine<GuestRam, GroupIommu>, Vec<HostBridge>);
+fn host_bridge_node(bridge: &HostBridge, dma_windows: &DmaWindows) -> HostBridgeNode {
+    let node = bridge.node(DEFAULT_WINDOW);
+    if dma_windows.are_offered(bridge.index()) {
+        node.with_dynamic_windows()
+    } else {
+        node
+    }
+}
+
+/// Passed-through devices, and how they do DMA.
+struct Attached {
+    engine: Engine<GuestRam, GroupIommu>,
+    bulk_calls_due: Option<OwnedFd>,
+    dma_windows: DmaWindows,
+    bridges: Vec<HostBridge>,
+}
 
 fn attach_devices(
     description: &MachineDescription,
@@ -305,8 +328,46 @@ fn attach_devices(
         start: GuestPhysicalAddress(0),
         bytes: ram.bytes(),
     };
-    let engine = Engine::new(ram.clone(), &[ram_range], policy, engine_bridges)?;
-    Ok((engine, bridges))
+    let mut engine = Engine::new(ram.clone(), &[ram_range], policy, engine_bridges)?;
+    let mut bulk_calls_due = None;
+    if policy.tce.adapts_bulk_calls() && !bridges.is_empty() {
+        let (switch, due) = BulkCallSwitch::new(Arc::clone(vm)).map_err(|source| {
+            let what = "a timer";
+            MachineError::Resource { what, source }
+        })?;
+        engine = engine.with_kernel_handlers(switch);
+        bulk_calls_due = Some(due);
+    }
+    let dma_windows = offered_windows(description, &engine, ram, &bridges);
+    Ok(Attached {
+        engine,
+        bulk_calls_due,
+        dma_windows,
+        bridges,
+    })
+}
+
+/// What dynamic DMA windows the guest is offered behind each bridge.
+fn offered_windows(
+    description: &MachineDescription,
+    engine: &Engine<GuestRam, GroupIommu>,
+    ram: &GuestRam,
+    bridges: &[HostBridge],
+) -> DmaWindows {
+    let backing = u8::try_from(ram.page_bytes().ilog2()).ok();
+    let backing = backing.and_then(PageShift::new);
+    let largest_page = engine
+        .largest_page()
+        .min(backing.unwrap_or(PageShift::SIZE_4K));
+    let limits = bridges
+        .iter()
+        .map(|bridge| {
+            let info = engine.host(bridge.index())?.container().info();
+            dma_windows::limits(description.ddw, info, largest_page, ram.bytes())
+        })
+        .collect();
+    let kernel_tables = policy(description).tce.binds_kernel_table();
+    DmaWindows::new(limits, DEFAULT_WINDOW, ram.bytes(), kernel_tables)
 }
 
 fn policy(description: &MachineDescription) -> Policy {

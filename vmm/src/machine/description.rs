@@ -3,8 +3,19 @@
 use std::path::PathBuf;
 
 use spapr_devices::vfio::PciAddress;
+use spapr_hypercalls::address::{Ioba, PageShift};
+use spapr_hypercalls::world::Geometry;
 
-use crate::cli::{ByteSize, ConsoleKind, IommuMode, LockMode, RunArguments, TceMode};
+use crate::cli::{ByteSize, ConsoleKind, DdwMode, IommuMode, LockMode, RunArguments, TceMode};
+use crate::hugepages::HugepageSize;
+
+/// The DMA window that every host bridge has from the start: 1 GiB of 4 KiB pages at bus address 0,
+/// as QEMU gives it and as Linux takes for granted where there is no other.
+pub const DEFAULT_WINDOW: Geometry = Geometry {
+    bus_offset: Ioba(0),
+    page_shift: PageShift::SIZE_4K,
+    entries: (1 << 30) >> 12,
+};
 
 /// A machine as the user asked for it.
 #[derive(Clone, Debug)]
@@ -27,6 +38,10 @@ pub struct MachineDescription {
     pub lock: LockMode,
     /// Version of the VFIO containers.
     pub iommu: IommuMode,
+    /// Which dynamic DMA windows the guest is offered.
+    pub ddw: DdwMode,
+    /// Huge pages behind guest memory; `None` for pages as the host has them.
+    pub hugepages: Option<HugepageSize>,
     /// Where the terminal is.
     pub console: ConsoleKind,
 }
@@ -43,6 +58,8 @@ impl From<&RunArguments> for MachineDescription {
             tce: arguments.tce,
             lock: arguments.lock,
             iommu: arguments.iommu,
+            ddw: arguments.ddw,
+            hugepages: arguments.hugepages,
             console: arguments.console.clone(),
         }
     }

@@ -1,10 +1,15 @@
 //! The host's side of a PCI host bridge: its VFIO container, and KVM's tables bound to its group.
 
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvm_ioctls::VmFd;
-use spapr_devices::vfio::{Container, IommuVersion, MemoryLimit, host_error};
+use log::Level;
+use spapr_devices::dma_windows::WindowHost;
+use spapr_devices::guest_message;
+use spapr_devices::vfio::{
+    Container, IommuVersion, MemoryLimit, MemoryLimitError, RegisterError, WindowError, host_error,
+};
 use spapr_hypercalls::address::{Ioba, Liobn};
 use spapr_hypercalls::tce::Permission;
 use spapr_hypercalls::world::{BindRefusal, Geometry, HostError, HostIommu, HostRange};
@@ -21,6 +26,8 @@ pub struct GroupIommu {
     kvm_device: Arc<VfioKvmDevice>,
     /// Whether KVM says it can bind a LIOBN to a group.
     can_bind: bool,
+    /// Where the kernel put a window that was wanted elsewhere.
+    misplaced: Mutex<Option<Ioba>>,
 }
 
 impl GroupIommu {
@@ -35,12 +42,19 @@ impl GroupIommu {
             vm,
             kvm_device,
             can_bind,
+            misplaced: Mutex::new(None),
         }
     }
 
     /// The container.
     pub fn container(&self) -> &Container {
         &self.container
+    }
+
+    fn misplaced(&self) -> MutexGuard<'_, Option<Ioba>> {
+        self.misplaced
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn group(&self) -> String {
@@ -79,7 +93,8 @@ impl HostIommu for GroupIommu {
         } = geometry;
         match self.container.create_window(geometry) {
             Ok(levels) => {
-                log::info!(
+                guest_message!(
+                    Level::Info,
                     "{}: made a DMA window of {entries} pages of {page_shift} at bus address \
                      {bus_offset}, {levels} table levels",
                     self.group()
@@ -87,8 +102,12 @@ impl HostIommu for GroupIommu {
                 Ok(())
             }
             Err(error) => {
+                if let WindowError::WrongStart { found, .. } = error {
+                    *self.misplaced() = Some(found);
+                }
                 let reason = chain(&error);
-                log::error!(
+                guest_message!(
+                    Level::Error,
                     "{}: no DMA window at bus address {bus_offset}: {reason}",
                     self.group()
                 );
@@ -99,7 +118,8 @@ impl HostIommu for GroupIommu {
 
     fn remove_window(&self, bus_offset: Ioba) -> Result<(), HostError> {
         self.container.remove_window(bus_offset).map_err(|error| {
-            log::error!(
+            guest_message!(
+                Level::Error,
                 "{}: the DMA window at bus address {bus_offset} stays: {}",
                 self.group(),
                 chain(&error)
@@ -111,8 +131,13 @@ impl HostIommu for GroupIommu {
     fn bind_kernel_table(&self, liobn: Liobn, geometry: Geometry) -> Result<TceTable, BindRefusal> {
         let result = self.try_bind(liobn, geometry);
         match &result {
-            Ok(_) => log::info!("LIOBN {liobn} is bound to {} in the kernel", self.group()),
-            Err(reason) => log::warn!(
+            Ok(_) => guest_message!(
+                Level::Info,
+                "LIOBN {liobn} is bound to {} in the kernel",
+                self.group()
+            ),
+            Err(reason) => guest_message!(
+                Level::Warn,
                 "TCE calls of LIOBN {liobn} ({}) are all served in user space: {reason}",
                 self.group()
             ),
@@ -126,15 +151,13 @@ impl HostIommu for GroupIommu {
 
     fn register_memory(&self, range: HostRange) -> Result<(), HostError> {
         self.container.register_memory(range).map_err(|error| {
-            let limit = MemoryLimit::current().and_then(|limit| limit.check(range.bytes));
-            let why = limit
-                .err()
-                .map_or_else(|| error.to_string(), |limit| limit.to_string());
-            log::error!(
-                "{}: cannot lock {} bytes of guest memory for DMA: {why}; the guest's driver gets \
-                 an error",
+            guest_message!(
+                Level::Error,
+                "{}: cannot lock {} bytes of guest memory for DMA: {}; the guest's driver gets an \
+                 error",
                 self.group(),
-                range.bytes
+                range.bytes,
+                why_not_locked(range, &error)
             );
             error.into()
         })
@@ -162,4 +185,28 @@ impl HostIommu for GroupIommu {
     fn unmap(&self, ioba: Ioba, bytes: u64) -> Result<(), HostError> {
         self.container.unmap(ioba, bytes).map_err(host_error)
     }
+}
+
+impl WindowHost for GroupIommu {
+    fn check_limit(
+        &self,
+        geometry: Geometry,
+        memory_bytes: u64,
+        kernel_table: bool,
+    ) -> Result<(), MemoryLimitError> {
+        let need = Container::window_need(geometry, memory_bytes, kernel_table && self.can_bind);
+        MemoryLimit::current()?.check(need.total_bytes())
+    }
+
+    fn take_misplaced(&self) -> Option<Ioba> {
+        self.misplaced().take()
+    }
+}
+
+/// The limit on locked memory, when it is what stood in the way, else what the kernel said.
+fn why_not_locked(range: HostRange, error: &RegisterError) -> String {
+    let limit = MemoryLimit::current().and_then(|limit| limit.check(range.bytes));
+    limit
+        .err()
+        .map_or_else(|| error.to_string(), |limit| limit.to_string())
 }

@@ -1,12 +1,10 @@
 //! Whether the limit on locked memory lets the guest do DMA at all, asked before it starts.
 
-use spapr_devices::vfio::{
-    Container, IommuVersion, LockedMemoryNeed, MemoryLimit, MemoryLimitError, host_page_bytes,
-};
+use spapr_devices::vfio::{Container, MemoryLimit, MemoryLimitError, host_page_bytes};
 use spapr_hypercalls::locking::RegionSize;
 use spapr_hypercalls::policy::{LockPolicy, Policy};
 
-use super::build::DEFAULT_WINDOW;
+use crate::iommu_report::need::{ContainerKind, Guest};
 
 /// Checks the limit for a guest with `ram_bytes` of memory and these containers.
 ///
@@ -21,47 +19,27 @@ pub(super) fn check(
     policy: &Policy,
 ) -> Result<(), MemoryLimitError> {
     let limit = MemoryLimit::current()?;
-    let region = policy
-        .region
-        .unwrap_or_else(|| RegionSize::for_ram(ram_bytes))
-        .bytes();
-    let all = need(containers, ram_bytes, policy);
-    match policy.lock {
-        LockPolicy::Attach => limit.check(all),
-        LockPolicy::FirstMap => {
-            limit.check(need(containers, region.min(ram_bytes), policy))?;
-            if let Err(shortage) = limit.check(all) {
-                log::warn!(
-                    "a guest that maps all of its memory for DMA will get an error from some \
-                     point on: {shortage}"
-                );
-            }
-            Ok(())
-        }
-    }
-}
-
-/// Bytes that get locked for `memory_bytes` of registered memory and the default windows.
-fn need(containers: &[&Container], memory_bytes: u64, policy: &Policy) -> u64 {
-    let page = host_page_bytes();
-    let window = DEFAULT_WINDOW;
-    let window_bytes = window.entries << window.page_shift.get();
-    let registers = containers
+    let guest = Guest {
+        ram_bytes,
+        region: policy
+            .region
+            .unwrap_or_else(|| RegionSize::for_ram(ram_bytes)),
+        kernel_tables: policy.tce.binds_kernel_table(),
+        host_page_bytes: host_page_bytes(),
+    };
+    let kinds: Vec<ContainerKind> = containers
         .iter()
-        .any(|container| container.version() == IommuVersion::V2);
-    let mut total = if registers { memory_bytes } else { 0 };
-    for container in containers {
-        total += match container.version() {
-            IommuVersion::V1 => LockedMemoryNeed::v1(container.info().window_bytes, page),
-            IommuVersion::V2 => LockedMemoryNeed::v2(0).with_window(
-                window.page_shift,
-                window_bytes,
-                1,
-                policy.tce.binds_kernel_table(),
-                page,
-            ),
-        }
-        .total_bytes();
+        .map(|container| container.info().into())
+        .collect();
+    let need = guest.need(&kinds, policy.lock);
+    limit.check(need.first_mapping.total_bytes())?;
+    if policy.lock == LockPolicy::FirstMap
+        && let Err(shortage) = limit.check(need.most.total_bytes())
+    {
+        log::warn!(
+            "a guest that maps all of its memory for DMA will get an error from some point on: \
+             {shortage}"
+        );
     }
-    total
+    Ok(())
 }

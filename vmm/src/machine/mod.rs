@@ -1,11 +1,17 @@
 //! The pseries machine.
 
 pub mod description;
+pub mod dma_windows;
+pub mod lasting;
 pub mod lifecycle;
 pub mod processors;
 
 #[cfg(target_arch = "powerpc64")]
 mod build;
+#[cfg(target_arch = "powerpc64")]
+mod bulk_calls;
+#[cfg(any(target_arch = "powerpc64", test))]
+mod guest_places;
 #[cfg(target_arch = "powerpc64")]
 mod host_iommu;
 #[cfg(target_arch = "powerpc64")]
@@ -22,6 +28,9 @@ mod processor_facts;
 mod report;
 #[cfg(target_arch = "powerpc64")]
 mod running;
+
+#[cfg(target_arch = "powerpc64")]
+mod vfio_function;
 
 #[cfg(target_arch = "powerpc64")]
 pub use build::{Machine, MachineError};

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use kvm_bindings::kvm_ppc_cpu_char;
 use kvm_ioctls::VmFd;
+use spapr_devices::dma_windows::DmaWindows;
 use spapr_devices::pci::HostBridge;
 use spapr_devices::vty::Vty;
 use spapr_hypercalls::address::GuestPhysicalAddress;
@@ -18,6 +19,7 @@ use crate::console::OutputQueue;
 use crate::kvm::host::Capabilities;
 use crate::memory::GuestRam;
 use crate::vcpu::modes::Modes;
+use crate::vcpu::process_table::ProcessTable;
 use crate::vcpu::rtas::RtasState;
 
 /// The logical partition: what hypercalls and RTAS calls of any processor act on.
@@ -31,10 +33,14 @@ pub struct Partition {
     pub lifecycle: Arc<Lifecycle>,
     /// Modes that the guest set for all processors.
     pub modes: Modes,
+    /// Where the guest keeps its process table.
+    pub process_table: ProcessTable,
     /// The guest's terminal.
     pub vty: Arc<Vty<OutputQueue>>,
     /// The DMA windows.
     pub engine: Engine<GuestRam, GroupIommu>,
+    /// Which of them the guest may make itself.
+    pub dma_windows: DmaWindows,
     /// The PCI host bridges.
     pub bridges: Vec<HostBridge>,
     /// Guest RAM.

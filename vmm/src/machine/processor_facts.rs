@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 
 use kvm_ioctls::VmFd;
 
+use spapr_devices::vfio::host_page_bytes;
+
 use crate::boot::device_tree::{CacheGeometry, ProcessorFacts};
 use crate::kvm::vm::{PseriesVm, VmError};
 
 /// Where the host's processors are described.
 const HOST_CPUS: &str = "/proc/device-tree/cpus";
 
-/// With the large decrementer on (LPCR[LD]), POWER9 and POWER10 have this many bits.
+/// Bits of the large decrementer (LPCR[LD]) of POWER9 and POWER10, should the host not say.
 const DECREMENTER_BITS: u32 = 56;
 
 /// Why the processors cannot be described.
@@ -47,7 +49,7 @@ pub enum ProcessorError {
 pub(super) fn describe(vm: &VmFd, pvr: u32) -> Result<ProcessorFacts, ProcessorError> {
     let (node_name, cpu_version) = match pvr >> 16 {
         0x004e => ("PowerPC,POWER9", 0x0f00_0005),
-        0x0080 | 0x0082 => ("PowerPC,POWER10", 0x0f00_0006),
+        0x0080 => ("PowerPC,POWER10", 0x0f00_0006),
         _ => return Err(ProcessorError::UnknownProcessor { pvr }),
     };
     let host = host_processor(Path::new(HOST_CPUS))?;
@@ -66,7 +68,8 @@ pub(super) fn describe(vm: &VmFd, pvr: u32) -> Result<ProcessorFacts, ProcessorE
         data_cache: cache(&host, "d", 32 << 10),
         instruction_cache: cache(&host, "i", 32 << 10),
         radix_ap_encodings,
-        decrementer_bits: DECREMENTER_BITS,
+        cache_inhibited_large_pages: host_page_bytes() >= 64 << 10,
+        decrementer_bits: cell(&host, "ibm,dec-bits").unwrap_or(DECREMENTER_BITS),
     })
 }
 

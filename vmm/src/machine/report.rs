@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use spapr_devices::vfio::{IommuVersion, MemoryLimit};
 use spapr_hypercalls::abi;
-use spapr_hypercalls::stats::{LockedMemory, WindowSnapshot, WindowState};
+use spapr_hypercalls::stats::{BulkCallSnapshot, LockedMemory, WindowSnapshot, WindowState};
 
 use super::partition::Partition;
-use crate::stats::{MemoryStatistics, Statistics, WindowStatistics};
+use crate::stats::{BulkCallStatistics, MemoryStatistics, Statistics, WindowStatistics};
 use crate::vcpu::counters::Counters;
 
 /// Adds the counters of one life of a machine to `statistics`.
@@ -22,6 +22,9 @@ pub(super) fn add(
     merge(&mut statistics.hypercalls, counters.hypercalls());
     merge(&mut statistics.rtas_calls, partition.rtas.calls());
     let snapshot = partition.engine.snapshot();
+    for call in &snapshot.bulk_calls {
+        add_bulk_call(&mut statistics.bulk_calls, call);
+    }
     for window in &snapshot.windows {
         if let Some(window) = window_statistics(partition, window) {
             add_window(&mut statistics.windows, window);
@@ -88,6 +91,16 @@ fn window_statistics(partition: &Partition, window: &WindowSnapshot) -> Option<W
     })
 }
 
+fn add_bulk_call(calls: &mut BTreeMap<String, BulkCallStatistics>, call: &BulkCallSnapshot) {
+    let Some(name) = abi::name(call.call.number()) else {
+        return;
+    };
+    let sum = calls.entry(name.to_owned()).or_default();
+    sum.in_kernel = call.in_kernel;
+    sum.handed_over += call.handed_over;
+    sum.taken_back += call.taken_back;
+}
+
 fn add_window(windows: &mut Vec<WindowStatistics>, window: WindowStatistics) {
     let Some(known) = windows.iter_mut().find(|known| known.liobn == window.liobn) else {
         windows.push(window);
@@ -106,6 +119,7 @@ fn add_window(windows: &mut Vec<WindowStatistics>, window: WindowStatistics) {
 fn memory_statistics(partition: &Partition, locked: &LockedMemory) -> MemoryStatistics {
     MemoryStatistics {
         guest_bytes: partition.ram.bytes(),
+        page_bytes: partition.ram.page_bytes(),
         region_bytes: locked.region_bytes,
         locked_regions: locked.bytes.div_ceil(locked.region_bytes.max(1)),
         locked_bytes: locked.bytes,

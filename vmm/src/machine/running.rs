@@ -1,6 +1,7 @@
 //! A machine while its guest runs, and the way down.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -8,16 +9,19 @@ use std::time::Instant;
 use spapr_devices::interrupts::{InterruptLines, Lisn};
 
 use super::build::{Machine, MachineError};
+use super::lasting::Lasting;
 use super::lifecycle::{End, Lifecycle};
 use super::partition::Partition;
 use super::processors::{Processors, StartAddress};
 use super::report;
 use crate::console::Terminal;
+use crate::control::Alarm;
 use crate::error_chain::chain;
 use crate::kvm::vm::PseriesVm;
 use crate::stats::Statistics;
 use crate::vcpu::counters::Counters;
 use crate::vcpu::modes::Modes;
+use crate::vcpu::process_table::ProcessTable;
 use crate::vcpu::rtas::RtasState;
 use crate::vcpu::thread::Processor;
 
@@ -26,6 +30,7 @@ pub struct RunningMachine {
     partition: Arc<Partition>,
     threads: Vec<JoinHandle<Counters>>,
     lifecycle: Arc<Lifecycle>,
+    bulk_calls_due: Option<OwnedFd>,
 }
 
 impl Machine {
@@ -33,7 +38,11 @@ impl Machine {
     ///
     /// # Errors
     /// When there are no threads or descriptors left; all is given back then.
-    pub fn start(self, terminal: &Terminal) -> Result<RunningMachine, MachineError> {
+    pub fn start(
+        self,
+        terminal: &Terminal,
+        lasting: &Lasting,
+    ) -> Result<RunningMachine, MachineError> {
         let resource = |what| move |source| MachineError::Resource { what, source };
         let lifecycle = Lifecycle::new().map_err(resource("an eventfd"))?;
         let lifecycle = Arc::new(lifecycle);
@@ -46,11 +55,13 @@ impl Machine {
             processors: Processors::new(cpus),
             lifecycle: Arc::clone(&lifecycle),
             modes: Modes::default(),
+            process_table: ProcessTable::default(),
             vty,
             engine: self.engine,
+            dma_windows: self.dma_windows,
             bridges: self.bridges,
             ram: self.ram,
-            rtas: RtasState::new(self.uuid),
+            rtas: RtasState::new(lasting),
             cpu_char: self
                 .capabilities
                 .get_cpu_char
@@ -65,6 +76,7 @@ impl Machine {
             partition,
             threads: Vec::new(),
             lifecycle,
+            bulk_calls_due: self.bulk_calls_due,
         };
         for (server, vcpu) in (0..).zip(self.vcpus) {
             let processor = Processor::new(vcpu, server, Arc::clone(&running.partition))?;
@@ -90,27 +102,32 @@ impl RunningMachine {
         &self.lifecycle
     }
 
+    /// What the control plane has to do for the machine beside waiting for its end. To be dropped
+    /// before the machine is stopped; there is one.
+    pub fn alarm(&mut self) -> Option<Alarm> {
+        let due = self.bulk_calls_due.take()?;
+        let partition = Arc::clone(&self.partition);
+        Some(Alarm::new(due, move || partition.engine.take_back_calls()))
+    }
+
     /// Stops the processors, adds what was counted to `statistics`, and gives back devices, windows
     /// and locked memory. `started` is when this process began.
     ///
-    /// Returns how the run ended.
-    ///
-    /// # Errors
-    /// When a device cannot be stopped or a window not be removed: the kernel does it when the
-    /// process ends.
+    /// Returns how the run ended, and whether all could be given back: that a device cannot be
+    /// stopped or a window not be removed is an error, though the kernel does it when the process
+    /// ends.
     pub fn stop(
         mut self,
         started: Instant,
         statistics: &mut Statistics,
-    ) -> Result<End, MachineError> {
+    ) -> (End, Result<(), MachineError>) {
         let counters = self.halt();
         report::add(statistics, &self.partition, &counters, started);
         let end = self
             .lifecycle
             .ended()
             .unwrap_or(End::Asked("the control plane"));
-        self.release()?;
-        Ok(end)
+        (end, self.release())
     }
 
     /// Stops all processors and collects what they counted.
@@ -130,13 +147,20 @@ impl RunningMachine {
     fn release(&self) -> Result<(), MachineError> {
         let mut stopped = Ok(());
         for bridge in &self.partition.bridges {
-            stopped = stopped.and(bridge.quiesce()).and(bridge.reset());
+            stopped = stopped.and(bridge.reset());
         }
-        self.partition.engine.reset_windows()?;
-        stopped.map_err(|source: io::Error| MachineError::Resource {
+        let windows = self.partition.engine.reset_windows();
+        let stopped = stopped.map_err(|source: io::Error| MachineError::Resource {
             what: "a passed-through device to stop",
             source,
-        })
+        });
+        match (stopped, windows.map_err(MachineError::from)) {
+            (Err(device), Err(window)) => {
+                log::error!("{}", chain(&window));
+                Err(device)
+            }
+            (device, window) => device.and(window),
+        }
     }
 }
 

@@ -2,8 +2,9 @@
 
 use kvm_bindings::kvm_ppc_cpu_char;
 use spapr_hypercalls::abi::{self, Arguments, ReturnCode};
+use spapr_hypercalls::engine::Answer;
 
-use super::{process_table, rtas};
+use super::rtas;
 use crate::kvm::vcpu::PaprHcall;
 use crate::machine::lifecycle::End;
 use crate::machine::partition::Partition;
@@ -12,6 +13,8 @@ use crate::machine::partition::Partition;
 pub(super) enum Served {
     /// Nothing: back into the guest.
     Resume,
+    /// It has to make the call again, which the kernel handles now.
+    MakeAgain,
     /// All processors have to take up the modes of the partition.
     ModesChanged,
     /// Its SPRG0 is to be set.
@@ -28,7 +31,11 @@ pub(super) enum Served {
 pub(super) fn serve(partition: &Partition, call: PaprHcall<'_>) -> Served {
     let PaprHcall { nr, ret, args } = call;
     let (code, served) = match partition.engine.handle(nr, args) {
-        Some(code) => (code, Served::Resume),
+        Some(Answer::Code(code)) => (code, Served::Resume),
+        Some(Answer::MakeAgain) => {
+            *ret = nr;
+            return Served::MakeAgain;
+        }
         None => serve_other(partition, nr, args),
     };
     *ret = code.to_register();
@@ -51,7 +58,7 @@ fn serve_other(partition: &Partition, number: u64, args: &mut Arguments) -> (Ret
                 },
             );
         }
-        abi::H_REGISTER_PROC_TBL => process_table::register(&partition.vm, args),
+        abi::H_REGISTER_PROC_TBL => partition.process_table.register(&partition.vm, args),
         abi::H_GET_CPU_CHARACTERISTICS => match &partition.cpu_char {
             Some(facts) => cpu_characteristics(facts, args),
             None => ReturnCode::FUNCTION,

@@ -9,7 +9,7 @@ pub mod modes;
 #[cfg(target_arch = "powerpc64")]
 mod hypercalls;
 #[cfg(target_arch = "powerpc64")]
-mod process_table;
+pub mod process_table;
 #[cfg(target_arch = "powerpc64")]
 pub mod rtas;
 #[cfg(target_arch = "powerpc64")]

@@ -48,10 +48,9 @@ impl Modes {
             }
             _ => return (ReturnCode::P2, false),
         };
-        let before = self.lpcr.load(Ordering::SeqCst);
-        let after = before & !mask | bits;
-        self.lpcr.store(after, Ordering::SeqCst);
-        (ReturnCode::SUCCESS, before != after)
+        let set = |before| before & !mask | bits;
+        let before = self.lpcr.update(Ordering::SeqCst, Ordering::SeqCst, set);
+        (ReturnCode::SUCCESS, set(before) != before)
     }
 }
 
@@ -92,6 +91,18 @@ mod tests {
         );
         assert_eq!(modes.set(&ask, true), (ReturnCode::SUCCESS, true));
         assert_eq!(modes.lpcr(), LPCR_AIL);
+    }
+
+    #[test]
+    fn processors_that_set_two_modes_at_once_lose_neither() {
+        for _ in 0..1000 {
+            let modes = Modes::default();
+            std::thread::scope(|scope| {
+                scope.spawn(|| modes.set(&arguments(1, 4, 0, 0), true));
+                scope.spawn(|| modes.set(&arguments(3, 3, 0, 0), true));
+            });
+            assert_eq!(modes.lpcr(), LPCR_ILE | LPCR_AIL);
+        }
     }
 
     proptest::proptest! {

@@ -1,19 +1,22 @@
 //! RTAS calls: what the services of `spapr_devices` need of the machine.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use spapr_devices::dma_windows::{Available, DmaWindowError, DynamicWindows, NewWindow};
 use spapr_devices::pci::HostBridge;
 use spapr_devices::rtas::{
     self, CpuState, Outcome, Platform, SERVICES, StartCpuError, TimeOfDayClock,
 };
 use spapr_devices::vty::SinkStatus;
 use spapr_hypercalls::abi::{Arguments, ReturnCode};
-use spapr_hypercalls::address::GuestPhysicalAddress;
+use spapr_hypercalls::address::{GuestPhysicalAddress, Liobn, PageShift};
 use uuid::Uuid;
 use vm_memory::{Be32, Bytes, GuestAddress};
 
 use super::hypercalls::Served;
+use crate::machine::lasting::Lasting;
 use crate::machine::lifecycle::End;
 use crate::machine::partition::Partition;
 use crate::machine::processors::{StartAddress, StartError};
@@ -24,17 +27,17 @@ const TOKENS: usize = 64;
 
 /// What RTAS keeps between calls.
 pub struct RtasState {
-    clock: TimeOfDayClock,
+    clock: Arc<TimeOfDayClock>,
     uuid: Uuid,
     calls: [AtomicU64; TOKENS],
 }
 
 impl RtasState {
     /// The state of a machine that starts.
-    pub fn new(uuid: Uuid) -> Self {
+    pub fn new(lasting: &Lasting) -> Self {
         Self {
-            clock: TimeOfDayClock::new(),
-            uuid,
+            clock: Arc::clone(&lasting.clock),
+            uuid: lasting.uuid,
             calls: [const { AtomicU64::new(0) }; TOKENS],
         }
     }
@@ -105,6 +108,10 @@ impl Platform for Partition {
         &self.bridges
     }
 
+    fn dynamic_windows(&self) -> &dyn DynamicWindows {
+        self
+    }
+
     fn console(&self, bytes: &[u8]) -> SinkStatus {
         self.vty.write(bytes)
     }
@@ -123,5 +130,25 @@ impl Platform for Partition {
 
     fn cpu_count(&self) -> (u32, u32) {
         (self.processors.count(), self.processors.count())
+    }
+}
+
+impl DynamicWindows for Partition {
+    fn available(&self, bridge: u8) -> Option<Available> {
+        self.dma_windows.of(&self.engine).available(bridge)
+    }
+
+    fn create(&self, bridge: u8, page: PageShift, bytes: u64) -> Result<NewWindow, DmaWindowError> {
+        self.dma_windows
+            .of(&self.engine)
+            .create(bridge, page, bytes)
+    }
+
+    fn remove(&self, liobn: Liobn) -> Result<(), DmaWindowError> {
+        self.dma_windows.of(&self.engine).remove(liobn)
+    }
+
+    fn reset(&self, bridge: u8) -> Result<(), DmaWindowError> {
+        self.dma_windows.of(&self.engine).reset(bridge)
     }
 }

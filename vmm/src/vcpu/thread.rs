@@ -9,9 +9,10 @@ use vmm_sys_util::errno::Error as Errno;
 use super::counters::Counters;
 use super::hypercalls::{self, Served};
 use super::modes::{LPCR_AIL, LPCR_ILE};
+use crate::error_chain::chain;
 use crate::kvm::kick::{KickError, VcpuKick};
 use crate::kvm::vcpu::{EntryRegisters, PseriesVcpu, VcpuError, lpcr, msr};
-use crate::machine::lifecycle::End;
+use crate::machine::lifecycle::{End, Lifecycle};
 use crate::machine::partition::Partition;
 use crate::machine::processors::{Kick, StartAddress};
 
@@ -57,6 +58,22 @@ pub struct Processor {
     counters: Counters,
 }
 
+/// Ends the machine's run when its thread panics, which is a defect here: without the processor the
+/// guest would hang, and nobody would know.
+struct EndOnPanic {
+    lifecycle: Arc<Lifecycle>,
+    server: u32,
+}
+
+impl Drop for EndOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let text = format!("processor {}: its thread panicked", self.server);
+            self.lifecycle.end(End::Failed(text));
+        }
+    }
+}
+
 /// What a processor does next.
 enum Next {
     /// Wait to be started.
@@ -86,6 +103,10 @@ impl Processor {
 
     /// Runs the processor until the machine's run is over; for a thread of its own.
     pub fn run(mut self) -> Counters {
+        let ends_with_a_panic = EndOnPanic {
+            lifecycle: Arc::clone(&self.partition.lifecycle),
+            server: self.server,
+        };
         let result = self
             .kick
             .enter_thread()
@@ -96,12 +117,10 @@ impl Processor {
                 result
             });
         if let Err(error) = result {
-            let mut text = format!("processor {}: {error}", self.server);
-            if let Some(cause) = std::error::Error::source(&error) {
-                text.push_str(&format!(": {cause}"));
-            }
+            let text = format!("processor {}: {}", self.server, chain(&error));
             self.partition.lifecycle.end(End::Failed(text));
         }
+        drop(ends_with_a_panic);
         self.counters
     }
 
@@ -203,6 +222,10 @@ impl Processor {
         self.counters.count_hypercall(call.nr);
         match hypercalls::serve(&self.partition, call) {
             Served::Resume => Ok(None),
+            Served::MakeAgain => {
+                self.vcpu.rewind_to_hypercall()?;
+                Ok(None)
+            }
             Served::ModesChanged => {
                 self.apply_modes()?;
                 self.partition.processors.kick_all(Some(self.server));

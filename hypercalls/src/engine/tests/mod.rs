@@ -1,6 +1,7 @@
 //! The engine against models of the world: single cases here, random sequences in `model`,
 //! several processors in `concurrent`.
 
+mod bulk;
 mod concurrent;
 mod model;
 
@@ -60,7 +61,10 @@ impl TestEngine {
     fn call(&self, number: u64, arguments: &[u64]) -> ReturnCode {
         let mut registers = [0; 9];
         registers[..arguments.len()].copy_from_slice(arguments);
-        self.handle(number, &mut registers).unwrap()
+        match self.handle(number, &mut registers) {
+            Some(Answer::Code(code)) => code,
+            other => panic!("{number:#x} is answered {other:?}"),
+        }
     }
 
     fn put(&self, ioba: u64, tce: u64) -> ReturnCode {
@@ -81,7 +85,8 @@ impl TestEngine {
 
     fn get(&self, ioba: u64) -> u64 {
         let mut registers = [LIOBN, ioba, 0, 0, 0, 0, 0, 0, 0];
-        assert_eq!(self.handle(abi::H_GET_TCE, &mut registers), Some(SUCCESS));
+        let answer = self.handle(abi::H_GET_TCE, &mut registers);
+        assert_eq!(answer, Some(Answer::Code(SUCCESS)));
         registers[0]
     }
 

@@ -406,7 +406,10 @@ impl Machine {
                 }
             }
         }
-        self.engine.handle(number, registers).unwrap()
+        match self.engine.handle(number, registers) {
+            Some(Answer::Code(code)) => code,
+            other => panic!("{number:#x} is answered {other:?}"),
+        }
     }
 
     fn call(&self, number: u64, arguments: [u64; 4]) -> ReturnCode {

@@ -32,6 +32,8 @@ pub struct ProcessorFacts {
     /// Page sizes of the radix MMU: bits 31:29 the AP field, the rest the shift
     /// (KVM_PPC_GET_RMMU_INFO).
     pub radix_ap_encodings: Vec<u32>,
+    /// Whether large pages can be mapped uncached: on a host with pages of 64 KiB.
+    pub cache_inhibited_large_pages: bool,
     /// Bits of the decrementer.
     pub decrementer_bits: u32,
 }
@@ -42,35 +44,39 @@ const RADIX_AP_ENCODINGS: &str = "ibm,processor-radix-AP-encodings";
 pub(super) const LONG_NAMES: [&str; 1] = [RADIX_AP_ENCODINGS];
 
 /// Attribute bytes of `ibm,pa-features` that are not zero, for ISA 3.0 without transactional memory
-/// (PAPR, "ibm,pa-features"; what Linux reads of them is in arch/powerpc/kernel/prom.c).
+/// (PAPR, "ibm,pa-features"; what Linux reads of them is in arch/powerpc/kernel/prom.c). POWER10
+/// guests get these too: of what ISA 3.1 adds nothing depends on the property.
 const PA_FEATURES: &[(usize, u8)] = &[
-    (0, 0xf6),  // MMU, FPU, SLB, run latch, DSISR, ...
-    (1, 0x3f),  // CI large pages, 64 KiB pages, ...
-    (2, 0xc7),  // 16 MiB pages and alignment
-    (3, 0xc0),  // TLB invalidation forms
-    (5, 0xf0),  // LE support
-    (6, 0x80),  // vector
-    (16, 0x80), // vector.XOR
-    (18, 0x80), // vector scalar extension
-    (20, 0x80), // decimal floating point
-    (24, 0x80), // string operations
-    (26, 0x80),
-    (28, 0x80),
-    (32, 0x80), // copy and paste
-    (34, 0xc0), // little endian
-    (40, 0x80), // radix MMU, guest translation shootdown
-    (42, 0x80), // program counter relative
-    (44, 0x80), // wait
-    (46, 0x80),
-    (48, 0x80),
-    (50, 0x80),
-    (52, 0x80),
-    (54, 0x80),
-    (56, 0x80),
-    (58, 0x80),
-    (60, 0x80),
-    (62, 0x80),
+    (0, 0xf6),
+    (1, 0x1f),
+    (2, 0xc7),
+    (3, 0xc0),
+    (5, 0xf0),
+    (6, 0x80),
+    (16, 0x80), // vector
+    (18, 0x80), // vector scalar
+    (20, 0x80), // vector XOR
+    (24, 0x80), // external decrementer
+    (26, 0x80), // 64-bit features
+    (28, 0x80), // performance monitor
+    (32, 0x80), // little-endian atomics
+    (34, 0xc0), // event-based branches
+    (40, 0x80), // radix MMU
+    (42, 0x80), // performance monitor, ISA 3.0
+    (44, 0x80), // addressing relative to the program counter
+    (46, 0x80), // system call vectored
+    (48, 0x80), // SIMD
+    (50, 0x80), // quad-precision floating point
+    (52, 0x80), // strings
+    (54, 0x80), // decimal floating point
+    (56, 0x80), // decimal integers
+    (58, 0x80), // SHA
+    (60, 0x80), // near-memory atomics
+    (62, 0x80), // random numbers
 ];
+
+/// Byte and bit for large pages that are not cached.
+const CACHE_INHIBITED_LARGE_PAGES: (usize, u8) = (1, 0x20);
 
 /// Attribute bytes that ISA 3.0 defines.
 const PA_FEATURES_BYTES: usize = 66;
@@ -105,7 +111,7 @@ fn cpu(tree: &mut FdtWriter, processor: &ProcessorFacts, id: u32) -> Result<(), 
     tree.property_u32("ibm,vmx", 2)?;
     tree.property_u32("ibm,dfp", 1)?;
     tree.property_u32("ibm,chip-id", 0)?;
-    tree.property("ibm,pa-features", &pa_features())?;
+    tree.property("ibm,pa-features", &pa_features(processor))?;
     tree.property_u32("ibm,dec-bits", processor.decrementer_bits)?;
     tree.property_array_u32(cut(RADIX_AP_ENCODINGS), &processor.radix_ap_encodings)?;
     tree.end_node(node)
@@ -118,11 +124,15 @@ fn cache(tree: &mut FdtWriter, kind: char, cache: CacheGeometry) -> Result<(), E
 }
 
 /// One descriptor: the number of attribute bytes, the descriptor's type 0, the attributes.
-fn pa_features() -> [u8; 2 + PA_FEATURES_BYTES] {
+fn pa_features(processor: &ProcessorFacts) -> [u8; 2 + PA_FEATURES_BYTES] {
     let mut property = [0; 2 + PA_FEATURES_BYTES];
     property[0] = PA_FEATURES_BYTES.to_le_bytes()[0];
     for &(byte, value) in PA_FEATURES {
         property[2 + byte] = value;
+    }
+    if processor.cache_inhibited_large_pages {
+        let (byte, bit) = CACHE_INHIBITED_LARGE_PAGES;
+        property[2 + byte] |= bit;
     }
     property
 }

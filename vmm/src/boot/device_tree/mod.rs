@@ -135,6 +135,7 @@ mod tests {
                 data_cache: cache,
                 instruction_cache: cache,
                 radix_ap_encodings: vec![0x0c, 0xa000_0010],
+                cache_inhibited_large_pages: true,
                 decrementer_bits: 56,
             },
             host_bridges: Vec::new(),
@@ -208,6 +209,11 @@ mod tests {
         );
         let features = property(&tree, second, "ibm,pa-features");
         assert_eq!((features[0], features[2 + 40] & 0x80), (66, 0x80), "radix");
+        assert_eq!(
+            features[2 + 1],
+            0x3f,
+            "large pages uncached, on such a host"
+        );
     }
 
     #[test]

@@ -20,6 +20,10 @@ pub(super) fn host_bridge(tree: &mut FdtWriter, bridge: &HostBridgeNode) -> Resu
     tree.property_u32("ibm,#dma-address-cells", 2)?;
     tree.property_u32("ibm,#dma-size-cells", 2)?;
     tree.property_array_u32("ibm,dma-window", &bridge.dma_window)?;
+    if let Some([applicable, extensions]) = &bridge.dynamic_windows {
+        tree.property_array_u32("ibm,ddw-applicable", applicable)?;
+        tree.property_array_u32("ibm,ddw-extensions", extensions)?;
+    }
     for function in &bridge.functions {
         self::function(tree, function)?;
     }

@@ -2,7 +2,7 @@
 
 use crate::harness::Vmm;
 use crate::harness::host::assert_nothing_is_left;
-use crate::harness::jobs::{READ_ALL, SCRATCH_MIB, WAIT_FOR_NVME, data_sha256};
+use crate::harness::jobs::{COUNT_CPUS, READ_ALL, SCRATCH_MIB, WAIT_FOR_NVME, data_sha256};
 
 /// The part of the NVMe that says whether the guest has been here before.
 const MARK_MIB: u64 = SCRATCH_MIB + 7;
@@ -21,10 +21,9 @@ if ! mark 2>/dev/null | grep -q {MARK}; then
     sleep 60
     exit 1
 fi
-echo LAB-GUEST-CPUS $(nproc)
 "
     );
-    let job = [WAIT_FOR_NVME, &first_or_second, READ_ALL].concat();
+    let job = [WAIT_FOR_NVME, &first_or_second, COUNT_CPUS, READ_ALL].concat();
     let finished = Vmm::job(&job)
         .nvme()
         .option("--cpus", "2")

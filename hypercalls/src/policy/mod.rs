@@ -1,5 +1,7 @@
 //! What the user chooses, as data: how TCE hypercalls are served and when memory is locked.
 
+pub(crate) mod adaptive;
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -8,8 +10,8 @@ use crate::locking::RegionSize;
 /// Who serves the TCE hypercalls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum TcePolicy {
-    /// Whoever is cheaper for what the guest does: single entries in the kernel where it can,
-    /// bulk calls in user space, coalesced.
+    /// Whoever is cheaper for what the guest does: single entries in the kernel where it can, bulk
+    /// calls in user space, coalesced, or in the kernel when they are short or scattered.
     #[default]
     Auto,
     /// The kernel, bulk calls included; what it cannot do falls back to user space.
@@ -31,10 +33,15 @@ impl TcePolicy {
         !matches!(self, Self::User)
     }
 
-    /// Whether H_PUT_TCE_INDIRECT and H_STUFF_TCE start out enabled in the kernel
-    /// (KVM_CAP_PPC_ENABLE_HCALL).
+    /// Whether H_PUT_TCE_INDIRECT and H_STUFF_TCE are enabled in the kernel
+    /// (KVM_CAP_PPC_ENABLE_HCALL) from the start and for good.
     pub const fn bulk_calls_in_kernel(self) -> bool {
         matches!(self, Self::Kernel)
+    }
+
+    /// Whether they are handed over to the kernel and taken back while the guest runs.
+    pub const fn adapts_bulk_calls(self) -> bool {
+        matches!(self, Self::Auto)
     }
 }
 

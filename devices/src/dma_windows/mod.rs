@@ -1,0 +1,437 @@
+//! Dynamic DMA windows (PAPR 7.3.10.4, "DDW"): windows that a guest makes and removes itself, beside
+//! the default one that each host bridge has from the start.
+//!
+//! A guest asks what it can have, makes a window as large as its memory, maps all of it there once,
+//! and then does DMA without a hypercall. The RTAS services that it asks with are in `rtas`; this is
+//! what they do, on the windows of the TCE engine.
+//!
+//! A bridge has two places for windows, each with its LIOBN, and the host's container has two, each
+//! with its bus address: 0, and another that the host chooses. The host fills its places in order,
+//! so the first one is made to exist before the second is asked for. Then a LIOBN's window is at the
+//! same bus address whatever came and went before.
+
+#[cfg(test)]
+pub(crate) mod fake;
+mod limits;
+#[cfg(test)]
+mod tests;
+
+use std::error::Error;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use log::Level;
+use spapr_hypercalls::address::{Ioba, Liobn, PageShift};
+use spapr_hypercalls::engine::{Engine, WindowError};
+use spapr_hypercalls::world::{Geometry, GuestMemory, HostIommu};
+
+use crate::guest_message;
+use crate::vfio::MemoryLimitError;
+pub use limits::WindowLimits;
+
+/// Where a POWER host puts a container's second window (`tce_bypass_base` in
+/// arch/powerpc/platforms/powernv/pci-ioda.c). Another place is taken from the host's answer.
+const SECOND_PLACE: Ioba = Ioba(1 << 59);
+
+/// What a host bridge can still have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Available {
+    /// How many more windows.
+    pub windows: u32,
+    /// The bridge's limits.
+    pub limits: WindowLimits,
+}
+
+/// A window that was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewWindow {
+    /// Its name.
+    pub liobn: Liobn,
+    /// Where it starts on the bus.
+    pub start: Ioba,
+}
+
+/// Why there is no such window.
+#[derive(Debug, thiserror::Error)]
+pub enum DmaWindowError {
+    /// The bridge does not exist or offers no dynamic windows.
+    #[error("host bridge {0} offers no dynamic DMA windows")]
+    NotOffered(u8),
+    /// The LIOBN names no window of a bridge that offers dynamic windows.
+    #[error("LIOBN {0} names no DMA window that could be removed")]
+    NoSuchWindow(Liobn),
+    /// The page size is not on offer, or larger than the window.
+    #[error("host bridge {bridge} offers no DMA window of {bytes:#x} bytes in pages of {page}")]
+    Page {
+        /// The bridge.
+        bridge: u8,
+        /// Page size asked for.
+        page: PageShift,
+        /// Window size asked for.
+        bytes: u64,
+    },
+    /// It would be larger than the bridge allows.
+    #[error(
+        "a DMA window of {bytes:#x} bytes is larger than host bridge {bridge} allows ({most:#x}; \
+         --ddw)"
+    )]
+    TooLarge {
+        /// The bridge.
+        bridge: u8,
+        /// Size asked for.
+        bytes: u64,
+        /// The most.
+        most: u64,
+    },
+    /// All places are taken.
+    #[error("host bridge {bridge} has no room for a DMA window beside the {windows} it has")]
+    NoneLeft {
+        /// The bridge.
+        bridge: u8,
+        /// How many it has.
+        windows: u32,
+    },
+    /// The limit on locked memory does not allow what the guest is about to do with the window.
+    #[error(
+        "no DMA window of {bytes:#x} bytes for host bridge {bridge}: the guest would map {memory} bytes of memory in it"
+    )]
+    MemoryLimit {
+        /// The bridge.
+        bridge: u8,
+        /// Size asked for.
+        bytes: u64,
+        /// Memory that is not locked yet.
+        memory: u64,
+        /// Need and limit.
+        #[source]
+        source: MemoryLimitError,
+    },
+    /// The engine or the host refused.
+    #[error(transparent)]
+    Window(#[from] WindowError),
+}
+
+/// What RTAS services for dynamic windows need of the machine. Calls may come from any processor;
+/// one is served at a time.
+pub trait DynamicWindows {
+    /// What bridge number `bridge` can still have; `None` when it offers no dynamic windows.
+    fn available(&self, bridge: u8) -> Option<Available>;
+
+    /// Makes a window of `bytes` bytes, a power of two, in pages of `page`.
+    ///
+    /// # Errors
+    /// [`DmaWindowError`]; the bridge's windows are as before then.
+    fn create(&self, bridge: u8, page: PageShift, bytes: u64) -> Result<NewWindow, DmaWindowError>;
+
+    /// Removes a window with all that it maps. When it was the last one of its bridge, and a
+    /// dynamic one, the default window comes back.
+    ///
+    /// # Errors
+    /// There is no such window; or the host refused, and then the guest has lost it nevertheless.
+    fn remove(&self, liobn: Liobn) -> Result<(), DmaWindowError>;
+
+    /// Puts the default window of bridge number `bridge` back, empty, in place of all its windows.
+    ///
+    /// # Errors
+    /// The bridge offers no dynamic windows; or the host refused to give one back.
+    fn reset(&self, bridge: u8) -> Result<(), DmaWindowError>;
+}
+
+/// What dynamic windows need of a host beyond what the engine does.
+pub trait WindowHost: HostIommu {
+    /// Whether the limit on locked memory allows a window of `geometry`, a kernel table for it if
+    /// `kernel_table`, and `memory_bytes` more of guest memory.
+    ///
+    /// # Errors
+    /// Need and limit.
+    fn check_limit(
+        &self,
+        geometry: Geometry,
+        memory_bytes: u64,
+        kernel_table: bool,
+    ) -> Result<(), MemoryLimitError>;
+
+    /// Where the host put the last window that it refused because it belongs elsewhere; told once.
+    fn take_misplaced(&self) -> Option<Ioba>;
+}
+
+/// The dynamic windows of a machine's host bridges: what is offered, and which place has what.
+#[derive(Debug)]
+pub struct DmaWindows {
+    ram_bytes: u64,
+    kernel_tables: bool,
+    default_window: Geometry,
+    /// By number of the bridge. The lock is held over a whole call.
+    bridges: Mutex<Vec<Bridge>>,
+}
+
+/// What is known of one bridge.
+#[derive(Debug)]
+struct Bridge {
+    limits: Option<WindowLimits>,
+    /// Where the host puts the windows of each place.
+    starts: [Ioba; 2],
+    /// Whether the first place has the default window or nothing in it.
+    has_default: bool,
+}
+
+impl DmaWindows {
+    /// The windows of bridges numbered from 0, with what each offers, if anything, for a machine
+    /// with `ram_bytes` of memory. Each bridge has `default_window` now. `kernel_tables` says
+    /// whether LIOBNs are bound in the kernel.
+    pub fn new(
+        limits: Vec<Option<WindowLimits>>,
+        default_window: Geometry,
+        ram_bytes: u64,
+        kernel_tables: bool,
+    ) -> Self {
+        let bridge = |limits| Bridge {
+            limits,
+            starts: [default_window.bus_offset, SECOND_PLACE],
+            has_default: true,
+        };
+        Self {
+            ram_bytes,
+            kernel_tables,
+            default_window,
+            bridges: Mutex::new(limits.into_iter().map(bridge).collect()),
+        }
+    }
+
+    /// Whether bridge number `bridge` offers dynamic windows.
+    pub fn are_offered(&self, bridge: u8) -> bool {
+        let bridges = self.lock();
+        bridges
+            .get(usize::from(bridge))
+            .is_some_and(|bridge| bridge.limits.is_some())
+    }
+
+    /// These windows in an engine's.
+    pub fn of<'a, M: GuestMemory, H: WindowHost>(
+        &'a self,
+        engine: &'a Engine<M, H>,
+    ) -> EngineWindows<'a, M, H> {
+        EngineWindows {
+            windows: self,
+            engine,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Bridge>> {
+        self.bridges.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The dynamic windows of a machine with its engine.
+pub struct EngineWindows<'a, M, H: HostIommu> {
+    windows: &'a DmaWindows,
+    engine: &'a Engine<M, H>,
+}
+
+impl<M: GuestMemory, H: WindowHost> EngineWindows<'_, M, H> {
+    /// Which places of a bridge have a window.
+    fn occupied(&self, bridge: u8) -> [bool; 2] {
+        let snapshot = self.engine.snapshot();
+        [0, 1].map(|place| {
+            let liobn = Liobn::of_pci_window(bridge, place);
+            let mut windows = snapshot.windows.iter();
+            windows.any(|window| window.liobn == liobn && window.geometry.is_some())
+        })
+    }
+
+    /// Makes a window in `place`, at `start` or where else the host puts it.
+    fn make(
+        &self,
+        bridge: u8,
+        liobn: Liobn,
+        mut geometry: Geometry,
+    ) -> Result<Ioba, DmaWindowError> {
+        let first_try = self.try_make(liobn, geometry);
+        let host = self.engine.host(bridge);
+        let misplaced = host.and_then(WindowHost::take_misplaced);
+        match (first_try, misplaced) {
+            (Ok(()), _) => {}
+            (Err(_), Some(found)) => {
+                geometry.bus_offset = found;
+                self.try_make(liobn, geometry)?;
+            }
+            (Err(error), None) => return Err(error.into()),
+        }
+        Ok(geometry.bus_offset)
+    }
+
+    fn try_make(&self, liobn: Liobn, geometry: Geometry) -> Result<(), WindowError> {
+        self.engine.add_window(liobn, geometry)?;
+        self.engine.activate(liobn).map(drop).inspect_err(|_| {
+            // Nothing was made at the host: this frees the LIOBN, and nothing can fail in it that
+            // the guest should hear of instead of the refusal.
+            let _ = self.engine.remove_window(liobn);
+        })
+    }
+
+    /// Checks that what the guest is about to lock can be locked: all of its memory through a
+    /// window that is large enough for it, which a Linux guest maps at once; else the first
+    /// region.
+    fn check_limit(&self, bridge: u8, geometry: Geometry) -> Result<(), DmaWindowError> {
+        let Some(host) = self.engine.host(bridge) else {
+            return Err(DmaWindowError::NotOffered(bridge));
+        };
+        let bytes = geometry.entries << geometry.page_shift.get();
+        let locked = self.engine.snapshot().locked.bytes;
+        let ram_bytes = self.windows.ram_bytes;
+        let memory = if bytes >= ram_bytes {
+            ram_bytes.saturating_sub(locked)
+        } else if locked == 0 {
+            self.engine.region_size().bytes().min(ram_bytes)
+        } else {
+            0
+        };
+        host.check_limit(geometry, memory, self.windows.kernel_tables)
+            .map_err(|source| DmaWindowError::MemoryLimit {
+                bridge,
+                bytes,
+                memory,
+                source,
+            })
+    }
+
+    fn create_in(
+        &self,
+        number: u8,
+        bridge: &mut Bridge,
+        page: PageShift,
+        bytes: u64,
+    ) -> Result<NewWindow, DmaWindowError> {
+        let limits = bridge.limits.ok_or(DmaWindowError::NotOffered(number))?;
+        if !limits.offers(page) || bytes < page.bytes() {
+            return Err(DmaWindowError::Page {
+                bridge: number,
+                page,
+                bytes,
+            });
+        }
+        if bytes > limits.bytes() {
+            return Err(DmaWindowError::TooLarge {
+                bridge: number,
+                bytes,
+                most: limits.bytes(),
+            });
+        }
+        let occupied = self.occupied(number);
+        let windows = count(occupied);
+        let free = (0u8..).zip(occupied).find(|(_, occupied)| !occupied);
+        let Some((place, _)) = free.filter(|_| windows < limits.windows()) else {
+            return Err(DmaWindowError::NoneLeft {
+                bridge: number,
+                windows,
+            });
+        };
+        let start = &mut bridge.starts[usize::from(place)];
+        let geometry = Geometry {
+            bus_offset: *start,
+            page_shift: page,
+            entries: bytes >> page.get(),
+        };
+        self.check_limit(number, geometry)?;
+        if place == 1 {
+            // The host's places are filled in order.
+            self.engine.activate(Liobn::of_pci_window(number, 0))?;
+        }
+        let liobn = Liobn::of_pci_window(number, place);
+        *start = self.make(number, liobn, geometry)?;
+        if place == 0 {
+            bridge.has_default = false;
+        }
+        Ok(NewWindow {
+            liobn,
+            start: *start,
+        })
+    }
+
+    fn restore_default(&self, number: u8, bridge: &mut Bridge) -> Result<(), WindowError> {
+        bridge.has_default = true;
+        let liobn = Liobn::of_pci_window(number, 0);
+        self.engine.add_window(liobn, self.windows.default_window)
+    }
+}
+
+impl<M: GuestMemory, H: WindowHost> DynamicWindows for EngineWindows<'_, M, H> {
+    fn available(&self, bridge: u8) -> Option<Available> {
+        let bridges = self.windows.lock();
+        let limits = bridges.get(usize::from(bridge))?.limits?;
+        let windows = limits
+            .windows()
+            .saturating_sub(count(self.occupied(bridge)));
+        Some(Available { windows, limits })
+    }
+
+    fn create(&self, number: u8, page: PageShift, bytes: u64) -> Result<NewWindow, DmaWindowError> {
+        let mut bridges = self.windows.lock();
+        let bridge = bridges
+            .get_mut(usize::from(number))
+            .ok_or(DmaWindowError::NotOffered(number))?;
+        self.create_in(number, bridge, page, bytes)
+            .inspect_err(report)
+    }
+
+    fn remove(&self, liobn: Liobn) -> Result<(), DmaWindowError> {
+        let none = || DmaWindowError::NoSuchWindow(liobn);
+        let (number, place) = liobn.pci_window().ok_or_else(none)?;
+        let mut bridges = self.windows.lock();
+        let bridge = bridges
+            .get_mut(usize::from(number))
+            .filter(|bridge| bridge.limits.is_some())
+            .ok_or_else(none)?;
+        let occupied = self.occupied(number);
+        if occupied.get(usize::from(place)) != Some(&true) {
+            return Err(none());
+        }
+        let removed = self.engine.remove_window(liobn);
+        let was_default = place == 0 && bridge.has_default;
+        // A guest that removes the default window wants the room for another; one that removes its
+        // own last window would have none left.
+        let restored = if count(occupied) == 1 && !was_default {
+            self.restore_default(number, bridge)
+        } else {
+            Ok(())
+        };
+        removed
+            .and(restored)
+            .map_err(DmaWindowError::from)
+            .inspect_err(report)
+    }
+
+    fn reset(&self, number: u8) -> Result<(), DmaWindowError> {
+        let mut bridges = self.windows.lock();
+        let bridge = bridges
+            .get_mut(usize::from(number))
+            .filter(|bridge| bridge.limits.is_some())
+            .ok_or(DmaWindowError::NotOffered(number))?;
+        let mut outcome = Ok(());
+        for (place, occupied) in (0u8..).zip(self.occupied(number)) {
+            if occupied {
+                let liobn = Liobn::of_pci_window(number, place);
+                outcome = outcome.and(self.engine.remove_window(liobn));
+            }
+        }
+        outcome
+            .and(self.restore_default(number, bridge))
+            .map_err(DmaWindowError::from)
+            .inspect_err(report)
+    }
+}
+
+fn count(occupied: [bool; 2]) -> u32 {
+    occupied.into_iter().map(u32::from).sum()
+}
+
+/// Tells the log why a guest did not get what it asked for.
+fn report(error: &DmaWindowError) {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    guest_message!(Level::Warn, "{text}");
+}

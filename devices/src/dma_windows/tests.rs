@@ -1,0 +1,297 @@
+use proptest::prelude::*;
+use spapr_hypercalls::abi::{self, ReturnCode};
+use spapr_hypercalls::engine::Answer;
+
+use super::fake::{DEFAULT_WINDOW, FakeMachine, RAM_BYTES};
+use super::*;
+
+const FIRST: Liobn = Liobn::of_pci_window(0, 0);
+const SECOND: Liobn = Liobn::of_pci_window(0, 1);
+const PAGE: PageShift = PageShift::SIZE_64K;
+
+fn put(machine: &FakeMachine, liobn: Liobn, ioba: u64, tce: u64) -> ReturnCode {
+    let mut arguments = [u64::from(liobn.0), ioba, tce, 0, 0, 0, 0, 0, 0];
+    let answer = machine.engine.handle(abi::H_PUT_TCE, &mut arguments);
+    match answer {
+        Some(Answer::Code(code)) => code,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_window_beside_an_unused_default_one_is_where_the_host_puts_the_second() {
+    let machine = FakeMachine::usual();
+    let windows = machine.windows.of(&machine.engine);
+    assert_eq!(windows.available(0).unwrap().windows, 1);
+    assert_eq!(machine.host().windows(), [None, None]);
+    let window = windows.create(0, PAGE, RAM_BYTES).unwrap();
+    assert_eq!((window.liobn, window.start), (SECOND, Ioba(1 << 59)));
+    assert_eq!(
+        machine.host().windows(),
+        [Some(Ioba(0)), Some(Ioba(1 << 59))]
+    );
+    assert_eq!(windows.available(0).unwrap().windows, 0);
+    assert_eq!(
+        put(&machine, SECOND, 1 << 59, 0x1_0003),
+        ReturnCode::SUCCESS
+    );
+    assert_eq!(put(&machine, FIRST, 0, 0x1003), ReturnCode::SUCCESS);
+    let error = windows.create(0, PAGE, RAM_BYTES).unwrap_err();
+    assert!(matches!(error, DmaWindowError::NoneLeft { windows: 2, .. }));
+    assert!(machine.host().inner.violations().is_empty());
+}
+
+#[test]
+fn a_window_in_place_of_the_default_one_is_at_its_address() {
+    let machine = FakeMachine::usual();
+    let windows = machine.windows.of(&machine.engine);
+    put(&machine, FIRST, 0, 0x1003);
+    windows.remove(FIRST).unwrap();
+    assert_eq!(windows.available(0).unwrap().windows, 2);
+    assert_eq!(put(&machine, FIRST, 0, 0x1003), ReturnCode::PARAMETER);
+    let window = windows.create(0, PAGE, RAM_BYTES).unwrap();
+    assert_eq!((window.liobn, window.start), (FIRST, Ioba(0)));
+    // The last dynamic window gone, the default one is back.
+    windows.remove(FIRST).unwrap();
+    assert_eq!(machine.guest_windows(), [Some(DEFAULT_WINDOW), None]);
+    assert_eq!(put(&machine, FIRST, 0, 0x1003), ReturnCode::SUCCESS);
+}
+
+#[test]
+fn the_default_window_comes_back_when_the_last_dynamic_one_goes() {
+    let machine = FakeMachine::usual();
+    let windows = machine.windows.of(&machine.engine);
+    windows.create(0, PAGE, RAM_BYTES).unwrap();
+    windows.remove(FIRST).unwrap();
+    assert_eq!(machine.guest_windows()[0], None);
+    // Its place is free for a window of another shape, at its address.
+    let window = windows.create(0, PAGE, 1 << 20).unwrap();
+    assert_eq!((window.liobn, window.start), (FIRST, Ioba(0)));
+    windows.remove(FIRST).unwrap();
+    windows.remove(SECOND).unwrap();
+    assert_eq!(machine.guest_windows(), [Some(DEFAULT_WINDOW), None]);
+    let error = windows.remove(SECOND).unwrap_err();
+    assert!(matches!(error, DmaWindowError::NoSuchWindow(SECOND)));
+}
+
+#[test]
+fn a_host_of_one_window_gives_it_when_the_default_one_has_gone() {
+    let elsewhere = Ioba(1 << 40);
+    let machine = FakeMachine::new(1, elsewhere, elsewhere, RAM_BYTES);
+    let windows = machine.windows.of(&machine.engine);
+    assert_eq!(windows.available(0).unwrap().windows, 0);
+    assert!(windows.create(0, PAGE, RAM_BYTES).is_err());
+    windows.remove(FIRST).unwrap();
+    assert_eq!(windows.available(0).unwrap().windows, 1);
+    let window = windows.create(0, PAGE, RAM_BYTES).unwrap();
+    assert_eq!((window.liobn, window.start), (FIRST, elsewhere));
+}
+
+#[test]
+fn where_the_host_puts_the_second_window_is_where_it_is() {
+    let machine = FakeMachine::new(2, Ioba(0), Ioba(0x8000_0000_0000), RAM_BYTES);
+    let windows = machine.windows.of(&machine.engine);
+    for _ in 0..2 {
+        let window = windows.create(0, PAGE, RAM_BYTES).unwrap();
+        assert_eq!(
+            (window.liobn, window.start),
+            (SECOND, Ioba(0x8000_0000_0000))
+        );
+        windows.remove(SECOND).unwrap();
+    }
+}
+
+#[test]
+fn reset_leaves_the_default_window_alone_and_nothing_at_the_host() {
+    let machine = FakeMachine::usual();
+    let windows = machine.windows.of(&machine.engine);
+    windows.create(0, PAGE, RAM_BYTES).unwrap();
+    put(&machine, SECOND, 1 << 59, 0x1_0003);
+    put(&machine, FIRST, 0, 0x1003);
+    assert!(!machine.host().inner.registered().is_empty());
+    windows.remove(FIRST).unwrap();
+    windows.reset(0).unwrap();
+    assert_eq!(machine.guest_windows(), [Some(DEFAULT_WINDOW), None]);
+    assert_eq!(machine.host().windows(), [None, None]);
+    assert!(machine.host().inner.registered().is_empty());
+    assert_eq!(windows.available(0).unwrap().windows, 1);
+}
+
+#[test]
+fn a_window_for_all_of_memory_needs_all_of_it_to_be_lockable() {
+    let machine = FakeMachine::usual();
+    let windows = machine.windows.of(&machine.engine);
+    *machine.host().limit_bytes.lock().unwrap() = RAM_BYTES - 1;
+    let error = windows.create(0, PAGE, RAM_BYTES).unwrap_err();
+    assert!(matches!(
+        error,
+        DmaWindowError::MemoryLimit {
+            memory: RAM_BYTES,
+            ..
+        }
+    ));
+    assert_eq!(machine.guest_windows(), [Some(DEFAULT_WINDOW), None]);
+    assert_eq!(
+        machine.host().windows(),
+        [None, None],
+        "nothing was made for it"
+    );
+    // What is locked already is not needed again.
+    put(&machine, FIRST, 0, 0x1003);
+    *machine.host().limit_bytes.lock().unwrap() = 0;
+    windows.create(0, PAGE, RAM_BYTES).unwrap();
+    assert_eq!(
+        *machine.host().asked.lock().unwrap(),
+        [(RAM_BYTES, true), (0, true)]
+    );
+}
+
+#[test]
+fn sizes_that_are_not_offered_are_refused() {
+    let machine = FakeMachine::usual();
+    let windows = machine.windows.of(&machine.engine);
+    let create = |page, bytes| windows.create(0, page, bytes).unwrap_err();
+    assert!(matches!(
+        create(PageShift::SIZE_2M, RAM_BYTES),
+        DmaWindowError::Page { .. }
+    ));
+    assert!(matches!(create(PAGE, 0x8000), DmaWindowError::Page { .. }));
+    assert!(matches!(
+        create(PAGE, RAM_BYTES << 1),
+        DmaWindowError::TooLarge {
+            most: RAM_BYTES,
+            ..
+        }
+    ));
+    assert!(matches!(
+        windows.create(1, PAGE, RAM_BYTES).unwrap_err(),
+        DmaWindowError::NotOffered(1)
+    ));
+}
+
+#[test]
+fn a_bridge_that_offers_none_has_none() {
+    let machine = FakeMachine::new(0, Ioba(0), Ioba(1 << 59), RAM_BYTES);
+    let windows = machine.windows.of(&machine.engine);
+    assert!(!machine.windows.are_offered(0) && windows.available(0).is_none());
+    assert!(matches!(
+        windows.create(0, PAGE, RAM_BYTES),
+        Err(DmaWindowError::NotOffered(0))
+    ));
+    assert!(matches!(
+        windows.remove(FIRST),
+        Err(DmaWindowError::NoSuchWindow(_))
+    ));
+    assert!(matches!(
+        windows.reset(0),
+        Err(DmaWindowError::NotOffered(0))
+    ));
+    assert_eq!(machine.guest_windows(), [Some(DEFAULT_WINDOW), None]);
+}
+
+#[test]
+fn a_host_that_refuses_leaves_the_windows_as_they_were() {
+    use spapr_hypercalls::testing::Fault;
+    use spapr_hypercalls::world::HostError;
+    let machine = FakeMachine::usual();
+    let windows = machine.windows.of(&machine.engine);
+    // The default window, its table, then the window asked for.
+    machine.host().inner.inject(Fault {
+        after: 2,
+        error: HostError::OutOfResources(libc::ENOMEM),
+        leaves_traces: false,
+    });
+    let error = windows.create(0, PAGE, RAM_BYTES).unwrap_err();
+    assert!(matches!(error, DmaWindowError::Window(_)));
+    assert_eq!(machine.guest_windows(), [Some(DEFAULT_WINDOW), None]);
+    assert_eq!(windows.available(0).unwrap().windows, 1);
+    assert_eq!(windows.create(0, PAGE, RAM_BYTES).unwrap().liobn, SECOND);
+}
+
+/// What a guest may do, sensible or not.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Create(u8, u8, u32),
+    Remove(u32),
+    Reset(u8),
+    Put(u8, u64),
+    Refuse(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let shift = prop_oneof![Just(12u8), Just(16), 12u8..=34];
+    prop_oneof![
+        4 => (0u8..2, shift, 10u32..64).prop_map(|(bridge, page, bytes)| Step::Create(bridge, page, bytes)),
+        3 => prop_oneof![Just(FIRST.0), Just(SECOND.0), any::<u32>()].prop_map(Step::Remove),
+        1 => (0u8..2).prop_map(Step::Reset),
+        4 => (0u8..2, 0u64..1024).prop_map(|(place, page)| Step::Put(place, page)),
+        1 => (0u64..8).prop_map(Step::Refuse),
+    ]
+}
+
+fn apply(machine: &FakeMachine, step: Step) {
+    let windows = machine.windows.of(&machine.engine);
+    match step {
+        Step::Create(bridge, page, bytes) => {
+            let page = PageShift::new(page).unwrap();
+            if let Ok(window) = windows.create(bridge, page, 1 << bytes) {
+                let (_, place) = window.liobn.pci_window().unwrap();
+                let geometry = machine.guest_windows()[usize::from(place)].unwrap();
+                assert_eq!(geometry.bus_offset, window.start);
+                assert_eq!(geometry.bytes(), Some(1 << bytes));
+                assert!(machine.host().windows().contains(&Some(window.start)));
+            }
+        }
+        Step::Remove(liobn) => {
+            if windows.remove(Liobn(liobn)).is_ok() {
+                assert!(liobn == FIRST.0 || liobn == SECOND.0);
+            }
+        }
+        Step::Reset(bridge) => {
+            if windows.reset(bridge).is_ok() {
+                assert_eq!(machine.guest_windows(), [Some(DEFAULT_WINDOW), None]);
+            }
+        }
+        Step::Put(place, page) => {
+            let liobn = Liobn::of_pci_window(0, place);
+            if let Some(window) = machine.guest_windows()[usize::from(place)] {
+                let ioba = window.bus_offset.0 + (page << window.page_shift.get());
+                put(machine, liobn, ioba, 0x10_0003);
+            }
+        }
+        Step::Refuse(after) => machine
+            .host()
+            .inner
+            .inject(spapr_hypercalls::testing::Fault {
+                after,
+                error: spapr_hypercalls::world::HostError::OutOfResources(libc::ENOMEM),
+                leaves_traces: false,
+            }),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn whatever_a_guest_does_a_reset_gives_it_its_default_window(
+        steps in prop::collection::vec(step(), 0..60), places in 1u32..3, elsewhere: bool,
+    ) {
+        let second = if elsewhere { 1 << 47 } else { 1 << 59 };
+        let machine = FakeMachine::new(places, Ioba(0), Ioba(second), RAM_BYTES);
+        for step in steps {
+            apply(&machine, step);
+        }
+        let windows = machine.windows.of(&machine.engine);
+        let guest = machine.guest_windows().into_iter().flatten().count();
+        let available = windows.available(0).unwrap();
+        prop_assert_eq!(available.windows, places.saturating_sub(u32::try_from(guest).unwrap()));
+        machine.host().inner.clear_faults();
+        // A window that the host would not remove before can keep memory locked.
+        let reset = windows.reset(0);
+        prop_assert!(reset.is_ok() || machine.host().inner.failures().0 > 0, "{reset:?}");
+        prop_assert_eq!(machine.guest_windows(), [Some(DEFAULT_WINDOW), None]);
+        prop_assert_eq!(put(&machine, FIRST, 0, 0x1003), ReturnCode::SUCCESS);
+        prop_assert!(machine.host().inner.violations().is_empty());
+    }
+}

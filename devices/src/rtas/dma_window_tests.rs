@@ -1,0 +1,145 @@
+use proptest::prelude::*;
+
+use super::fake::FakePlatform;
+use super::tests::{BUID, status};
+use super::{DDW_APPLICABLE, DDW_EXTENSIONS, SERVICES};
+
+const FIRST: u32 = 0x8000_0000;
+const SECOND: u32 = 0x8000_0001;
+/// log2 of the machine's memory, the most that a window may have.
+const RAM_SHIFT: u32 = 26;
+
+const PAGES_4K_AND_64K: i32 = 3;
+const ENTRIES: i32 = 1 << (RAM_SHIFT - 16);
+
+fn query(platform: &FakePlatform, returns: u32) -> Vec<i32> {
+    let arguments = [0, BUID[0], BUID[1]];
+    status(platform, "ibm,query-pe-dma-window", &arguments, returns)
+}
+
+fn create(platform: &FakePlatform, page_shift: u32, window_shift: u32) -> Vec<i32> {
+    let arguments = [0, BUID[0], BUID[1], page_shift, window_shift];
+    status(platform, "ibm,create-pe-dma-window", &arguments, 4)
+}
+
+fn remove(platform: &FakePlatform, liobn: u32) -> Vec<i32> {
+    status(platform, "ibm,remove-pe-dma-window", &[liobn], 1)
+}
+
+fn reset(platform: &FakePlatform) -> Vec<i32> {
+    let arguments = [0, BUID[0], BUID[1]];
+    status(platform, "ibm,reset-pe-dma-window", &arguments, 1)
+}
+
+#[test]
+fn properties_name_the_services_tokens() {
+    let tokens = ["query", "create", "remove", "reset"].map(|verb| {
+        let name = format!("ibm,{verb}-pe-dma-window");
+        let service = SERVICES.iter().find(|service| service.name == name);
+        service.unwrap().token
+    });
+    assert_eq!(tokens, [0x2026, 0x2027, 0x2028, 0x2029]);
+    assert_eq!(DDW_APPLICABLE, tokens[..3]);
+    assert_eq!(DDW_EXTENSIONS, [2, tokens[3], 1]);
+}
+
+#[test]
+fn a_query_tells_the_number_of_entries_in_one_word_or_two() {
+    let platform = FakePlatform::new();
+    assert_eq!(query(&platform, 5), [0, 1, ENTRIES, PAGES_4K_AND_64K, 0]);
+    assert_eq!(query(&platform, 6), [0, 1, 0, ENTRIES, PAGES_4K_AND_64K, 0]);
+}
+
+#[test]
+fn a_guest_does_what_linux_does() {
+    let platform = FakePlatform::new();
+    let liobn = SECOND.cast_signed();
+    assert_eq!(create(&platform, 16, RAM_SHIFT), [0, liobn, 1 << 27, 0]);
+    assert_eq!(query(&platform, 6)[..2], [0, 0]);
+    assert_eq!(create(&platform, 16, RAM_SHIFT)[0], -1);
+    assert_eq!(remove(&platform, SECOND), [0]);
+    assert_eq!(remove(&platform, SECOND), [-3]);
+    // Without the default window, the new one takes its place.
+    assert_eq!(remove(&platform, FIRST), [0]);
+    assert_eq!(query(&platform, 6)[..2], [0, 2]);
+    let liobn = FIRST.cast_signed();
+    assert_eq!(create(&platform, 12, 20), [0, liobn, 0, 0]);
+    assert_eq!(reset(&platform), [0]);
+    assert_eq!(query(&platform, 6)[..2], [0, 1]);
+}
+
+#[test]
+fn mistakes_are_parameter_errors_and_what_cannot_be_had_is_a_hardware_error() {
+    let platform = FakePlatform::new();
+    for (page_shift, window_shift, expected) in [
+        (21, RAM_SHIFT, -3),
+        (16, 15, -3),
+        (11, RAM_SHIFT, -3),
+        (0, 0, -3),
+        (16, 64, -3),
+        (16, u32::MAX, -3),
+        (u32::MAX, RAM_SHIFT, -3),
+        (0x110, RAM_SHIFT, -3),
+        (16, RAM_SHIFT + 1, -1),
+        (12, 63, -1),
+    ] {
+        assert_eq!(
+            create(&platform, page_shift, window_shift)[0],
+            expected,
+            "{page_shift} {window_shift}"
+        );
+    }
+    *platform.dma.host().limit_bytes.lock().unwrap() = 0;
+    assert_eq!(create(&platform, 16, RAM_SHIFT)[0], -1);
+    let other = [0, BUID[0], BUID[1] ^ 1];
+    for (name, arguments, returns) in [
+        ("ibm,query-pe-dma-window", &other[..], 5),
+        ("ibm,reset-pe-dma-window", &other, 1),
+        (
+            "ibm,create-pe-dma-window",
+            &[0, BUID[0], BUID[1] ^ 1, 16, 20],
+            4,
+        ),
+    ] {
+        assert_eq!(status(&platform, name, arguments, returns)[0], -3, "{name}");
+    }
+    for liobn in [0, 0x8000_0002, 0x8000_0100, 0x7100_0000, u32::MAX] {
+        assert_eq!(remove(&platform, liobn), [-3], "{liobn:#x}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_answer_is_a_status_of_papr_and_success_is_as_a_query_then_says(
+        calls in prop::collection::vec(
+            (0u8..4, prop_oneof![Just(12u32), Just(16), 0u32..70, any::<u32>()],
+             prop_oneof![18u32..30, any::<u32>()],
+             prop_oneof![Just(FIRST), Just(SECOND), any::<u32>()]),
+            1..40,
+        )
+    ) {
+        let platform = FakePlatform::new();
+        for (service, page_shift, window_shift, liobn) in calls {
+            let before = query(&platform, 6)[1];
+            let answer = match service {
+                0 => query(&platform, 5),
+                1 => create(&platform, page_shift, window_shift),
+                2 => remove(&platform, liobn),
+                _ => reset(&platform),
+            };
+            let after = query(&platform, 6)[1];
+            prop_assert!([0, -1, -3].contains(&answer[0]), "{answer:?}");
+            match (service, answer[0]) {
+                (1, 0) => {
+                    prop_assert_eq!(after, before - 1);
+                    prop_assert!(page_shift <= window_shift && window_shift <= RAM_SHIFT);
+                }
+                // The default window may have come back in its place.
+                (2, 0) => prop_assert!(after == before + 1 || after == before),
+                (3, 0) => prop_assert_eq!(after, 1),
+                _ => prop_assert_eq!(after, before),
+            }
+        }
+        prop_assert!(platform.dma.host().inner.violations().is_empty());
+    }
+}

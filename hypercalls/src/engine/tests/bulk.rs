@@ -1,0 +1,194 @@
+//! Bulk calls are handed over to the kernel's handlers and taken back.
+
+use super::*;
+use crate::testing::FakeHandlers;
+use crate::world::BulkCall;
+
+const LIST_CALL: BulkCall = BulkCall::PutIndirect;
+
+fn adaptive(version: ContainerVersion, tce: TcePolicy) -> (TestEngine, FakeHandlers) {
+    let handlers = FakeHandlers::default();
+    let engine = engine(version, tce, LockPolicy::FirstMap);
+    (engine.with_kernel_handlers(handlers.clone()), handlers)
+}
+
+/// 512 entries of which no two follow each other, in one region.
+fn scattered() -> Vec<u64> {
+    (0..512).map(|page| ((page * 5 % 128) << 12) | 3).collect()
+}
+
+fn answer(engine: &TestEngine, list: &[u64]) -> Answer {
+    engine.memory.write_list(GuestPhysicalAddress(LIST), list);
+    let mut registers = [LIOBN, 0, LIST, list.len() as u64, 0, 0, 0, 0, 0];
+    let before = registers;
+    let answer = engine.handle(abi::H_PUT_TCE_INDIRECT, &mut registers);
+    assert_eq!(registers, before);
+    answer.unwrap()
+}
+
+/// Scattered lists, until the kernel has to do one.
+fn until_made_again(engine: &TestEngine) {
+    for _ in 0..100 {
+        if answer(engine, &scattered()) == Answer::MakeAgain {
+            return;
+        }
+    }
+    panic!("the kernel is never asked");
+}
+
+#[test]
+fn a_scattered_list_is_made_again_and_nothing_is_done_here() {
+    let (engine, handlers) = adaptive(ContainerVersion::V2, TcePolicy::Auto);
+    assert_eq!(engine.put(0x8000, 0x1003), SUCCESS);
+    let (calls, counters) = (engine.fake().calls(), engine.counters());
+    until_made_again(&engine);
+    assert!(handlers.is_in_kernel(LIST_CALL));
+    assert_eq!(
+        (engine.fake().calls(), engine.counters()),
+        (calls, counters)
+    );
+    assert_eq!(engine.get(0x8000), 0x1003);
+    // The kernel left it to us after all: it is served, whatever it costs.
+    assert_eq!(answer(&engine, &scattered()), Answer::Code(SUCCESS));
+    assert_eq!((engine.live(), handlers.requests()), (512, 1));
+}
+
+#[test]
+fn lists_are_taken_back_when_due_and_not_before() {
+    let (engine, handlers) = adaptive(ContainerVersion::V2, TcePolicy::Auto);
+    assert_eq!(engine.put(0, 0x1003), SUCCESS);
+    until_made_again(&engine);
+    engine.take_back_calls();
+    assert!(handlers.is_in_kernel(LIST_CALL));
+    assert!(handlers.sleep());
+    engine.take_back_calls();
+    assert!(!handlers.is_in_kernel(LIST_CALL));
+    // Nothing is due, so nobody is woken.
+    assert!(!handlers.sleep());
+    assert_eq!(answer(&engine, &contiguous(0, 256)), Answer::Code(SUCCESS));
+    let [lists, stuffs] = engine.snapshot().bulk_calls;
+    assert_eq!((lists.handed_over, lists.taken_back), (1, 1));
+    assert_eq!((lists.in_kernel, stuffs.handed_over), (false, 0));
+}
+
+#[test]
+fn a_steady_load_is_looked_at_ever_more_seldom() {
+    let (engine, handlers) = adaptive(ContainerVersion::V2, TcePolicy::Auto);
+    assert_eq!(engine.put(0, 0x1003), SUCCESS);
+    let mut stays = Vec::new();
+    for _ in 0..10 {
+        until_made_again(&engine);
+        let before = handlers.time();
+        assert!(handlers.sleep());
+        stays.push((handlers.time() - before).as_millis());
+        engine.take_back_calls();
+    }
+    assert_eq!(stays, [1, 2, 4, 8, 16, 32, 64, 128, 128, 128]);
+}
+
+#[test]
+fn short_stuffs_are_done_here_until_the_kernel_takes_over() {
+    let (engine, handlers) = adaptive(ContainerVersion::V2, TcePolicy::Auto);
+    for _ in 0..20 {
+        assert_eq!(engine.put(0, 0x1003), SUCCESS);
+        assert_eq!(engine.stuff(0, 1), SUCCESS);
+        assert_eq!((engine.get(0), engine.live()), (0, 0));
+    }
+    assert!(handlers.is_in_kernel(BulkCall::Stuff));
+    assert!(!handlers.is_in_kernel(LIST_CALL));
+    assert_eq!(handlers.requests(), 1);
+}
+
+#[test]
+fn calls_of_windows_that_the_kernel_does_not_serve_do_not_count() {
+    let (engine, handlers) = adaptive(ContainerVersion::V1, TcePolicy::Auto);
+    for _ in 0..100 {
+        assert_eq!(answer(&engine, &scattered()), Answer::Code(SUCCESS));
+        assert_eq!(engine.stuff(0, 1), SUCCESS);
+    }
+    assert_eq!(handlers.requests(), 0);
+}
+
+#[test]
+fn what_the_kernel_would_get_wrong_or_could_not_do_stays_here() {
+    let (engine, handlers) = adaptive(ContainerVersion::V2, TcePolicy::Auto);
+    let mut with_hole = scattered();
+    with_hole[100] = 0;
+    let mut beyond = scattered();
+    beyond[511] = 0x40_0003;
+    for _ in 0..100 {
+        assert_eq!(answer(&engine, &with_hole), Answer::Code(SUCCESS));
+        assert_eq!(answer(&engine, &beyond), Answer::Code(PARAMETER));
+    }
+    assert_eq!(handlers.requests(), 0);
+    // Not before the memory is registered that the list names.
+    until_made_again(&engine);
+    assert!(engine.fake().violations().is_empty());
+}
+
+#[test]
+fn a_kernel_that_refuses_is_asked_once_and_no_call_is_lost() {
+    let (engine, handlers) = adaptive(ContainerVersion::V2, TcePolicy::Auto);
+    handlers.refuse(true);
+    for _ in 0..100 {
+        assert_eq!(answer(&engine, &scattered()), Answer::Code(SUCCESS));
+        assert_eq!(engine.stuff(0, 1), SUCCESS);
+    }
+    // Once for each of the calls.
+    assert_eq!(handlers.requests(), 2);
+    assert_eq!(engine.counters().put_indirect, 100);
+    assert!(!engine.snapshot().bulk_calls[0].in_kernel);
+}
+
+#[test]
+fn calls_that_cannot_be_taken_back_are_tried_again_later() {
+    let (engine, handlers) = adaptive(ContainerVersion::V2, TcePolicy::Auto);
+    assert_eq!(engine.put(0, 0x1003), SUCCESS);
+    until_made_again(&engine);
+    handlers.refuse(true);
+    assert!(handlers.sleep());
+    engine.take_back_calls();
+    assert!(engine.snapshot().bulk_calls[0].in_kernel);
+    handlers.refuse(false);
+    assert!(handlers.sleep());
+    engine.take_back_calls();
+    assert!(!handlers.is_in_kernel(LIST_CALL));
+}
+
+#[test]
+fn forced_policies_ask_for_nothing() {
+    for (tce, in_kernel) in [(TcePolicy::User, false), (TcePolicy::Kernel, true)] {
+        let (engine, handlers) = adaptive(ContainerVersion::V2, tce);
+        for _ in 0..100 {
+            assert_eq!(answer(&engine, &scattered()), Answer::Code(SUCCESS));
+        }
+        assert_eq!(handlers.requests(), 0);
+        assert_eq!(engine.snapshot().bulk_calls[0].in_kernel, in_kernel);
+    }
+}
+
+#[test]
+fn several_processors_hand_over_once() {
+    let (engine, handlers) = adaptive(ContainerVersion::V2, TcePolicy::Auto);
+    assert_eq!(engine.put(0, 0x1003), SUCCESS);
+    engine
+        .memory
+        .write_list(GuestPhysicalAddress(LIST), &scattered());
+    let made_again = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..200 {
+                    let mut registers = [LIOBN, 0, LIST, 512, 0, 0, 0, 0, 0];
+                    let answer = engine.handle(abi::H_PUT_TCE_INDIRECT, &mut registers);
+                    if answer == Some(Answer::MakeAgain) {
+                        made_again.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    // Those that were on their way when the first one handed over may have been sent back, too.
+    assert!((1..=4).contains(&made_again.into_inner()));
+    assert_eq!(handlers.requests(), 1);
+}

@@ -1,0 +1,110 @@
+//! Dynamic DMA windows: all of the guest's memory in one window, in base pages and in huge ones.
+
+use std::fs;
+
+use crate::harness::Vmm;
+use crate::harness::finished::Finished;
+use crate::harness::host::{assert_nothing_is_left, lab};
+use crate::harness::jobs::{READ_ALL, READ_SMALL, WAIT_FOR_NVME, data_sha256};
+
+/// The page size of the host and of its guests.
+pub(crate) fn page_bytes() -> u64 {
+    if lab("LAB_HOST").ends_with("-64k") {
+        0x1_0000
+    } else {
+        0x1000
+    }
+}
+
+/// Shows what the kernel said of windows, and reads the NVMe.
+pub(crate) fn read_with(options: &[&str]) -> Finished {
+    let log = "dmesg | grep -e pe-dma-window | sed 's/^/LAB-WINDOW /'\n";
+    let job = [WAIT_FOR_NVME, log, READ_ALL, READ_SMALL].concat();
+    let vmm = Vmm::job(&job).nvme_with_windows();
+    let vmm = options.iter().fold(vmm, |vmm, option| vmm.argument(option));
+    let finished = vmm.run().assert_job_done();
+    assert_eq!(finished.guest("SHA256"), data_sha256(), "{finished}");
+    assert_nothing_is_left();
+    finished
+}
+
+/// Fails unless the guest made a dynamic window for all of its memory and mapped it once.
+#[track_caller]
+pub(crate) fn assert_all_is_mapped(finished: &Finished, memory_bytes: u64, page_bytes: u64) {
+    assert!(
+        finished
+            .console()
+            .contains("ibm,create-pe-dma-window(2027)"),
+        "{finished}"
+    );
+    assert_eq!(
+        finished.stat("/windows/1/liobn"),
+        "0x80000001",
+        "{finished}"
+    );
+    assert_eq!(finished.stat("/windows/1/path"), "bound", "{finished}");
+    assert_eq!(
+        finished.number("/windows/1/bus_offset"),
+        1 << 59,
+        "{finished}"
+    );
+    assert_eq!(
+        finished.number("/windows/1/page_size"),
+        page_bytes,
+        "{finished}"
+    );
+    let entries = memory_bytes / page_bytes;
+    assert_eq!(finished.number("/windows/1/entries"), entries, "{finished}");
+    assert_eq!(finished.number("/windows/1/tces"), entries, "{finished}");
+    // Lists of 512 entries, each a contiguous run, or as many as there are regions in it.
+    let region_entries = finished.number("/memory/region_bytes") / page_bytes;
+    let runs = entries / region_entries.min(512);
+    assert_eq!(finished.number("/windows/1/map_ioctls"), runs, "{finished}");
+    assert_eq!(
+        finished.number("/memory/peak_locked_bytes"),
+        memory_bytes,
+        "{finished}"
+    );
+}
+
+#[test]
+fn a_guest_maps_all_of_its_memory_once() {
+    let finished = read_with(&["--memory", "2G"]);
+    assert_all_is_mapped(&finished, 2 << 30, page_bytes());
+}
+
+#[test]
+fn without_dynamic_windows_a_guest_uses_the_default_one() {
+    let finished = read_with(&["--memory", "2G", "--ddw", "off"]);
+    assert!(!finished.console().contains("pe-dma-window"), "{finished}");
+    assert!(finished.tce_calls("H_PUT_TCE_INDIRECT") > 0, "{finished}");
+}
+
+const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+
+/// Huge pages of 2 MiB, given back when dropped.
+struct HugePages;
+
+impl HugePages {
+    fn take(pages: u64) -> Self {
+        fs::write(POOL, pages.to_string()).expect("the host has no huge pages");
+        let taken = Self;
+        let got = fs::read_to_string(POOL).expect("the pool");
+        assert_eq!(got.trim(), pages.to_string(), "huge pages");
+        taken
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        fs::write(POOL, "0").expect("cannot give the huge pages back");
+    }
+}
+
+#[test]
+fn a_guest_in_huge_pages_has_a_window_of_huge_pages() {
+    let _pages = HugePages::take(2048);
+    let finished = read_with(&["--memory", "4G", "--hugepages", "2M"]);
+    assert_all_is_mapped(&finished, 4 << 30, 2 << 20);
+    assert_eq!(finished.number("/memory/page_bytes"), 2 << 20, "{finished}");
+}

@@ -1,0 +1,128 @@
+//! More of dynamic DMA windows: bounds, refusals, versions of the container, reboot.
+
+use std::path::Path;
+
+use crate::every_host::dma_windows::{assert_all_is_mapped, page_bytes, read_with};
+use crate::harness::Vmm;
+use crate::harness::host::{assert_nothing_is_left, give_to_user, group_node, open_to_all};
+use crate::harness::jobs::{READ_ALL, SCRATCH_MIB, WAIT_FOR_NVME, data_sha256};
+use crate::harness::vmm::User;
+
+#[test]
+fn a_bounded_window_is_used_piece_by_piece() {
+    let finished = read_with(&["--memory", "2G", "--ddw", "256M"]);
+    assert_eq!(finished.stat("/windows/1/path"), "bound", "{finished}");
+    assert_eq!(
+        finished.number("/windows/1/entries"),
+        (256 << 20) / page_bytes(),
+        "{finished}"
+    );
+    let calls = finished.stat("/windows/1/calls");
+    assert!(calls["H_STUFF_TCE"].as_u64() > Some(0), "{finished}");
+    // The window does not cover memory, so the guest maps what it uses, and unmaps it.
+    assert!(finished.number("/windows/1/unmap_ioctls") > 0, "{finished}");
+    assert!(
+        finished.number("/memory/peak_locked_bytes") < 2 << 30,
+        "{finished}"
+    );
+}
+
+#[test]
+fn a_version_1_container_offers_no_windows() {
+    let finished = read_with(&["--iommu", "v1"]);
+    assert!(!finished.console().contains("pe-dma-window"), "{finished}");
+    assert_eq!(finished.number("/windows/0/container"), 1, "{finished}");
+}
+
+#[test]
+fn in_user_mode_a_window_is_mapped_by_the_vmm() {
+    let finished = read_with(&["--tce", "user"]);
+    assert_eq!(finished.stat("/windows/1/path"), "user", "{finished}");
+    let lists = ((1 << 30) / page_bytes()).div_ceil(512);
+    assert_eq!(
+        finished.number("/windows/1/map_ioctls"),
+        lists,
+        "{finished}"
+    );
+}
+
+#[test]
+fn a_limit_too_low_for_all_of_memory_refuses_the_window_and_the_guest_goes_on() {
+    let _kvm = open_to_all(Path::new("/dev/kvm"));
+    let _group = give_to_user(&group_node());
+    // Enough for the default window and what the guest uses of its 2 GiB in it, and not for all.
+    let user = User {
+        memlock: (2 << 30) - (64 << 20),
+    };
+    let job = [WAIT_FOR_NVME, READ_ALL].concat();
+    let vmm = Vmm::job(&job)
+        .nvme_with_windows()
+        .option("--memory", "2G")
+        .run_by(user);
+    let finished = vmm.run().assert_job_done();
+    assert_eq!(finished.guest("SHA256"), data_sha256(), "{finished}");
+    let limit = format!("RLIMIT_MEMLOCK is {} bytes", user.memlock);
+    for part in ["no DMA window of 0x80000000 bytes", "needs", &limit] {
+        assert!(finished.errors().contains(part), "no {part:?}\n{finished}");
+    }
+    assert!(finished.tce_calls("H_PUT_TCE_INDIRECT") > 0, "{finished}");
+    assert_nothing_is_left();
+}
+
+#[test]
+fn a_guest_that_reboots_starts_with_its_default_window() {
+    const MARK_MIB: u64 = SCRATCH_MIB + 6;
+    const MARK: &str = "a-mark-of-the-window-test";
+    let first_or_second = format!(
+        "
+dmesg | grep -e pe-dma-window | sed 's/^/LAB-WINDOW /'
+if ! dd if=/dev/nvme0n1 bs=4096 skip=$(({MARK_MIB} * 256)) count=1 iflag=direct 2>/dev/null |
+    grep -q {MARK}; then
+    printf '%-4096s' {MARK} |
+        dd of=/dev/nvme0n1 bs=4096 seek=$(({MARK_MIB} * 256)) iflag=fullblock oflag=direct || exit 1
+    reboot -f
+    sleep 60
+    exit 1
+fi
+"
+    );
+    let job = [WAIT_FOR_NVME, &first_or_second, READ_ALL].concat();
+    let finished = Vmm::job(&job).nvme_with_windows().run().assert_job_done();
+    assert_eq!(finished.number("/reboots"), 1, "{finished}");
+    // Each life finds one window beside the default one to be had, and makes it.
+    let made = finished.console().lines().filter(|line| {
+        line.contains("LAB-WINDOW")
+            && line.contains("create-pe-dma-window")
+            && line.contains("returned 0")
+    });
+    assert_eq!(made.count(), 2, "{finished}");
+    assert_eq!(finished.guest("SHA256"), data_sha256(), "{finished}");
+    assert_nothing_is_left();
+}
+
+#[test]
+fn huge_pages_that_the_host_lacks_are_told_at_the_start() {
+    Vmm::linux()
+        .option("--hugepages", "2M")
+        .run()
+        .assert_refused(&[
+            "needs 512 huge pages of 2M",
+            "0 of the host's 0 are free",
+            "echo 512 > /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages",
+        ]);
+    Vmm::linux()
+        .option("--hugepages", "1G")
+        .option("--memory", "1536M")
+        .run()
+        .assert_refused(&["not a multiple of its huge pages of 1G", "2G would be"]);
+    Vmm::linux()
+        .option("--ddw", "3G")
+        .run()
+        .assert_refused(&["--ddw", "power of two", "2G"]);
+}
+
+#[test]
+fn a_window_for_all_of_memory_works_with_memory_locked_at_the_start() {
+    let finished = read_with(&["--lock", "attach"]);
+    assert_all_is_mapped(&finished, 1 << 30, page_bytes());
+}

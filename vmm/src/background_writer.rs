@@ -1,0 +1,206 @@
+//! Bytes on their way out, written by a thread of their own, so that a slow, stuck or broken reader
+//! never holds who wrote them.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The most that is given to the reader in one piece; one that takes it makes progress.
+const PIECE_BYTES: usize = 4 << 10;
+
+/// How often the thread looks whether anyone still holds the queue.
+const LOOK_UP: Duration = Duration::from_millis(500);
+
+/// There is no room for that many bytes now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full {
+    /// How long the reader has taken nothing.
+    pub stuck_for: Duration,
+}
+
+/// A bounded queue of bytes and the thread that writes them. Clones share the queue.
+#[derive(Clone, Debug)]
+pub struct BackgroundWriter {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    most_bytes: usize,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    bytes: VecDeque<u8>,
+    writing: bool,
+    broken: bool,
+    last_progress: Instant,
+    lost: u64,
+}
+
+impl BackgroundWriter {
+    /// A queue of at most `most_bytes` whose bytes are written to `output` by a thread called
+    /// `name`.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn spawn(
+        name: &str,
+        most_bytes: usize,
+        mut output: impl Write + Send + 'static,
+    ) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            most_bytes,
+            state: Mutex::new(State {
+                bytes: VecDeque::new(),
+                writing: false,
+                broken: false,
+                last_progress: Instant::now(),
+                lost: 0,
+            }),
+            changed: Condvar::new(),
+        });
+        let writer = Arc::downgrade(&shared);
+        thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || {
+                let mut piece = Vec::with_capacity(PIECE_BYTES);
+                while let Some(shared) = writer.upgrade() {
+                    if shared.next_piece(&mut piece) {
+                        let written = output.write_all(&piece).and_then(|()| output.flush());
+                        shared.wrote(written.is_ok());
+                    }
+                }
+            })?;
+        Ok(Self { shared })
+    }
+
+    /// Queues all of `bytes`, or none of them. When the reader is gone they go nowhere.
+    ///
+    /// # Errors
+    /// [`Full`]; the caller decides whether to come again or to lose them.
+    pub fn push(&self, bytes: &[u8]) -> Result<(), Full> {
+        let mut state = self.shared.lock();
+        if state.bytes.len().saturating_add(bytes.len()) > self.shared.most_bytes {
+            let stuck_for = state.last_progress.elapsed();
+            return Err(Full { stuck_for });
+        }
+        state.bytes.extend(bytes);
+        self.shared.changed.notify_all();
+        Ok(())
+    }
+
+    /// Counts `count` things that were given up because the queue was full.
+    pub fn count_lost(&self, count: u64) {
+        self.shared.lock().lost += count;
+    }
+
+    /// What was counted as lost since the last call.
+    pub fn take_lost(&self) -> u64 {
+        std::mem::take(&mut self.shared.lock().lost)
+    }
+
+    /// Waits until all is written or the reader is gone, for `patience` at most.
+    pub fn drain(&self, patience: Duration) {
+        let state = self.shared.lock();
+        let _timed_out = self
+            .shared
+            .changed
+            .wait_timeout_while(state, patience, |state| {
+                !state.broken && (state.writing || !state.bytes.is_empty())
+            });
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what is to be written next; false when nothing came for a while.
+    fn next_piece(&self, piece: &mut Vec<u8>) -> bool {
+        let (mut state, _timeout) = self
+            .changed
+            .wait_timeout_while(self.lock(), LOOK_UP, |state| state.bytes.is_empty())
+            .unwrap_or_else(PoisonError::into_inner);
+        piece.clear();
+        let length = state.bytes.len().min(PIECE_BYTES);
+        piece.extend(state.bytes.drain(..length));
+        if !state.writing {
+            state.last_progress = Instant::now();
+        }
+        state.writing = !piece.is_empty();
+        state.writing
+    }
+
+    fn wrote(&self, well: bool) {
+        let mut state = self.lock();
+        state.writing = false;
+        state.broken = !well;
+        state.last_progress = Instant::now();
+        self.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    fn into_pipe(most_bytes: usize) -> (BackgroundWriter, io::PipeReader) {
+        let (reader, writer) = io::pipe().expect("pipe");
+        let writer = BackgroundWriter::spawn("test", most_bytes, writer).expect("thread");
+        (writer, reader)
+    }
+
+    #[test]
+    fn what_is_queued_comes_out_in_order() {
+        let (writer, mut reader) = into_pipe(1 << 16);
+        let text: Vec<u8> = (0..50_000u32).flat_map(u32::to_be_bytes).collect();
+        let expected = text.clone();
+        let reading = thread::spawn(move || {
+            let mut seen = vec![0; expected.len()];
+            reader.read_exact(&mut seen).expect("read");
+            assert_eq!(seen, expected);
+        });
+        for piece in text.chunks(1000) {
+            while writer.push(piece).is_err() {
+                thread::yield_now();
+            }
+        }
+        writer.drain(Duration::from_secs(10));
+        reading.join().expect("all came");
+    }
+
+    #[test]
+    fn a_reader_that_takes_nothing_is_stuck_until_it_takes_something() {
+        let (writer, mut reader) = into_pipe(1 << 16);
+        let begun = Instant::now();
+        let push = || {
+            thread::sleep(Duration::from_millis(1));
+            assert!(begun.elapsed() < Duration::from_secs(60), "waits in vain");
+            writer.push(&[b'x'; 4096])
+        };
+        while !push().is_err_and(|full| full.stuck_for >= Duration::from_millis(100)) {}
+        reader.read_exact(&mut [0; 16 << 10]).expect("read");
+        while push().is_err() {}
+    }
+
+    #[test]
+    fn a_reader_that_is_gone_costs_the_bytes_and_nothing_else() {
+        let (writer, reader) = into_pipe(1 << 16);
+        drop(reader);
+        for _ in 0..1000 {
+            let _full = writer.push(&[b'x'; 64]);
+        }
+        writer.drain(Duration::from_secs(10));
+        writer.count_lost(3);
+        assert_eq!(writer.take_lost(), 3);
+        assert_eq!(writer.take_lost(), 0);
+    }
+}

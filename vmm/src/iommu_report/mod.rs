@@ -1,0 +1,141 @@
+//! `spapr-vmm iommu`: what a host's IOMMU groups can do, and how much memory gets locked for a
+//! guest that has their devices.
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | [`gather`] | asking the host, through VFIO, leaving everything as it was |
+//! | [`need`] | how much gets locked, and when |
+//! | [`libvirt`] | the limit that libvirt would set, to compare with |
+//! | [`report`] | the answer as data, which is what `--json` prints |
+//! | [`table`] | the answer for people |
+
+pub mod gather;
+pub mod libvirt;
+pub mod need;
+pub mod report;
+pub mod table;
+
+use std::io::{self, Write};
+
+use spapr_devices::vfio::{ContainerError, HostPaths, MemoryLimitError, PreflightError};
+
+use crate::cli::IommuArguments;
+use crate::memory::{self, MemoryError};
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum IommuReportError {
+    /// Not on this architecture.
+    #[error(
+        "IOMMU groups with TCE tables are a matter of ppc64le hosts, and this is {}; to try it \
+         here, run `cargo lab demo` in the source tree, which emulates a POWER host, or in one \
+         `cargo lab exec -- spapr-vmm iommu`",
+        std::env::consts::ARCH
+    )]
+    WrongArchitecture,
+    /// The host has no IOMMU groups at all.
+    #[error(
+        "this host has no IOMMU groups: its kernel drives no IOMMU, so no device can be passed \
+         through"
+    )]
+    NoGroups,
+    /// No guest can have so much memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The device or group does not exist, or the host does not tell.
+    #[error(transparent)]
+    Preflight(#[from] PreflightError),
+    /// The host's VFIO has no support for SPAPR.
+    #[error(transparent)]
+    Container(#[from] ContainerError),
+    /// The limit on locked memory cannot be read.
+    #[error(transparent)]
+    MemoryLimit(#[from] MemoryLimitError),
+    /// The answer cannot be written.
+    #[error("cannot write to standard output")]
+    Output(#[source] io::Error),
+}
+
+impl IommuReportError {
+    /// The process' exit status: 2 when the question makes no sense on this host, 1 when something
+    /// failed.
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Self::WrongArchitecture | Self::NoGroups | Self::Memory(_) | Self::Container(_) => 2,
+            Self::Preflight(PreflightError::Unreadable { .. })
+            | Self::MemoryLimit(_)
+            | Self::Output(_) => 1,
+            Self::Preflight(_) => 2,
+        }
+    }
+}
+
+/// Prints the answer on standard output.
+///
+/// # Errors
+/// When there is none, or it cannot be written. A reader that stops reading is no error.
+pub fn run(arguments: &IommuArguments) -> Result<(), IommuReportError> {
+    if !cfg!(target_arch = "powerpc64") {
+        return Err(IommuReportError::WrongArchitecture);
+    }
+    memory::check_size(arguments.memory, u64::MAX)?;
+    let report = gather::gather(&HostPaths::default(), arguments.target, arguments.memory.0)?;
+    let text = if arguments.json {
+        let mut text = serde_json::to_string_pretty(&report)
+            .map_err(|error| IommuReportError::Output(error.into()))?;
+        text.push('\n');
+        text
+    } else {
+        table::render(&report)
+    };
+    print(&text, &mut io::stdout().lock())
+}
+
+fn print(text: &str, output: &mut impl Write) -> Result<(), IommuReportError> {
+    let written = output
+        .write_all(text.as_bytes())
+        .and_then(|()| output.flush());
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(IommuReportError::Output(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Failing(io::ErrorKind);
+
+    impl Write for Failing {
+        fn write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
+            Err(self.0.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_reader_that_goes_away_is_no_error_and_a_full_disk_is_one() {
+        assert!(print("x", &mut Failing(io::ErrorKind::BrokenPipe)).is_ok());
+        let error = print("x", &mut Failing(io::ErrorKind::StorageFull)).unwrap_err();
+        assert_eq!(error.exit_status(), 1);
+    }
+
+    #[test]
+    fn questions_that_make_no_sense_here_end_with_2_and_failures_with_1() {
+        let absent = PreflightError::NoSuchGroup(spapr_devices::vfio::GroupNumber(7));
+        assert_eq!(IommuReportError::from(absent).exit_status(), 2);
+        let no_support = IommuReportError::from(ContainerError::NoSpapr);
+        assert_eq!(no_support.exit_status(), 2);
+        let unreadable = PreflightError::Unreadable {
+            path: "/sys".into(),
+            source: io::ErrorKind::Other.into(),
+        };
+        assert_eq!(IommuReportError::from(unreadable).exit_status(), 1);
+    }
+}

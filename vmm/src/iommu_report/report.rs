@@ -1,0 +1,294 @@
+//! What `spapr-vmm iommu` tells, as data. The names of the fields are those of `--json`: programs
+//! rely on them (docs/iommu.md).
+
+use serde::Serialize;
+use spapr_devices::vfio::{GroupMember, IommuInfo, IommuVersion, MemoryLimit};
+use spapr_hypercalls::policy::LockPolicy;
+
+use super::libvirt::LibvirtLimit;
+use super::need::{ContainerKind, Guest};
+
+/// The whole answer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// Memory of the guest that the figures are for.
+    pub memory_bytes: u64,
+    /// The pieces in which `--lock first-map` locks it.
+    pub region_bytes: u64,
+    /// Size of a page of this host.
+    pub host_page_bytes: u64,
+    /// Whether KVM says that it can bind TCE tables to IOMMU groups; `None` when it could not be
+    /// asked, and then tables are counted as if it could.
+    pub kernel_tables: Option<bool>,
+    /// The limit on locked memory.
+    pub limit: Limit,
+    /// The IOMMU groups asked for, in order.
+    pub groups: Vec<GroupReport>,
+    /// A guest that has devices of all free groups above, when there are several: for each
+    /// container version that works for all.
+    pub together: Vec<ContainerNeed>,
+    /// What libvirt would set: for one group, and for all free ones when there are several.
+    pub libvirt: Vec<LibvirtLimit>,
+}
+
+/// The limit on locked memory that is in force for this process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Limit {
+    /// RLIMIT_MEMLOCK, the soft limit; `None` when there is none.
+    pub limit_bytes: Option<u64>,
+    /// Locked by this process already.
+    pub locked_bytes: u64,
+    /// Whether the limit does not bind this process, because it has CAP_IPC_LOCK.
+    pub exempt: bool,
+    /// What may still be locked; `None` when there is no bound.
+    pub available_bytes: Option<u64>,
+    /// What is missing for the most that any guest above could lock, and how to raise the limit;
+    /// `None` when nothing is missing.
+    pub advice: Option<String>,
+}
+
+/// One IOMMU group.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct GroupReport {
+    /// Its number, the name of its node below /dev/vfio.
+    pub group: u32,
+    /// Its devices.
+    pub members: Vec<Member>,
+    /// Whether it can be passed through here and now.
+    pub state: State,
+    /// Why not, and what to do about it.
+    pub reason: Option<String>,
+    /// The versions of a container it can be put into; none when the group cannot be taken.
+    pub containers: Vec<ContainerReport>,
+}
+
+/// A device of a group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Member {
+    /// Its name, a PCI address for a PCI function.
+    pub name: String,
+    /// The driver it is bound to.
+    pub driver: Option<String>,
+}
+
+impl From<GroupMember> for Member {
+    fn from(GroupMember { name, driver }: GroupMember) -> Self {
+        Self { name, driver }
+    }
+}
+
+/// Whether a group can be passed through here and now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// It can.
+    Free,
+    /// Another process has it open: a guest runs with it, most likely.
+    HeldByAnotherProcess,
+    /// Its devices, or the one asked for, are not bound to vfio-pci.
+    NotBound,
+    /// The host uses other devices of it.
+    UsedByHost,
+    /// This user may not open it.
+    NoPermission,
+    /// It holds bridges alone.
+    NoDevice,
+    /// The kernel refused something else.
+    Refused,
+}
+
+/// A group in a container of one version.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ContainerReport {
+    /// Version of the container, 1 or 2.
+    pub version: u32,
+    /// Why there is no such container for the group.
+    pub reason: Option<String>,
+    /// What the container can do (VFIO_IOMMU_SPAPR_TCE_GET_INFO); `None` when there is none.
+    pub iommu: Option<Iommu>,
+    /// What is locked for a guest with this group alone, for each `--lock`.
+    pub locked: Vec<Locked>,
+}
+
+/// What a container can do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Iommu {
+    /// First bus address of the host's default window.
+    pub window_start: u64,
+    /// Its size.
+    pub window_bytes: u64,
+    /// Page sizes that a window may have, in bytes.
+    pub page_sizes: Vec<u64>,
+    /// How many windows there may be at a time; 0 when the default window is fixed.
+    pub dynamic_windows: u32,
+    /// How many levels a window's table may have.
+    pub levels: u32,
+}
+
+impl From<&IommuInfo> for Iommu {
+    fn from(info: &IommuInfo) -> Self {
+        Self {
+            window_start: info.window_start.0,
+            window_bytes: info.window_bytes,
+            page_sizes: (0..u64::BITS)
+                .map(|bit| 1 << bit)
+                .filter(|size| info.page_sizes & size != 0)
+                .collect(),
+            dynamic_windows: info.dynamic_windows,
+            levels: info.levels,
+        }
+    }
+}
+
+/// What several groups need in containers of one version.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ContainerNeed {
+    /// Version of the containers.
+    pub version: u32,
+    /// How many groups there are, each in a container of its own.
+    pub groups: u64,
+    /// What is locked for a guest with all of them, for each `--lock`.
+    pub locked: Vec<Locked>,
+}
+
+/// What is locked for a guest with the default DMA window of each group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Locked {
+    /// When memory is locked: `first-map` or `attach`.
+    pub lock: String,
+    /// Locked when the guest runs and has mapped nothing yet.
+    pub before_dma_bytes: u64,
+    /// Locked when each device has had its first mapping, all in one region of memory.
+    pub first_mapping_bytes: u64,
+    /// Locked when the guest has mapped all of its memory.
+    pub most_bytes: u64,
+    /// Of the most: memory, or a v1 container's whole window.
+    pub memory_bytes: u64,
+    /// Of the most: the host's TCE tables.
+    pub host_table_bytes: u64,
+    /// Of the most: KVM's TCE tables.
+    pub kvm_table_bytes: u64,
+    /// What the limit allows of it.
+    pub verdict: Verdict,
+}
+
+/// What the limit in force allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// All that the guest could come to need.
+    Enough,
+    /// The guest's first mappings, but not all of its memory: from some point on it gets errors.
+    EnoughToStart,
+    /// Not even the first mappings: `spapr-vmm run` refuses to start the guest.
+    TooLow,
+}
+
+/// Both ways to lock memory, as they are told.
+const LOCK_POLICIES: [LockPolicy; 2] = [LockPolicy::FirstMap, LockPolicy::Attach];
+
+/// What is locked for `guest` with `containers`, for each `--lock`, and what `limit` allows.
+pub fn locked(guest: &Guest, containers: &[ContainerKind], limit: &MemoryLimit) -> Vec<Locked> {
+    LOCK_POLICIES
+        .into_iter()
+        .map(|lock| {
+            let need = guest.need(containers, lock);
+            let (first, most) = (need.first_mapping.total_bytes(), need.most.total_bytes());
+            Locked {
+                lock: lock.to_string(),
+                before_dma_bytes: need.before_dma.total_bytes(),
+                first_mapping_bytes: first,
+                most_bytes: most,
+                memory_bytes: need.most.memory_bytes,
+                host_table_bytes: need.most.host_table_bytes,
+                kvm_table_bytes: need.most.kvm_table_bytes,
+                verdict: match (limit.check(first), limit.check(most)) {
+                    (_, Ok(())) => Verdict::Enough,
+                    (Ok(()), Err(_)) => Verdict::EnoughToStart,
+                    (Err(_), Err(_)) => Verdict::TooLow,
+                },
+            }
+        })
+        .collect()
+}
+
+/// The number of a version, as `--iommu` and VFIO count them.
+pub fn version_number(version: IommuVersion) -> u32 {
+    match version {
+        IommuVersion::V1 => 1,
+        IommuVersion::V2 => 2,
+    }
+}
+
+impl Report {
+    /// The most that any guest of this report could lock.
+    pub fn most_bytes(&self) -> Option<u64> {
+        let alone = self
+            .groups
+            .iter()
+            .flat_map(|group| &group.containers)
+            .flat_map(|container| &container.locked);
+        let together = self.together.iter().flat_map(|need| &need.locked);
+        alone.chain(together).map(|locked| locked.most_bytes).max()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use spapr_hypercalls::locking::RegionSize;
+
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    fn verdicts(limit_bytes: u64, version: IommuVersion) -> [Verdict; 2] {
+        let guest = Guest {
+            ram_bytes: GIB,
+            region: RegionSize::for_ram(GIB),
+            kernel_tables: true,
+            host_page_bytes: 65536,
+        };
+        let container = ContainerKind {
+            version,
+            host_window_bytes: 2 * GIB,
+        };
+        let limit = MemoryLimit {
+            limit_bytes: Some(limit_bytes),
+            locked_bytes: 65536,
+            exempt: false,
+        };
+        let [first_map, attach] = &locked(&guest, &[container], &limit)[..] else {
+            panic!("two modes")
+        };
+        assert_eq!((&*first_map.lock, &*attach.lock), ("first-map", "attach"));
+        [first_map.verdict, attach.verdict]
+    }
+
+    #[test]
+    fn the_limit_is_judged_to_the_byte_and_for_each_mode() {
+        use Verdict::{Enough, EnoughToStart, TooLow};
+        let (tables, region, used) = (6208 * 1024, 256 << 20, 65536);
+        let v2 = |limit| verdicts(limit, IommuVersion::V2);
+        assert_eq!(v2(GIB + tables + used), [Enough, Enough]);
+        assert_eq!(v2(GIB + tables + used - 1), [EnoughToStart, TooLow]);
+        assert_eq!(v2(region + tables + used), [EnoughToStart, TooLow]);
+        assert_eq!(v2(region + tables + used - 1), [TooLow, TooLow]);
+        let v1 = |limit| verdicts(limit, IommuVersion::V1);
+        assert_eq!(v1(2 * GIB + (8 << 20) + used), [Enough, Enough]);
+        assert_eq!(v1(2 * GIB + (8 << 20) + used - 1), [TooLow, TooLow]);
+    }
+
+    #[test]
+    fn page_sizes_are_listed_in_bytes() {
+        let info = IommuInfo {
+            version: IommuVersion::V2,
+            window_start: spapr_hypercalls::address::Ioba(0),
+            window_bytes: 2 * GIB,
+            page_sizes: 0x4021_1000,
+            dynamic_windows: 2,
+            levels: 5,
+        };
+        let sizes = Iommu::from(&info).page_sizes;
+        assert_eq!(sizes, [4096, 65536, 2 << 20, GIB]);
+    }
+}

@@ -1,0 +1,394 @@
+//! The answer for people.
+
+use comfy_table::{Cell, CellAlignment, Table, presets};
+
+use super::report::{ContainerReport, GroupReport, Iommu, Limit, Locked, Report, State, Verdict};
+use crate::cli::ByteSize;
+
+/// The whole answer as text, for a terminal or a file.
+pub fn render(report: &Report) -> String {
+    let mut text = String::new();
+    let mut paragraph = |lines: String| {
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        text.push_str(lines.trim_end());
+        text.push('\n');
+    };
+    paragraph(overview(&report.groups).to_string());
+    for reason in reasons(&report.groups) {
+        paragraph(reason);
+    }
+    for group in &report.groups {
+        if group.state == State::Free {
+            paragraph(format!("IOMMU group {}\n{}", group.group, facts(group)));
+        }
+    }
+    paragraph(locked_memory(report));
+    paragraph(limit(report));
+    text
+}
+
+fn overview(groups: &[GroupReport]) -> Table {
+    let mut table = new_table(["group", "devices (driver)", "passed through"]);
+    for group in groups {
+        let members: Vec<_> = group
+            .members
+            .iter()
+            .map(|member| {
+                let driver = member.driver.as_deref().unwrap_or("no driver");
+                format!("{} ({driver})", member.name)
+            })
+            .collect();
+        table.add_row([
+            group.group.to_string(),
+            members.join("\n"),
+            state(group.state).to_owned(),
+        ]);
+    }
+    table
+}
+
+fn state(state: State) -> &'static str {
+    match state {
+        State::Free => "can be, now",
+        State::HeldByAnotherProcess => "held by another process",
+        State::NotBound => "not bound to vfio-pci",
+        State::UsedByHost => "the host uses other devices of it",
+        State::NoPermission => "no permission",
+        State::NoDevice => "nothing but bridges",
+        State::Refused => "refused by the kernel",
+    }
+}
+
+/// Why groups cannot be taken. Of many groups, most belong to the host for good: how to bind is
+/// told at length only for one that was asked for.
+fn reasons(groups: &[GroupReport]) -> Vec<String> {
+    let (asked_for_one, mut unbound) = (groups.len() == 1, false);
+    let mut reasons = Vec::new();
+    for group in groups {
+        match group.state {
+            State::NotBound if !asked_for_one => unbound = true,
+            State::NoDevice if !asked_for_one => {}
+            _ => reasons.extend(group.reason.clone()),
+        }
+        for container in &group.containers {
+            reasons.extend(container.reason.clone());
+        }
+    }
+    if unbound {
+        reasons.push("`spapr-vmm iommu DEVICE` says how to bind a device to vfio-pci.".to_owned());
+    }
+    reasons
+}
+
+fn facts(group: &GroupReport) -> Table {
+    let mut table = new_table(["container"]);
+    let mut header = vec![Cell::new("container")];
+    let containers: Vec<(&ContainerReport, Option<&Iommu>)> = group
+        .containers
+        .iter()
+        .map(|container| (container, container.iommu.as_ref()))
+        .collect();
+    header.extend(
+        containers
+            .iter()
+            .map(|(container, _)| Cell::new(format!("v{}", container.version))),
+    );
+    table.set_header(header);
+    let mut row = |title: &str, value: &dyn Fn(&Iommu) -> String| {
+        let mut cells = vec![Cell::new(title)];
+        cells.extend(containers.iter().map(|(_, iommu)| {
+            let text = iommu.map_or_else(|| "none".to_owned(), value);
+            Cell::new(text).set_alignment(CellAlignment::Right)
+        }));
+        table.add_row(cells);
+    };
+    row("DMA window of the host: start", &|iommu| {
+        format!("{:#x}", iommu.window_start)
+    });
+    row("DMA window of the host: size", &|iommu| {
+        ByteSize(iommu.window_bytes).to_string()
+    });
+    row("IOMMU page sizes", &|iommu| {
+        let sizes = iommu.page_sizes.iter().map(|&size| ByteSize(size));
+        let sizes: Vec<_> = sizes.map(|size| size.to_string()).collect();
+        sizes.join(", ")
+    });
+    row("dynamic windows", &|iommu| match iommu.dynamic_windows {
+        0 => "no, the window is fixed".to_owned(),
+        count => format!("yes, {count} windows at a time"),
+    });
+    row("levels of a table, at most", &|iommu| {
+        iommu.levels.to_string()
+    });
+    table
+}
+
+/// What is locked, for each group alone and for all free ones together, with libvirt's limit.
+fn locked_memory(report: &Report) -> String {
+    let mut text = format!(
+        "Locked memory in KiB, as `ulimit -l` and VmLck count, of a guest with {} and its default \
+         DMA window,\nlocked in regions of {}",
+        ByteSize(report.memory_bytes),
+        ByteSize(report.region_bytes)
+    );
+    text.push_str(match report.kernel_tables {
+        Some(true) => ", with KVM's TCE tables (less with --tce user):\n",
+        Some(false) => ", without KVM's TCE tables, which this host's KVM cannot bind:\n",
+        None => ", with KVM's TCE tables (/dev/kvm could not be asked whether it has them):\n",
+    });
+    let mut table = new_table([
+        "group",
+        "container",
+        "--lock",
+        "before DMA",
+        "first mapping",
+        "at most",
+        "limit",
+    ]);
+    let mut rows = |group: &str, version: u32, locked: &[Locked]| {
+        for locked in locked {
+            table.add_row(locked_row(group, version, locked, report.limit.exempt));
+        }
+    };
+    for group in &report.groups {
+        for container in &group.containers {
+            rows(
+                &group.group.to_string(),
+                container.version,
+                &container.locked,
+            );
+        }
+    }
+    for need in &report.together {
+        rows(&format!("all {}", need.groups), need.version, &need.locked);
+    }
+    if table.row_count() == 0 {
+        text = "No IOMMU group here can be asked what it would lock.".to_owned();
+    } else {
+        text.push_str(&table.to_string());
+    }
+    text.push('\n');
+    for libvirt in &report.libvirt {
+        text.push_str(&format!(
+            "libvirt would allow {} KiB for devices of {} ({} PCI host bridges).\n",
+            kib(libvirt.limit_bytes),
+            match libvirt.groups {
+                1 => "one group".to_owned(),
+                groups => format!("{groups} groups"),
+            },
+            libvirt.host_bridges
+        ));
+    }
+    text
+}
+
+fn locked_row(group: &str, version: u32, locked: &Locked, exempt: bool) -> Vec<Cell> {
+    let number = |bytes: u64| Cell::new(kib(bytes).to_string()).set_alignment(CellAlignment::Right);
+    vec![
+        Cell::new(group),
+        Cell::new(format!("v{version}")),
+        Cell::new(&locked.lock),
+        number(locked.before_dma_bytes),
+        number(locked.first_mapping_bytes),
+        number(locked.most_bytes),
+        Cell::new(match locked.verdict {
+            _ if exempt => "does not bind",
+            Verdict::Enough => "is enough",
+            Verdict::EnoughToStart => "is enough to start",
+            Verdict::TooLow => "is too low",
+        }),
+    ]
+}
+
+fn limit(report: &Report) -> String {
+    let Limit {
+        limit_bytes,
+        locked_bytes,
+        exempt,
+        advice,
+        ..
+    } = &report.limit;
+    let mut text = "Limit on locked memory (RLIMIT_MEMLOCK): ".to_owned();
+    text.push_str(&match limit_bytes {
+        Some(limit) => format!("{} KiB", kib(*limit)),
+        None => "none".to_owned(),
+    });
+    text.push_str(&format!(", {} KiB in use here.", kib(*locked_bytes)));
+    if *exempt {
+        text.push_str(" It does not bind this process, which has CAP_IPC_LOCK.");
+        if let Some(most) = report.most_bytes() {
+            text.push_str(&format!(
+                "\nOne without that capability needs `ulimit -l {}` for the most of the above.",
+                kib(most)
+            ));
+        }
+    }
+    if let Some(advice) = advice {
+        text.push_str(&format!("\nFor the most of the above, {advice}."));
+    }
+    text
+}
+
+/// Whole KiB; all that the kernel charges is whole pages.
+fn kib(bytes: u64) -> u64 {
+    bytes.div_ceil(1024)
+}
+
+fn new_table<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_FULL_CONDENSED);
+    table.set_header(header);
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use spapr_devices::vfio::MemoryLimit;
+
+    use super::super::gather::tests::{LIMIT, sample};
+    use super::super::report::Member;
+    use super::*;
+
+    #[track_caller]
+    fn has(text: &str, parts: &[&str]) {
+        for part in parts {
+            assert!(text.contains(part), "{part:?} in\n{text}");
+        }
+    }
+
+    /// The cells of the row whose cells start with `start`.
+    fn row(text: &str, start: &[&str]) -> Vec<String> {
+        let rows = text.lines().map(|line| -> Vec<String> {
+            let cells = line.split(['│', '┆']).map(|cell| cell.trim().to_owned());
+            cells.filter(|cell| !cell.is_empty()).collect()
+        });
+        let mut matching = rows.filter(|cells| cells.starts_with(&start.map_owned()));
+        matching
+            .next()
+            .unwrap_or_else(|| panic!("no row {start:?} in\n{text}"))[start.len()..]
+            .to_vec()
+    }
+
+    trait MapOwned {
+        fn map_owned(&self) -> Vec<String>;
+    }
+
+    impl MapOwned for [&str] {
+        fn map_owned(&self) -> Vec<String> {
+            self.iter().map(|&text| text.to_owned()).collect()
+        }
+    }
+
+    #[test]
+    fn the_table_has_all_facts() {
+        let text = render(&sample(LIMIT));
+        assert_eq!(
+            row(&text, &["1", "0001:01:00.0 (vfio-pci)"]),
+            ["can be, now"]
+        );
+        assert_eq!(
+            row(&text, &["2", "0002:01:00.0 (vfio-pci)"]),
+            ["held by another process"]
+        );
+        has(
+            &text,
+            &["in use by another process", "fuser -v /dev/vfio/2"],
+        );
+        assert_eq!(
+            row(&text, &["DMA window of the host: start"]),
+            ["0x0", "0x0"]
+        );
+        assert_eq!(row(&text, &["DMA window of the host: size"]), ["2G", "2G"]);
+        assert_eq!(row(&text, &["IOMMU page sizes"]), ["4K, 64K, 2M, 1G", "4K"]);
+        assert_eq!(
+            row(&text, &["dynamic windows"]),
+            ["yes, 2 windows at a time", "no, the window is fixed"]
+        );
+        assert_eq!(row(&text, &["levels of a table, at most"]), ["5", "1"]);
+        has(&text, &["a guest with 1G", "in regions of 256M"]);
+        assert_eq!(
+            row(&text, &["1", "v2", "first-map"]),
+            ["0", "268352", "1054784", "is enough to start"]
+        );
+        assert_eq!(
+            row(&text, &["5", "v2", "attach"]),
+            ["1054784", "1054784", "1054784", "is too low"]
+        );
+        assert_eq!(
+            row(&text, &["5", "v1", "attach"]),
+            ["2097152", "2105344", "2105344", "is too low"]
+        );
+        assert_eq!(
+            row(&text, &["all 2", "v1", "first-map"]),
+            ["0", "4210688", "4210688", "is too low"]
+        );
+        has(
+            &text,
+            &[
+                "libvirt would allow 4218880 KiB for devices of one group (2 PCI host bridges)",
+                "devices of 2 groups (3 PCI host bridges)",
+                "(RLIMIT_MEMLOCK): 524288 KiB, 0 KiB in use here",
+                "DMA needs 4311744512 bytes",
+                "ulimit -l 4210688",
+                "LimitMEMLOCK=4311744512",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_process_that_the_limit_does_not_bind_is_told_so() {
+        let text = render(&sample(MemoryLimit {
+            exempt: true,
+            ..LIMIT
+        }));
+        has(
+            &text,
+            &[
+                "does not bind this process, which has CAP_IPC_LOCK",
+                "needs `ulimit -l 4210688`",
+            ],
+        );
+        assert_eq!(
+            row(&text, &["1", "v2", "attach"])[3],
+            "does not bind",
+            "{text}"
+        );
+        assert!(!text.contains("too low"), "{text}");
+        let text = render(&sample(MemoryLimit {
+            limit_bytes: None,
+            ..LIMIT
+        }));
+        has(&text, &["(RLIMIT_MEMLOCK): none"]);
+    }
+
+    #[test]
+    fn how_to_bind_is_told_for_one_group_and_pointed_to_for_many() {
+        let unbound = GroupReport {
+            group: 3,
+            members: vec![Member {
+                name: "0003:01:00.0".to_owned(),
+                driver: None,
+            }],
+            state: State::NotBound,
+            reason: Some("run these commands".to_owned()),
+            containers: Vec::new(),
+        };
+        let mut report = sample(LIMIT);
+        report.groups.push(unbound.clone());
+        let text = render(&report);
+        assert!(!text.contains("run these commands"), "{text}");
+        has(
+            &text,
+            &["0003:01:00.0 (no driver)", "`spapr-vmm iommu DEVICE`"],
+        );
+        report.groups = vec![unbound];
+        report.together.clear();
+        let text = render(&report);
+        has(
+            &text,
+            &["run these commands", "No IOMMU group here can be asked"],
+        );
+    }
+}

@@ -1,0 +1,158 @@
+//! A VFIO device as a host bridge knows a function.
+
+use std::io;
+use std::os::fd::AsRawFd;
+
+use spapr_devices::pci::{Bar, BarMapping, BarSpace, InterruptKind, NUM_BARS, PhysicalFunction};
+use spapr_devices::vfio::{Device, DeviceError, Irq, RegionIndex, RegionMapping};
+use spapr_hypercalls::world::HostRange;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::error_chain::chain;
+
+/// A VFIO device as the host bridge knows it.
+pub(super) struct VfioFunction {
+    name: String,
+    bars: [Option<Bar>; NUM_BARS],
+    // Before the device, which they keep busy.
+    _mappings: Vec<RegionMapping>,
+    device: Device,
+}
+
+impl VfioFunction {
+    /// The function of `device`, with its BARs mapped as far as the kernel lets them.
+    ///
+    /// # Errors
+    /// When its registers cannot be read or a BAR not be mapped.
+    pub(super) fn new(device: Device) -> Result<Self, DeviceError> {
+        let mut mappings = Vec::new();
+        let mut bars = [const { None }; NUM_BARS];
+        let mut upper_half = false;
+        for (index, bar) in (0..).zip(&mut bars) {
+            if upper_half {
+                upper_half = false;
+                continue;
+            }
+            let Some(region) = RegionIndex::bar(index) else {
+                continue;
+            };
+            let bytes = device.region(region).bytes;
+            if bytes == 0 {
+                continue;
+            }
+            let mut register = [0; 4];
+            device.read_config(0x10 + 4 * u16::from(index), &mut register)?;
+            let (space, prefetchable) = bar_kind(u32::from_le_bytes(register));
+            upper_half = space == BarSpace::Memory64;
+            let mut areas = Vec::new();
+            if space != BarSpace::Io {
+                for mapping in device.map_region(region)? {
+                    let host = HostRange {
+                        start: mapping.host_address(),
+                        bytes: mapping.bytes(),
+                    };
+                    areas.push(BarMapping {
+                        offset: mapping.region_offset(),
+                        host,
+                    });
+                    mappings.push(mapping);
+                }
+            }
+            *bar = Some(Bar {
+                bytes,
+                space,
+                prefetchable,
+                mappings: areas,
+            });
+        }
+        let name = device.address().to_string();
+        Ok(Self {
+            name,
+            bars,
+            _mappings: mappings,
+            device,
+        })
+    }
+
+    fn region(index: usize) -> io::Result<RegionIndex> {
+        u8::try_from(index)
+            .ok()
+            .and_then(RegionIndex::bar)
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
+    }
+}
+
+/// What the low bits of a BAR say (PCI Local Bus Specification 3.0, 6.2.5.1).
+fn bar_kind(register: u32) -> (BarSpace, bool) {
+    if register & 1 != 0 {
+        return (BarSpace::Io, false);
+    }
+    let space = if register >> 1 & 3 == 2 {
+        BarSpace::Memory64
+    } else {
+        BarSpace::Memory32
+    };
+    (space, register & 8 != 0)
+}
+
+fn irq(kind: InterruptKind) -> Irq {
+    match kind {
+        InterruptKind::Msi => Irq::Msi,
+        InterruptKind::MsiX => Irq::Msix,
+    }
+}
+
+fn other(error: impl std::error::Error) -> io::Error {
+    io::Error::other(chain(&error))
+}
+
+impl PhysicalFunction for VfioFunction {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn config_bytes(&self) -> u16 {
+        u16::try_from(self.device.region(RegionIndex::CONFIG).bytes).unwrap_or(4096)
+    }
+
+    fn read_config(&self, offset: u16, data: &mut [u8]) -> io::Result<()> {
+        self.device.read_config(offset, data).map_err(other)
+    }
+
+    fn write_config(&self, offset: u16, data: &[u8]) -> io::Result<()> {
+        self.device.write_config(offset, data).map_err(other)
+    }
+
+    fn bar(&self, index: usize) -> Option<Bar> {
+        self.bars.get(index).cloned().flatten()
+    }
+
+    fn read_bar(&self, index: usize, offset: u64, data: &mut [u8]) -> io::Result<()> {
+        self.device
+            .read(Self::region(index)?, offset, data)
+            .map_err(other)
+    }
+
+    fn write_bar(&self, index: usize, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.device
+            .write(Self::region(index)?, offset, data)
+            .map_err(other)
+    }
+
+    fn interrupt_vectors(&self, kind: InterruptKind) -> u32 {
+        self.device.irq_info(irq(kind)).map_or(0, |info| info.count)
+    }
+
+    fn set_interrupts(&self, kind: InterruptKind, events: &[EventFd]) -> io::Result<()> {
+        let events: Vec<_> = events.iter().map(AsRawFd::as_raw_fd).collect();
+        self.device.set_vectors(irq(kind), &events).map_err(other)
+    }
+
+    fn disable_interrupts(&self, _kind: InterruptKind) -> io::Result<()> {
+        self.device.disable_vectors().map_err(other)
+    }
+
+    fn reset(&self) -> io::Result<()> {
+        self.device.reset().map(drop).map_err(other)
+    }
+}
