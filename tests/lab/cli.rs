@@ -23,14 +23,15 @@ enum Command {
     /// Boot a host and show a guest with a passed-through NVMe, once for each way to serve its
     /// TCE hypercalls
     Demo,
-    /// Run every test: on this machine, on ppc64le under qemu-user, and in the emulated hosts
+    /// Run every test: on this machine, on ppc64le under qemu-user, of the lab, and in the emulated
+    /// hosts
     Test(TestArgs),
     /// Boot a host, run a shell script in it, and exit with the script's status
     Exec(ExecArgs),
     /// Boot a host and open a shell in it
     Shell(HostArgs),
-    /// Install what is missing on this machine and make all images, so that later commands need
-    /// no network
+    /// Install what is missing on this machine, fetch all crates and packages, and make all images,
+    /// so that later commands need no network
     Prepare,
 }
 
