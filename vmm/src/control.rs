@@ -259,9 +259,9 @@ mod tests {
             assert_eq!(end, End::PowerOff);
         });
         // Between two lives of the machine: it counts for the next.
-        signal_hook::low_level::raise(SIGHUP).expect("raise");
+        signal_hook::low_level::raise(SIGTERM).expect("raise");
         let end = control.wait_for_end(&lifecycle(), None).expect("wait");
-        assert_eq!(end, End::Asked("SIGHUP"));
+        assert_eq!(end, End::Asked("SIGTERM"));
     }
 
     #[test]
