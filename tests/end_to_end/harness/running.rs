@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::process::{Child, ChildStdin, Command, ExitStatus};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -18,6 +19,8 @@ const TICK: Duration = Duration::from_millis(20);
 #[derive(Debug, Default)]
 struct Collected {
     bytes: Mutex<Vec<u8>>,
+    /// Whether the stream has given all; changed under the lock of `bytes`.
+    ended: AtomicBool,
     more: Condvar,
 }
 
@@ -41,6 +44,9 @@ impl Collector {
                     bytes.extend_from_slice(&chunk[..length]);
                     collected.more.notify_all();
                 }
+                let _bytes = collected.bytes.lock().expect("no reader panics");
+                collected.ended.store(true, Ordering::SeqCst);
+                collected.more.notify_all();
             })
         });
         Self { collected, thread }
@@ -51,17 +57,19 @@ impl Collector {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// Waits until the stream has given `text` so often; false when the time is over first.
+    /// Waits until the stream has given `text` so often; false when it ends or the time is over
+    /// first.
     fn wait_for(&self, text: &str, times: usize, limit: Duration) -> bool {
         let bytes = self.collected.bytes.lock().expect("no reader panics");
-        let missing =
-            |bytes: &mut Vec<u8>| String::from_utf8_lossy(bytes).matches(text).count() < times;
-        let (_bytes, waited) = self
+        let found = |bytes: &[u8]| String::from_utf8_lossy(bytes).matches(text).count() >= times;
+        let (bytes, _timed_out) = self
             .collected
             .more
-            .wait_timeout_while(bytes, limit, missing)
+            .wait_timeout_while(bytes, limit, |bytes| {
+                !found(bytes) && !self.collected.ended.load(Ordering::SeqCst)
+            })
             .expect("no reader panics");
-        !waited.timed_out()
+        found(&bytes)
     }
 
     /// All of the stream. A stream that another process holds open is not waited for.
@@ -131,6 +139,14 @@ impl Running {
             .is_some_and(|it| it.wait_for(text, 1, self.limit));
         self.or_give_up(found, text);
         self.stderr
+            .as_ref()
+            .map(Collector::text)
+            .unwrap_or_default()
+    }
+
+    /// What the guest has printed so far.
+    pub(crate) fn console(&self) -> String {
+        self.stdout
             .as_ref()
             .map(Collector::text)
             .unwrap_or_default()

@@ -33,7 +33,7 @@ fn ask(arguments: &[&str]) -> Value {
 }
 
 /// What the answer for the NVMe says of a container and a mode.
-fn prediction(memory: &str, version: u64, lock: &str, field: &str) -> u64 {
+pub(super) fn prediction(memory: &str, version: u64, lock: &str, field: &str) -> u64 {
     let report = ask(&[&host::nvme(), "--memory", memory]);
     let containers = report["groups"][0]["containers"].as_array();
     let container = containers
@@ -118,14 +118,10 @@ fn people_get_a_table() {
     }
 }
 
-/// A guest with the NVMe and its default DMA window alone, which the predictions are for.
-fn with_default_window(vmm: Vmm) -> Vmm {
-    vmm.nvme().option("--ddw", "off")
-}
-
 /// Runs a guest that reads the NVMe until `check` has seen how many bytes are locked meanwhile.
 fn while_it_reads(options: &[&str], check: impl FnOnce(u64)) {
-    let vmm = with_default_window(Vmm::job(&[WAIT_FOR_NVME, READ_FOR_EVER].concat()));
+    // With its default DMA window alone, which the predictions are for.
+    let vmm = Vmm::job(&[WAIT_FOR_NVME, READ_FOR_EVER].concat()).nvme();
     let mut running = options
         .iter()
         .fold(vmm, |vmm, option| vmm.argument(option))
@@ -140,7 +136,8 @@ fn while_it_reads(options: &[&str], check: impl FnOnce(u64)) {
 #[test]
 fn with_attach_as_much_is_locked_before_dma_as_predicted() {
     let predicted = prediction("512M", 2, "attach", "before_dma_bytes");
-    let mut running = with_default_window(Vmm::linux())
+    let mut running = Vmm::linux()
+        .nvme()
         .option("--memory", "512M")
         .option("--lock", "attach")
         .start();
