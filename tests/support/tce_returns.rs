@@ -25,9 +25,7 @@ impl TceReturns {
     pub fn of_histogram(text: &str) -> Result<Self, String> {
         let mut returns = Self::default();
         for line in text.lines().filter(|line| line.starts_with('{')) {
-            let mut numbers = line
-                .split_whitespace()
-                .filter_map(|word| word.parse::<i64>().ok());
+            let mut numbers = line.split_whitespace().filter_map(signed);
             let (Some(status), Some(count), None) =
                 (numbers.next(), numbers.next(), numbers.next())
             else {
@@ -44,6 +42,12 @@ impl TceReturns {
     }
 }
 
+/// A number; some kernels print a negative key as the unsigned number of the same bits.
+fn signed(word: &str) -> Option<i64> {
+    let unsigned = || word.parse::<u64>().map(u64::cast_signed);
+    word.parse().or_else(|_| unsigned()).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,10 +56,11 @@ mod tests {
     fn calls_left_to_user_space_are_told_from_answered_ones() {
         let text = "# trigger info: hist:keys=status:vals=hitcount [active]\n#\n\n\
                     { status:         -4 } hitcount:          2\n\
+                    { status: 18446744073709551612 } hitcount:          5\n\
                     { status:          0 } hitcount:        640\n\
-                    { status:       9999 } hitcount:          3\n\nTotals:\n    Hits: 645\n";
+                    { status:       9999 } hitcount:          3\n\nTotals:\n    Hits: 650\n";
         let returns = TceReturns {
-            answered: 642,
+            answered: 647,
             left: 3,
         };
         assert_eq!(TceReturns::of_histogram(text), Ok(returns));

@@ -8,6 +8,7 @@
 //! | [`machine`] | the pseries machine: what it is made of, its life, its passed-through devices |
 //! | [`vcpu`] | a processor's loop and the hypercalls that are no DMA |
 //! | [`boot`] | kernel, initial RAM disk and device tree in guest memory |
+//! | [`random`] | random bytes |
 //! | [`memory`], [`hugepages`] | guest RAM, and huge pages of the host behind it |
 //! | [`console`] | where the guest's terminal is |
 //! | [`background_writer`] | bytes written by a thread of their own |
@@ -32,6 +33,7 @@ pub mod kvm;
 pub mod logging;
 pub mod machine;
 pub mod memory;
+pub mod random;
 pub mod run;
 pub mod stats;
 pub mod vcpu;

@@ -35,6 +35,10 @@ pub enum RunError {
         /// Why.
         source: MachineError,
     },
+    /// There are no random bytes.
+    #[cfg(target_arch = "powerpc64")]
+    #[error("cannot get random bytes")]
+    Random(#[source] std::io::Error),
     /// There is no console.
     #[cfg(target_arch = "powerpc64")]
     #[error(transparent)]
@@ -130,7 +134,7 @@ fn run_machine(
     if let Err(error) = crate::descriptor_limit::raise() {
         log::warn!("cannot raise the limit on open files: {error}");
     }
-    let lasting = Lasting::default();
+    let lasting = Lasting::new().map_err(RunError::Random)?;
     let mut machine = Some(Machine::new(description, &lasting)?);
     let control = Control::new()?;
     let mut console = Console::open(&description.console)?;

@@ -7,14 +7,18 @@
 //! | `finished` | what a run left: status, console, messages, statistics |
 //! | `jobs` | what Linux guests are told to do |
 //! | `host` | the host's devices, users, modules and pinned memory |
-//! | `refusal` | making the kernel refuse one call |
+//! | `refusal` | making the kernel refuse calls of one kind |
+//! | `faults` | answering single calls in the kernel's place |
+//! | `tce_calls` | a guest that makes the TCE calls it is told to |
 //! | `tce_handlers` | the kernel's own count of TCE calls |
 
+pub(crate) mod faults;
 pub(crate) mod finished;
 pub(crate) mod host;
 pub(crate) mod jobs;
 pub(crate) mod refusal;
 pub(crate) mod running;
+pub(crate) mod tce_calls;
 pub(crate) mod tce_handlers;
 pub(crate) mod vmm;
 

@@ -12,6 +12,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use spapr_lab::cpio::Archive;
 use spapr_lab::initrd::write_with_overlay;
 
+use super::faults::{self, Fault};
 use super::finished::Finished;
 use super::host;
 use super::refusal::Refusal;
@@ -43,6 +44,7 @@ pub(crate) struct Vmm {
     redirection: Option<&'static str>,
     user: Option<User>,
     refusals: Vec<Refusal>,
+    faults: Vec<Fault>,
     stdin: Stdio,
     stdout: Stdio,
     stderr: Stdio,
@@ -86,6 +88,7 @@ impl Vmm {
             redirection: None,
             user: None,
             refusals: Vec::new(),
+            faults: Vec::new(),
             stdin: Stdio::null(),
             stdout: Stdio::piped(),
             stderr: Stdio::piped(),
@@ -183,6 +186,12 @@ impl Vmm {
         self
     }
 
+    /// Answers single calls of the run in the kernel's place.
+    pub(crate) fn with_fault(mut self, fault: &Fault) -> Self {
+        self.faults.push(fault.clone());
+        self
+    }
+
     /// Where the guest's input comes from.
     pub(crate) fn stdin(mut self, stdin: Stdio) -> Self {
         self.stdin = stdin;
@@ -212,6 +221,9 @@ impl Vmm {
         for refusal in &self.refusals {
             preparations.push(refusal.preparation());
         }
+        if !self.faults.is_empty() {
+            preparations.push(faults::preparation(&self.faults));
+        }
         if let Some(user) = self.user {
             for path in [self.folder.0.clone(), self.folder.file("initrd")] {
                 if path.exists() {
@@ -238,7 +250,11 @@ impl Vmm {
             // allocate nor take locks.
             unsafe { command.pre_exec(preparation) };
         }
-        Running::start(command, self.folder, TIME_LIMIT)
+        let running = Running::start(command, self.folder, TIME_LIMIT);
+        if !self.faults.is_empty() {
+            faults::supervise(running.id(), self.faults);
+        }
+        running
     }
 
     /// Runs it to its end.

@@ -115,7 +115,7 @@ fn a_group_that_is_in_use() {
 #[test]
 fn a_device_given_twice() {
     let nvme = host::nvme();
-    let finished = Vmm::linux().nvme().nvme().run();
+    let finished = Vmm::linux().nvme().option("--vfio", &nvme).run();
     finished.assert_refused(&[&nvme, "twice", "--vfio"]);
     assert_nothing_is_left();
 }

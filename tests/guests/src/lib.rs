@@ -15,11 +15,13 @@
 //! | `fdt` | reading the device tree |
 //! | `machine` | what a guest wants to know of the tree |
 //! | `random` | pseudo-random numbers that a seed repeats |
+//! | `digest` | one number that stands for many |
 //!
 //! The first seven exist on bare metal only (feature `bare-metal`, target ppc64le).
 
 #![cfg_attr(not(test), no_std)]
 
+pub mod digest;
 pub mod fdt;
 pub mod machine;
 pub mod random;

@@ -1,6 +1,6 @@
 //! Making a machine from its description.
 
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -34,6 +34,7 @@ use crate::kvm::vfio_device::{VfioDeviceError, VfioKvmDevice};
 use crate::kvm::vm::{PseriesVm, VmError};
 use crate::kvm::xics::{Xics, XicsError};
 use crate::memory::{GuestRam, MemoryError};
+use crate::random;
 
 /// Why there is no machine.
 #[derive(Debug, thiserror::Error)]
@@ -205,6 +206,11 @@ impl Machine {
             dma_windows,
             bridges,
         } = attach_devices(description, &ram, &vm, &capabilities, &pci)?;
+        let mut rng_seed = [0; 64];
+        random::fill(&mut rng_seed).map_err(|source| MachineError::Resource {
+            what: "random bytes",
+            source,
+        })?;
         let tree = MachineTree {
             ram_bytes: ram.bytes(),
             cpus: description.cpus,
@@ -214,7 +220,7 @@ impl Machine {
                 .map(|bridge| host_bridge_node(bridge, &dma_windows))
                 .collect(),
             uuid: lasting.uuid.to_string(),
-            rng_seed: random_bytes()?,
+            rng_seed,
         };
         let payload = Payload {
             kernel: &description.kernel,
@@ -383,15 +389,4 @@ fn policy(description: &MachineDescription) -> Policy {
         },
         region: None,
     }
-}
-
-fn random_bytes() -> Result<[u8; 64], MachineError> {
-    let mut bytes = [0; 64];
-    std::fs::File::open("/dev/urandom")
-        .and_then(|mut source| source.read_exact(&mut bytes))
-        .map_err(|source| MachineError::Resource {
-            what: "random bytes",
-            source,
-        })?;
-    Ok(bytes)
 }

@@ -13,6 +13,7 @@ use spapr_devices::vfio::{
 use spapr_hypercalls::address::{Ioba, Liobn};
 use spapr_hypercalls::tce::Permission;
 use spapr_hypercalls::world::{BindRefusal, Geometry, HostError, HostIommu, HostRange};
+use vmm_sys_util::errno::Error as Errno;
 
 use crate::error_chain::chain;
 use crate::kvm::tce_table::TceTable;
@@ -59,6 +60,19 @@ impl GroupIommu {
 
     fn group(&self) -> String {
         format!("IOMMU group {}", self.container.group().number())
+    }
+
+    /// Says that the kernel did not map or unmap.
+    #[cold]
+    fn refused(&self, what: &str, ioba: Ioba, bytes: u64, errno: Errno) -> HostError {
+        guest_message!(
+            Level::Error,
+            "{}: the kernel did not {what} {bytes:#x} bytes at bus address {ioba} \
+             (VFIO_IOMMU_{}_DMA): {errno}; the guest gets an error",
+            self.group(),
+            what.to_uppercase()
+        );
+        host_error(errno)
     }
 
     fn try_bind(&self, liobn: Liobn, geometry: Geometry) -> Result<TceTable, BindRefusal> {
@@ -178,12 +192,15 @@ impl HostIommu for GroupIommu {
     fn map(&self, ioba: Ioba, host: HostRange, permission: Permission) -> Result<(), HostError> {
         // SAFETY: the engine passes ranges of guest RAM alone, which lives as long as the machine
         // and to which no reference is ever made: devices are part of what may change it.
-        unsafe { self.container.map(ioba, host, permission) }.map_err(host_error)
+        unsafe { self.container.map(ioba, host, permission) }
+            .map_err(|errno| self.refused("map", ioba, host.bytes, errno))
     }
 
     #[inline]
     fn unmap(&self, ioba: Ioba, bytes: u64) -> Result<(), HostError> {
-        self.container.unmap(ioba, bytes).map_err(host_error)
+        self.container
+            .unmap(ioba, bytes)
+            .map_err(|errno| self.refused("unmap", ioba, bytes, errno))
     }
 }
 

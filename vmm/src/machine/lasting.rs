@@ -1,9 +1,12 @@
 //! What a machine keeps over the guest's reboots, besides its console.
 
+use std::io;
 use std::sync::Arc;
 
 use spapr_devices::rtas::TimeOfDayClock;
 use uuid::Uuid;
+
+use crate::random;
 
 /// A machine's identity and its clock.
 pub struct Lasting {
@@ -13,12 +16,17 @@ pub struct Lasting {
     pub clock: Arc<TimeOfDayClock>,
 }
 
-impl Default for Lasting {
+impl Lasting {
     /// A new machine, with the host's time.
-    fn default() -> Self {
-        Self {
-            uuid: Uuid::new_v4(),
+    ///
+    /// # Errors
+    /// When the kernel gives no random bytes.
+    pub fn new() -> io::Result<Self> {
+        let mut bytes = [0; 16];
+        random::fill(&mut bytes)?;
+        Ok(Self {
+            uuid: uuid::Builder::from_random_bytes(bytes).into_uuid(),
             clock: Arc::new(TimeOfDayClock::new()),
-        }
+        })
     }
 }

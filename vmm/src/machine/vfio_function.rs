@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::AsRawFd;
 
+use log::Level;
+use spapr_devices::guest_message;
 use spapr_devices::pci::{Bar, BarMapping, BarSpace, InterruptKind, NUM_BARS, PhysicalFunction};
 use spapr_devices::vfio::{Device, DeviceError, Irq, RegionIndex, RegionMapping};
 use spapr_hypercalls::world::HostRange;
@@ -140,7 +142,14 @@ impl PhysicalFunction for VfioFunction {
     }
 
     fn interrupt_vectors(&self, kind: InterruptKind) -> u32 {
-        self.device.irq_info(irq(kind)).map_or(0, |info| info.count)
+        match self.device.irq_info(irq(kind)) {
+            Ok(info) => info.count,
+            Err(error) => {
+                let error = chain(&error);
+                guest_message!(Level::Warn, "the guest gets no {kind} vectors: {error}");
+                0
+            }
+        }
     }
 
     fn set_interrupts(&self, kind: InterruptKind, events: &[EventFd]) -> io::Result<()> {

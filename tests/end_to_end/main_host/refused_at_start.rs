@@ -1,0 +1,245 @@
+//! Every call of KVM and VFIO that a guest with a device is set up by fails once: the message names
+//! the call and the kernel's reason, the status is not 0, and the device can be used at once.
+
+use crate::harness::Vmm;
+use crate::harness::faults::{Answer, Fault};
+use crate::harness::finished::Finished;
+use crate::harness::host::assert_nothing_is_left;
+use crate::harness::refusal::request::*;
+
+/// What EIO is called, in errors and in the engine's reasons.
+const REASONS: [&str; 2] = ["Input/output error", "errno 5"];
+
+/// The first field of `struct kvm_create_device`: which kind.
+const XICS: (u64, u32) = (0, 3);
+const VFIO: (u64, u32) = (0, 4);
+/// The second field of `struct kvm_device_attr`, the group: KVM_DEV_XICS_GRP_SOURCES and
+/// KVM_DEV_VFIO_GROUP are the same number.
+const SOURCES_OR_VFIO_GROUP: (u64, u32) = (4, 1);
+const XICS_CONTROL: (u64, u32) = (4, 2);
+/// The third, the attribute's low half: an interrupt source, or what is done with the group.
+const TERMINAL_SOURCE: (u64, u32) = (8, 0x1100);
+const GROUP_ADD: (u64, u32) = (8, 1);
+const GROUP_SET_SPAPR_TCE: (u64, u32) = (8, 3);
+/// The first field of `struct kvm_enable_cap`.
+const PAPR: (u64, u32) = (0, 68);
+const IRQ_XICS: (u64, u32) = (0, 92);
+const ENABLE_HCALL: (u64, u32) = (0, 104);
+
+/// A call that fails, and what comes of it.
+struct Case {
+    request: u32,
+    fields: &'static [(u64, u32)],
+    options: &'static [&'static str],
+    status: i32,
+    message: &'static str,
+}
+
+/// A case of a run with no options but the device.
+const fn case(
+    request: u32,
+    fields: &'static [(u64, u32)],
+    status: i32,
+    message: &'static str,
+) -> Case {
+    Case {
+        request,
+        fields,
+        options: &[],
+        status,
+        message,
+    }
+}
+
+impl Case {
+    const fn with(mut self, options: &'static [&'static str]) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Runs a guest that does nothing, with EIO for the call's first time.
+    fn run(&self) -> Finished {
+        let mut fault = Fault::once(self.request, Answer::Errno(libc::EIO));
+        for &field in self.fields {
+            fault = fault.with_field(field);
+        }
+        let vmm = Vmm::bare_metal("flood-guest", "lines=1").nvme();
+        let vmm = self.options.iter().fold(vmm, |vmm, it| vmm.argument(it));
+        let finished = vmm.with_fault(&fault).run();
+        let what = self.message;
+        assert!(fault.seen() > 0, "{what}: not called\n{finished}");
+        let errors = finished.errors();
+        assert!(!errors.contains("panicked"), "{what}\n{finished}");
+        assert!(errors.contains(what), "{what}\n{finished}");
+        assert!(
+            REASONS.iter().any(|it| errors.contains(it)) || self.request == KVM_GET_API_VERSION,
+            "{what}: no reason\n{finished}"
+        );
+        finished.assert_status(self.status);
+        assert_nothing_is_left();
+        finished
+    }
+}
+
+fn run_all(cases: &[Case]) {
+    for case in cases {
+        let finished = case.run();
+        let messages = finished.errors().matches("error: ").count();
+        assert_eq!(messages, 1, "{}: not one error\n{finished}", case.message);
+        assert_eq!(finished.console(), "", "{}\n{finished}", case.message);
+    }
+    Vmm::bare_metal("flood-guest", "lines=1")
+        .nvme()
+        .run()
+        .assert_powered_off();
+}
+
+#[test]
+fn a_call_of_kvm_that_fails_at_the_start_is_named() {
+    run_all(&[
+        case(KVM_GET_API_VERSION, &[], 2, "KVM API version -1"),
+        case(KVM_CREATE_VM, &[], 2, "KVM_CREATE_VM"),
+        case(KVM_GET_VCPU_MMAP_SIZE, &[], 2, "KVM_CREATE_VM"),
+        case(
+            KVM_SET_USER_MEMORY_REGION,
+            &[],
+            1,
+            "KVM_SET_USER_MEMORY_REGION failed for slot 0",
+        ),
+        case(KVM_CREATE_DEVICE, &[XICS], 1, "KVM_DEV_TYPE_XICS"),
+        case(
+            KVM_SET_DEVICE_ATTR,
+            &[XICS_CONTROL],
+            1,
+            "KVM_DEV_XICS_NR_SERVERS",
+        ),
+        case(KVM_CREATE_VCPU, &[], 1, "processor 0"),
+        case(KVM_ENABLE_CAP, &[PAPR], 1, "KVM_CAP_PPC_PAPR"),
+        case(KVM_GET_SREGS, &[], 1, "KVM_GET_SREGS"),
+        case(KVM_PPC_GET_RMMU_INFO, &[], 2, "KVM_PPC_GET_RMMU_INFO"),
+        case(KVM_SET_ONE_REG, &[], 1, "KVM_SET_ONE_REG"),
+        case(KVM_ENABLE_CAP, &[IRQ_XICS], 1, "KVM_CAP_IRQ_XICS"),
+        case(
+            KVM_PPC_RTAS_DEFINE_TOKEN,
+            &[],
+            1,
+            "KVM_PPC_RTAS_DEFINE_TOKEN",
+        ),
+        case(
+            KVM_ENABLE_CAP,
+            &[ENABLE_HCALL],
+            1,
+            "KVM_CAP_PPC_ENABLE_HCALL",
+        )
+        .with(&["--tce", "kernel"]),
+        case(
+            KVM_SET_DEVICE_ATTR,
+            &[SOURCES_OR_VFIO_GROUP, TERMINAL_SOURCE],
+            1,
+            "KVM_DEV_XICS_GRP_SOURCES",
+        ),
+        case(KVM_IRQFD, &[], 1, "KVM_IRQFD"),
+        case(KVM_SET_REGS, &[], 1, "set the vCPU's registers"),
+    ]);
+}
+
+#[test]
+fn a_call_that_takes_the_device_and_fails_is_named() {
+    const GROUP_ADD_FIELDS: &[(u64, u32)] = &[SOURCES_OR_VFIO_GROUP, GROUP_ADD];
+    run_all(&[
+        case(KVM_CREATE_DEVICE, &[VFIO], 1, "KVM_DEV_TYPE_VFIO"),
+        case(VFIO_GROUP_GET_STATUS, &[], 2, "VFIO_GROUP_GET_STATUS"),
+        case(VFIO_GET_API_VERSION, &[], 2, "VFIO_GET_API_VERSION"),
+        case(VFIO_CHECK_EXTENSION, &[], 2, "VFIO_CHECK_EXTENSION"),
+        case(VFIO_GROUP_SET_CONTAINER, &[], 2, "VFIO_GROUP_SET_CONTAINER"),
+        case(
+            VFIO_SET_IOMMU,
+            &[],
+            2,
+            "v2 SPAPR TCE container (VFIO_SET_IOMMU)",
+        )
+        .with(&["--iommu", "v2"]),
+        case(
+            VFIO_IOMMU_SPAPR_TCE_GET_INFO,
+            &[],
+            2,
+            "VFIO_IOMMU_SPAPR_TCE_GET_INFO",
+        ),
+        case(
+            VFIO_IOMMU_SPAPR_TCE_REMOVE,
+            &[],
+            2,
+            "VFIO_IOMMU_SPAPR_TCE_REMOVE",
+        ),
+        case(
+            KVM_SET_DEVICE_ATTR,
+            GROUP_ADD_FIELDS,
+            2,
+            "KVM_DEV_VFIO_GROUP_ADD",
+        ),
+        case(VFIO_GROUP_GET_DEVICE_FD, &[], 2, "VFIO_GROUP_GET_DEVICE_FD"),
+        case(VFIO_DEVICE_GET_INFO, &[], 2, "VFIO_DEVICE_GET_INFO"),
+        case(
+            VFIO_DEVICE_GET_REGION_INFO,
+            &[],
+            2,
+            "VFIO_DEVICE_GET_REGION_INFO",
+        ),
+        case(VFIO_DEVICE_RESET, &[], 2, "VFIO_DEVICE_RESET"),
+    ]);
+}
+
+/// With `--lock attach` the window is made and all memory locked before the guest starts.
+#[test]
+fn a_window_that_cannot_be_made_at_the_start_is_named() {
+    const ATTACH: &[&str] = &["--lock", "attach"];
+    const V1: &[&str] = &["--lock", "attach", "--iommu", "v1"];
+    for case in [
+        case(
+            VFIO_IOMMU_SPAPR_TCE_CREATE,
+            &[],
+            2,
+            "VFIO_IOMMU_SPAPR_TCE_CREATE",
+        )
+        .with(ATTACH),
+        case(
+            VFIO_IOMMU_SPAPR_REGISTER_MEMORY,
+            &[],
+            2,
+            "VFIO_IOMMU_SPAPR_REGISTER_MEMORY",
+        )
+        .with(ATTACH),
+        case(VFIO_IOMMU_ENABLE, &[], 2, "VFIO_IOMMU_ENABLE").with(V1),
+    ] {
+        let finished = case.run();
+        assert_eq!(finished.console(), "", "{finished}");
+    }
+    // What only makes things faster is no error.
+    const SET_SPAPR_TCE: &[(u64, u32)] = &[SOURCES_OR_VFIO_GROUP, GROUP_SET_SPAPR_TCE];
+    for case in [
+        case(KVM_CREATE_SPAPR_TCE_64, &[], 0, "KVM_CREATE_SPAPR_TCE_64").with(ATTACH),
+        case(
+            KVM_SET_DEVICE_ATTR,
+            SET_SPAPR_TCE,
+            0,
+            "KVM_DEV_VFIO_GROUP_SET_SPAPR_TCE",
+        )
+        .with(ATTACH),
+    ] {
+        let finished = case.run().assert_powered_off();
+        assert_eq!(finished.stat("/windows/0/path"), "user", "{finished}");
+    }
+}
+
+/// What fails when the guest is there already, or when it has ended.
+#[test]
+fn what_a_guest_can_do_without_is_logged() {
+    case(VFIO_DEVICE_GET_IRQ_INFO, &[], 0, "VFIO_DEVICE_GET_IRQ_INFO").run();
+    case(
+        VFIO_GROUP_UNSET_CONTAINER,
+        &[],
+        0,
+        "VFIO_GROUP_UNSET_CONTAINER",
+    )
+    .run();
+}
