@@ -10,11 +10,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use kvm_bindings::kvm_run;
 use kvm_ioctls::VcpuFd;
+use spapr_devices::vfio::host_page_bytes;
 use vmm_sys_util::errno;
 use vmm_sys_util::signal::{self, SIGRTMIN, register_signal_handler};
 
 use super::mapping::SharedMapping;
-use super::memory_slots::host_page_bytes;
 
 /// Why a vCPU cannot be kicked.
 #[derive(Debug, thiserror::Error)]

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
+use spapr_devices::vfio::host_page_bytes;
 use spapr_hypercalls::address::{GuestPhysicalAddress, HostVirtualAddress};
 use vmm_sys_util::errno;
 
@@ -157,14 +158,6 @@ impl MemorySlots {
             source,
         })
     }
-}
-
-/// The host's page size in bytes: 4 KiB or 64 KiB on POWER.
-pub fn host_page_bytes() -> u64 {
-    // SAFETY: sysconf touches no memory of ours.
-    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    // POSIX has every system answer this; 64 KiB suits every POWER host.
-    u64::try_from(bytes).unwrap_or(0x1_0000)
 }
 
 #[derive(Debug)]

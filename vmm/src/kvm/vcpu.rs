@@ -20,15 +20,10 @@ pub mod msr {
     pub const LE: u64 = 1;
 }
 
-/// Bits of the logical partitioning control register that user space may change
+/// Bits of the logical partitioning control register that user space may change, beside those that
+/// the guest chooses (`vcpu::modes`)
 /// (`kvmppc_set_lpcr` in arch/powerpc/kvm/book3s_hv.c; Power ISA, III 2.2).
 pub mod lpcr {
-    /// Alternate interrupt location, the field.
-    pub const AIL: u64 = 0x0180_0000;
-    /// Interrupts are taken with the MMU on, at 0xc000_0000_0000_4000 plus the vector.
-    pub const AIL_3: u64 = 0x0180_0000;
-    /// Interrupts are taken in little-endian mode.
-    pub const ILE: u64 = 0x0200_0000;
     /// Large decrementer.
     pub const LD: u64 = 0x0002_0000;
 }
