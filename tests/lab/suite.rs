@@ -65,6 +65,7 @@ pub(crate) fn run(workspace: &Workspace, args: &TestArgs) -> Result<u8, SuiteErr
     let mut parts = Vec::new();
     if !only_in_hosts {
         parts.push(part("this machine", || native(workspace))?);
+        parts.push(part("the TCE engine and its model", || model(workspace))?);
         parts.push(part(&format!("{TARGET}, under qemu-user"), || {
             user_emulation(workspace)
         })?);
@@ -115,6 +116,16 @@ fn native(workspace: &Workspace) -> Result<Tally, SuiteError> {
     counted(cargo)
 }
 
+/// Makes the engine and its model go through some two million random calls: sequences of 30 on
+/// average, in each of two modes.
+fn model(workspace: &Workspace) -> Result<Tally, SuiteError> {
+    let mut cargo = cross_build::cargo(workspace);
+    cargo.args(["test", "--locked", "--package", "spapr-hypercalls"]);
+    cargo.args(["--lib", "any_sequence_of_calls"]);
+    cargo.env("PROPTEST_CASES", "35000");
+    counted(cargo)
+}
+
 fn user_emulation(workspace: &Workspace) -> Result<Tally, SuiteError> {
     tools::for_cross_builds()?;
     let emulator = tools::for_user_emulation()?;
@@ -123,6 +134,8 @@ fn user_emulation(workspace: &Workspace) -> Result<Tally, SuiteError> {
     cargo.args(["--target", TARGET]);
     // The lab itself runs on this machine only.
     cargo.args(["--exclude", "spapr-lab"]);
+    // What is special here is the architecture, which a few cases show as well as many.
+    cargo.env("PROPTEST_CASES", "64");
     cargo.env(
         "CARGO_TARGET_POWERPC64LE_UNKNOWN_LINUX_GNU_RUNNER",
         emulator,

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use spapr_devices::vfio::{GroupNumber, PciAddress};
+use spapr_hypercalls::locking::RegionSize;
 
 use crate::hugepages::HugepageSize;
 
@@ -68,6 +69,11 @@ pub struct RunArguments {
     /// When guest memory is locked for DMA.
     #[arg(long, value_enum, default_value_t = LockMode::FirstMap, value_name = "MODE")]
     pub lock: LockMode,
+
+    /// The regions in which guest memory is locked, a power of two from 16M; when not given, 256M, or
+    /// as much more as leaves 64 regions. Small ones lock less; many make every TCE dearer.
+    #[arg(long, value_name = "SIZE")]
+    pub lock_region: Option<LockRegion>,
 
     /// Version of the VFIO container.
     #[arg(long, value_enum, default_value_t = IommuMode::Auto, value_name = "VERSION")]
@@ -134,6 +140,18 @@ pub struct IommuArguments {
     /// Memory of the guest to reckon for: a number with suffix M, G or T, a multiple of 16M.
     #[arg(long, value_name = "SIZE", default_value = "1G")]
     pub memory: ByteSize,
+
+    /// Regions in which its memory is locked, as for `run`.
+    #[arg(long, value_name = "SIZE")]
+    pub lock_region: Option<LockRegion>,
+
+    /// Dynamic DMA windows of the guest, as for `run`.
+    #[arg(long, value_name = "auto|off|SIZE", default_value = "auto")]
+    pub ddw: DdwMode,
+
+    /// Huge pages behind guest memory, as for `run`; the host's own pages when not given.
+    #[arg(long, value_enum, value_name = "SIZE")]
+    pub hugepages: Option<HugepageSize>,
 
     /// Print JSON, for programs.
     #[arg(long)]
@@ -224,6 +242,27 @@ pub enum IommuMode {
     V2,
 }
 
+/// Size of the regions in which guest memory is locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LockRegion(pub RegionSize);
+
+impl LockRegion {
+    /// The least that may be asked for: guest memory is a multiple of it.
+    pub const LEAST: ByteSize = ByteSize(16 << 20);
+}
+
+impl FromStr for LockRegion {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let size: ByteSize = text.parse()?;
+        RegionSize::new(size.0)
+            .filter(|_| size >= Self::LEAST)
+            .map(Self)
+            .ok_or_else(|| format!("a region is a power of two, at least {}", Self::LEAST))
+    }
+}
+
 /// How large dynamic DMA windows may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DdwMode {
@@ -238,6 +277,16 @@ pub enum DdwMode {
 impl DdwMode {
     /// The least that a window may be bounded to: one page of the largest size that QEMU offers.
     pub const LEAST: ByteSize = ByteSize(16 << 20);
+}
+
+impl fmt::Display for DdwMode {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => formatter.write_str("auto"),
+            Self::Off => formatter.write_str("off"),
+            Self::AtMost(size) => size.fmt(formatter),
+        }
+    }
 }
 
 impl FromStr for DdwMode {
@@ -373,6 +422,15 @@ mod tests {
         assert!(refusal("8M").contains("at least 16M"));
         assert!(refusal("0").contains("at least 16M"));
         assert!(refusal("on").contains("auto, off"));
+    }
+
+    #[test]
+    fn regions_are_powers_of_two_from_16_mib() {
+        let region = "64M".parse::<LockRegion>().unwrap();
+        assert_eq!(region.0.bytes(), 64 << 20);
+        for wrong in ["8M", "0", "24M", "region"] {
+            assert!(wrong.parse::<LockRegion>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -68,6 +68,11 @@ impl WindowLimits {
         self.bytes
     }
 
+    /// The largest page size offered.
+    pub const fn largest_page(&self) -> PageShift {
+        self.largest_page
+    }
+
     /// The page sizes offered; bit `n` stands for pages of `1 << n` bytes.
     pub const fn page_sizes(&self) -> u64 {
         self.page_sizes

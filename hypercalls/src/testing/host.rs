@@ -212,6 +212,57 @@ impl FakeHost {
         Some(ReturnCode::SUCCESS)
     }
 
+    /// H_PUT_TCE_INDIRECT of `values`, or H_STUFF_TCE when they are all the same, as the kernel
+    /// handles a call in which nothing is wrong; false when there is no table of that name, or
+    /// something is wrong, or memory is not registered: a call that leaves the kernel.
+    pub fn kernel_bulk<M: GuestMemory>(
+        &self,
+        liobn: u64,
+        ioba: Ioba,
+        values: &[u64],
+        memory: &M,
+    ) -> bool {
+        let Some((geometry, table)) = self.kernel_table(liobn) else {
+            return false;
+        };
+        let Some(range) = geometry.entries_at(ioba, values.len() as u64) else {
+            return false;
+        };
+        let page = geometry.page_shift;
+        let mut state = self.state();
+        let mut mappings = Vec::with_capacity(values.len());
+        for &value in values {
+            let tce = Tce(value);
+            if tce.permission().is_none() {
+                mappings.push(None);
+                continue;
+            }
+            let host = memory
+                .host_range(tce.address())
+                .filter(|_| tce.is_page_aligned(page));
+            let registered = host.map(|host| HostRange {
+                start: host.start,
+                bytes: page.bytes(),
+            });
+            let Some(host) = registered.filter(|host| state.is_registered(*host)) else {
+                return false;
+            };
+            mappings.push(Some(Mapping {
+                host: host.start,
+                permission: tce.permission(),
+            }));
+        }
+        let bytes = page.bytes() * values.len() as u64;
+        match state.entries(ioba, bytes) {
+            Some(entries) => entries.copy_from_slice(&mappings),
+            None => state.violation("a kernel table is in use without a host window"),
+        }
+        for (entry, &value) in table[range].iter().zip(values) {
+            entry.store(value, Ordering::Relaxed);
+        }
+        true
+    }
+
     /// H_GET_TCE as the kernel handles it; `None` when the call leaves the kernel.
     pub fn kernel_get(&self, liobn: u64, ioba: Ioba) -> Option<Result<Tce, ReturnCode>> {
         let (geometry, table) = self.kernel_table(liobn)?;

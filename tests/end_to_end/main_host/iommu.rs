@@ -32,9 +32,13 @@ fn ask(arguments: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).expect("no JSON")
 }
 
-/// What the answer for the NVMe says of a container and a mode.
+/// What the answer for the NVMe says of a container and a mode, with the default window alone.
 pub(super) fn prediction(memory: &str, version: u64, lock: &str, field: &str) -> u64 {
-    let report = ask(&[&host::nvme(), "--memory", memory]);
+    let report = ask(&[&host::nvme(), "--memory", memory, "--ddw", "off"]);
+    predicted(&report, version, lock, field)
+}
+
+fn predicted(report: &Value, version: u64, lock: &str, field: &str) -> u64 {
     let containers = report["groups"][0]["containers"].as_array();
     let container = containers
         .and_then(|all| all.iter().find(|it| it["version"] == version))
@@ -118,10 +122,14 @@ fn people_get_a_table() {
     }
 }
 
-/// Runs a guest that reads the NVMe until `check` has seen how many bytes are locked meanwhile.
+/// Runs a guest that reads the NVMe through its default DMA window until `check` has seen how many
+/// bytes are locked meanwhile.
 fn while_it_reads(options: &[&str], check: impl FnOnce(u64)) {
-    // With its default DMA window alone, which the predictions are for.
     let vmm = Vmm::job(&[WAIT_FOR_NVME, READ_FOR_EVER].concat()).nvme();
+    while_running(vmm, options, check);
+}
+
+fn while_running(vmm: Vmm, options: &[&str], check: impl FnOnce(u64)) {
     let mut running = options
         .iter()
         .fold(vmm, |vmm, option| vmm.argument(option))
@@ -170,7 +178,7 @@ fn with_a_version_1_container_as_much_is_locked_as_predicted() {
 
 #[test]
 fn with_first_map_as_many_regions_are_locked_as_the_guest_uses_and_the_tables() {
-    let report = ask(&[&host::nvme()]);
+    let report = ask(&[&host::nvme(), "--ddw", "off"]);
     let region = report["region_bytes"].as_u64().expect("a size");
     let first = prediction("1G", 2, "first-map", "first_mapping_bytes");
     let most = prediction("1G", 2, "first-map", "most_bytes");
@@ -180,6 +188,48 @@ fn with_first_map_as_many_regions_are_locked_as_the_guest_uses_and_the_tables() 
         let more_regions = (locked + page - first) / region;
         assert_within_a_page(locked, first + more_regions * region);
         assert!(locked <= most + page, "{locked} bytes are locked");
+    });
+}
+
+#[test]
+fn with_a_dynamic_window_all_of_memory_and_both_tables_are_locked_as_predicted() {
+    for options in [&[][..], &["--tce", "user"], &["--ddw", "512M"]] {
+        let memory = ["--memory", "512M"];
+        // Its kernel opens the window for the NVMe's driver and maps all of memory there.
+        let answer = ask(&[
+            &[&host::nvme()[..]][..],
+            &memory,
+            if options.first() == Some(&"--ddw") {
+                options
+            } else {
+                &[]
+            },
+        ]
+        .concat());
+        let most = predicted(&answer, 2, "first-map", "most_bytes");
+        let window = &answer["groups"][0]["containers"][0]["dynamic_window"];
+        assert_eq!(window["window_bytes"], 512 << 20, "{answer:#}");
+        assert_eq!(window["page_bytes"], HOST_PAGE_BYTES, "{answer:#}");
+        let kvm_tables = match options {
+            ["--tce", "user"] => predicted(&answer, 2, "first-map", "kvm_table_bytes"),
+            _ => 0,
+        };
+        let job = [WAIT_FOR_NVME, READ_FOR_EVER].concat();
+        let vmm = Vmm::job(&job).nvme_with_windows();
+        while_running(vmm, &[&memory[..], options].concat(), |locked| {
+            assert_within_a_page(locked, most - kvm_tables);
+        });
+    }
+}
+
+#[test]
+fn with_smaller_regions_less_is_locked_as_predicted() {
+    let report = ask(&[&host::nvme(), "--ddw", "off", "--lock-region", "64M"]);
+    assert_eq!(report["region_bytes"], 64 << 20, "{report:#}");
+    let first = predicted(&report, 2, "first-map", "first_mapping_bytes");
+    while_it_reads(&["--lock-region", "64M"], |locked| {
+        let more_regions = (locked + HOST_PAGE_BYTES - first) / (64 << 20);
+        assert_within_a_page(locked, first + more_regions * (64 << 20));
     });
 }
 

@@ -13,12 +13,14 @@ use spapr_hypercalls::locking::RegionSize;
 
 use super::IommuReportError;
 use super::libvirt::LibvirtLimit;
-use super::need::{ContainerKind, Guest};
+use super::need::Guest;
 use super::report::{
-    ContainerNeed, ContainerReport, GroupReport, Limit, Report, State, locked, version_number,
+    ContainerNeed, ContainerReport, DynamicWindow, GroupReport, Limit, Report, State, locked,
+    version_number,
 };
-use crate::cli::IommuTarget;
+use crate::cli::{IommuArguments, IommuTarget};
 use crate::error_chain::chain;
+use crate::machine::dma_windows;
 
 /// The driver of bridges, which are never passed through.
 const BRIDGE_DRIVER: &str = "pcieport";
@@ -29,16 +31,13 @@ const VERSIONS: [(IommuVersion, IommuPolicy); 2] = [
     (IommuVersion::V1, IommuPolicy::V1),
 ];
 
-/// Asks about one group, or all of the host, for a guest with `ram_bytes` of memory.
+/// Asks about one group, or all of the host, for the guest that `arguments` describe.
 ///
 /// # Errors
 /// When there is no such group or device, the host has none or no VFIO for SPAPR, or something of
 /// the host cannot be read. That a group cannot be taken is part of the answer.
-pub fn gather(
-    host: &HostPaths,
-    target: Option<IommuTarget>,
-    ram_bytes: u64,
-) -> Result<Report, IommuReportError> {
+pub fn gather(host: &HostPaths, arguments: &IommuArguments) -> Result<Report, IommuReportError> {
+    let target = arguments.target;
     let numbers = match target {
         Some(IommuTarget::Group(number)) => vec![number],
         Some(IommuTarget::Device(address)) => vec![group_of(host, address)?],
@@ -49,11 +48,16 @@ pub fn gather(
     }
     let limit = MemoryLimit::current()?;
     let kernel_tables = kernel_tables();
+    let ram_bytes = arguments.memory.0;
+    let region = arguments.lock_region.map(|region| region.0);
+    let backing = arguments.hugepages.map(|size| size.bytes().0);
     let guest = Guest {
         ram_bytes,
-        region: RegionSize::for_ram(ram_bytes),
+        region: region.unwrap_or_else(|| RegionSize::for_ram(ram_bytes)),
         kernel_tables: kernel_tables.unwrap_or(true),
         host_page_bytes: host_page_bytes(),
+        ddw: arguments.ddw,
+        largest_page: dma_windows::page_backed_by(backing.unwrap_or_else(host_page_bytes)),
     };
     let device = match target {
         Some(IommuTarget::Device(address)) => Some(address),
@@ -212,6 +216,7 @@ fn report(
         memory_bytes: guest.ram_bytes,
         region_bytes: guest.region.bytes(),
         host_page_bytes: guest.host_page_bytes,
+        ddw: guest.ddw.to_string(),
         kernel_tables,
         limit: Limit {
             limit_bytes: limit.limit_bytes,
@@ -235,12 +240,12 @@ fn report(
 }
 
 /// The containers of one version for all groups; `None` when one of them gets none.
-fn kinds_of_all(groups: &[&Vec<Attached>], version: IommuVersion) -> Option<Vec<ContainerKind>> {
+fn kinds_of_all(groups: &[&Vec<Attached>], version: IommuVersion) -> Option<Vec<IommuInfo>> {
     groups
         .iter()
         .map(|attached| {
             let (_, outcome) = attached.iter().find(|(which, _)| *which == version)?;
-            outcome.as_ref().ok().map(ContainerKind::from)
+            outcome.as_ref().ok().copied()
         })
         .collect()
 }
@@ -256,10 +261,14 @@ fn group_report(found: Found, guest: &Guest, limit: &MemoryLimit) -> GroupReport
             version: version_number(version),
             reason: outcome.as_ref().err().map(|error| chain(error)),
             locked: match &outcome {
-                Ok(info) => locked(guest, &[info.into()], limit),
+                Ok(info) => locked(guest, &[*info], limit),
                 Err(_) => Vec::new(),
             },
             iommu: outcome.as_ref().ok().map(Into::into),
+            dynamic_window: outcome
+                .as_ref()
+                .ok()
+                .and_then(|info| DynamicWindow::of(guest, info)),
         })
         .collect();
     GroupReport {

@@ -1,11 +1,12 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use spapr_hypercalls::address::Ioba;
+use spapr_hypercalls::address::{Ioba, PageShift};
 use tempfile::TempDir;
 
 use super::super::report::Verdict;
 use super::*;
+use crate::cli::{ByteSize, DdwMode};
 
 const GIB: u64 = 1 << 30;
 
@@ -45,8 +46,14 @@ impl FakeHost {
         let root = self.0.path();
         gather(
             &HostPaths::new(root.join("sys"), root.join("dev/vfio")),
-            target,
-            GIB,
+            &IommuArguments {
+                target,
+                memory: ByteSize(GIB),
+                lock_region: None,
+                ddw: DdwMode::Auto,
+                hugepages: None,
+                json: false,
+            },
         )
     }
 
@@ -174,6 +181,8 @@ pub(in super::super) fn sample(limit: MemoryLimit) -> Report {
         region: RegionSize::for_ram(GIB),
         kernel_tables: true,
         host_page_bytes: 65536,
+        ddw: DdwMode::Auto,
+        largest_page: PageShift::SIZE_64K,
     };
     let groups = vec![found(1, both()), found(2, held), found(5, both())];
     report(groups, &guest, Some(true), limit)
@@ -248,6 +257,8 @@ fn a_version_that_is_refused_for_one_group_is_not_offered_for_all() {
         region: RegionSize::for_ram(GIB),
         kernel_tables: false,
         host_page_bytes: 4096,
+        ddw: DdwMode::Off,
+        largest_page: PageShift::SIZE_4K,
     };
     let groups = vec![found(1, both()), found(2, v2_alone)];
     let report = report(groups, &guest, None, LIMIT);

@@ -79,7 +79,7 @@ pub fn run(arguments: &IommuArguments) -> Result<(), IommuReportError> {
         return Err(IommuReportError::WrongArchitecture);
     }
     memory::check_size(arguments.memory, u64::MAX)?;
-    let report = gather::gather(&HostPaths::default(), arguments.target, arguments.memory.0)?;
+    let report = gather::gather(&HostPaths::default(), arguments)?;
     let text = if arguments.json {
         let mut text = serde_json::to_string_pretty(&report)
             .map_err(|error| IommuReportError::Output(error.into()))?;

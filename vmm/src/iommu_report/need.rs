@@ -2,29 +2,15 @@
 //!
 //! `spapr-vmm run` checks the limit by it before a guest starts, `spapr-vmm iommu` tells it.
 
+use spapr_devices::dma_windows::WindowLimits;
 use spapr_devices::vfio::{IommuInfo, IommuVersion, LockedMemoryNeed};
+use spapr_hypercalls::address::PageShift;
 use spapr_hypercalls::locking::RegionSize;
 use spapr_hypercalls::policy::LockPolicy;
 
+use crate::cli::DdwMode;
 use crate::machine::description::DEFAULT_WINDOW;
-
-/// A container, as far as it decides what gets locked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ContainerKind {
-    /// Its version.
-    pub version: IommuVersion,
-    /// Size of the host's own default window in bytes, all of which a v1 container is charged.
-    pub host_window_bytes: u64,
-}
-
-impl From<&IommuInfo> for ContainerKind {
-    fn from(info: &IommuInfo) -> Self {
-        Self {
-            version: info.version,
-            host_window_bytes: info.window_bytes,
-        }
-    }
-}
+use crate::machine::dma_windows;
 
 /// A guest, as far as it decides what gets locked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +23,10 @@ pub struct Guest {
     pub kernel_tables: bool,
     /// Size of a page of the host in bytes.
     pub host_page_bytes: u64,
+    /// The dynamic DMA windows it is offered.
+    pub ddw: DdwMode,
+    /// The largest page that a window may have.
+    pub largest_page: PageShift,
 }
 
 /// What is locked for a guest at three points of its life.
@@ -46,74 +36,90 @@ pub struct Need {
     pub before_dma: LockedMemoryNeed,
     /// Each device has had its first mapping, all in one region of memory.
     pub first_mapping: LockedMemoryNeed,
-    /// All of the guest's memory has been mapped at some time.
+    /// All of the guest's memory has been mapped at some time, and it has made the dynamic window
+    /// that it is offered behind each bridge.
     pub most: LockedMemoryNeed,
 }
 
 impl Guest {
     /// What is locked when the guest has a device in each of `containers`, which have one IOMMU
-    /// group each, and uses the default window of each.
+    /// group each.
     ///
     /// Registered memory counts once for all v2 containers: the kernel keeps one list of it for
     /// the process (`mm_iommu_new` in arch/powerpc/mm/book3s64/iommu_api.c). A v1 container
     /// registers none; it is charged its whole window when it is enabled.
-    pub fn need(&self, containers: &[ContainerKind], lock: LockPolicy) -> Need {
-        let windows = self.windows(containers);
+    pub fn need(&self, containers: &[IommuInfo], lock: LockPolicy) -> Need {
         let registers = containers
             .iter()
             .any(|container| container.version == IommuVersion::V2);
-        let ram_bytes = if registers { self.ram_bytes } else { 0 };
-        let with = |memory_bytes: u64| sum(windows, LockedMemoryNeed::v2(memory_bytes));
-        let most = with(ram_bytes);
-        match lock {
-            LockPolicy::FirstMap => Need {
-                before_dma: LockedMemoryNeed::default(),
-                first_mapping: with(ram_bytes.min(self.region.bytes())),
-                most,
-            },
-            LockPolicy::Attach => Need {
-                before_dma: LockedMemoryNeed {
-                    // The kernel makes a v1 container's table with the first mapping.
-                    host_table_bytes: self.windows_of(containers, IommuVersion::V2),
-                    ..most
-                },
-                first_mapping: most,
-                most,
-            },
-        }
-    }
-
-    /// What the windows of all containers take, and v1 containers are charged for memory.
-    fn windows(&self, containers: &[ContainerKind]) -> LockedMemoryNeed {
-        containers
-            .iter()
-            .map(|container| self.window(container))
-            .fold(LockedMemoryNeed::default(), sum)
-    }
-
-    /// Host tables of the containers of one version.
-    fn windows_of(&self, containers: &[ContainerKind], version: IommuVersion) -> u64 {
-        containers
-            .iter()
-            .filter(|container| container.version == version)
-            .map(|container| self.window(container).host_table_bytes)
-            .fold(0, u64::saturating_add)
-    }
-
-    fn window(&self, container: &ContainerKind) -> LockedMemoryNeed {
-        match container.version {
-            IommuVersion::V1 => {
-                LockedMemoryNeed::v1(container.host_window_bytes, self.host_page_bytes)
+        let memory = |bytes| LockedMemoryNeed::v2(if registers { bytes } else { 0 });
+        let default_windows = total(containers.iter().map(|info| self.default_window(info)));
+        let dynamic_windows = total(containers.iter().map(|info| self.dynamic_window(info)));
+        let all = sum(default_windows, memory(self.ram_bytes));
+        let (before_dma, first_mapping) = match lock {
+            LockPolicy::FirstMap => {
+                let region = memory(self.ram_bytes.min(self.region.bytes()));
+                (LockedMemoryNeed::default(), sum(default_windows, region))
             }
-            IommuVersion::V2 => LockedMemoryNeed::v2(0).with_window(
-                DEFAULT_WINDOW.page_shift,
-                DEFAULT_WINDOW.entries << DEFAULT_WINDOW.page_shift.get(),
-                1,
-                self.kernel_tables,
-                self.host_page_bytes,
-            ),
+            LockPolicy::Attach => {
+                // The kernel makes a v1 container's table with the first mapping.
+                let of_v2 = containers
+                    .iter()
+                    .filter(|container| container.version == IommuVersion::V2)
+                    .map(|info| self.default_window(info));
+                let before_dma = LockedMemoryNeed {
+                    host_table_bytes: total(of_v2).host_table_bytes,
+                    ..all
+                };
+                (before_dma, all)
+            }
+        };
+        Need {
+            before_dma,
+            first_mapping,
+            most: sum(all, dynamic_windows),
         }
     }
+
+    /// The dynamic windows that the guest is offered behind the bridge of a container, if any.
+    pub fn offered(&self, container: &IommuInfo) -> Option<WindowLimits> {
+        dma_windows::limits(self.ddw, container, self.largest_page, self.ram_bytes)
+    }
+
+    /// What the window takes that Linux makes of what it is offered: the largest, in the largest
+    /// pages (`enable_ddw` in arch/powerpc/platforms/pseries/iommu.c). Nothing when none is offered.
+    pub fn dynamic_window(&self, container: &IommuInfo) -> LockedMemoryNeed {
+        self.offered(container)
+            .map_or_else(LockedMemoryNeed::default, |offered| {
+                self.window(offered.largest_page(), offered.bytes())
+            })
+    }
+
+    fn default_window(&self, container: &IommuInfo) -> LockedMemoryNeed {
+        match container.version {
+            IommuVersion::V1 => LockedMemoryNeed::v1(container.window_bytes, self.host_page_bytes),
+            IommuVersion::V2 => {
+                let page = DEFAULT_WINDOW.page_shift;
+                self.window(page, DEFAULT_WINDOW.entries << page.get())
+            }
+        }
+    }
+
+    /// A window of a v2 container, its table in one level: more are tried only when the host finds
+    /// no room for one.
+    fn window(&self, page: PageShift, bytes: u64) -> LockedMemoryNeed {
+        LockedMemoryNeed::v2(0).with_window(
+            page,
+            bytes,
+            1,
+            self.kernel_tables,
+            self.host_page_bytes,
+        )
+    }
+}
+
+fn total(needs: impl Iterator<Item = LockedMemoryNeed>) -> LockedMemoryNeed {
+    needs.fold(LockedMemoryNeed::default(), sum)
 }
 
 fn sum(a: LockedMemoryNeed, b: LockedMemoryNeed) -> LockedMemoryNeed {
@@ -127,17 +133,26 @@ fn sum(a: LockedMemoryNeed, b: LockedMemoryNeed) -> LockedMemoryNeed {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use spapr_hypercalls::address::Ioba;
 
     use super::*;
+    use crate::cli::ByteSize;
 
     const MIB: u64 = 1 << 20;
     const GIB: u64 = 1 << 30;
-    const V2: ContainerKind = ContainerKind {
+    const V2: IommuInfo = IommuInfo {
         version: IommuVersion::V2,
-        host_window_bytes: 2 * GIB,
+        window_start: Ioba(0),
+        window_bytes: 2 * GIB,
+        page_sizes: 0x4021_1000,
+        dynamic_windows: 2,
+        levels: 5,
     };
-    const V1: ContainerKind = ContainerKind {
+    const V1: IommuInfo = IommuInfo {
         version: IommuVersion::V1,
+        page_sizes: 0x1000,
+        dynamic_windows: 0,
+        levels: 1,
         ..V2
     };
     /// Tables of the default window as a host with 64 KiB pages was seen to charge them (VmLck).
@@ -149,6 +164,8 @@ mod tests {
             region: RegionSize::for_ram(ram_bytes),
             kernel_tables: true,
             host_page_bytes: 65536,
+            ddw: DdwMode::Off,
+            largest_page: PageShift::SIZE_64K,
         }
     }
 
@@ -206,14 +223,36 @@ mod tests {
         }
     }
 
-    fn containers() -> impl Strategy<Value = Vec<ContainerKind>> {
-        let container = (any::<bool>(), 24u32..=40).prop_map(|(v1, bits)| ContainerKind {
-            version: if v1 {
-                IommuVersion::V1
-            } else {
-                IommuVersion::V2
-            },
-            host_window_bytes: 1 << bits,
+    #[test]
+    fn a_dynamic_window_takes_tables_for_all_of_memory_and_comes_after_the_first_mapping() {
+        let with = |ddw, largest_page| {
+            let guest = Guest {
+                ddw,
+                largest_page,
+                ..guest(2 * GIB)
+            };
+            let need = guest.need(&[V2, V1], LockPolicy::FirstMap);
+            let without = Guest {
+                ddw: DdwMode::Off,
+                ..guest
+            }
+            .need(&[V2, V1], LockPolicy::FirstMap);
+            assert_eq!(need.first_mapping, without.first_mapping);
+            need.most.total_bytes() - without.most.total_bytes()
+        };
+        // Entries of 8 bytes thrice, for the hardware, the host and KVM; and KVM's record of 120
+        // bytes and list of pages, in pages of 64 KiB.
+        let tables = |entries: u64| entries * 24 + 65536;
+        assert_eq!(with(DdwMode::Auto, PageShift::SIZE_64K), tables(1 << 15));
+        assert_eq!(with(DdwMode::Auto, PageShift::SIZE_4K), tables(1 << 19));
+        let bound = DdwMode::AtMost(ByteSize(512 * MIB));
+        assert_eq!(with(bound, PageShift::SIZE_64K), 3 * 65536 + 65536);
+    }
+
+    fn containers() -> impl Strategy<Value = Vec<IommuInfo>> {
+        let container = (any::<bool>(), 24u32..=40).prop_map(|(v1, bits)| IommuInfo {
+            window_bytes: 1 << bits,
+            ..if v1 { V1 } else { V2 }
         });
         prop::collection::vec(container, 0..5)
     }
@@ -225,11 +264,13 @@ mod tests {
             more in 0u64..=1 << 16,
             kernel_tables: bool,
             large_pages: bool,
+            dynamic: bool,
             containers in containers(),
         ) {
             let small = Guest {
                 kernel_tables,
                 host_page_bytes: if large_pages { 65536 } else { 4096 },
+                ddw: if dynamic { DdwMode::Auto } else { DdwMode::Off },
                 ..guest(ram * 16 * MIB)
             };
             let large = Guest {
@@ -260,8 +301,8 @@ mod tests {
         fn no_guest_makes_the_arithmetic_overflow(
             ram_bytes: u64, host_window_bytes: u64, containers in containers(),
         ) {
-            let guest = Guest { ram_bytes, ..guest(GIB) };
-            let huge = ContainerKind { host_window_bytes, ..V1 };
+            let guest = Guest { ram_bytes, ddw: DdwMode::Auto, ..guest(GIB) };
+            let huge = IommuInfo { window_bytes: host_window_bytes, ..V1 };
             let all = [&containers[..], &[V2, huge]].concat();
             let need = guest.need(&all, LockPolicy::Attach);
             prop_assert!(need.most.total_bytes() >= ram_bytes);

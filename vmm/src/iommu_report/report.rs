@@ -6,7 +6,7 @@ use spapr_devices::vfio::{GroupMember, IommuInfo, IommuVersion, MemoryLimit};
 use spapr_hypercalls::policy::LockPolicy;
 
 use super::libvirt::LibvirtLimit;
-use super::need::{ContainerKind, Guest};
+use super::need::Guest;
 
 /// The whole answer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -17,6 +17,8 @@ pub struct Report {
     pub region_bytes: u64,
     /// Size of a page of this host.
     pub host_page_bytes: u64,
+    /// The dynamic windows that the guest is offered: `auto`, `off` or the most bytes of one.
+    pub ddw: String,
     /// Whether KVM says that it can bind TCE tables to IOMMU groups; `None` when it could not be
     /// asked, and then tables are counted as if it could.
     pub kernel_tables: Option<bool>,
@@ -106,6 +108,8 @@ pub struct ContainerReport {
     pub reason: Option<String>,
     /// What the container can do (VFIO_IOMMU_SPAPR_TCE_GET_INFO); `None` when there is none.
     pub iommu: Option<Iommu>,
+    /// The dynamic window that the guest makes of what it is offered; `None` when that is nothing.
+    pub dynamic_window: Option<DynamicWindow>,
     /// What is locked for a guest with this group alone, for each `--lock`.
     pub locked: Vec<Locked>,
 }
@@ -140,6 +144,29 @@ impl From<&IommuInfo> for Iommu {
     }
 }
 
+/// A dynamic window as Linux makes it of what it is offered: the largest, in the largest pages.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DynamicWindow {
+    /// Its size in bytes.
+    pub window_bytes: u64,
+    /// Size of its pages in bytes.
+    pub page_bytes: u64,
+    /// What its tables take: the host's and KVM's.
+    pub table_bytes: u64,
+}
+
+impl DynamicWindow {
+    /// The window of `guest` behind the bridge of a container.
+    pub fn of(guest: &Guest, container: &IommuInfo) -> Option<Self> {
+        let offered = guest.offered(container)?;
+        Some(Self {
+            window_bytes: offered.bytes(),
+            page_bytes: offered.largest_page().bytes(),
+            table_bytes: guest.dynamic_window(container).total_bytes(),
+        })
+    }
+}
+
 /// What several groups need in containers of one version.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ContainerNeed {
@@ -151,7 +178,8 @@ pub struct ContainerNeed {
     pub locked: Vec<Locked>,
 }
 
-/// What is locked for a guest with the default DMA window of each group.
+/// What is locked for a guest with the default DMA window of each group, and in the end the dynamic
+/// one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Locked {
     /// When memory is locked: `first-map` or `attach`.
@@ -160,7 +188,7 @@ pub struct Locked {
     pub before_dma_bytes: u64,
     /// Locked when each device has had its first mapping, all in one region of memory.
     pub first_mapping_bytes: u64,
-    /// Locked when the guest has mapped all of its memory.
+    /// Locked when the guest has mapped all of its memory and made its dynamic windows.
     pub most_bytes: u64,
     /// Of the most: memory, or a v1 container's whole window.
     pub memory_bytes: u64,
@@ -188,7 +216,7 @@ pub enum Verdict {
 const LOCK_POLICIES: [LockPolicy; 2] = [LockPolicy::FirstMap, LockPolicy::Attach];
 
 /// What is locked for `guest` with `containers`, for each `--lock`, and what `limit` allows.
-pub fn locked(guest: &Guest, containers: &[ContainerKind], limit: &MemoryLimit) -> Vec<Locked> {
+pub fn locked(guest: &Guest, containers: &[IommuInfo], limit: &MemoryLimit) -> Vec<Locked> {
     LOCK_POLICIES
         .into_iter()
         .map(|lock| {
@@ -235,9 +263,11 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
+    use spapr_hypercalls::address::{Ioba, PageShift};
     use spapr_hypercalls::locking::RegionSize;
 
     use super::*;
+    use crate::cli::DdwMode;
 
     const GIB: u64 = 1 << 30;
 
@@ -247,10 +277,16 @@ mod tests {
             region: RegionSize::for_ram(GIB),
             kernel_tables: true,
             host_page_bytes: 65536,
+            ddw: DdwMode::Off,
+            largest_page: PageShift::SIZE_64K,
         };
-        let container = ContainerKind {
+        let container = IommuInfo {
             version,
-            host_window_bytes: 2 * GIB,
+            window_start: Ioba(0),
+            window_bytes: 2 * GIB,
+            page_sizes: 0x1000,
+            dynamic_windows: 0,
+            levels: 1,
         };
         let limit = MemoryLimit {
             limit_bytes: Some(limit_bytes),
@@ -282,7 +318,7 @@ mod tests {
     fn page_sizes_are_listed_in_bytes() {
         let info = IommuInfo {
             version: IommuVersion::V2,
-            window_start: spapr_hypercalls::address::Ioba(0),
+            window_start: Ioba(0),
             window_bytes: 2 * GIB,
             page_sizes: 0x4021_1000,
             dynamic_windows: 2,

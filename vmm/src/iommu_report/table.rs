@@ -122,15 +122,29 @@ fn facts(group: &GroupReport) -> Table {
     row("levels of a table, at most", &|iommu| {
         iommu.levels.to_string()
     });
+    let mut cells = vec![Cell::new("dynamic window of this guest")];
+    cells.extend(containers.iter().map(|(container, _)| {
+        let window = container.dynamic_window.as_ref();
+        let text = window.map_or_else(
+            || "none".to_owned(),
+            |window| {
+                let [bytes, page] = [window.window_bytes, window.page_bytes].map(ByteSize);
+                format!("{bytes} in pages of {page}")
+            },
+        );
+        Cell::new(text).set_alignment(CellAlignment::Right)
+    }));
+    table.add_row(cells);
     table
 }
 
 /// What is locked, for each group alone and for all free ones together, with libvirt's limit.
 fn locked_memory(report: &Report) -> String {
     let mut text = format!(
-        "Locked memory in KiB, as `ulimit -l` and VmLck count, of a guest with {} and its default \
-         DMA window,\nlocked in regions of {}",
+        "Locked memory in KiB, as `ulimit -l` and VmLck count, of a guest with {} and --ddw {},\n\
+         locked in regions of {}",
         ByteSize(report.memory_bytes),
+        report.ddw,
         ByteSize(report.region_bytes)
     );
     text.push_str(match report.kernel_tables {
@@ -306,15 +320,19 @@ mod tests {
             row(&text, &["dynamic windows"]),
             ["yes, 2 windows at a time", "no, the window is fixed"]
         );
+        assert_eq!(
+            row(&text, &["dynamic window of this guest"]),
+            ["1G in pages of 64K", "none"]
+        );
         assert_eq!(row(&text, &["levels of a table, at most"]), ["5", "1"]);
         has(&text, &["a guest with 1G", "in regions of 256M"]);
         assert_eq!(
             row(&text, &["1", "v2", "first-map"]),
-            ["0", "268352", "1054784", "is enough to start"]
+            ["0", "268352", "1055232", "is enough to start"]
         );
         assert_eq!(
             row(&text, &["5", "v2", "attach"]),
-            ["1054784", "1054784", "1054784", "is too low"]
+            ["1054784", "1054784", "1055232", "is too low"]
         );
         assert_eq!(
             row(&text, &["5", "v1", "attach"]),

@@ -11,7 +11,7 @@ use spapr_devices::pci::{HostBridge, HostBridgeNode, Machine as PciMachine, PciE
 use spapr_devices::rtas::KERNEL_SERVICES;
 use spapr_devices::vfio::{MemoryLimitError, host_page_bytes};
 use spapr_hypercalls::abi;
-use spapr_hypercalls::address::{GuestPhysicalAddress, PageShift};
+use spapr_hypercalls::address::GuestPhysicalAddress;
 use spapr_hypercalls::engine::{Engine, EngineError, HostBridge as EngineBridge, WindowError};
 use spapr_hypercalls::policy::{LockPolicy, Policy, TcePolicy};
 use spapr_hypercalls::world::GuestRange;
@@ -306,7 +306,7 @@ fn attach_devices(
         let kvm_device = Arc::new(VfioKvmDevice::new(vm).map_err(KvmRefusal::from)?);
         let groups = passthrough::attach(&description.vfio, description.iommu.into(), &kvm_device)?;
         let containers: Vec<_> = groups.iter().map(|group| &*group.container).collect();
-        memory_check::check(&containers, ram.bytes(), &policy)?;
+        memory_check::check(&containers, ram, &policy, description.ddw)?;
         let can_bind = capabilities.spapr_tce_64 && capabilities.spapr_tce_vfio;
         for (
             number,
@@ -360,11 +360,8 @@ fn offered_windows(
     ram: &GuestRam,
     bridges: &[HostBridge],
 ) -> DmaWindows {
-    let backing = u8::try_from(ram.page_bytes().ilog2()).ok();
-    let backing = backing.and_then(PageShift::new);
-    let largest_page = engine
-        .largest_page()
-        .min(backing.unwrap_or(PageShift::SIZE_4K));
+    let backing = dma_windows::page_backed_by(ram.page_bytes());
+    let largest_page = engine.largest_page().min(backing);
     let limits = bridges
         .iter()
         .map(|bridge| {
@@ -387,6 +384,6 @@ fn policy(description: &MachineDescription) -> Policy {
             LockMode::FirstMap => LockPolicy::FirstMap,
             LockMode::Attach => LockPolicy::Attach,
         },
-        region: None,
+        region: description.lock_region,
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use spapr_devices::vfio::PciAddress;
 use spapr_hypercalls::address::{Ioba, PageShift};
+use spapr_hypercalls::locking::RegionSize;
 use spapr_hypercalls::world::Geometry;
 
 use crate::cli::{ByteSize, ConsoleKind, DdwMode, IommuMode, LockMode, RunArguments, TceMode};
@@ -36,6 +37,8 @@ pub struct MachineDescription {
     pub tce: TceMode,
     /// When memory is locked.
     pub lock: LockMode,
+    /// The regions in which it is locked; chosen by its size when not given.
+    pub lock_region: Option<RegionSize>,
     /// Version of the VFIO containers.
     pub iommu: IommuMode,
     /// Which dynamic DMA windows the guest is offered.
@@ -57,6 +60,7 @@ impl From<&RunArguments> for MachineDescription {
             vfio: arguments.vfio.clone(),
             tce: arguments.tce,
             lock: arguments.lock,
+            lock_region: arguments.lock_region.map(|region| region.0),
             iommu: arguments.iommu,
             ddw: arguments.ddw,
             hugepages: arguments.hugepages,

@@ -6,6 +6,14 @@ use spapr_hypercalls::address::PageShift;
 
 use crate::cli::DdwMode;
 
+/// The largest page of an IOMMU that pages of `bytes` bytes can back.
+pub fn page_backed_by(bytes: u64) -> PageShift {
+    u8::try_from(bytes.ilog2())
+        .ok()
+        .and_then(PageShift::new)
+        .unwrap_or(PageShift::SIZE_4K)
+}
+
 /// What the host bridge of a container offers a guest with `ram_bytes` of memory, whose pages allow
 /// IOMMU pages of at most `largest_page`; `None` when that is nothing.
 ///
