@@ -19,8 +19,9 @@ pub struct RegionSize(u32);
 impl RegionSize {
     /// The smallest that [`RegionSize::for_ram`] chooses.
     pub const SMALLEST_CHOSEN_BYTES: u64 = 256 << 20;
-    /// The most regions that [`RegionSize::for_ram`] divides contiguous RAM into.
-    pub const MOST_CHOSEN: u64 = 64;
+    /// The most regions that [`RegionSize::for_ram`] divides contiguous RAM into: with more, the
+    /// kernel's walk would cost an H_PUT_TCE in the kernel over 2 % (docs/locking.md).
+    pub const MOST_CHOSEN: u64 = 8;
 
     /// A size of `bytes`; `None` when that is no power of two or below 64 KiB, the largest page
     /// that a host's RAM is made of without huge pages.
@@ -33,13 +34,13 @@ impl RegionSize {
     }
 
     /// The size for `ram_bytes` of RAM: 256 MiB, or as much more as it takes to need no more than
-    /// 64 regions.
+    /// 8 regions.
     ///
     /// ```
     /// use spapr_hypercalls::locking::RegionSize;
     ///
     /// assert_eq!(RegionSize::for_ram(2 << 30).bytes(), 256 << 20);
-    /// assert_eq!(RegionSize::for_ram(1 << 40).bytes(), 16 << 30);
+    /// assert_eq!(RegionSize::for_ram(1 << 40).bytes(), 128 << 30);
     /// ```
     pub const fn for_ram(ram_bytes: u64) -> Self {
         let mut bytes = Self::SMALLEST_CHOSEN_BYTES;
@@ -149,15 +150,23 @@ impl Regions {
     }
 
     /// Where `address` is; `None` when it is no RAM.
+    #[inline]
     pub(crate) fn find(&self, address: GuestPhysicalAddress) -> Option<Translation> {
         // In RAM without holes the quotient is the index; elsewhere it is a guess.
         let guess = usize::try_from(address.0 >> self.size.0).ok()?;
-        self.translate(guess, address).or_else(|| {
-            let after = self.all.partition_point(|region| region.guest <= address);
-            self.translate(after.checked_sub(1)?, address)
-        })
+        match self.translate(guess, address) {
+            None => self.search(address),
+            found => found,
+        }
     }
 
+    #[cold]
+    fn search(&self, address: GuestPhysicalAddress) -> Option<Translation> {
+        let after = self.all.partition_point(|region| region.guest <= address);
+        self.translate(after.checked_sub(1)?, address)
+    }
+
+    #[inline]
     fn translate(&self, index: usize, address: GuestPhysicalAddress) -> Option<Translation> {
         let region = self.all.get(index)?;
         let offset = address.0.checked_sub(region.guest.0)?;

@@ -5,7 +5,8 @@
 //! in their slots: window 0 is the default one, window 1 the dynamic one (PAPR "Dynamic DMA
 //! Windows").
 //!
-//! Each slot has a mutex, the one lock on a hypercall's way. It makes a change of the hardware's
+//! Each slot has a mutex, the one lock on a hypercall's way, and parking_lot's: the standard
+//! library's asks, whenever it is taken and let go, whether its thread panics. It makes a change of the hardware's
 //! entries and of the guest's view of them one step to other processors' calls for the same window,
 //! and keeps the window from going away meanwhile. Guests serialise the use of a window themselves
 //! (a Linux guest's pools hand out disjoint entries, and a processor that maps and one that unmaps
@@ -13,6 +14,8 @@
 //! several are taken: a bridge's slot 0, its slot 1, then a region's.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use parking_lot::{Mutex as SlotMutex, MutexGuard as SlotGuard};
 
 use crate::address::Liobn;
 use crate::binding::Lingering;
@@ -31,7 +34,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug)]
 pub(crate) struct Slot<K> {
     pub(crate) liobn: Liobn,
-    state: Mutex<SlotState<K>>,
+    state: SlotMutex<SlotState<K>>,
 }
 
 /// What a slot's mutex guards.
@@ -47,7 +50,7 @@ impl<K> Slot<K> {
         let (lingering, counters) = (Lingering::NONE, Counters::default());
         Self {
             liobn,
-            state: Mutex::new(SlotState {
+            state: SlotMutex::new(SlotState {
                 window,
                 lingering,
                 counters,
@@ -55,8 +58,9 @@ impl<K> Slot<K> {
         }
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, SlotState<K>> {
-        lock(&self.state)
+    #[inline]
+    pub(crate) fn lock(&self) -> SlotGuard<'_, SlotState<K>> {
+        self.state.lock()
     }
 }
 

@@ -17,6 +17,7 @@ use crate::world::KernelTable;
 
 impl<K: KernelTable> Binding<K> {
     /// One entry.
+    #[inline]
     pub(crate) fn entry(&self, index: usize) -> u64 {
         match self {
             Self::Unlocked => 0,
@@ -29,7 +30,34 @@ impl<K: KernelTable> Binding<K> {
     }
 
     /// Writes `values` from entry `first` on.
+    #[inline]
     pub(crate) fn write(&mut self, first: usize, values: &[u64]) {
+        match values {
+            // Most calls. Copying would use vector registers, which the kernel then saves and loads
+            // at each exit.
+            [value] => self.write_entry(first, *value),
+            values => self.write_list(first, values),
+        }
+    }
+
+    #[inline]
+    fn write_entry(&mut self, index: usize, value: u64) {
+        match self {
+            Self::Unlocked => {}
+            Self::Bound(table) => {
+                if let Some(entry) = table.entries().get(index) {
+                    entry.store(value, Relaxed);
+                }
+            }
+            Self::UserOnly { entries, .. } => {
+                if let Some(entry) = entries.get_mut(index) {
+                    *entry = value;
+                }
+            }
+        }
+    }
+
+    fn write_list(&mut self, first: usize, values: &[u64]) {
         let range = first..first.saturating_add(values.len());
         match self {
             Self::Unlocked => {}
@@ -40,12 +68,8 @@ impl<K: KernelTable> Binding<K> {
                 }
             }
             Self::UserOnly { entries, .. } => {
-                match (entries.get_mut(range), values) {
-                    // Most calls. Copying would use vector registers, which the kernel then saves
-                    // and loads at each exit.
-                    (Some([entry]), [value]) => *entry = *value,
-                    (Some(entries), values) => entries.copy_from_slice(values),
-                    (None, _) => {}
+                if let Some(entries) = entries.get_mut(range) {
+                    entries.copy_from_slice(values);
                 }
             }
         }
@@ -70,6 +94,7 @@ impl<K: KernelTable> Binding<K> {
 
     /// The part of `range` from its first to its last entry that is not zero; the rest maps
     /// nothing. `None` when that is all of it.
+    #[inline]
     pub(crate) fn live_part(&self, range: Range<usize>) -> Option<Range<usize>> {
         let start = range.start;
         if range.len() == 1 {

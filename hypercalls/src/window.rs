@@ -26,6 +26,7 @@ impl Geometry {
     /// assert_eq!(window.entries_at(Ioba(0xf_f000), 1), None);
     /// assert_eq!(window.entries_at(Ioba(0x10_2004), 1), None);
     /// ```
+    #[inline]
     pub fn entries_at(self, ioba: Ioba, count: u64) -> Option<Range<usize>> {
         if ioba.0 & self.page_shift.offset_mask() != 0 {
             return None;

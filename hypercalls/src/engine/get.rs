@@ -9,6 +9,7 @@ use crate::world::{GuestMemory, HostIommu};
 impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
     /// The entry as the guest wrote it, the kernel's own H_PUT_TCE included: a crashed guest's
     /// successor finds live mappings this way (`iommu_table_clear` in arch/powerpc/kernel/iommu.c).
+    #[inline(never)]
     pub(super) fn get_tce(place: &Place<'_, H>, ioba: Ioba) -> Result<Tce, ReturnCode> {
         let mut state = place.slot.lock();
         state.counters.get += 1;

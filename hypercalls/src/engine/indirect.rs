@@ -18,6 +18,7 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
     /// The list is read once and before the window is locked; another processor that rewrites it
     /// meanwhile changes what is mapped, never what is validated against what is mapped. A list of
     /// no entries is not read.
+    #[inline(never)]
     pub(super) fn put_tce_indirect(
         &self,
         place: &Place<'_, H>,

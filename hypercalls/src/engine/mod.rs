@@ -159,6 +159,7 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
     /// H_GET_TCE answers in the first argument register (r4).
     ///
     /// Any number of processors may call this at once.
+    #[inline]
     pub fn handle(&self, number: u64, arguments: &mut Arguments) -> Option<Answer> {
         let [liobn, ioba, third, count, ..] = *arguments;
         if !is_tce_call(number) {
@@ -192,7 +193,7 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
     }
 
     /// Changes `count` entries of a window from `ioba` on by `change`, and counts what came of it.
-    #[inline]
+    #[inline(always)]
     fn change<T>(
         &self,
         place: &Place<'_, H>,

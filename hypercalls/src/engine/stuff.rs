@@ -13,6 +13,7 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
     /// window; its end is checked, which the kernel's handler does not do.
     ///
     /// The call is weighed when it is done: it seldom costs enough to be worth making again.
+    #[inline(never)]
     pub(super) fn stuff_tce(
         &self,
         place: &Place<'_, H>,

@@ -237,7 +237,7 @@ impl<H: HostIommu> Transaction<'_, H> {
     }
 
     /// Carries out one run, whose entries are `list`, from entry `first` on.
-    #[inline]
+    #[inline(always)]
     fn apply_run(&mut self, first: usize, list: &[u64], target: Target) -> Result<(), HostError> {
         let geometry = self.window.geometry;
         match target {
