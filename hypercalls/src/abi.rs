@@ -42,7 +42,7 @@ hypercalls! {
     H_SET_MODE = 0x31c,
     /// A random doubleword.
     H_RANDOM = 0x300,
-    /// Resets another processor of the partition.
+    /// Interrupts processors at 0x100, whether they have interrupts enabled or not: (target).
     H_SIGNAL_SYS_RESET = 0x380,
     /// Not PAPR's: an RTAS call, made by the stub that the device tree names.
     KVMPPC_H_RTAS = 0xf000,

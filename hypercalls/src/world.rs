@@ -2,6 +2,7 @@
 //!
 //! The engine is generic over them: calls are direct, and tests put models in their place.
 
+use std::io;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -62,15 +63,20 @@ pub struct Geometry {
     pub entries: u64,
 }
 
+/// What an errno means, in words, with its number.
+fn text(errno: i32) -> io::Error {
+    io::Error::from_raw_os_error(errno)
+}
+
 /// Why the host refused a request of the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HostError {
     /// The host ran out of something: the locked-memory limit (RLIMIT_MEMLOCK), memory, or
     /// contiguous tables. The guest gets H_NOT_ENOUGH_RESOURCES, the only failure it acts on.
-    #[error("out of resources (errno {0})")]
+    #[error("out of resources: {}", text(*.0))]
     OutOfResources(i32),
     /// Any other refusal, with the errno.
-    #[error("refused (errno {0})")]
+    #[error("refused: {}", text(*.0))]
     Refused(i32),
 }
 
@@ -206,12 +212,12 @@ pub enum BindRefusal {
     #[error("the container is of version 1, for which the kernel handles no TCEs")]
     ContainerV1,
     /// KVM_CREATE_SPAPR_TCE_64 failed with this errno.
-    #[error("KVM_CREATE_SPAPR_TCE_64 failed (errno {0})")]
+    #[error("KVM_CREATE_SPAPR_TCE_64 failed: {}", text(*.0))]
     TableRefused(i32),
     /// The table that was made has fewer entries than the window.
     #[error("the kernel's table has {0} entries, fewer than the window")]
     ShortTable(usize),
     /// KVM_DEV_VFIO_GROUP_SET_SPAPR_TCE failed with this errno.
-    #[error("KVM_DEV_VFIO_GROUP_SET_SPAPR_TCE failed (errno {0})")]
+    #[error("KVM_DEV_VFIO_GROUP_SET_SPAPR_TCE failed: {}", text(*.0))]
     SetSpaprTceRefused(i32),
 }

@@ -7,6 +7,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::sandbox::{self, Role};
+
 /// The most that is given to the reader in one piece; one that takes it makes progress.
 const PIECE_BYTES: usize = 4 << 10;
 
@@ -68,6 +70,10 @@ impl BackgroundWriter {
         thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
+                if let Err(error) = sandbox::enter(Role::Writer) {
+                    log::error!("{error}");
+                    return;
+                }
                 let mut piece = Vec::with_capacity(PIECE_BYTES);
                 while let Some(shared) = writer.upgrade() {
                     if shared.next_piece(&mut piece) {

@@ -93,6 +93,11 @@ pub struct RunArguments {
     #[arg(long, value_name = "stdio|file=PATH|pty", default_value = "stdio")]
     pub console: ConsoleKind,
 
+    /// Let each thread make only the system calls that it needs and find only its files; anything
+    /// else kills the process.
+    #[arg(long)]
+    pub sandbox: bool,
+
     /// Write counters (exits, TCE calls by path, ioctls, locked memory) to FILE as JSON at the end.
     #[arg(long, value_name = "FILE")]
     pub stats: Option<PathBuf>,

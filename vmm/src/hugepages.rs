@@ -199,6 +199,27 @@ fn populate(region: &MmapRegion) -> io::Result<()> {
     }
 }
 
+/// Size in bytes of the pages of the hugetlbfs that `path` is in; `None` when it is in another file
+/// system.
+///
+/// # Errors
+/// When the file system cannot be asked.
+pub fn page_bytes_of_mount(path: &Path) -> io::Result<Option<u64>> {
+    use std::os::unix::ffi::OsStrExt;
+    let name = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    let mut facts = std::mem::MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: the name ends with a zero byte and the pointer is good for one statfs.
+    if unsafe { libc::statfs(name.as_ptr(), facts.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: statfs succeeded, so it filled the struct.
+    let facts = unsafe { facts.assume_init() };
+    let is_hugetlbfs = i128::from(facts.f_type) == i128::from(libc::HUGETLBFS_MAGIC);
+    Ok(is_hugetlbfs
+        .then(|| u64::try_from(facts.f_bsize).ok())
+        .flatten())
+}
+
 /// The host's pool of pages of one size.
 #[derive(Debug)]
 struct Pool {

@@ -3,6 +3,7 @@
 //! | module | what it is for |
 //! |---|---|
 //! | [`cli`] | the command line |
+//! | [`qemu`] | the front end for libvirt: QEMU's command line and QMP |
 //! | [`run`] | `spapr-vmm run`: from the command line to the guest's end |
 //! | [`iommu_report`] | `spapr-vmm iommu`: what IOMMU groups can do, and what a guest locks |
 //! | [`machine`] | the pseries machine: what it is made of, its life, its passed-through devices |
@@ -15,6 +16,7 @@
 //! | [`control`] | signals and the machine's end |
 //! | [`descriptor_limit`] | how many files this process may have open |
 //! | [`error_chain`] | an error and its causes in one line |
+//! | [`sandbox`] | what threads may still ask of the kernel |
 //! | [`stats`] | the counters that `--stats` writes |
 //! | [`logging`] | diagnostics that cannot disturb the guest |
 //! | `kvm` | KVM for pseries guests (on powerpc64 alone) |
@@ -33,7 +35,9 @@ pub mod kvm;
 pub mod logging;
 pub mod machine;
 pub mod memory;
+pub mod qemu;
 pub mod random;
 pub mod run;
+pub mod sandbox;
 pub mod stats;
 pub mod vcpu;

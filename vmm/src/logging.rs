@@ -4,10 +4,13 @@
 //! lines, never a wait and never a panic. Lines that were lost are counted and told of as soon as
 //! there is room again.
 
+use std::fmt;
 use std::io::{self, Write};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use log::LevelFilter;
+use time::OffsetDateTime;
 
 use crate::background_writer::BackgroundWriter;
 use crate::console;
@@ -17,6 +20,47 @@ const QUEUE_BYTES: usize = 128 << 10;
 
 /// How long the end of the process waits for a reader.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What every line begins with, beside the program's name.
+#[derive(Debug, Default)]
+pub struct Prefix {
+    /// The time, in UTC.
+    pub timestamps: bool,
+    /// The guest's name.
+    pub guest_name: Option<String>,
+}
+
+static PREFIX: OnceLock<Prefix> = OnceLock::new();
+
+impl Prefix {
+    /// Has lines begin with this from now on; the first call counts.
+    pub fn set(self) {
+        let _set_before = PREFIX.set(self);
+    }
+}
+
+/// The beginning of a line that is written now.
+struct Beginning<'a>(Option<&'a Prefix>);
+
+impl fmt::Display for Beginning<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(prefix) = self.0 {
+            if prefix.timestamps {
+                let now = OffsetDateTime::now_utc();
+                let (date, time) = (now.date(), now.time());
+                let (hour, minute, second, microsecond) = time.as_hms_micro();
+                write!(
+                    f,
+                    "{date}T{hour:02}:{minute:02}:{second:02}.{microsecond:06}Z "
+                )?;
+            }
+            if let Some(name) = &prefix.guest_name {
+                write!(f, "{name} ")?;
+            }
+        }
+        f.write_str("spapr-vmm: ")
+    }
+}
 
 /// Dropping it writes out what waits, for a bounded time.
 #[must_use = "lines are lost when the process ends without it"]
@@ -37,7 +81,8 @@ pub fn start(level: LevelFilter) -> LoggingGuard {
         .format(|buffer, record| {
             let level = record.level().as_str().to_ascii_lowercase();
             let end = if console::is_raw() { "\r\n" } else { "\n" };
-            write!(buffer, "spapr-vmm: {level}: {}{end}", record.args())
+            let beginning = Beginning(PREFIX.get());
+            write!(buffer, "{beginning}{level}: {}{end}", record.args())
         })
         .target(env_logger::Target::Pipe(Box::new(Lines(lines.clone()))))
         .try_init();
@@ -65,7 +110,8 @@ impl Write for Lines {
         }
         let lost = self.0.take_lost();
         if lost != 0 {
-            let note = format!("spapr-vmm: warn: {lost} lines of this log were lost before\n");
+            let beginning = Beginning(PREFIX.get());
+            let note = format!("{beginning}warn: {lost} lines of this log were lost before\n");
             if self.0.push(note.as_bytes()).is_err() {
                 self.0.count_lost(lost);
             }
@@ -83,7 +129,26 @@ impl Write for Lines {
 pub fn tell(message: &str) {
     if let Ok(writer) = BackgroundWriter::spawn("last words", QUEUE_BYTES, io::stderr()) {
         let end = if console::is_raw() { "\r\n" } else { "\n" };
-        let _too_long = writer.push(format!("spapr-vmm: {message}{end}").as_bytes());
+        let line = format!("{}{message}{end}", Beginning(PREFIX.get()));
+        let _too_long = writer.push(line.as_bytes());
         writer.drain(PATIENCE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_begin_as_asked_for() {
+        assert_eq!(Beginning(None).to_string(), "spapr-vmm: ");
+        let prefix = Prefix {
+            timestamps: true,
+            guest_name: Some("g1".to_owned()),
+        };
+        let line = Beginning(Some(&prefix)).to_string();
+        let (time, rest) = line.split_once(' ').expect("two words");
+        assert_eq!(rest, "g1 spapr-vmm: ");
+        assert_eq!(time.len(), "2026-11-22T18:03:11.123456Z".len(), "{time}");
     }
 }

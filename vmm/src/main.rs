@@ -6,11 +6,15 @@ use std::time::Instant;
 use clap::Parser;
 use spapr_vmm::cli::{Command, CommandLine};
 use spapr_vmm::error_chain::chain;
-use spapr_vmm::{iommu_report, logging, run};
+use spapr_vmm::{iommu_report, logging, run, sandbox};
 
 fn main() -> ExitCode {
     let started = Instant::now();
     let command_line = CommandLine::parse();
+    if matches!(&command_line.command, Command::Run(arguments) if arguments.sandbox) {
+        // Before there is a second thread.
+        sandbox::turn_on();
+    }
     let logging = logging::start(command_line.log.into());
     let result = match &command_line.command {
         Command::Run(arguments) => {

@@ -7,7 +7,9 @@ use std::slice;
 use spapr_devices::vfio::host_page_bytes;
 use spapr_hypercalls::address::{GuestPhysicalAddress, HostVirtualAddress};
 use spapr_hypercalls::world::{GuestMemory, HostRange, NotGuestRam};
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::{
+    GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+};
 
 use crate::cli::ByteSize;
 use crate::hugepages::{HugepageError, HugepageSize};
@@ -111,6 +113,9 @@ impl GuestRam {
             .map(|pointer| HostVirtualAddress(pointer.addr() as u64))
             .next()
             .unwrap_or(HostVirtualAddress(0));
+        for region in memory.iter() {
+            keep_out_of_core_files(region);
+        }
         Self {
             memory,
             host_start,
@@ -140,6 +145,17 @@ impl GuestRam {
             start: self.host_start,
             bytes: self.bytes,
         }
+    }
+}
+
+/// A core file of this process has nothing of its guest in it.
+fn keep_out_of_core_files(region: &GuestRegionMmap) {
+    let length = usize::try_from(region.len()).unwrap_or(usize::MAX);
+    // SAFETY: the range is one mapping of the region's; the advice changes nothing in it.
+    let result = unsafe { libc::madvise(region.as_ptr().cast(), length, libc::MADV_DONTDUMP) };
+    if result != 0 {
+        let error = io::Error::last_os_error();
+        log::warn!("guest memory would be in a core file: {error}");
     }
 }
 

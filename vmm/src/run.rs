@@ -1,14 +1,19 @@
 //! `spapr-vmm run`: from the command line to the guest's end.
 
+#[cfg(target_arch = "powerpc64")]
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::cli::RunArguments;
 #[cfg(target_arch = "powerpc64")]
 use crate::{
+    cli::ConsoleKind,
     console::{Console, ConsoleError, Terminal},
     control::{Control, ControlError},
     machine::lasting::Lasting,
+    machine::processor_threads::ProcessorThreads,
     machine::{Machine, MachineError, description::MachineDescription, lifecycle::End},
+    sandbox::{self, Role},
     stats::{Statistics, StatisticsFile, StatsError},
 };
 
@@ -39,6 +44,14 @@ pub enum RunError {
     #[cfg(target_arch = "powerpc64")]
     #[error("cannot get random bytes")]
     Random(#[source] std::io::Error),
+    /// There are no threads for the processors.
+    #[cfg(target_arch = "powerpc64")]
+    #[error("cannot start the processors' threads")]
+    Threads(#[source] std::io::Error),
+    /// There is no sandbox.
+    #[cfg(target_arch = "powerpc64")]
+    #[error("cannot set up the sandbox")]
+    Sandbox(#[source] std::io::Error),
     /// There is no console.
     #[cfg(target_arch = "powerpc64")]
     #[error(transparent)]
@@ -104,7 +117,7 @@ pub fn run(arguments: &RunArguments, started: Instant) -> Result<(), RunError> {
     let file = arguments.stats.clone().map(StatisticsFile::create);
     let file = file.transpose().map_err(RunError::StatsFile)?;
     let mut statistics = Statistics::default();
-    let result = run_machine(&description, started, &mut statistics);
+    let result = run_machine(&description, &arguments.console, started, &mut statistics);
     statistics.outcome = match &result {
         Ok(()) => "power-off",
         Err(RunError::OsTerm(_)) => "os-term",
@@ -127,6 +140,7 @@ pub fn run(arguments: &RunArguments, started: Instant) -> Result<(), RunError> {
 #[cfg(target_arch = "powerpc64")]
 fn run_machine(
     description: &MachineDescription,
+    console: &ConsoleKind,
     started: Instant,
     statistics: &mut Statistics,
 ) -> Result<(), RunError> {
@@ -134,15 +148,21 @@ fn run_machine(
     if let Err(error) = crate::descriptor_limit::raise() {
         log::warn!("cannot raise the limit on open files: {error}");
     }
-    let lasting = Lasting::new().map_err(RunError::Random)?;
+    let lasting = Lasting::new(description).map_err(RunError::Random)?;
     let mut machine = Some(Machine::new(description, &lasting)?);
     let control = Control::new()?;
-    let mut console = Console::open(&description.console)?;
+    let mut console = Console::open(console)?;
     if let Some(name) = &console.pty_name {
         let message = format!("the console is {}", name.display());
         crate::logging::tell(&message);
     }
-    let terminal = Terminal::start(&mut console)?;
+    let terminal = Terminal::start(&mut console, description.vty)?;
+    let threads = ProcessorThreads::spawn(description.cpus, Some(sandbox::enter_processor))
+        .map_err(RunError::Threads)?;
+    let threads = Arc::new(threads);
+    let paths = sandbox::machine_paths(&description.kernel, description.initrd.as_deref());
+    sandbox::restrict_paths(&paths).map_err(RunError::Sandbox)?;
+    sandbox::enter(Role::Main).map_err(RunError::Sandbox)?;
     loop {
         let next = match machine.take() {
             Some(machine) => machine,
@@ -151,7 +171,7 @@ fn run_machine(
                 source,
             })?,
         };
-        let mut running = next.start(&terminal, &lasting)?;
+        let mut running = next.start(&terminal, &lasting, &threads, false)?;
         let alarm = running.alarm();
         let waited = control.wait_for_end(running.lifecycle(), alarm);
         let (end, released) = running.stop(started, statistics);
@@ -162,17 +182,18 @@ fn run_machine(
         });
         // How the guest ended is the news; what was not given back is not lost beside it.
         if let Err(error) = &released
-            && !matches!(end, End::PowerOff | End::Reboot)
+            && !matches!(end, End::PowerOff | End::Reboot | End::Reset)
         {
             log::error!("{}", crate::error_chain::chain(error));
         }
         match end {
             End::PowerOff => return released,
-            End::Reboot => {
+            End::Reboot | End::Reset => {
                 released?;
                 statistics.reboots += 1;
             }
             End::OsTerm(message) => return Err(RunError::OsTerm(message)),
+            End::Quit => return Err(RunError::Asked("a monitor")),
             End::Asked(by) => return Err(RunError::Asked(by)),
             End::Failed(message) => return Err(RunError::Processor(message)),
         }

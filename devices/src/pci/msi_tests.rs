@@ -46,6 +46,22 @@ fn asking_for_too_many_says_how_many_there_are_and_keeps_the_old_ones() {
 }
 
 #[test]
+fn vectors_asked_for_while_others_are_on_take_their_place() {
+    let fixture = Fixture::new();
+    let function = &fixture.bridge.functions()[0];
+    function.change_msi(MsiX, 3).unwrap();
+    // As a kernel does that was entered by kexec: it knows nothing of those before.
+    assert_eq!(function.change_msi(MsiX, 2).unwrap(), MsiGrant::Granted(2));
+    let sources: Vec<Lisn> = fixture.lines.sources().into_iter().collect();
+    assert_eq!(fixture.machine.lisns.in_use(), 2);
+    assert_eq!(function.interrupt_source(0), Some(sources[0]));
+    assert_eq!(function.interrupt_source(1), Some(sources[1]));
+    assert_eq!(function.interrupt_source(2), None);
+    let enabled = fixture.physical.enabled.lock().unwrap().clone().unwrap();
+    assert_eq!((enabled.0, enabled.1.len()), (MsiX, 2));
+}
+
+#[test]
 fn a_kind_that_the_function_lacks_is_refused() {
     let fixture = Fixture::with(|function| function.with_vectors(0, 8));
     let error = fixture.bridge.functions()[0]

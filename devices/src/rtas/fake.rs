@@ -22,6 +22,7 @@ pub(super) struct FakePlatform {
     pub(super) started: RefCell<Vec<(u32, u64, u64)>>,
     pub(super) dma: FakeMachine,
     clock: TimeOfDayClock,
+    pub(super) power: PowerEvents,
 }
 
 impl FakePlatform {
@@ -33,6 +34,7 @@ impl FakePlatform {
             started: RefCell::default(),
             dma: FakeMachine::usual(),
             clock: TimeOfDayClock::new(),
+            power: PowerEvents::new().unwrap(),
         }
     }
 }
@@ -73,6 +75,10 @@ impl Platform for FakePlatform {
 
     fn clock(&self) -> &TimeOfDayClock {
         &self.clock
+    }
+
+    fn power_events(&self) -> &PowerEvents {
+        &self.power
     }
 
     fn uuid(&self) -> [u8; 16] {

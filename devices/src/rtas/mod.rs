@@ -38,6 +38,7 @@ use crate::pci::HostBridge;
 use crate::vty::SinkStatus;
 use call::Call;
 pub use dma_window::{APPLICABLE as DDW_APPLICABLE, EXTENSIONS as DDW_EXTENSIONS};
+pub use events::PowerEvents;
 pub use time::TimeOfDayClock;
 
 /// The instructions of the stub at `linux,rtas-entry`, big-endian as RTAS is called: they hand the
@@ -140,6 +141,9 @@ pub trait Platform {
 
     /// The guest's clock.
     fn clock(&self) -> &TimeOfDayClock;
+
+    /// Requests about the guest's power.
+    fn power_events(&self) -> &PowerEvents;
 
     /// The machine's UUID, in the order in which it is printed.
     fn uuid(&self) -> [u8; 16];

@@ -456,3 +456,27 @@ fn contents(memory: &GuestMemoryMmap) -> Vec<(u64, u8)> {
         })
         .collect()
 }
+
+#[test]
+fn a_request_to_shut_down_is_told_once_to_a_guest_that_asks_for_its_class() {
+    const BUFFER: u32 = 0x1000;
+    let (memory, platform) = (memory(), FakePlatform::new());
+    let ask = |mask: u32, address: u32, length: u32| {
+        let arguments = [0x500, 0x1000, mask, 0, address, length];
+        call(&memory, &platform, "check-exception", &arguments, 1).2[0]
+    };
+    assert_eq!(ask(0x4000_0000, BUFFER, 2048), 1, "no event");
+    platform.power.request_shutdown();
+    assert_eq!(platform.power.interrupt().read().unwrap(), 1);
+    assert_eq!(ask(0x8000_0000, BUFFER, 2048), 1, "not of another class");
+    assert_eq!(ask(0x4000_0000, 0x1fff, 2048), -3, "into a hole");
+    assert_eq!(ask(0x4000_0000, BUFFER, 2048), 0);
+    let mut log = [0; 8];
+    memory
+        .read_slice(&mut log, GuestAddress(BUFFER.into()))
+        .unwrap();
+    assert_eq!((log[0], log[3]), (6, 0x40));
+    assert_eq!(ask(0x4000_0000, BUFFER, 2048), 1, "told");
+    platform.power.request_shutdown();
+    assert_eq!(ask(0xffff_ffff, BUFFER, 0), 0, "no room at all");
+}

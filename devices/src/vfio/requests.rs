@@ -60,6 +60,30 @@ pub const DEVICE_SET_IRQS: c_ulong = request(10);
 /// VFIO_DEVICE_RESET.
 pub const DEVICE_RESET: c_ulong = request(11);
 
+/// All of them, for a filter of system calls.
+pub const ALL: &[c_ulong] = &[
+    CONTAINER_GET_API_VERSION,
+    CONTAINER_CHECK_EXTENSION,
+    CONTAINER_SET_IOMMU,
+    CONTAINER_SPAPR_TCE_GET_INFO,
+    CONTAINER_MAP_DMA,
+    CONTAINER_UNMAP_DMA,
+    CONTAINER_ENABLE,
+    CONTAINER_SPAPR_REGISTER_MEMORY,
+    CONTAINER_SPAPR_UNREGISTER_MEMORY,
+    CONTAINER_SPAPR_TCE_CREATE,
+    CONTAINER_SPAPR_TCE_REMOVE,
+    GROUP_GET_STATUS,
+    GROUP_SET_CONTAINER,
+    GROUP_UNSET_CONTAINER,
+    GROUP_GET_DEVICE_FD,
+    DEVICE_GET_INFO,
+    DEVICE_GET_REGION_INFO,
+    DEVICE_GET_IRQ_INFO,
+    DEVICE_SET_IRQS,
+    DEVICE_RESET,
+];
+
 // What the kernel's own headers give on powerpc. A build without the powerpc layout of ioctl
 // numbers stops here.
 #[cfg(target_arch = "powerpc64")]

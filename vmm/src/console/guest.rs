@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
-use spapr_devices::vty::{DEFAULT_UNIT_ADDRESS, Vty};
+use spapr_devices::vty::Vty;
 
 use super::{Console, ConsoleError, OutputQueue, input};
 use crate::machine::lifecycle::{End, Lifecycle};
@@ -22,12 +22,12 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// Makes the vty and starts to read what the user types.
+    /// Makes the vty, at `unit_address`, and starts to read what the user types.
     ///
     /// # Errors
     /// When there are no descriptors or threads left.
-    pub fn start(console: &mut Console) -> Result<Self, ConsoleError> {
-        let vty = Vty::new(DEFAULT_UNIT_ADDRESS, console.output.clone());
+    pub fn start(console: &mut Console, unit_address: u32) -> Result<Self, ConsoleError> {
+        let vty = Vty::new(unit_address, console.output.clone());
         let vty = Arc::new(vty.map_err(ConsoleError::Thread)?);
         let machine = Arc::new(Mutex::new(Weak::<Lifecycle>::new()));
         if let Some(input) = console.input.take() {

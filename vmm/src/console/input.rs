@@ -1,8 +1,9 @@
 //! What the user types, on its way to the guest.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::thread;
+
+use crate::sandbox::{self, Role};
 
 /// How a user leaves a guest whose terminal took over theirs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +58,7 @@ impl Keys {
 /// # Errors
 /// When the thread cannot be started.
 pub(super) fn spawn(
-    input: File,
+    input: impl Read + Send + 'static,
     escape: Escape,
     mut deliver: impl FnMut(&[u8]) + Send + 'static,
     quit: impl Fn() + Send + 'static,
@@ -65,6 +66,10 @@ pub(super) fn spawn(
     thread::Builder::new()
         .name("console-input".to_owned())
         .spawn(move || {
+            if let Err(error) = sandbox::enter(Role::Reader) {
+                log::error!("{error}");
+                return;
+            }
             let mut input = input;
             let mut keys = Keys {
                 escape,

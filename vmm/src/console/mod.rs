@@ -4,10 +4,11 @@ mod guest;
 mod input;
 mod output;
 mod pty;
+pub mod socket;
 mod terminal;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -43,12 +44,11 @@ pub enum ConsoleError {
 
 /// An open console. Dropping it writes out what is queued, for a bounded time, and gives the
 /// terminal back as it was.
-#[derive(Debug)]
 pub struct Console {
     /// What the guest writes to.
     pub output: OutputQueue,
     /// What the guest reads from.
-    pub input: Option<File>,
+    pub input: Option<Box<dyn Read + Send>>,
     /// Whether Ctrl-A x on the input ends the guest.
     pub escape: Escape,
     /// The pseudo-terminal that a user may attach to.
@@ -74,15 +74,34 @@ impl Console {
                 })?;
                 Self::new(file, None, Escape::None)
             }
-            ConsoleKind::Pty => {
-                let pty = pty::open().map_err(ConsoleError::Pty)?;
-                let input = pty.master.try_clone().map_err(ConsoleError::Pty)?;
-                let mut console = Self::new(pty.master, Some(input), Escape::None)?;
-                console.pty_name = Some(pty.name);
-                console._pty_slave = Some(pty.slave);
-                Ok(console)
-            }
+            ConsoleKind::Pty => Self::on_pty(|output| output),
         }
+    }
+
+    /// A console that writes to `output` and reads from `input`; all bytes are the guest's.
+    ///
+    /// # Errors
+    /// When there are no threads left.
+    pub fn with(
+        output: impl Write + Send + 'static,
+        input: Option<Box<dyn Read + Send>>,
+    ) -> Result<Self, ConsoleError> {
+        Self::new(output, input, Escape::None)
+    }
+
+    /// A console on a new pseudo-terminal. What the guest writes goes through `wrap`.
+    ///
+    /// # Errors
+    /// When there is no pseudo-terminal.
+    pub fn on_pty<W: Write + Send + 'static>(
+        wrap: impl FnOnce(File) -> W,
+    ) -> Result<Self, ConsoleError> {
+        let pty = pty::open().map_err(ConsoleError::Pty)?;
+        let input = pty.master.try_clone().map_err(ConsoleError::Pty)?;
+        let mut console = Self::with(wrap(pty.master), Some(Box::new(input)))?;
+        console.pty_name = Some(pty.name);
+        console._pty_slave = Some(pty.slave);
+        Ok(console)
     }
 
     fn open_stdio() -> Result<Self, ConsoleError> {
@@ -95,12 +114,16 @@ impl Console {
         } else {
             Escape::None
         };
-        let mut console = Self::new(output, Some(input), escape)?;
+        let mut console = Self::new(output, Some(Box::new(input)), escape)?;
         console.terminal = terminal;
         Ok(console)
     }
 
-    fn new(output: File, input: Option<File>, escape: Escape) -> Result<Self, ConsoleError> {
+    fn new(
+        output: impl Write + Send + 'static,
+        input: Option<Box<dyn Read + Send>>,
+        escape: Escape,
+    ) -> Result<Self, ConsoleError> {
         Ok(Self {
             output: OutputQueue::spawn(output).map_err(ConsoleError::Thread)?,
             input,

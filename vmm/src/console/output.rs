@@ -4,8 +4,7 @@
 //! [`STUCK_AFTER`], what the guest writes is dropped, so that a guest's kernel that insists on its
 //! message does not hang.
 
-use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use spapr_devices::vty::{ConsoleSink, SinkStatus};
@@ -30,7 +29,7 @@ impl OutputQueue {
     ///
     /// # Errors
     /// When the thread cannot be started.
-    pub fn spawn(output: File) -> io::Result<Self> {
+    pub fn spawn(output: impl Write + Send + 'static) -> io::Result<Self> {
         BackgroundWriter::spawn("console", QUEUE_BYTES, output).map(Self)
     }
 
@@ -60,6 +59,7 @@ impl ConsoleSink for OutputQueue {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::os::fd::OwnedFd;
     use std::thread;
     use std::time::Instant;

@@ -3,11 +3,12 @@
 use std::os::raw::{c_int, c_ulong};
 
 use kvm_bindings::{
-    KVMIO, kvm_create_spapr_tce_64, kvm_enable_cap, kvm_irq_level, kvm_irqfd, kvm_ppc_cpu_char,
-    kvm_ppc_mmuv3_cfg, kvm_ppc_rmmu_info, kvm_ppc_smmu_info, kvm_rtas_token_args, kvm_sregs,
+    KVMIO, kvm_create_device, kvm_create_spapr_tce_64, kvm_device_attr, kvm_enable_cap,
+    kvm_irq_level, kvm_irqfd, kvm_one_reg, kvm_ppc_cpu_char, kvm_ppc_mmuv3_cfg, kvm_ppc_rmmu_info,
+    kvm_ppc_smmu_info, kvm_regs, kvm_rtas_token_args, kvm_sregs, kvm_userspace_memory_region,
 };
 use vmm_sys_util::errno;
-use vmm_sys_util::ioctl::{_IOC_READ, _IOC_WRITE, ioctl_expr};
+use vmm_sys_util::ioctl::{_IOC_NONE, _IOC_READ, _IOC_WRITE, ioctl_expr};
 
 /// The call `nr` in direction `dir` that passes a `T`.
 const fn number<T>(dir: u32, nr: u32) -> c_ulong {
@@ -33,6 +34,42 @@ pub(super) const KVM_PPC_RTAS_DEFINE_TOKEN: c_ulong =
 pub(super) const KVM_PPC_CONFIGURE_V3_MMU: c_ulong = number::<kvm_ppc_mmuv3_cfg>(_IOC_WRITE, 0xaf);
 pub(super) const KVM_PPC_GET_RMMU_INFO: c_ulong = number::<kvm_ppc_rmmu_info>(_IOC_WRITE, 0xb0);
 pub(super) const KVM_PPC_GET_CPU_CHAR: c_ulong = number::<kvm_ppc_cpu_char>(_IOC_READ, 0xb1);
+
+/// A call without an argument that is passed by address.
+const fn plain(nr: u32) -> c_ulong {
+    ioctl_expr(_IOC_NONE, KVMIO, nr, 0)
+}
+
+/// All calls of KVM that this program makes, those of `kvm-ioctls` among them, for a filter of
+/// system calls.
+pub const REQUESTS: &[c_ulong] = &[
+    plain(0x80), // KVM_RUN, the one that is made most
+    KVM_IRQ_LINE_STATUS,
+    KVM_IRQFD,
+    KVM_GET_SREGS,
+    KVM_SET_SREGS,
+    KVM_ENABLE_CAP,
+    KVM_PPC_GET_SMMU_INFO,
+    KVM_CREATE_SPAPR_TCE_64,
+    KVM_PPC_RTAS_DEFINE_TOKEN,
+    KVM_PPC_CONFIGURE_V3_MMU,
+    KVM_PPC_GET_RMMU_INFO,
+    KVM_PPC_GET_CPU_CHAR,
+    plain(0x00),                                               // KVM_GET_API_VERSION
+    plain(0x01),                                               // KVM_CREATE_VM
+    plain(0x03),                                               // KVM_CHECK_EXTENSION
+    plain(0x04),                                               // KVM_GET_VCPU_MMAP_SIZE
+    plain(0x41),                                               // KVM_CREATE_VCPU
+    number::<kvm_userspace_memory_region>(_IOC_WRITE, 0x46),   // KVM_SET_USER_MEMORY_REGION
+    number::<kvm_regs>(_IOC_READ, 0x81),                       // KVM_GET_REGS
+    number::<kvm_regs>(_IOC_WRITE, 0x82),                      // KVM_SET_REGS
+    number::<kvm_one_reg>(_IOC_WRITE, 0xab),                   // KVM_GET_ONE_REG
+    number::<kvm_one_reg>(_IOC_WRITE, 0xac),                   // KVM_SET_ONE_REG
+    number::<kvm_create_device>(_IOC_READ | _IOC_WRITE, 0xe0), // KVM_CREATE_DEVICE
+    number::<kvm_device_attr>(_IOC_WRITE, 0xe1),               // KVM_SET_DEVICE_ATTR
+    number::<kvm_device_attr>(_IOC_WRITE, 0xe2),               // KVM_GET_DEVICE_ATTR
+    number::<kvm_device_attr>(_IOC_WRITE, 0xe3),               // KVM_HAS_DEVICE_ATTR
+];
 
 /// What an ioctl returned, as a result with its errno.
 pub(super) fn check(returned: c_int) -> errno::Result<c_int> {

@@ -12,6 +12,7 @@
 //! | [`vcpu`] | PAPR mode, registers, the hypercall a vCPU stopped at |
 //! | [`kick`] | getting a vCPU out of KVM_RUN from another thread |
 //! | [`tce_table`] | the kernel's TCE table of a LIOBN |
+//! | [`time_base`] | the host's time base, and a guest's distance from it |
 //! | [`vfio_device`] | telling KVM of IOMMU groups, and binding TCE tables to them |
 //! | [`xics`] | the in-kernel XICS interrupt controller |
 
@@ -22,7 +23,10 @@ pub mod kick;
 mod mapping;
 pub mod memory_slots;
 pub mod tce_table;
+pub mod time_base;
 pub mod vcpu;
 pub mod vfio_device;
 pub mod vm;
 pub mod xics;
+
+pub use ioctls::REQUESTS;

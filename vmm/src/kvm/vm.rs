@@ -3,7 +3,7 @@
 use std::os::raw::c_char;
 
 use kvm_bindings::{
-    KVM_CAP_PPC_ENABLE_HCALL, kvm_enable_cap, kvm_ppc_cpu_char, kvm_ppc_mmuv3_cfg,
+    KVM_CAP_PPC_ENABLE_HCALL, KVM_CAP_PPC_SMT, kvm_enable_cap, kvm_ppc_cpu_char, kvm_ppc_mmuv3_cfg,
     kvm_ppc_rmmu_info, kvm_ppc_smmu_info, kvm_rtas_token_args,
 };
 use kvm_ioctls::VmFd;
@@ -26,6 +26,17 @@ pub enum VmError {
     EnableHcall {
         /// The hypercall.
         opcode: u64,
+        /// KVM's refusal.
+        #[source]
+        source: errno::Error,
+    },
+    /// Cores with so many threads were refused.
+    #[error(
+        "KVM cannot give the guest {threads} threads in a core (KVM_CAP_PPC_SMT); give fewer, or 1"
+    )]
+    Threads {
+        /// Threads of a core.
+        threads: u32,
         /// KVM's refusal.
         #[source]
         source: errno::Error,
@@ -77,6 +88,7 @@ impl VmError {
         match self {
             Self::RtasName(_) => None,
             Self::EnableHcall { source, .. }
+            | Self::Threads { source, .. }
             | Self::ConfigureV3Mmu { source, .. }
             | Self::Query { source, .. }
             | Self::RtasToken { source, .. } => Some(source.errno()),
@@ -86,6 +98,13 @@ impl VmError {
 
 /// What KVM does for a pseries VM.
 pub trait PseriesVm {
+    /// Makes vCPUs whose ids share a multiple of `threads` (1, 2, 4 or 8) threads of one core.
+    /// Before the first vCPU is made.
+    ///
+    /// # Errors
+    /// [`VmError::Threads`].
+    fn set_threads_per_core(&self, threads: u32) -> Result<(), VmError>;
+
     /// Has the kernel handle hypercall `opcode`, or (`enable` false) pass it to user space.
     ///
     /// # Errors
@@ -129,6 +148,16 @@ pub trait PseriesVm {
 }
 
 impl PseriesVm for VmFd {
+    fn set_threads_per_core(&self, threads: u32) -> Result<(), VmError> {
+        let cap = kvm_enable_cap {
+            cap: KVM_CAP_PPC_SMT,
+            args: [threads.into(), 0, 0, 0],
+            ..Default::default()
+        };
+        self.enable_cap(&cap)
+            .map_err(|source| VmError::Threads { threads, source })
+    }
+
     fn enable_hcall(&self, opcode: u64, enable: bool) -> Result<(), VmError> {
         let cap = kvm_enable_cap {
             cap: KVM_CAP_PPC_ENABLE_HCALL,

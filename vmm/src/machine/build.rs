@@ -187,8 +187,7 @@ impl Machine {
         // VM is gone; it is only ever accessed as volatile guest memory.
         unsafe { slots.add(GuestPhysicalAddress(0), range.start, range.bytes) }
             .map_err(KvmRefusal::from)?;
-        let xics = Xics::new(&vm, description.cpus).map_err(KvmRefusal::from)?;
-        let (vcpus, processor) = make_vcpus(&vm, &xics, description.cpus)?;
+        let (xics, vcpus, processor) = make_vcpus(&vm, description)?;
         for service in KERNEL_SERVICES {
             vm.define_rtas_token(service.name, service.token)
                 .map_err(KvmRefusal::from)?;
@@ -214,7 +213,9 @@ impl Machine {
         let tree = MachineTree {
             ram_bytes: ram.bytes(),
             cpus: description.cpus,
+            threads_per_core: description.threads_per_core,
             processor,
+            vty: description.vty,
             host_bridges: bridges
                 .iter()
                 .map(|bridge| host_bridge_node(bridge, &dma_windows))
@@ -244,11 +245,17 @@ impl Machine {
     }
 }
 
+/// Makes the processors, and the interrupt controller that they are connected to.
 fn make_vcpus(
     vm: &VmFd,
-    xics: &Xics,
-    count: u32,
-) -> Result<(Vec<VcpuFd>, boot::device_tree::ProcessorFacts), MachineError> {
+    description: &MachineDescription,
+) -> Result<(Xics, Vec<VcpuFd>, boot::device_tree::ProcessorFacts), MachineError> {
+    let threads = description.threads_per_core;
+    if threads > 1 {
+        vm.set_threads_per_core(threads).map_err(KvmRefusal::from)?;
+    }
+    let xics = Xics::new(vm, description.cpus).map_err(KvmRefusal::from)?;
+    let count = description.cpus;
     let mut vcpus = Vec::new();
     let mut facts = None;
     for id in 0..count {
@@ -260,7 +267,7 @@ fn make_vcpus(
             Some(facts) => facts,
             None => {
                 let pvr = vcpu.pvr().map_err(KvmRefusal::from)?;
-                facts.insert(processor_facts::describe(vm, pvr)?)
+                facts.insert(processor_facts::describe(vm, pvr, description.processor)?)
             }
         };
         vcpu.set_arch_compat(facts.cpu_version)
@@ -272,7 +279,7 @@ fn make_vcpus(
         asked: count,
         most: 0,
     })?;
-    Ok((vcpus, facts))
+    Ok((xics, vcpus, facts))
 }
 
 fn host_bridge_node(bridge: &HostBridge, dma_windows: &DmaWindows) -> HostBridgeNode {
@@ -308,14 +315,12 @@ fn attach_devices(
         let containers: Vec<_> = groups.iter().map(|group| &*group.container).collect();
         memory_check::check(&containers, ram, &policy, description.ddw)?;
         let can_bind = capabilities.spapr_tce_64 && capabilities.spapr_tce_vfio;
-        for (
-            number,
-            AttachedGroup {
+        for group in groups {
+            let AttachedGroup {
+                bridge: number,
                 container,
                 functions,
-            },
-        ) in (0..=u8::MAX).zip(groups)
-        {
+            } = group;
             bridges.push(HostBridge::new(number, pci, functions)?);
             let host = GroupIommu::new(container, Arc::clone(vm), kvm_device.clone(), can_bind);
             engine_bridges.push(EngineBridge {

@@ -2,12 +2,15 @@
 
 use std::path::PathBuf;
 
+use spapr_devices::pci::DeviceFunction;
 use spapr_devices::vfio::PciAddress;
+use spapr_devices::vty::DEFAULT_UNIT_ADDRESS;
 use spapr_hypercalls::address::{Ioba, PageShift};
 use spapr_hypercalls::locking::RegionSize;
 use spapr_hypercalls::world::Geometry;
+use uuid::Uuid;
 
-use crate::cli::{ByteSize, ConsoleKind, DdwMode, IommuMode, LockMode, RunArguments, TceMode};
+use crate::cli::{ByteSize, DdwMode, IommuMode, LockMode, RunArguments, TceMode};
 use crate::hugepages::HugepageSize;
 
 /// The DMA window that every host bridge has from the start: 1 GiB of 4 KiB pages at bus address 0,
@@ -31,8 +34,12 @@ pub struct MachineDescription {
     pub memory: ByteSize,
     /// Number of processors.
     pub cpus: u32,
+    /// How many of them are threads of one core, as the guest sees it: 1, 2, 4 or 8.
+    pub threads_per_core: u32,
+    /// The processor that the host has to have; `None` for whatever it has.
+    pub processor: Option<ProcessorModel>,
     /// PCI devices to pass through.
-    pub vfio: Vec<PciAddress>,
+    pub vfio: Vec<PassedThroughDevice>,
     /// Who serves TCE hypercalls.
     pub tce: TceMode,
     /// When memory is locked.
@@ -45,8 +52,49 @@ pub struct MachineDescription {
     pub ddw: DdwMode,
     /// Huge pages behind guest memory; `None` for pages as the host has them.
     pub hugepages: Option<HugepageSize>,
-    /// Where the terminal is.
-    pub console: ConsoleKind,
+    /// Unit address of the terminal.
+    pub vty: u32,
+    /// What the machine calls itself; `None` for a name of its own.
+    pub uuid: Option<Uuid>,
+    /// How far the guest's clock starts ahead of the host's.
+    pub clock_offset_seconds: i64,
+}
+
+/// A PCI device to pass through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PassedThroughDevice {
+    /// Where it is on the host.
+    pub host: PciAddress,
+    /// Where the guest finds it; `None` for the next place behind a host bridge of its IOMMU group.
+    pub place: Option<GuestPlace>,
+}
+
+/// Where a guest finds a function of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuestPlace {
+    /// Number of the host bridge.
+    pub bridge: u8,
+    /// Device and function on its bus.
+    pub function: DeviceFunction,
+}
+
+/// A processor by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProcessorModel {
+    /// POWER9.
+    Power9,
+    /// POWER10.
+    Power10,
+}
+
+impl ProcessorModel {
+    /// The name that the guest's device tree has for it.
+    pub const fn node_name(self) -> &'static str {
+        match self {
+            Self::Power9 => "PowerPC,POWER9",
+            Self::Power10 => "PowerPC,POWER10",
+        }
+    }
 }
 
 impl From<&RunArguments> for MachineDescription {
@@ -57,14 +105,22 @@ impl From<&RunArguments> for MachineDescription {
             command_line: arguments.append.clone(),
             memory: arguments.memory,
             cpus: arguments.cpus,
-            vfio: arguments.vfio.clone(),
+            threads_per_core: 1,
+            processor: None,
+            vfio: arguments
+                .vfio
+                .iter()
+                .map(|&host| PassedThroughDevice { host, place: None })
+                .collect(),
             tce: arguments.tce,
             lock: arguments.lock,
             lock_region: arguments.lock_region.map(|region| region.0),
             iommu: arguments.iommu,
             ddw: arguments.ddw,
             hugepages: arguments.hugepages,
-            console: arguments.console.clone(),
+            vty: DEFAULT_UNIT_ADDRESS,
+            uuid: None,
+            clock_offset_seconds: 0,
         }
     }
 }

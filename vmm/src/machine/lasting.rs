@@ -6,6 +6,7 @@ use std::sync::Arc;
 use spapr_devices::rtas::TimeOfDayClock;
 use uuid::Uuid;
 
+use super::description::MachineDescription;
 use crate::random;
 
 /// A machine's identity and its clock.
@@ -17,16 +18,23 @@ pub struct Lasting {
 }
 
 impl Lasting {
-    /// A new machine, with the host's time.
+    /// What lasts of a machine as described.
     ///
     /// # Errors
     /// When the kernel gives no random bytes.
-    pub fn new() -> io::Result<Self> {
-        let mut bytes = [0; 16];
-        random::fill(&mut bytes)?;
+    pub fn new(description: &MachineDescription) -> io::Result<Self> {
+        let uuid = match description.uuid {
+            Some(uuid) => uuid,
+            None => {
+                let mut bytes = [0; 16];
+                random::fill(&mut bytes)?;
+                uuid::Builder::from_random_bytes(bytes).into_uuid()
+            }
+        };
+        let clock = TimeOfDayClock::ahead_of_host(description.clock_offset_seconds);
         Ok(Self {
-            uuid: uuid::Builder::from_random_bytes(bytes).into_uuid(),
-            clock: Arc::new(TimeOfDayClock::new()),
+            uuid,
+            clock: Arc::new(clock),
         })
     }
 }

@@ -12,6 +12,10 @@ pub enum End {
     PowerOff,
     /// The guest asked for a reboot.
     Reboot,
+    /// The machine is to start again, as a management program wants.
+    Reset,
+    /// The process is to end, as a management program wants.
+    Quit,
     /// The guest's kernel gave up and said why (RTAS ibm,os-term).
     OsTerm(String),
     /// This process was asked to end, by the signal of this name or from the console.

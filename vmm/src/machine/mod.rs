@@ -2,16 +2,17 @@
 
 pub mod description;
 pub mod dma_windows;
+pub mod guest_places;
 pub mod lasting;
 pub mod lifecycle;
+pub mod pause;
+pub mod processor_threads;
 pub mod processors;
 
 #[cfg(target_arch = "powerpc64")]
 mod build;
 #[cfg(target_arch = "powerpc64")]
 mod bulk_calls;
-#[cfg(any(target_arch = "powerpc64", test))]
-mod guest_places;
 #[cfg(target_arch = "powerpc64")]
 mod host_iommu;
 #[cfg(target_arch = "powerpc64")]
@@ -35,4 +36,4 @@ mod vfio_function;
 #[cfg(target_arch = "powerpc64")]
 pub use build::{Machine, MachineError};
 #[cfg(target_arch = "powerpc64")]
-pub use running::RunningMachine;
+pub use running::{MachineControls, RunningMachine};

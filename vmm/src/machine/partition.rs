@@ -7,6 +7,7 @@ use kvm_bindings::kvm_ppc_cpu_char;
 use kvm_ioctls::VmFd;
 use spapr_devices::dma_windows::DmaWindows;
 use spapr_devices::pci::HostBridge;
+use spapr_devices::rtas::PowerEvents;
 use spapr_devices::vty::Vty;
 use spapr_hypercalls::address::GuestPhysicalAddress;
 use spapr_hypercalls::engine::Engine;
@@ -14,6 +15,7 @@ use spapr_hypercalls::engine::Engine;
 use super::host_iommu::GroupIommu;
 use super::lifecycle::Lifecycle;
 use super::lines::XicsLines;
+use super::pause::Pause;
 use super::processors::Processors;
 use crate::console::OutputQueue;
 use crate::kvm::host::Capabilities;
@@ -29,6 +31,10 @@ use crate::vcpu::rtas::RtasState;
 pub struct Partition {
     /// Which processors run.
     pub processors: Processors,
+    /// Whether they may be in the guest.
+    pub pause: Pause,
+    /// Requests about the guest's power.
+    pub power: PowerEvents,
     /// How the run ends.
     pub lifecycle: Arc<Lifecycle>,
     /// Modes that the guest set for all processors.

@@ -10,7 +10,8 @@ use spapr_devices::vfio::{
     IommuPolicy, PciAddress, PreflightError,
 };
 
-use super::guest_places;
+use super::description::PassedThroughDevice;
+use super::guest_places::{self, PlaceError};
 use super::vfio_function::VfioFunction;
 use crate::cli::IommuMode;
 use crate::kvm::vfio_device::{VfioDeviceError, VfioKvmDevice};
@@ -33,15 +34,13 @@ pub enum PassthroughError {
     /// The device does not work.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// More devices than a bus has places for.
-    #[error(
-        "IOMMU group {group} has {count} devices to pass through (--vfio); a host bridge has room for 32"
-    )]
-    TooManyDevices {
+    /// There is no place for the devices of a group.
+    #[error("the devices of IOMMU group {group} cannot be placed in the guest")]
+    Place {
         /// The group.
         group: GroupNumber,
-        /// How many.
-        count: usize,
+        /// Why.
+        source: PlaceError,
     },
     /// One device twice.
     #[error("PCI device {0} is given twice (--vfio)")]
@@ -60,61 +59,74 @@ impl From<IommuMode> for IommuPolicy {
 
 /// One IOMMU group in its container, with the functions of it that the guest gets.
 pub(super) struct AttachedGroup {
+    /// Number of its host bridge.
+    pub(super) bridge: u8,
     pub(super) container: Arc<Container>,
     pub(super) functions: Vec<(DeviceFunction, Arc<dyn PhysicalFunction>)>,
 }
 
-/// Takes the groups of `addresses` and opens the devices, reset. Nothing is locked yet.
+/// Takes the groups of `devices` and opens them, reset. Nothing is locked yet.
 ///
 /// # Errors
 /// What stands in the way, and how to clear it; all groups are given back then.
 pub(super) fn attach(
-    addresses: &[PciAddress],
+    devices: &[PassedThroughDevice],
     policy: IommuPolicy,
     kvm_device: &VfioKvmDevice,
 ) -> Result<Vec<AttachedGroup>, PassthroughError> {
     let host = HostPaths::default();
-    let mut by_group: BTreeMap<GroupNumber, Vec<PciAddress>> = BTreeMap::new();
+    let mut by_group: BTreeMap<GroupNumber, Vec<PassedThroughDevice>> = BTreeMap::new();
     // Groups in the order in which the user named them: each gets a host bridge in that order.
     let mut order = Vec::new();
-    for &address in addresses {
-        let group = host.find_device(address)?;
+    for &device in devices {
+        let group = host.find_device(device.host)?;
         let members = by_group.entry(group).or_insert_with(|| {
             order.push(group);
             Vec::new()
         });
-        if members.contains(&address) {
-            return Err(PassthroughError::Twice(address));
+        if members.iter().any(|member| member.host == device.host) {
+            return Err(PassthroughError::Twice(device.host));
         }
-        members.push(address);
+        members.push(device);
     }
-    order
-        .into_iter()
-        .map(|number| {
-            let members = by_group.remove(&number).unwrap_or_default();
-            attach_group(&host, number, &members, policy, kvm_device)
-        })
-        .collect()
+    let mut groups = Vec::new();
+    let mut bridges = Vec::new();
+    for number in order {
+        let members = by_group.remove(&number).unwrap_or_default();
+        let place_error = |source| PassthroughError::Place {
+            group: number,
+            source,
+        };
+        let bridge = guest_places::bridge(&members, &bridges).map_err(place_error)?;
+        bridges.push(bridge);
+        groups.push(attach_group(
+            &host, number, &members, policy, kvm_device, bridge,
+        )?);
+    }
+    Ok(groups)
 }
 
 fn attach_group(
     host: &HostPaths,
     number: GroupNumber,
-    members: &[PciAddress],
+    members: &[PassedThroughDevice],
     policy: IommuPolicy,
     kvm_device: &VfioKvmDevice,
+    bridge: u8,
 ) -> Result<AttachedGroup, PassthroughError> {
+    let place_error = |source| PassthroughError::Place {
+        group: number,
+        source,
+    };
+    let places = guest_places::choose(members).map_err(place_error)?;
     let group = Group::open(host, number)?;
     let container = Arc::new(Container::attach(host, group, policy)?);
     log::info!("IOMMU group {number}: {} container", container.version());
     // Before a device is opened: the kernel ties the device to the VM then.
     kvm_device.add_group(&container.group().as_fd())?;
     let mut functions: Vec<(DeviceFunction, Arc<dyn PhysicalFunction>)> = Vec::new();
-    let places = guest_places::choose(members).ok_or(PassthroughError::TooManyDevices {
-        group: number,
-        count: members.len(),
-    })?;
-    for (&address, place) in members.iter().zip(places) {
+    for (member, place) in members.iter().zip(places) {
+        let address = member.host;
         let device = Device::open(Arc::clone(&container), address)?;
         if !device.reset()? {
             log::warn!(
@@ -125,6 +137,7 @@ fn attach_group(
         functions.push((place, Arc::new(VfioFunction::new(device)?)));
     }
     Ok(AttachedGroup {
+        bridge,
         container,
         functions,
     })

@@ -8,6 +8,7 @@ use kvm_ioctls::VmFd;
 
 use spapr_devices::vfio::host_page_bytes;
 
+use super::description::ProcessorModel;
 use crate::boot::device_tree::{CacheGeometry, ProcessorFacts};
 use crate::kvm::vm::{PseriesVm, VmError};
 
@@ -37,21 +38,45 @@ pub enum ProcessorError {
         /// Processor version register.
         pvr: u32,
     },
+    /// The host has another one than was asked for.
+    #[error(
+        "the guest is to have a {wanted} (-cpu), and KVM gives it the host's own processor, a {has}; \
+         ask for that or for host"
+    )]
+    OtherProcessor {
+        /// As asked for.
+        wanted: &'static str,
+        /// As the host has it.
+        has: &'static str,
+    },
     /// KVM does not describe the radix MMU.
     #[error("KVM does not say what page sizes the radix MMU has")]
     RadixInfo(#[source] VmError),
 }
 
-/// Describes the processors of a guest on this host, whose processor version is `pvr`.
+/// Describes the processors of a guest on this host, whose processor version is `pvr` and which is
+/// to be a `wanted` one.
 ///
 /// # Errors
 /// When the processor is none that is known, or the host does not describe it.
-pub(super) fn describe(vm: &VmFd, pvr: u32) -> Result<ProcessorFacts, ProcessorError> {
+pub(super) fn describe(
+    vm: &VmFd,
+    pvr: u32,
+    wanted: Option<ProcessorModel>,
+) -> Result<ProcessorFacts, ProcessorError> {
     let (node_name, cpu_version) = match pvr >> 16 {
         0x004e => ("PowerPC,POWER9", 0x0f00_0005),
         0x0080 => ("PowerPC,POWER10", 0x0f00_0006),
         _ => return Err(ProcessorError::UnknownProcessor { pvr }),
     };
+    if let Some(wanted) = wanted.map(ProcessorModel::node_name)
+        && wanted != node_name
+    {
+        return Err(ProcessorError::OtherProcessor {
+            wanted,
+            has: node_name,
+        });
+    }
     let host = host_processor(Path::new(HOST_CPUS))?;
     let rmmu = vm.rmmu_info().map_err(ProcessorError::RadixInfo)?;
     let radix_ap_encodings = rmmu

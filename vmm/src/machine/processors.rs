@@ -3,6 +3,7 @@
 //! A machine starts with its first processor; the guest starts the others by RTAS start-cpu and
 //! each stops itself by stop-self (PAPR, "CPU start and stop").
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Where a processor begins.
@@ -40,6 +41,8 @@ enum State {
 
 struct Slot {
     state: Mutex<State>,
+    /// Whether a system reset interrupt is due; set only while `state` is held and not `Stopped`.
+    system_reset: AtomicBool,
     changed: Condvar,
     kick: Mutex<Option<Box<dyn Kick>>>,
 }
@@ -55,6 +58,7 @@ impl Processors {
     pub fn new(count: u32) -> Self {
         let slot = || Slot {
             state: Mutex::new(State::Stopped),
+            system_reset: AtomicBool::new(false),
             changed: Condvar::new(),
             kick: Mutex::new(None),
         };
@@ -88,6 +92,8 @@ impl Processors {
         if *state != State::Stopped {
             return Err(StartError::AlreadyRunning(server));
         }
+        // One that was due when it stopped is not meant for what it starts now.
+        slot.system_reset.store(false, Ordering::SeqCst);
         *state = State::Started(address);
         slot.changed.notify_all();
         Ok(())
@@ -123,6 +129,32 @@ impl Processors {
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// Makes a system reset interrupt due at processor `server`, and the processor look for it;
+    /// nothing when it is stopped. False when there is no such processor.
+    pub fn system_reset(&self, server: u32) -> bool {
+        let Some(slot) = self.slot(server) else {
+            return false;
+        };
+        {
+            let state = lock(&slot.state);
+            if *state == State::Stopped {
+                return true;
+            }
+            slot.system_reset.store(true, Ordering::SeqCst);
+        }
+        if let Some(kick) = &*lock(&slot.kick) {
+            kick.kick();
+        }
+        true
+    }
+
+    /// Whether a system reset interrupt was due at processor `server`, which it is no longer; for
+    /// its own thread.
+    pub fn take_system_reset(&self, server: u32) -> bool {
+        self.slot(server)
+            .is_some_and(|slot| slot.system_reset.swap(false, Ordering::SeqCst))
     }
 
     /// Makes all processors but `except` look at what is asked of them.
@@ -202,6 +234,32 @@ mod tests {
         );
         assert_eq!(processors.is_stopped(u32::MAX), None);
         assert_eq!(processors.wait_for_start(9), None);
+    }
+
+    #[test]
+    fn a_system_reset_is_due_once_and_only_at_a_processor_that_has_started() {
+        let processors = Processors::new(1);
+        let kicks = Arc::new(AtomicU32::new(0));
+        processors.set_kick(0, Box::new(Counter(Arc::clone(&kicks))));
+        assert!(processors.system_reset(0));
+        assert!(!processors.take_system_reset(0), "stopped");
+        assert!(!processors.system_reset(1), "no such processor");
+        assert!(!processors.take_system_reset(1), "no such processor");
+
+        assert_eq!(processors.start(0, START), Ok(()));
+        assert!(processors.system_reset(0));
+        assert_eq!(kicks.load(Ordering::Relaxed), 1);
+        assert_eq!(processors.wait_for_start(0), Some(START));
+        assert!(processors.take_system_reset(0));
+        assert!(!processors.take_system_reset(0));
+
+        assert!(processors.system_reset(0));
+        processors.stopped(0);
+        assert_eq!(processors.start(0, START), Ok(()));
+        assert!(
+            !processors.take_system_reset(0),
+            "it was for the last start"
+        );
     }
 
     struct Counter(Arc<AtomicU32>);

@@ -2,21 +2,24 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, OnceLock};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
 use spapr_devices::interrupts::{InterruptLines, Lisn};
+use spapr_devices::rtas::PowerEvents;
 
 use super::build::{Machine, MachineError};
 use super::lasting::Lasting;
 use super::lifecycle::{End, Lifecycle};
 use super::partition::Partition;
+use super::pause::Pause;
+use super::processor_threads::ProcessorThreads;
 use super::processors::{Processors, StartAddress};
 use super::report;
 use crate::console::Terminal;
 use crate::control::Alarm;
 use crate::error_chain::chain;
+use crate::kvm::time_base;
 use crate::kvm::vm::PseriesVm;
 use crate::stats::Statistics;
 use crate::vcpu::counters::Counters;
@@ -28,13 +31,16 @@ use crate::vcpu::thread::Processor;
 /// A machine whose processors have threads.
 pub struct RunningMachine {
     partition: Arc<Partition>,
-    threads: Vec<JoinHandle<Counters>>,
+    threads: Arc<ProcessorThreads>,
+    /// How many of them have work.
+    working: u32,
     lifecycle: Arc<Lifecycle>,
     bulk_calls_due: Option<OwnedFd>,
 }
 
 impl Machine {
-    /// Starts the first processor.
+    /// Starts the first processor, on the first of `threads`, which are as many as there are
+    /// processors; or has it wait for [`MachineControls::resume`], when it is to start `paused`.
     ///
     /// # Errors
     /// When there are no threads or descriptors left; all is given back then.
@@ -42,6 +48,8 @@ impl Machine {
         self,
         terminal: &Terminal,
         lasting: &Lasting,
+        threads: &Arc<ProcessorThreads>,
+        paused: bool,
     ) -> Result<RunningMachine, MachineError> {
         let resource = |what| move |source| MachineError::Resource { what, source };
         let lifecycle = Lifecycle::new().map_err(resource("an eventfd"))?;
@@ -50,9 +58,15 @@ impl Machine {
         self.lines
             .connect(Lisn::VIO, vty.interrupt())
             .map_err(resource("the terminal's interrupt"))?;
+        let power = PowerEvents::new().map_err(resource("an eventfd"))?;
+        self.lines
+            .connect(Lisn::EPOW, power.interrupt())
+            .map_err(resource("the power events' interrupt"))?;
         let cpus = u32::try_from(self.vcpus.len()).unwrap_or(u32::MAX);
         let partition = Arc::new(Partition {
             processors: Processors::new(cpus),
+            pause: Pause::new(paused, time_base::now()),
+            power,
             lifecycle: Arc::clone(&lifecycle),
             modes: Modes::default(),
             process_table: ProcessTable::default(),
@@ -74,17 +88,17 @@ impl Machine {
         });
         let mut running = RunningMachine {
             partition,
-            threads: Vec::new(),
+            threads: Arc::clone(threads),
+            working: 0,
             lifecycle,
             bulk_calls_due: self.bulk_calls_due,
         };
         for (server, vcpu) in (0..).zip(self.vcpus) {
             let processor = Processor::new(vcpu, server, Arc::clone(&running.partition))?;
-            let thread = thread::Builder::new()
-                .name(format!("CPU {server}/KVM"))
-                .spawn(move || processor.run())
+            threads
+                .start(server, Box::new(move || processor.run()))
                 .map_err(resource("a thread for a processor"))?;
-            running.threads.push(thread);
+            running.working += 1;
         }
         let start = StartAddress {
             entry: self.entry.address,
@@ -100,6 +114,11 @@ impl RunningMachine {
     /// How the run ends.
     pub fn lifecycle(&self) -> &Arc<Lifecycle> {
         &self.lifecycle
+    }
+
+    /// The ways to pause the machine, and to ask its guest to shut down, from any thread.
+    pub fn controls(&self) -> MachineControls {
+        MachineControls(Arc::downgrade(&self.partition))
     }
 
     /// What the control plane has to do for the machine beside waiting for its end. To be dropped
@@ -133,11 +152,12 @@ impl RunningMachine {
     /// Stops all processors and collects what they counted.
     fn halt(&mut self) -> Counters {
         self.partition.processors.end();
+        self.partition.pause.end();
         let mut sum = Counters::default();
-        for thread in self.threads.drain(..) {
-            match thread.join() {
-                Ok(counters) => sum.add(&counters),
-                Err(_) => log::error!("a processor's thread panicked"),
+        for server in 0..std::mem::take(&mut self.working) {
+            match self.threads.wait(server) {
+                Some(counters) => sum.add(&counters),
+                None => log::error!("a processor's thread panicked"),
             }
         }
         sum
@@ -164,9 +184,39 @@ impl RunningMachine {
     }
 }
 
+/// Pauses a machine and asks its guest to shut down. It does not keep the machine alive; of one that
+/// has stopped it does nothing.
+#[derive(Clone)]
+pub struct MachineControls(Weak<Partition>);
+
+impl MachineControls {
+    /// Makes all processors leave the guest, and returns when they have. False when they were paused
+    /// already, or the machine has stopped.
+    pub fn pause(&self) -> bool {
+        self.0.upgrade().is_some_and(|partition| {
+            let kick = || partition.processors.kick_all(None);
+            partition.pause.pause(kick, time_base::now)
+        })
+    }
+
+    /// Lets all processors go on. False when they were not paused, or the machine has stopped.
+    pub fn resume(&self) -> bool {
+        self.0
+            .upgrade()
+            .is_some_and(|partition| partition.pause.resume(time_base::now()))
+    }
+
+    /// Asks the guest to shut down and power off; what becomes of it is the guest's business.
+    pub fn request_shutdown(&self) {
+        if let Some(partition) = self.0.upgrade() {
+            partition.power.request_shutdown();
+        }
+    }
+}
+
 impl Drop for RunningMachine {
     fn drop(&mut self) {
-        if self.threads.is_empty() {
+        if self.working == 0 {
             return;
         }
         // Not stopped: an error on the way up or down.

@@ -4,7 +4,7 @@ use kvm_bindings::kvm_ppc_cpu_char;
 use spapr_hypercalls::abi::{self, Arguments, ReturnCode};
 use spapr_hypercalls::engine::Answer;
 
-use super::rtas;
+use super::{rtas, system_reset};
 use crate::kvm::vcpu::PaprHcall;
 use crate::machine::lifecycle::End;
 use crate::machine::partition::Partition;
@@ -25,10 +25,10 @@ pub(super) enum Served {
     End(End),
 }
 
-/// Serves a hypercall; its results are in `call` then. Calls that are not known here are answered
-/// H_FUNCTION, as PAPR has it.
+/// Serves a hypercall of the processor with interrupt server number `server`; its results are in
+/// `call` then. Calls that are not known here are answered H_FUNCTION, as PAPR has it.
 #[inline]
-pub(super) fn serve(partition: &Partition, call: PaprHcall<'_>) -> Served {
+pub(super) fn serve(partition: &Partition, server: u32, call: PaprHcall<'_>) -> Served {
     let PaprHcall { nr, ret, args } = call;
     let (code, served) = match partition.engine.handle(nr, args) {
         Some(Answer::Code(code)) => (code, Served::Resume),
@@ -36,13 +36,18 @@ pub(super) fn serve(partition: &Partition, call: PaprHcall<'_>) -> Served {
             *ret = nr;
             return Served::MakeAgain;
         }
-        None => serve_other(partition, nr, args),
+        None => serve_other(partition, server, nr, args),
     };
     *ret = code.to_register();
     served
 }
 
-fn serve_other(partition: &Partition, number: u64, args: &mut Arguments) -> (ReturnCode, Served) {
+fn serve_other(
+    partition: &Partition,
+    server: u32,
+    number: u64,
+    args: &mut Arguments,
+) -> (ReturnCode, Served) {
     let code = match number {
         abi::H_PUT_TERM_CHAR => partition.vty.put_term_char(args),
         abi::H_GET_TERM_CHAR => partition.vty.get_term_char(args),
@@ -63,6 +68,7 @@ fn serve_other(partition: &Partition, number: u64, args: &mut Arguments) -> (Ret
             Some(facts) => cpu_characteristics(facts, args),
             None => ReturnCode::FUNCTION,
         },
+        abi::H_SIGNAL_SYS_RESET => system_reset::signal(&partition.processors, server, args),
         abi::H_SET_SPRG0 => return (ReturnCode::SUCCESS, Served::Sprg0(args[0])),
         _ => ReturnCode::FUNCTION,
     };

@@ -5,6 +5,7 @@
 
 pub mod counters;
 pub mod modes;
+pub mod system_reset;
 
 #[cfg(target_arch = "powerpc64")]
 mod hypercalls;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use spapr_devices::dma_windows::{Available, DmaWindowError, DynamicWindows, NewWindow};
 use spapr_devices::pci::HostBridge;
 use spapr_devices::rtas::{
-    self, CpuState, Outcome, Platform, SERVICES, StartCpuError, TimeOfDayClock,
+    self, CpuState, Outcome, Platform, PowerEvents, SERVICES, StartCpuError, TimeOfDayClock,
 };
 use spapr_devices::vty::SinkStatus;
 use spapr_hypercalls::abi::{Arguments, ReturnCode};
@@ -118,6 +118,10 @@ impl Platform for Partition {
 
     fn clock(&self) -> &TimeOfDayClock {
         &self.rtas.clock
+    }
+
+    fn power_events(&self) -> &PowerEvents {
+        &self.power
     }
 
     fn uuid(&self) -> [u8; 16] {

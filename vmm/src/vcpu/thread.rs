@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use kvm_bindings::kvm_regs;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use spapr_hypercalls::abi::{self, ReturnCode};
 use vmm_sys_util::errno::Error as Errno;
@@ -9,8 +10,10 @@ use vmm_sys_util::errno::Error as Errno;
 use super::counters::Counters;
 use super::hypercalls::{self, Served};
 use super::modes::{LPCR_AIL, LPCR_ILE};
+use super::system_reset::SystemReset;
 use crate::error_chain::chain;
 use crate::kvm::kick::{KickError, VcpuKick};
+use crate::kvm::time_base;
 use crate::kvm::vcpu::{EntryRegisters, PseriesVcpu, VcpuError, lpcr, msr};
 use crate::machine::lifecycle::{End, Lifecycle};
 use crate::machine::partition::Partition;
@@ -126,9 +129,12 @@ impl Processor {
 
     fn run_while_started(&mut self) -> Result<(), ThreadError> {
         while let Some(start) = self.partition.processors.wait_for_start(self.server) {
-            self.enter_at(start)?;
-            self.partition.mark_first_entry();
-            match self.run_until_stopped()? {
+            let Some(hidden_ticks) = self.partition.pause.enter() else {
+                break;
+            };
+            let next = self.run_from(start, hidden_ticks);
+            self.partition.pause.leave();
+            match next? {
                 Next::Stopped => {
                     self.vcpu.set_online(false)?;
                     self.partition.processors.stopped(self.server);
@@ -137,6 +143,36 @@ impl Processor {
             }
         }
         Ok(())
+    }
+
+    /// Runs from `start` on, with the guest's time base so many ticks behind the host's.
+    fn run_from(&mut self, start: StartAddress, hidden_ticks: u64) -> Result<Next, ThreadError> {
+        self.enter_at(start)?;
+        self.hide_ticks(hidden_ticks)?;
+        self.partition.mark_first_entry();
+        self.run_until_stopped()
+    }
+
+    /// Stays out of the guest while processors are paused; returns that the run is over, if it is.
+    fn rest_while_paused(&self) -> Result<Option<Next>, ThreadError> {
+        if !self.partition.pause.is_wanted() {
+            return Ok(None);
+        }
+        self.partition.pause.leave();
+        // Not counted in at the end; that the caller counts out once more then does no harm.
+        let Some(hidden_ticks) = self.partition.pause.enter() else {
+            return Ok(Some(Next::Over));
+        };
+        self.hide_ticks(hidden_ticks)?;
+        Ok(None)
+    }
+
+    /// The guest's clock stands still while it is paused.
+    fn hide_ticks(&self, ticks: u64) -> Result<(), ThreadError> {
+        if ticks == 0 {
+            return Ok(());
+        }
+        Ok(time_base::set_behind(&self.vcpu, ticks)?)
     }
 
     /// The state in which a processor starts: 64-bit, no relocation, big-endian.
@@ -202,7 +238,13 @@ impl Processor {
                 if self.partition.processors.is_over() {
                     return Ok(Some(Next::Over));
                 }
+                if let Some(over) = self.rest_while_paused()? {
+                    return Ok(Some(over));
+                }
                 self.apply_modes()?;
+                if self.partition.processors.take_system_reset(self.server) {
+                    self.interrupt_by_system_reset()?;
+                }
                 Ok(None)
             }
             _ if self.refuse_rtas_block() => Ok(None),
@@ -220,7 +262,7 @@ impl Processor {
             return Ok(None);
         };
         self.counters.count_hypercall(call.nr);
-        match hypercalls::serve(&self.partition, call) {
+        match hypercalls::serve(&self.partition, self.server, call) {
             Served::Resume => Ok(None),
             Served::MakeAgain => {
                 self.vcpu.rewind_to_hypercall()?;
@@ -261,10 +303,27 @@ impl Processor {
         }
     }
 
-    fn set_sprg0(&mut self, value: u64) -> Result<(), ThreadError> {
+    fn set_sprg0(&self, value: u64) -> Result<(), ThreadError> {
+        self.change_registers(|registers| registers.sprg0 = value)
+    }
+
+    /// Has the guest begin the handler of a system reset interrupt. KVM_RUN has just returned
+    /// EINTR, so whatever the processor stopped for before has been completed, H_CEDE included.
+    fn interrupt_by_system_reset(&self) -> Result<(), ThreadError> {
+        let lpcr = self.partition.modes.lpcr();
+        self.change_registers(|registers| {
+            let interrupt = SystemReset::interrupt(registers.pc, registers.msr, lpcr);
+            registers.pc = interrupt.pc;
+            registers.msr = interrupt.msr;
+            registers.srr0 = interrupt.srr0;
+            registers.srr1 = interrupt.srr1;
+        })
+    }
+
+    fn change_registers(&self, change: impl FnOnce(&mut kvm_regs)) -> Result<(), ThreadError> {
         let error = |action| move |source| VcpuError::Registers { action, source };
         let mut registers = self.vcpu.get_regs().map_err(error("read"))?;
-        registers.sprg0 = value;
+        change(&mut registers);
         Ok(self.vcpu.set_regs(&registers).map_err(error("set"))?)
     }
 

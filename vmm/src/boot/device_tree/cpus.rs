@@ -1,4 +1,4 @@
-//! `/cpus`: one node for each processor.
+//! `/cpus`: one node for each core.
 
 use vm_fdt::{Error, FdtWriter};
 
@@ -85,19 +85,24 @@ pub(super) fn cpus(tree: &mut FdtWriter, machine: &MachineTree) -> Result<(), Er
     let cpus = tree.begin_node("cpus")?;
     tree.property_u32("#address-cells", 1)?;
     tree.property_u32("#size-cells", 0)?;
-    for id in 0..machine.cpus {
-        cpu(tree, &machine.processor, id)?;
+    let threads = machine.threads_per_core.max(1);
+    let all: Vec<u32> = (0..machine.cpus).collect();
+    for core in all.chunks(usize::try_from(threads).unwrap_or(1)) {
+        cpu(tree, &machine.processor, core)?;
     }
     tree.end_node(cpus)
 }
 
-fn cpu(tree: &mut FdtWriter, processor: &ProcessorFacts, id: u32) -> Result<(), Error> {
+/// One core, whose threads have these ids and interrupt servers.
+fn cpu(tree: &mut FdtWriter, processor: &ProcessorFacts, threads: &[u32]) -> Result<(), Error> {
+    let id = threads.first().copied().unwrap_or_default();
     let node = tree.begin_node(&format!("{}@{id:x}", processor.node_name))?;
     tree.property_string("device_type", "cpu")?;
     tree.property_u32("reg", id)?;
     tree.property_string("status", "okay")?;
-    tree.property_u32("ibm,ppc-interrupt-server#s", id)?;
-    tree.property_array_u32("ibm,ppc-interrupt-gserver#s", &[id, 0])?;
+    tree.property_array_u32("ibm,ppc-interrupt-server#s", threads)?;
+    let gservers: Vec<u32> = threads.iter().flat_map(|&server| [server, 0]).collect();
+    tree.property_array_u32("ibm,ppc-interrupt-gserver#s", &gservers)?;
     tree.property_u32("cpu-version", processor.cpu_version)?;
     tree.property_u32("timebase-frequency", processor.timebase_hertz)?;
     tree.property_u32("clock-frequency", processor.clock_hertz)?;

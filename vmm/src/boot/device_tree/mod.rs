@@ -45,8 +45,12 @@ pub struct MachineTree {
     pub ram_bytes: u64,
     /// Number of processors; their ids and interrupt servers are 0 and up.
     pub cpus: u32,
+    /// How many of them are threads of one core.
+    pub threads_per_core: u32,
     /// What the processors are.
     pub processor: ProcessorFacts,
+    /// Unit address of the terminal.
+    pub vty: u32,
     /// The PCI host bridges.
     pub host_bridges: Vec<HostBridgeNode>,
     /// The machine's name for itself.
@@ -84,7 +88,8 @@ pub fn build(machine: &MachineTree, boot: &BootFacts<'_>) -> Result<Vec<u8>, Dev
     platform::memory(&mut tree, machine)?;
     platform::rtas(&mut tree, machine, boot)?;
     platform::interrupt_controller(&mut tree, machine)?;
-    platform::vdevice(&mut tree)?;
+    platform::event_sources(&mut tree)?;
+    platform::vdevice(&mut tree, machine)?;
     cpus::cpus(&mut tree, machine)?;
     for bridge in &machine.host_bridges {
         pci::host_bridge(&mut tree, bridge)?;
@@ -127,6 +132,8 @@ mod tests {
         MachineTree {
             ram_bytes: 2 << 30,
             cpus,
+            threads_per_core: 1,
+            vty: spapr_devices::vty::DEFAULT_UNIT_ADDRESS,
             processor: ProcessorFacts {
                 node_name: "PowerPC,POWER9".to_owned(),
                 cpu_version: 0x0f00_0005,
@@ -213,6 +220,44 @@ mod tests {
             features[2 + 1],
             0x3f,
             "large pages uncached, on such a host"
+        );
+    }
+
+    #[test]
+    fn threads_of_a_core_share_its_node() {
+        let machine = MachineTree {
+            threads_per_core: 4,
+            ..machine(8)
+        };
+        let blob = build(&machine, &boot()).expect("tree");
+        let tree = Fdt::new(&blob).expect("valid tree");
+        assert_eq!(tree.find_node("/cpus").expect("cpus").children().count(), 2);
+        let servers = property(
+            &tree,
+            "/cpus/PowerPC,POWER9@4",
+            "ibm,ppc-interrupt-server#s",
+        );
+        let expected: Vec<u8> = (4u32..8).flat_map(u32::to_be_bytes).collect();
+        assert_eq!(servers, expected);
+    }
+
+    #[test]
+    fn a_terminal_can_be_elsewhere_and_power_events_have_an_interrupt() {
+        let machine = MachineTree {
+            vty: 0x3000_0000,
+            ..machine(1)
+        };
+        let blob = build(&machine, &boot()).expect("tree");
+        let tree = Fdt::new(&blob).expect("valid tree");
+        let path = property(&tree, "/chosen", "linux,stdout-path");
+        assert_eq!(path, b"/vdevice/vty@30000000\0");
+        assert_eq!(
+            property(&tree, "/vdevice/vty@30000000", "reg"),
+            0x3000_0000u32.to_be_bytes()
+        );
+        assert_eq!(
+            property(&tree, "/event-sources/epow-events", "interrupts"),
+            [0x1000u32.to_be_bytes(), [0; 4]].concat()
         );
     }
 

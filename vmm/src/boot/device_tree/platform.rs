@@ -2,14 +2,11 @@
 //! interrupt controller and `/vdevice`.
 
 use spapr_devices::interrupts::Lisn;
-use spapr_devices::{rtas, vty};
+use spapr_devices::rtas;
 use vm_fdt::{Error, FdtWriter};
 
 use super::long_names::cut;
 use super::{BootFacts, INTERRUPT_CONTROLLER, MachineTree, cells};
-
-/// The vty's path, for the kernel's early console.
-const STDOUT_PATH: &str = "/vdevice/vty@71000000";
 
 /// Functions of the platform beyond plain RTAS (PAPR, "ibm,hypertas-functions"): those that this
 /// VMM or the kernel's KVM serves.
@@ -63,8 +60,10 @@ pub(super) fn chosen(
 ) -> Result<(), Error> {
     let chosen = tree.begin_node("chosen")?;
     tree.property_string("bootargs", boot.command_line)?;
-    tree.property_string("stdout-path", STDOUT_PATH)?;
-    tree.property_string("linux,stdout-path", STDOUT_PATH)?;
+    // The kernel's early console.
+    let stdout = format!("/vdevice/{}", vty_name(machine));
+    tree.property_string("stdout-path", &stdout)?;
+    tree.property_string("linux,stdout-path", &stdout)?;
     tree.property_u32("linux,pci-probe-only", 0)?;
     tree.property("ibm,architecture-vec-5", &ARCHITECTURE_VECTOR_5)?;
     tree.property("rng-seed", &machine.rng_seed)?;
@@ -148,7 +147,22 @@ pub(super) fn interrupt_controller(
     tree.end_node(controller)
 }
 
-pub(super) fn vdevice(tree: &mut FdtWriter) -> Result<(), Error> {
+/// What tells the guest of events: its kernel asks RTAS check-exception at the interrupt (PAPR,
+/// "Event Sources"; Linux, arch/powerpc/platforms/pseries/ras.c).
+pub(super) fn event_sources(tree: &mut FdtWriter) -> Result<(), Error> {
+    let sources = tree.begin_node("event-sources")?;
+    let events = tree.begin_node("epow-events")?;
+    tree.property_u32("interrupt-parent", INTERRUPT_CONTROLLER)?;
+    tree.property_array_u32("interrupts", &[Lisn::EPOW.0, 0])?;
+    tree.end_node(events)?;
+    tree.end_node(sources)
+}
+
+fn vty_name(machine: &MachineTree) -> String {
+    format!("vty@{:x}", machine.vty)
+}
+
+pub(super) fn vdevice(tree: &mut FdtWriter, machine: &MachineTree) -> Result<(), Error> {
     let vdevice = tree.begin_node("vdevice")?;
     tree.property_string("device_type", "vdevice")?;
     tree.property_string("compatible", "IBM,vdevice")?;
@@ -156,10 +170,10 @@ pub(super) fn vdevice(tree: &mut FdtWriter) -> Result<(), Error> {
     tree.property_u32("#size-cells", 0)?;
     tree.property_u32("#interrupt-cells", 2)?;
     tree.property_u32("interrupt-parent", INTERRUPT_CONTROLLER)?;
-    let vty = tree.begin_node(&format!("vty@{:x}", vty::DEFAULT_UNIT_ADDRESS))?;
+    let vty = tree.begin_node(&vty_name(machine))?;
     tree.property_string("device_type", "serial")?;
     tree.property_string("compatible", "hvterm1")?;
-    tree.property_u32("reg", vty::DEFAULT_UNIT_ADDRESS)?;
+    tree.property_u32("reg", machine.vty)?;
     tree.property_array_u32("interrupts", &[Lisn::VIO.0, 0])?;
     tree.end_node(vty)?;
     tree.end_node(vdevice)

@@ -1,0 +1,187 @@
+//! Pausing all processors at once, and letting them go on.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+/// Whether processors may be in the guest, and how many are.
+///
+/// A thread that pauses them sets the flag, makes all of them leave the guest, and waits until none
+/// is in it. A processor looks at the flag before it enters the guest and whenever it was made to
+/// leave it.
+#[derive(Debug)]
+pub struct Pause {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    wanted: bool,
+    over: bool,
+    in_guest: u32,
+    /// Ticks of the time base that the guest is not to see.
+    hidden_ticks: u64,
+    paused_at: u64,
+}
+
+impl Pause {
+    /// Processors that may run, or may not yet; `now` is the host's time base.
+    pub fn new(paused: bool, now: u64) -> Self {
+        let state = State {
+            wanted: paused,
+            paused_at: now,
+            ..State::default()
+        };
+        Self {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Waits until a processor may enter the guest, and counts it in. Returns how many ticks of the
+    /// time base the guest is not to see; `None` when the machine's run is over.
+    ///
+    /// For the processor's own thread, which calls [`Pause::leave`] when it is done.
+    pub fn enter(&self) -> Option<u64> {
+        let mut state = self
+            .changed
+            .wait_while(self.lock(), |state| state.wanted && !state.over)
+            .unwrap_or_else(PoisonError::into_inner);
+        if state.over {
+            return None;
+        }
+        state.in_guest += 1;
+        Some(state.hidden_ticks)
+    }
+
+    /// Counts a processor out.
+    pub fn leave(&self) {
+        let mut state = self.lock();
+        state.in_guest = state.in_guest.saturating_sub(1);
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Whether processors are to leave the guest.
+    pub fn is_wanted(&self) -> bool {
+        self.lock().wanted
+    }
+
+    /// Makes all processors stay out of the guest; `kick` makes those that are in it look up, and
+    /// `now` reads the host's time base. Returns when none is in it, or the run is over. False when
+    /// they were paused already.
+    pub fn pause(&self, kick: impl FnOnce(), now: impl FnOnce() -> u64) -> bool {
+        {
+            let mut state = self.lock();
+            if state.wanted {
+                return false;
+            }
+            state.wanted = true;
+        }
+        kick();
+        let mut state = self
+            .changed
+            .wait_while(self.lock(), |state| state.in_guest != 0 && !state.over)
+            .unwrap_or_else(PoisonError::into_inner);
+        state.paused_at = now();
+        true
+    }
+
+    /// Lets all processors enter the guest; `now` is the host's time base. False when they were not
+    /// paused.
+    pub fn resume(&self, now: u64) -> bool {
+        let mut state = self.lock();
+        if !state.wanted {
+            return false;
+        }
+        state.wanted = false;
+        let paused_ticks = now.wrapping_sub(state.paused_at);
+        state.hidden_ticks = state.hidden_ticks.wrapping_add(paused_ticks);
+        drop(state);
+        self.changed.notify_all();
+        true
+    }
+
+    /// Ends all waits: the machine's run is over.
+    pub fn end(&self) {
+        self.lock().over = true;
+        self.changed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_pause_returns_when_no_processor_is_in_the_guest() {
+        let pause = Pause::new(false, 0);
+        let rounds = AtomicU64::new(0);
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    while let Some(_hidden) = pause.enter() {
+                        // In the guest until it is made to leave.
+                        while !pause.is_wanted() && !done.load(Ordering::SeqCst) {
+                            rounds.fetch_add(1, Ordering::SeqCst);
+                            thread::yield_now();
+                        }
+                        pause.leave();
+                    }
+                });
+            }
+            for now in 0..50 {
+                assert!(pause.pause(|| {}, || 100 * now));
+                assert!(!pause.pause(|| {}, || 0), "twice");
+                let before = rounds.load(Ordering::SeqCst);
+                thread::sleep(Duration::from_millis(1));
+                assert_eq!(rounds.load(Ordering::SeqCst), before, "one runs");
+                assert!(pause.resume(100 * now + 10));
+                while rounds.load(Ordering::SeqCst) == before {
+                    thread::yield_now();
+                }
+            }
+            done.store(true, Ordering::SeqCst);
+            pause.end();
+        });
+        assert_eq!(pause.lock().hidden_ticks, 500);
+    }
+
+    #[test]
+    fn a_machine_that_starts_paused_waits() {
+        let pause = Pause::new(true, 7);
+        thread::scope(|scope| {
+            let processor = scope.spawn(|| pause.enter());
+            thread::sleep(Duration::from_millis(20));
+            assert!(!processor.is_finished());
+            assert!(pause.resume(9));
+            assert_eq!(processor.join().expect("no panic"), Some(2));
+        });
+        assert!(!pause.resume(9), "not paused");
+    }
+
+    #[test]
+    fn the_end_wakes_everyone() {
+        let pause = Pause::new(true, 0);
+        thread::scope(|scope| {
+            let processor = scope.spawn(|| pause.enter());
+            pause.end();
+            assert_eq!(processor.join().expect("no panic"), None);
+        });
+        let stuck = Pause::new(false, 0);
+        assert_eq!(stuck.enter(), Some(0));
+        thread::scope(|scope| {
+            let pauser = scope.spawn(|| stuck.pause(|| {}, || 0));
+            stuck.end();
+            assert!(pauser.join().expect("no panic"));
+        });
+    }
+}

@@ -1,0 +1,412 @@
+//! Opening character devices: the guest's terminal, and the sockets of monitors.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use super::command_line::{Backend, Chardev, OutputFile, SocketAddress};
+use super::fd_sets::{FdSetError, FdSets, inherit, set_of_path};
+use super::qmp;
+use crate::console::socket::{self, Connection, Listener};
+use crate::console::{Console, ConsoleError};
+
+/// Why a character device cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ChardevError {
+    /// A file cannot be written.
+    #[error("the chardev {id} cannot write to {}", path.display())]
+    File {
+        /// The chardev.
+        id: String,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A descriptor that was to be passed in is not there.
+    #[error("the chardev {id} cannot use its file descriptor")]
+    Descriptor {
+        /// The chardev.
+        id: String,
+        /// Why.
+        source: FdSetError,
+    },
+    /// A socket cannot be used.
+    #[error("the chardev {id} cannot use the socket {address}")]
+    Socket {
+        /// The chardev.
+        id: String,
+        /// Where the socket is.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// There is no console.
+    #[error("the chardev {id} cannot be the guest's terminal")]
+    Console {
+        /// The chardev.
+        id: String,
+        /// Why.
+        source: ConsoleError,
+    },
+    /// A monitor on something that is no socket.
+    #[error("the chardev {0} is no socket, and a monitor has to be on one")]
+    NoSocket(String),
+}
+
+/// A character device that is open.
+pub struct Open<T> {
+    /// What was opened.
+    pub value: T,
+    /// What `query-chardev` calls it.
+    pub filename: String,
+}
+
+/// Where monitors are, opened one after the other.
+pub type Endpoints = qmp::Endpoints;
+
+/// A copy of what is written, in a file. A file that cannot be written keeps nobody from the rest.
+struct Logged<W> {
+    inner: W,
+    log: Option<File>,
+}
+
+impl<W: Write> Write for Logged<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let length = self.inner.write(bytes)?;
+        if let Some(log) = &mut self.log
+            && let Err(error) = log.write_all(&bytes[..length])
+        {
+            log::warn!("the terminal's log ends here: {error}");
+            self.log = None;
+        }
+        Ok(length)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// Opens the guest's terminal; without a chardev, one that takes all and gives nothing.
+///
+/// # Errors
+/// What cannot be opened.
+pub fn open_terminal(
+    chardev: Option<&Chardev>,
+    fd_sets: &FdSets,
+) -> Result<Open<Console>, ChardevError> {
+    let Some(chardev) = chardev else {
+        let console = Console::with(io::sink(), None);
+        let value = console.map_err(|source| ChardevError::Console {
+            id: "none".to_owned(),
+            source,
+        })?;
+        return Ok(Open {
+            value,
+            filename: "null".to_owned(),
+        });
+    };
+    let id = &chardev.id;
+    let log = chardev
+        .log
+        .as_ref()
+        .map(|file| open_output(id, file, fd_sets))
+        .transpose()?;
+    let (console, filename) = match &chardev.backend {
+        Backend::Null => (with_log(log, io::sink(), None), "null".to_owned()),
+        Backend::Stdio => {
+            let (output, input) = stdio().map_err(|source| socket_error(id, "stdio", source))?;
+            (
+                with_log(log, output, Some(Box::new(input))),
+                "stdio".to_owned(),
+            )
+        }
+        Backend::Pty => (
+            Console::on_pty(|inner| Logged { inner, log }),
+            String::new(),
+        ),
+        Backend::File(file) => {
+            let output = open_output(id, file, fd_sets)?;
+            (with_log(log, output, None), "file".to_owned())
+        }
+        Backend::Listen(address) => {
+            let (output, input) = socket::listen(match bind(id, address)? {
+                qmp::Listener::Unix(listener) => Listener::Unix(listener),
+                qmp::Listener::Tcp(listener) => Listener::Tcp(listener),
+            });
+            let filename = describe(address, true);
+            (with_log(log, output, Some(Box::new(input))), filename)
+        }
+        Backend::Connect(address) => {
+            let connection = connect(id, address)?;
+            let filename = describe(address, false);
+            let (output, input) = socket::connected(connection)
+                .map_err(|source| socket_error(id, &filename, source))?;
+            (with_log(log, output, Some(Box::new(input))), filename)
+        }
+    };
+    let value = console.map_err(|source| ChardevError::Console {
+        id: id.clone(),
+        source,
+    })?;
+    let filename = match &value.pty_name {
+        Some(name) => format!("pty:{}", name.display()),
+        None => filename,
+    };
+    Ok(Open { value, filename })
+}
+
+fn with_log(
+    log: Option<File>,
+    inner: impl Write + Send + 'static,
+    input: Option<Box<dyn Read + Send>>,
+) -> Result<Console, ConsoleError> {
+    Console::with(Logged { inner, log }, input)
+}
+
+fn stdio() -> io::Result<(File, File)> {
+    let output = io::stdout().as_fd().try_clone_to_owned()?;
+    let input = io::stdin().as_fd().try_clone_to_owned()?;
+    Ok((File::from(output), File::from(input)))
+}
+
+/// Opens the socket of a monitor, and adds it to `endpoints`. Returns what `query-chardev` calls it.
+///
+/// # Errors
+/// What cannot be opened.
+pub fn open_monitor(chardev: &Chardev, endpoints: &mut Endpoints) -> Result<String, ChardevError> {
+    let id = &chardev.id;
+    match &chardev.backend {
+        Backend::Listen(address) => {
+            endpoints.listeners.push(bind(id, address)?);
+            Ok(describe(address, true))
+        }
+        Backend::Connect(address) => {
+            match connect(id, address)? {
+                Connection::Unix(stream) => endpoints.connected.push(stream),
+                Connection::Tcp(_) => return Err(ChardevError::NoSocket(id.clone())),
+            }
+            Ok(describe(address, false))
+        }
+        _ => Err(ChardevError::NoSocket(id.clone())),
+    }
+}
+
+fn open_output(id: &str, file: &OutputFile, fd_sets: &FdSets) -> Result<File, ChardevError> {
+    if let Some(set) = set_of_path(&file.path) {
+        let descriptor = fd_sets.open_for_writing(set);
+        return descriptor
+            .map(File::from)
+            .map_err(|source| ChardevError::Descriptor {
+                id: id.to_owned(),
+                source,
+            });
+    }
+    let opened = OpenOptions::new()
+        .create(true)
+        .write(true)
+        .append(file.append)
+        .truncate(!file.append)
+        .open(&file.path);
+    opened.map_err(|source| ChardevError::File {
+        id: id.to_owned(),
+        path: file.path.clone(),
+        source,
+    })
+}
+
+fn socket_error(id: &str, address: &str, source: io::Error) -> ChardevError {
+    ChardevError::Socket {
+        id: id.to_owned(),
+        address: address.to_owned(),
+        source,
+    }
+}
+
+fn take(id: &str, fd: RawFd) -> Result<OwnedFd, ChardevError> {
+    inherit(fd).map_err(|source| ChardevError::Descriptor {
+        id: id.to_owned(),
+        source,
+    })
+}
+
+fn bind(id: &str, address: &SocketAddress) -> Result<qmp::Listener, ChardevError> {
+    let error = |source| socket_error(id, &describe(address, true), source);
+    match address {
+        SocketAddress::Unix(path) => {
+            remove_stale(path);
+            UnixListener::bind(path)
+                .map(qmp::Listener::Unix)
+                .map_err(error)
+        }
+        SocketAddress::Tcp { host, port } => TcpListener::bind((host.as_str(), *port))
+            .map(qmp::Listener::Tcp)
+            .map_err(error),
+        SocketAddress::Descriptor(fd) => {
+            let descriptor = take(id, *fd)?;
+            Ok(if is_unix(&descriptor).map_err(error)? {
+                qmp::Listener::Unix(UnixListener::from(descriptor))
+            } else {
+                qmp::Listener::Tcp(TcpListener::from(descriptor))
+            })
+        }
+    }
+}
+
+/// A socket that an earlier process left behind would be in the way; nothing else is removed.
+fn remove_stale(path: &Path) {
+    use std::os::unix::fs::FileTypeExt;
+    let is_socket = path
+        .symlink_metadata()
+        .is_ok_and(|metadata| metadata.file_type().is_socket());
+    if is_socket {
+        // What is wrong with it, binding tells.
+        let _in_the_way = std::fs::remove_file(path);
+    }
+}
+
+fn connect(id: &str, address: &SocketAddress) -> Result<Connection, ChardevError> {
+    let error = |source| socket_error(id, &describe(address, false), source);
+    match address {
+        SocketAddress::Unix(path) => UnixStream::connect(path)
+            .map(Connection::Unix)
+            .map_err(error),
+        SocketAddress::Tcp { host, port } => TcpStream::connect((host.as_str(), *port))
+            .map(Connection::Tcp)
+            .map_err(error),
+        SocketAddress::Descriptor(fd) => {
+            let descriptor = take(id, *fd)?;
+            Ok(if is_unix(&descriptor).map_err(error)? {
+                Connection::Unix(UnixStream::from(descriptor))
+            } else {
+                Connection::Tcp(TcpStream::from(descriptor))
+            })
+        }
+    }
+}
+
+/// Whether a socket is one of the file system; an error when it is no socket.
+fn is_unix(descriptor: &OwnedFd) -> io::Result<bool> {
+    use std::os::fd::AsRawFd;
+    let mut domain: libc::c_int = 0;
+    let mut length = libc::socklen_t::try_from(size_of_val(&domain)).unwrap_or(4);
+    // SAFETY: the descriptor is open, and the pointers are good for one int and its length.
+    let result = unsafe {
+        libc::getsockopt(
+            descriptor.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_DOMAIN,
+            (&raw mut domain).cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(domain == libc::AF_UNIX)
+}
+
+/// Where a socket is, as `query-chardev` says it.
+fn describe(address: &SocketAddress, server: bool) -> String {
+    let place = match address {
+        SocketAddress::Unix(path) => format!("unix:{}", path.display()),
+        SocketAddress::Descriptor(fd) => format!("fd:{fd}"),
+        SocketAddress::Tcp { host, port } => format!("tcp:{host}:{port}"),
+    };
+    if server {
+        format!("{place},server=on")
+    } else {
+        place
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chardev(backend: Backend, log: Option<&Path>) -> Chardev {
+        Chardev {
+            id: "charserial0".to_owned(),
+            backend,
+            log: log.map(|path| OutputFile {
+                path: path.to_owned(),
+                append: true,
+            }),
+        }
+    }
+
+    #[test]
+    fn a_terminal_on_a_pty_has_a_name_and_a_log() {
+        let folder = tempfile::tempdir().expect("folder");
+        let log = folder.path().join("log");
+        let opened = open_terminal(Some(&chardev(Backend::Pty, Some(&log))), &FdSets::default());
+        let opened = opened.expect("opens");
+        assert!(
+            opened.filename.starts_with("pty:/dev/pts/"),
+            "{}",
+            opened.filename
+        );
+        let sink: &dyn spapr_devices::vty::ConsoleSink = &opened.value.output;
+        sink.try_write(b"login: ");
+        opened.value.output.drain();
+        assert_eq!(std::fs::read(&log).expect("a log"), b"login: ");
+    }
+
+    #[test]
+    fn a_file_can_be_a_descriptor_of_a_set() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("console");
+        let fd_sets = FdSets::default();
+        let file = File::create(&path).expect("file");
+        fd_sets.add(Some(3), file.into(), None).expect("room");
+        let output = OutputFile {
+            path: "/dev/fdset/3".into(),
+            append: true,
+        };
+        let opened = open_terminal(Some(&chardev(Backend::File(output), None)), &fd_sets);
+        let opened = opened.expect("opens");
+        let sink: &dyn spapr_devices::vty::ConsoleSink = &opened.value.output;
+        sink.try_write(b"x");
+        opened.value.output.drain();
+        assert_eq!(std::fs::read(&path).expect("a file"), b"x");
+        let missing = OutputFile {
+            path: "/dev/fdset/4".into(),
+            append: true,
+        };
+        let refused = open_terminal(Some(&chardev(Backend::File(missing), None)), &fd_sets);
+        assert!(matches!(refused, Err(ChardevError::Descriptor { .. })));
+    }
+
+    #[test]
+    fn a_socket_that_an_earlier_process_left_is_replaced_and_a_file_is_not() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("socket");
+        let address = Backend::Listen(SocketAddress::Unix(path.clone()));
+        let mut endpoints = Endpoints::default();
+        for _ in 0..2 {
+            let name = open_monitor(&chardev(address.clone(), None), &mut endpoints);
+            assert_eq!(
+                name.expect("binds"),
+                format!("unix:{},server=on", path.display())
+            );
+        }
+        std::fs::remove_file(&path).expect("there");
+        std::fs::write(&path, "precious").expect("write");
+        assert!(open_monitor(&chardev(address, None), &mut endpoints).is_err());
+        assert_eq!(std::fs::read(&path).expect("kept"), b"precious");
+        let pty = open_monitor(&chardev(Backend::Pty, None), &mut endpoints);
+        assert!(matches!(pty, Err(ChardevError::NoSocket(_))));
+    }
+
+    #[test]
+    fn what_is_no_socket_is_refused_as_one() {
+        let (reader, _writer) = io::pipe().expect("pipe");
+        assert!(is_unix(&OwnedFd::from(reader)).is_err());
+        let (socket, _other) = UnixStream::pair().expect("sockets");
+        assert!(is_unix(&OwnedFd::from(socket)).expect("a socket"));
+    }
+}

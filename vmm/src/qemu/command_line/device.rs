@@ -1,0 +1,238 @@
+//! `-device`: the devices of the machine.
+
+use spapr_devices::pci::DeviceFunction;
+use spapr_devices::vfio::PciAddress;
+use spapr_devices::vty::DEFAULT_UNIT_ADDRESS;
+
+use super::CommandLineError;
+use super::properties::Properties;
+
+/// A device as asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Its name, if it has one.
+    pub id: Option<String>,
+    /// What it is.
+    pub kind: DeviceKind,
+}
+
+/// What a device is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// A PCI host bridge.
+    HostBridge {
+        /// Its number: 0 is the one that every machine has.
+        index: u8,
+    },
+    /// A virtual terminal.
+    Vty {
+        /// The character device behind it.
+        chardev: String,
+        /// Its unit address.
+        reg: u32,
+    },
+    /// A passed-through PCI device.
+    Vfio {
+        /// Where it is on the host.
+        host: PciAddress,
+        /// The bus it is on: that of a host bridge.
+        bus: String,
+        /// Where it is on that bus.
+        place: DeviceFunction,
+    },
+}
+
+/// A type of device.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceType {
+    /// Its name.
+    pub name: &'static str,
+    /// The type it is one of.
+    pub parent: &'static str,
+    /// Its properties, with their types and what is said of them.
+    pub properties: &'static [(&'static str, &'static str, &'static str)],
+}
+
+/// All types of devices that there are.
+pub const DEVICE_TYPES: &[DeviceType] = &[
+    DeviceType {
+        name: "spapr-pci-host-bridge",
+        parent: "pci-host-bridge",
+        properties: &[("index", "uint32", "Number of the host bridge, 0 to 30")],
+    },
+    DeviceType {
+        name: "spapr-vty",
+        parent: "vio-spapr-device",
+        properties: &[
+            ("reg", "uint32", "Unit address"),
+            ("chardev", "str", "ID of a chardev to use as a backend"),
+        ],
+    },
+    DeviceType {
+        name: "vfio-pci",
+        parent: "pci-device",
+        properties: &[
+            (
+                "host",
+                "str",
+                "Address (bus/device/function) of the host device",
+            ),
+            (
+                "addr",
+                "str",
+                "Slot and optional function number, example: 06.0 or 06",
+            ),
+        ],
+    },
+];
+
+impl DeviceKind {
+    /// The name of its type.
+    pub const fn type_name(&self) -> &'static str {
+        match self {
+            Self::HostBridge { .. } => "spapr-pci-host-bridge",
+            Self::Vty { .. } => "spapr-vty",
+            Self::Vfio { .. } => "vfio-pci",
+        }
+    }
+}
+
+impl Device {
+    pub(super) fn parse(text: &str) -> Result<Self, CommandLineError> {
+        let mut properties = Properties::parse("-device", Some("driver"), text)?;
+        let driver = properties.required("driver")?;
+        properties.set_kind(&driver);
+        let id = properties.text("id")?;
+        let kind = match driver.as_str() {
+            "spapr-pci-host-bridge" => host_bridge(&mut properties)?,
+            "spapr-vty" => vty(&mut properties)?,
+            "vfio-pci" => vfio(&mut properties)?,
+            _ => {
+                let names: Vec<_> = DEVICE_TYPES.iter().map(|kind| kind.name).collect();
+                return Err(CommandLineError::Kind {
+                    option: "-device",
+                    name: driver,
+                    supported: names.join(", "),
+                });
+            }
+        };
+        properties.finish()?;
+        Ok(Self { id, kind })
+    }
+}
+
+fn host_bridge(properties: &mut Properties) -> Result<DeviceKind, CommandLineError> {
+    let Some(index) = properties.number32("index")? else {
+        return Err(CommandLineError::MissingProperty {
+            option: properties.context().to_owned(),
+            name: "index",
+        });
+    };
+    match u8::try_from(index) {
+        Ok(index @ 0..=30) => Ok(DeviceKind::HostBridge { index }),
+        _ => Err(properties.wrong("index", &index, "0 to 30")),
+    }
+}
+
+fn vty(properties: &mut Properties) -> Result<DeviceKind, CommandLineError> {
+    Ok(DeviceKind::Vty {
+        chardev: properties.required("chardev")?,
+        reg: properties.number32("reg")?.unwrap_or(DEFAULT_UNIT_ADDRESS),
+    })
+}
+
+fn vfio(properties: &mut Properties) -> Result<DeviceKind, CommandLineError> {
+    let text = properties.required("host")?;
+    // QEMU takes the address without its domain, too.
+    let full = if text.matches(':').count() == 1 {
+        format!("0000:{text}")
+    } else {
+        text.clone()
+    };
+    let host = full
+        .parse()
+        .map_err(|_| properties.wrong("host", &text, "a PCI address such as 0001:01:00.0"))?;
+    let bus = properties
+        .text("bus")?
+        .unwrap_or_else(|| "pci.0".to_owned());
+    let addr = properties.text("addr")?.unwrap_or_else(|| "0".to_owned());
+    let place = parse_place(&addr)
+        .ok_or_else(|| properties.wrong("addr", &addr, "a slot such as 0x1 or 0x1.0x2"))?;
+    // There is no firmware that would boot from it, and no ROM is shown to the guest.
+    properties.ignore(&["bootindex"]);
+    properties.only("rombar", &["0"])?;
+    properties.only("multifunction", &["on", "off"])?;
+    Ok(DeviceKind::Vfio { host, bus, place })
+}
+
+/// Slot and function in hexadecimal, with or without 0x.
+fn parse_place(text: &str) -> Option<DeviceFunction> {
+    let hex = |part: &str| {
+        let digits = part.strip_prefix("0x").unwrap_or(part);
+        let plain = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+        plain.then(|| u8::from_str_radix(digits, 16).ok()).flatten()
+    };
+    let (slot, function) = text.split_once('.').unwrap_or((text, "0"));
+    DeviceFunction::new(hex(slot)?, hex(function)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(text: &str) -> String {
+        Device::parse(text).expect_err("refused").to_string()
+    }
+
+    #[test]
+    fn devices_are_read_from_json_and_from_pairs() {
+        let json = r#"{"driver":"vfio-pci","host":"0005:90:01.0","id":"hostdev0","bus":"pci.1.0","addr":"0x1"}"#;
+        let pairs = "vfio-pci,host=0005:90:01.0,id=hostdev0,bus=pci.1.0,addr=0x1";
+        let device = Device::parse(json).expect("parses");
+        assert_eq!(Device::parse(pairs).expect("parses"), device);
+        assert_eq!(device.id.as_deref(), Some("hostdev0"));
+        let DeviceKind::Vfio { host, bus, place } = device.kind else {
+            panic!("not vfio-pci")
+        };
+        assert_eq!(host.to_string(), "0005:90:01.0");
+        assert_eq!(
+            (bus.as_str(), place.to_string().as_str()),
+            ("pci.1.0", "01.0")
+        );
+        let vty = Device::parse(
+            r#"{"driver":"spapr-vty","chardev":"charserial0","id":"serial0","reg":805306368}"#,
+        );
+        let kind = DeviceKind::Vty {
+            chardev: "charserial0".to_owned(),
+            reg: 0x3000_0000,
+        };
+        assert_eq!(vty.expect("parses").kind, kind);
+    }
+
+    #[test]
+    fn places_on_a_bus_are_hexadecimal() {
+        let place = |text| parse_place(text).map(|place| place.to_string());
+        assert_eq!(place("0x1f.0x7").as_deref(), Some("1f.7"));
+        assert_eq!(place("2").as_deref(), Some("02.0"));
+        for bad in ["0x20", "1.8", "", "x", "+1", "1.+2", "-1"] {
+            assert_eq!(place(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_supported_is_named() {
+        assert_eq!(
+            refusal("virtio-balloon-pci,id=balloon0"),
+            "-device: virtio-balloon-pci is not supported; there are spapr-pci-host-bridge, \
+             spapr-vty, vfio-pci"
+        );
+        assert_eq!(
+            refusal("vfio-pci,host=0001:01:00.0,x-igd-opregion=on"),
+            "-device vfio-pci: the property x-igd-opregion=on is not supported"
+        );
+        assert_eq!(
+            refusal("spapr-pci-host-bridge,index=31,id=pci.31"),
+            "-device spapr-pci-host-bridge: index=31 should be 0 to 30"
+        );
+    }
+}

@@ -1,0 +1,406 @@
+//! Options that make the machine.
+
+use std::path::PathBuf;
+
+use time::{Date, Month, OffsetDateTime, Time};
+use uuid::Uuid;
+
+use super::CommandLineError;
+use super::device::{Device, DeviceKind};
+use super::memory::MemoryOptions;
+use super::process::log_level;
+use super::properties::{Properties, parse_number};
+use crate::cli::{DdwMode, IommuMode, LockMode, LockRegion, LogLevel, TceMode};
+use crate::machine::description::{
+    GuestPlace, MachineDescription, PassedThroughDevice, ProcessorModel,
+};
+
+/// Names of the machine. There is one; that of each of QEMU's versions is taken for it, so that a
+/// domain that was defined for QEMU keeps its description.
+pub const MACHINES: &[&str] = &[
+    "pseries",
+    "pseries-10.0",
+    "pseries-9.2",
+    "pseries-9.1",
+    "pseries-9.0",
+    "pseries-8.2",
+    "pseries-8.1",
+    "pseries-8.0",
+    "pseries-7.2",
+    "pseries-7.1",
+    "pseries-7.0",
+    "pseries-6.2",
+];
+
+/// What the options said of the machine.
+#[derive(Debug)]
+pub(super) struct MachineOptions {
+    kind: Option<String>,
+    memory_backend: Option<String>,
+    kvm: bool,
+    processor: Option<ProcessorModel>,
+    cpus: u32,
+    threads_per_core: u32,
+    uuid: Option<Uuid>,
+    kernel: Option<PathBuf>,
+    initrd: Option<PathBuf>,
+    command_line: String,
+    clock_offset_seconds: i64,
+    tce: TceMode,
+    lock: LockMode,
+    lock_region: Option<LockRegion>,
+    iommu: IommuMode,
+    ddw: DdwMode,
+}
+
+impl Default for MachineOptions {
+    fn default() -> Self {
+        Self {
+            kind: None,
+            memory_backend: None,
+            kvm: false,
+            processor: None,
+            cpus: 1,
+            threads_per_core: 1,
+            uuid: None,
+            kernel: None,
+            initrd: None,
+            command_line: String::new(),
+            clock_offset_seconds: 0,
+            tce: TceMode::Auto,
+            lock: LockMode::FirstMap,
+            lock_region: None,
+            iommu: IommuMode::Auto,
+            ddw: DdwMode::Auto,
+        }
+    }
+}
+
+impl MachineOptions {
+    /// Reads one option; false when it is none of these.
+    pub(super) fn read(
+        &mut self,
+        option: &'static str,
+        value: &str,
+    ) -> Result<bool, CommandLineError> {
+        match option {
+            "M" | "machine" => self.read_machine(value)?,
+            "accel" => {
+                let mut properties = Properties::parse("-accel", Some("accel"), value)?;
+                let name = properties.required("accel")?;
+                self.set_accelerators("-accel", &name)?;
+                properties.finish()?;
+            }
+            "enable-kvm" => self.kvm = true,
+            "cpu" => self.read_processor(value)?,
+            "smp" => self.read_topology(value)?,
+            "uuid" => {
+                let uuid = value.parse().map_err(|_| {
+                    CommandLineError::Combination(format!("-uuid {value} is no UUID"))
+                })?;
+                self.uuid = Some(uuid);
+            }
+            "kernel" => self.kernel = Some(value.into()),
+            "initrd" => self.initrd = Some(value.into()),
+            "append" => value.clone_into(&mut self.command_line),
+            "rtc" => self.read_clock(value)?,
+            // How it logs and counts is read by `process`.
+            "spapr-vmm" => {
+                self.read_own(value)?;
+                return Ok(false);
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn read_machine(&mut self, value: &str) -> Result<(), CommandLineError> {
+        let mut properties = Properties::parse("-machine", Some("type"), value)?;
+        if let Some(kind) = properties.text("type")? {
+            if kind != "none" && !MACHINES.contains(&kind.as_str()) {
+                return Err(CommandLineError::Kind {
+                    option: "-machine",
+                    name: kind,
+                    supported: format!("none, {}", MACHINES.join(", ")),
+                });
+            }
+            self.kind = Some(kind);
+        }
+        if let Some(names) = properties.text("accel")? {
+            self.set_accelerators("-machine accel", &names)?;
+        }
+        if let Some(backend) = properties.text("memory-backend")? {
+            self.memory_backend = Some(backend);
+        }
+        properties.only("usb", &["off"])?;
+        properties.only("graphics", &["off"])?;
+        // A core file never holds guest memory.
+        properties.only("dump-guest-core", &["off"])?;
+        // Memory is never merged.
+        properties.only("mem-merge", &["off", "on"])?;
+        properties.only("vsmt", &["1", "2", "4", "8"])?;
+        properties.only("ic-mode", &["xics"])?;
+        properties.only("kernel-irqchip", &["on"])?;
+        properties.only("resize-hpt", &["disabled"])?;
+        properties.only("cap-htm", &["off"])?;
+        properties.only("cap-nested-hv", &["off"])?;
+        properties.only("cap-large-decr", &["on"])?;
+        // What the host's processor has of these the guest is told by H_GET_CPU_CHARACTERISTICS.
+        for name in ["cap-cfpc", "cap-sbbc", "cap-ibs"] {
+            properties.only(name, &["broken"])?;
+        }
+        properties.only("cap-ccf-assist", &["off"])?;
+        properties.finish()
+    }
+
+    /// Names with colons between, the one to prefer first. There is one only; TCG is no more than
+    /// a second choice.
+    fn set_accelerators(
+        &mut self,
+        option: &'static str,
+        names: &str,
+    ) -> Result<(), CommandLineError> {
+        if names.split(':').any(|name| name == "kvm") {
+            self.kvm = true;
+            return Ok(());
+        }
+        Err(CommandLineError::Kind {
+            option,
+            name: names.to_owned(),
+            supported: "kvm (guests are never emulated)".to_owned(),
+        })
+    }
+
+    fn read_processor(&mut self, value: &str) -> Result<(), CommandLineError> {
+        let mut properties = Properties::parse("-cpu", Some("model"), value)?;
+        let model = properties.required("model")?;
+        self.processor = match model.to_ascii_uppercase().as_str() {
+            "HOST" => None,
+            "POWER9" => Some(ProcessorModel::Power9),
+            "POWER10" => Some(ProcessorModel::Power10),
+            _ => return Err(properties.wrong("model", &model, "host, POWER9 or POWER10")),
+        };
+        properties.finish()
+    }
+
+    fn read_topology(&mut self, value: &str) -> Result<(), CommandLineError> {
+        let mut properties = Properties::parse("-smp", Some("cpus"), value)?;
+        let cpus = properties.number32("cpus")?;
+        let sockets = properties.number32("sockets")?;
+        let cores = properties.number32("cores")?;
+        let threads = properties.number32("threads")?.unwrap_or(1);
+        for one in ["dies", "clusters", "modules", "books", "drawers"] {
+            properties.only(one, &["1"])?;
+        }
+        let places = [sockets.unwrap_or(1), cores.unwrap_or(1), threads]
+            .into_iter()
+            .try_fold(1, u32::checked_mul);
+        let places = places.unwrap_or(u32::MAX);
+        let cpus = cpus.unwrap_or(places);
+        if !matches!(threads, 1 | 2 | 4 | 8) {
+            return Err(properties.wrong("threads", &threads, "1, 2, 4 or 8"));
+        }
+        if !(1..=1024).contains(&cpus) {
+            return Err(properties.wrong("cpus", &cpus, "1 to 1024"));
+        }
+        if sockets.is_some() && cores.is_some() && places != cpus {
+            return Err(CommandLineError::Combination(format!(
+                "-smp {value}: {places} places for {cpus} processors; processors cannot be added later"
+            )));
+        }
+        let most = properties.number32("maxcpus")?.unwrap_or(cpus);
+        if most != cpus {
+            return Err(properties.wrong(
+                "maxcpus",
+                &most,
+                "the number of cpus: none can be added",
+            ));
+        }
+        if cpus % threads != 0 {
+            return Err(properties.wrong("threads", &threads, "a divisor of cpus"));
+        }
+        self.cpus = cpus;
+        self.threads_per_core = threads;
+        properties.finish()
+    }
+
+    fn read_clock(&mut self, value: &str) -> Result<(), CommandLineError> {
+        let mut properties = Properties::parse("-rtc", Some("base"), value)?;
+        properties.only("clock", &["host"])?;
+        properties.only("driftfix", &["none"])?;
+        if let Some(base) = properties.text("base")?
+            && base != "utc"
+        {
+            let start = parse_date(&base)
+                .ok_or_else(|| properties.wrong("base", &base, "utc or YYYY-MM-DDTHH:MM:SS"))?;
+            let offset = start - OffsetDateTime::now_utc();
+            self.clock_offset_seconds = offset.whole_seconds();
+        }
+        properties.finish()
+    }
+
+    fn read_own(&mut self, value: &str) -> Result<(), CommandLineError> {
+        let mut properties = Properties::parse("-spapr-vmm", None, value)?;
+        if let Some(mode) = own(&mut properties, "tce", "auto, kernel or user")? {
+            self.tce = mode;
+        }
+        if let Some(mode) = own(&mut properties, "lock", "first-map or attach")? {
+            self.lock = mode;
+        }
+        if let Some(text) = properties.text("lock-region")? {
+            let region = text.parse::<LockRegion>();
+            let region = region.map_err(|why| properties.wrong("lock-region", &text, &why))?;
+            self.lock_region = Some(region);
+        }
+        if let Some(mode) = own(&mut properties, "iommu", "auto, v1 or v2")? {
+            self.iommu = mode;
+        }
+        if let Some(text) = properties.text("ddw")? {
+            let mode = text.parse::<DdwMode>();
+            self.ddw = mode.map_err(|why| properties.wrong("ddw", &text, &why))?;
+        }
+        // Read again, and used, by `process`.
+        let _level: Option<LogLevel> = log_level(&mut properties, "log")?;
+        properties.ignore(&["stats"]);
+        properties.finish()
+    }
+
+    /// The machine, with memory and devices; `None` for `-machine none`.
+    pub(super) fn finish(
+        self,
+        memory: &MemoryOptions,
+        devices: &[Device],
+    ) -> Result<Option<MachineDescription>, CommandLineError> {
+        if self.kind.as_deref() == Some("none") {
+            return Ok(None);
+        }
+        let missing = |text: &str| CommandLineError::Combination(text.to_owned());
+        if !self.kvm {
+            return Err(missing(
+                "no -accel kvm: guests are run by KVM and never emulated",
+            ));
+        }
+        let kernel = self.kernel.ok_or_else(|| {
+            missing(
+                "no -kernel: a guest starts from a kernel (<kernel> below <os> in a libvirt domain)",
+            )
+        })?;
+        let backend = self.memory_backend.as_deref();
+        let memory = memory.of_machine(backend)?;
+        let vty = devices.iter().find_map(|device| match device.kind {
+            DeviceKind::Vty { reg, .. } => Some(reg),
+            _ => None,
+        });
+        Ok(Some(MachineDescription {
+            kernel,
+            initrd: self.initrd,
+            command_line: self.command_line,
+            memory: memory.size,
+            cpus: self.cpus,
+            threads_per_core: self.threads_per_core,
+            processor: self.processor,
+            vfio: passed_through(devices)?,
+            tce: self.tce,
+            lock: self.lock,
+            lock_region: self.lock_region.map(|region| region.0),
+            iommu: self.iommu,
+            ddw: self.ddw,
+            hugepages: memory.hugepages,
+            vty: vty.unwrap_or(spapr_devices::vty::DEFAULT_UNIT_ADDRESS),
+            uuid: self.uuid,
+            clock_offset_seconds: self.clock_offset_seconds,
+        }))
+    }
+}
+
+/// One of the program's own properties, with the values that its command line takes.
+fn own<T: clap::ValueEnum>(
+    properties: &mut Properties,
+    name: &str,
+    expected: &str,
+) -> Result<Option<T>, CommandLineError> {
+    let Some(text) = properties.text(name)? else {
+        return Ok(None);
+    };
+    T::from_str(&text, false)
+        .map(Some)
+        .map_err(|_| properties.wrong(name, &text, expected))
+}
+
+/// The passed-through devices, with their places behind host bridges.
+fn passed_through(devices: &[Device]) -> Result<Vec<PassedThroughDevice>, CommandLineError> {
+    let mut bridges = vec![("pci.0".to_owned(), 0)];
+    for device in devices {
+        if let DeviceKind::HostBridge { index } = device.kind {
+            let id = device.id.as_deref().unwrap_or_default();
+            let bus = format!("{id}.0");
+            if bridges.iter().any(|&(_, known)| known == index) {
+                return Err(CommandLineError::Combination(format!(
+                    "-device spapr-pci-host-bridge: there are two host bridges with index {index}"
+                )));
+            }
+            bridges.push((bus, index));
+        }
+    }
+    let mut passed = Vec::new();
+    for device in devices {
+        let DeviceKind::Vfio { host, bus, place } = &device.kind else {
+            continue;
+        };
+        let found = bridges.iter().find(|(known, _)| known == bus);
+        let &(_, bridge) = found.ok_or_else(|| CommandLineError::Unknown {
+            option: "-device vfio-pci".to_owned(),
+            what: "bus",
+            id: bus.clone(),
+        })?;
+        passed.push(PassedThroughDevice {
+            host: *host,
+            place: Some(GuestPlace {
+                bridge,
+                function: *place,
+            }),
+        });
+    }
+    Ok(passed)
+}
+
+/// `YYYY-MM-DDTHH:MM:SS` or `YYYY-MM-DD`, in UTC.
+fn parse_date(text: &str) -> Option<OffsetDateTime> {
+    let (date, time) = text.split_once('T').unwrap_or((text, "0:0:0"));
+    let [year, month, day] = numbers(date, '-')?;
+    let [hour, minute, second] = numbers(time, ':')?;
+    let byte = |number: u64| u8::try_from(number).ok();
+    let month = Month::try_from(byte(month)?).ok()?;
+    let date = Date::from_calendar_date(i32::try_from(year).ok()?, month, byte(day)?).ok()?;
+    let time = Time::from_hms(byte(hour)?, byte(minute)?, byte(second)?).ok()?;
+    Some(OffsetDateTime::new_utc(date, time))
+}
+
+fn numbers(text: &str, between: char) -> Option<[u64; 3]> {
+    let parts: Vec<u64> = text
+        .split(between)
+        .map(|part| parse_number(part).filter(|_| !part.contains('x')))
+        .collect::<Option<_>>()?;
+    parts.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_read_whole_or_not_at_all() {
+        let date = parse_date("2026-11-22T18:03:59").expect("a date");
+        assert_eq!((date.year(), date.hour(), date.second()), (2026, 18, 59));
+        for bad in [
+            "",
+            "2026",
+            "2026-13-01",
+            "2026-01-01T25:00:00",
+            "2026-01-01-01",
+            "utc",
+        ] {
+            assert_eq!(parse_date(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! The command line that libvirt builds for `qemu-system-ppc64`, and what it asks for.
+//!
+//! Whatever is not supported is refused by its name. Options that change nothing for the guests
+//! that there can be are taken as hints: docs/libvirt.md lists them.
+
+mod chardev;
+mod device;
+mod error;
+mod machine;
+mod memory;
+mod options;
+mod parameters;
+mod process;
+mod properties;
+#[cfg(test)]
+mod tests;
+
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+pub use chardev::{BACKENDS, Backend, Chardev, OutputFile, SocketAddress};
+pub use device::{DEVICE_TYPES, Device, DeviceKind, DeviceType};
+pub use error::CommandLineError;
+pub use machine::MACHINES;
+use machine::MachineOptions;
+use memory::MemoryOptions;
+pub use parameters::{OBJECT_TYPES, OPTION_PARAMETERS};
+use properties::Properties;
+
+use crate::cli::LogLevel;
+use crate::machine::description::MachineDescription;
+
+/// What a command line asks for.
+#[derive(Debug)]
+pub struct CommandLine {
+    /// The machine; `None` for `-machine none`, which only answers questions.
+    pub machine: Option<MachineDescription>,
+    /// The devices as they were asked for.
+    pub devices: Vec<Device>,
+    /// The character device of the guest's terminal.
+    pub terminal: Option<Chardev>,
+    /// Character devices in the order in which they were given, those of monitors among them.
+    pub chardevs: Vec<Chardev>,
+    /// Names of the character devices that are monitors.
+    pub monitors: Vec<String>,
+    /// Open descriptors that are named as `/dev/fdset/N`.
+    pub descriptors: Vec<PassedDescriptor>,
+    /// How the process is to run.
+    pub process: ProcessOptions,
+}
+
+/// A descriptor that whoever started this process left open for it (`-add-fd`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassedDescriptor {
+    /// Number of its set.
+    pub set: u32,
+    /// The descriptor.
+    pub fd: RawFd,
+    /// What is said of it.
+    pub opaque: Option<String>,
+}
+
+/// How the process is to run, apart from its machine.
+#[derive(Debug, Default)]
+pub struct ProcessOptions {
+    /// The guest's name (`-name`).
+    pub name: Option<String>,
+    /// Whether processors' threads have names of their own (`debug-threads`).
+    pub names_threads: bool,
+    /// Leave the terminal once all is set up (`-daemonize`).
+    pub daemonize: bool,
+    /// Gets this process' id (`-pidfile`).
+    pub pid_file: Option<PathBuf>,
+    /// The guest does not start by itself (`-S`).
+    pub starts_paused: bool,
+    /// The process outlives the guest's power-off (`-no-shutdown`).
+    pub no_shutdown: bool,
+    /// A reboot is a power-off (`-no-reboot`).
+    pub no_reboot: bool,
+    /// Threads may make only the system calls that they use (`-sandbox on`).
+    pub sandbox: bool,
+    /// All memory of the process is locked (`-overcommit mem-lock=on`).
+    pub locks_memory: bool,
+    /// Messages carry the time (`-msg timestamp=on`).
+    pub timestamps: bool,
+    /// Messages carry the guest's name (`-msg guest-name=on`).
+    pub guest_name_in_messages: bool,
+    /// How much is logged (`-spapr-vmm log=`).
+    pub log: Option<LogLevel>,
+    /// Gets counters at the end (`-spapr-vmm stats=`).
+    pub stats: Option<PathBuf>,
+}
+
+/// What has been read so far.
+#[derive(Default)]
+struct Reader {
+    machine: MachineOptions,
+    memory: MemoryOptions,
+    process: ProcessOptions,
+    devices: Vec<Device>,
+    chardevs: Vec<Chardev>,
+    monitors: Vec<String>,
+    descriptors: Vec<PassedDescriptor>,
+}
+
+impl CommandLine {
+    /// Reads the arguments, without the program's name.
+    ///
+    /// # Errors
+    /// What is not supported or makes no sense, by name.
+    pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Self, CommandLineError> {
+        let mut reader = Reader::default();
+        for (option, value) in options::split(arguments)? {
+            reader.read(option, &value)?;
+        }
+        reader.finish()
+    }
+}
+
+impl Reader {
+    fn read(&mut self, option: &'static str, value: &str) -> Result<(), CommandLineError> {
+        match option {
+            "chardev" => {
+                let chardev = Chardev::parse(value)?;
+                self.add_chardev("-chardev", chardev)?;
+            }
+            "device" => {
+                let device = Device::parse(value)?;
+                let taken = self
+                    .devices
+                    .iter()
+                    .any(|known| device.id.is_some() && known.id == device.id);
+                if taken {
+                    return Err(CommandLineError::Twice {
+                        option: "-device".to_owned(),
+                        id: device.id.unwrap_or_default(),
+                    });
+                }
+                self.devices.push(device);
+            }
+            "mon" => self.read_monitor(value)?,
+            "qmp" => {
+                if value != "none" {
+                    let id = format!("compat_monitor{}", self.monitors.len());
+                    let chardev = Chardev::of_monitor(id.clone(), value)?;
+                    self.add_chardev("-qmp", chardev)?;
+                    self.monitors.push(id);
+                }
+            }
+            "object" => self.memory.read_object(value)?,
+            "m" => self.memory.read_size(value)?,
+            "add-fd" => {
+                let descriptor = process::passed_descriptor(value)?;
+                self.descriptors.push(descriptor);
+            }
+            _ => {
+                let taken = self.machine.read(option, value)?
+                    || process::read(&mut self.process, option, value)?;
+                if !taken {
+                    return Err(CommandLineError::Option(format!("-{option}")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn add_chardev(&mut self, option: &str, chardev: Chardev) -> Result<(), CommandLineError> {
+        if self.chardevs.iter().any(|known| known.id == chardev.id) {
+            return Err(CommandLineError::Twice {
+                option: option.to_owned(),
+                id: chardev.id,
+            });
+        }
+        self.chardevs.push(chardev);
+        Ok(())
+    }
+
+    fn read_monitor(&mut self, value: &str) -> Result<(), CommandLineError> {
+        let mut properties = Properties::parse("-mon", Some("chardev"), value)?;
+        let chardev = properties.required("chardev")?;
+        // A human monitor, which is the default, is not there.
+        let mode = properties
+            .text("mode")?
+            .unwrap_or_else(|| "readline".to_owned());
+        if mode != "control" {
+            return Err(properties.wrong("mode", &mode, "control"));
+        }
+        properties.ignore(&["id"]);
+        properties.only("pretty", &["off"])?;
+        properties.finish()?;
+        self.monitors.push(chardev);
+        Ok(())
+    }
+
+    fn finish(self) -> Result<CommandLine, CommandLineError> {
+        for id in &self.monitors {
+            self.chardev("-mon", id)?;
+        }
+        self.check_descriptors()?;
+        let terminal = self.terminal()?;
+        for chardev in &self.chardevs {
+            let is_used = self.monitors.contains(&chardev.id)
+                || terminal.as_ref().is_some_and(|it| it.id == chardev.id);
+            if !is_used {
+                log::info!("the chardev {} is used by nothing", chardev.id);
+            }
+        }
+        let machine = self.machine.finish(&self.memory, &self.devices)?;
+        Ok(CommandLine {
+            machine,
+            terminal,
+            devices: self.devices,
+            chardevs: self.chardevs,
+            monitors: self.monitors,
+            descriptors: self.descriptors,
+            process: self.process,
+        })
+    }
+
+    /// A descriptor that two options use would be closed by the first that is done with it.
+    fn check_descriptors(&self) -> Result<(), CommandLineError> {
+        let of_sets = self.descriptors.iter().map(|it| ("-add-fd", it.fd));
+        let of_sockets = self
+            .chardevs
+            .iter()
+            .filter_map(|chardev| match chardev.backend {
+                Backend::Listen(SocketAddress::Descriptor(fd))
+                | Backend::Connect(SocketAddress::Descriptor(fd)) => Some(("-chardev", fd)),
+                _ => None,
+            });
+        let mut seen = Vec::new();
+        for (option, fd) in of_sets.chain(of_sockets) {
+            if seen.contains(&fd) {
+                return Err(CommandLineError::Twice {
+                    option: format!("{option} fd"),
+                    id: fd.to_string(),
+                });
+            }
+            seen.push(fd);
+        }
+        Ok(())
+    }
+
+    fn chardev(&self, option: &str, id: &str) -> Result<&Chardev, CommandLineError> {
+        let found = self.chardevs.iter().find(|chardev| chardev.id == id);
+        found.ok_or_else(|| CommandLineError::Unknown {
+            option: option.to_owned(),
+            what: "chardev",
+            id: id.to_owned(),
+        })
+    }
+
+    /// The character device of the one terminal.
+    fn terminal(&self) -> Result<Option<Chardev>, CommandLineError> {
+        let mut terminal = None;
+        for device in &self.devices {
+            let DeviceKind::Vty { chardev, .. } = &device.kind else {
+                continue;
+            };
+            let chardev = self.chardev("-device spapr-vty", chardev)?;
+            if terminal.is_some() {
+                return Err(CommandLineError::Combination(
+                    "there is one spapr-vty at most, and a second one was given by -device"
+                        .to_owned(),
+                ));
+            }
+            if self.monitors.contains(&chardev.id) {
+                return Err(CommandLineError::Combination(format!(
+                    "the chardev {} is a monitor's and cannot be the terminal's, too",
+                    chardev.id
+                )));
+            }
+            terminal = Some(chardev.clone());
+        }
+        Ok(terminal)
+    }
+}

@@ -1,0 +1,121 @@
+//! Options about the process rather than its machine.
+
+use clap::ValueEnum;
+
+use super::properties::Properties;
+use super::{CommandLineError, PassedDescriptor, ProcessOptions};
+use crate::cli::LogLevel;
+
+/// Reads one option; false when it is none of these.
+pub(super) fn read(
+    process: &mut ProcessOptions,
+    option: &'static str,
+    value: &str,
+) -> Result<bool, CommandLineError> {
+    match option {
+        "S" => process.starts_paused = true,
+        "daemonize" => process.daemonize = true,
+        "no-shutdown" => process.no_shutdown = true,
+        "no-reboot" => process.no_reboot = true,
+        "pidfile" => process.pid_file = Some(value.into()),
+        "name" => {
+            let mut properties = Properties::parse("-name", Some("guest"), value)?;
+            process.name = properties.text("guest")?;
+            process.names_threads = properties.switch("debug-threads")?.unwrap_or(false);
+            properties.ignore(&["process"]);
+            properties.finish()?;
+        }
+        "sandbox" => sandbox(process, value)?,
+        "msg" => {
+            let mut properties = Properties::parse("-msg", None, value)?;
+            process.timestamps = properties.switch("timestamp")?.unwrap_or(false);
+            process.guest_name_in_messages = properties.switch("guest-name")?.unwrap_or(false);
+            properties.finish()?;
+        }
+        "overcommit" => {
+            let mut properties = Properties::parse("-overcommit", None, value)?;
+            process.locks_memory = properties.switch("mem-lock")?.unwrap_or(false);
+            properties.only("cpu-pm", &["off"])?;
+            properties.finish()?;
+        }
+        // Nothing of these is there by default, and there is no graphics.
+        "no-user-config" | "nodefaults" | "nographic" => {}
+        "display" | "vga" | "monitor" | "serial" | "parallel" | "net" | "nic" => {
+            none(option, value)?;
+        }
+        "audiodev" => {
+            let mut properties = Properties::parse("-audiodev", Some("driver"), value)?;
+            properties.only("driver", &["none"])?;
+            properties.ignore(&["id"]);
+            properties.finish()?;
+        }
+        "boot" => {
+            // The kernel is given: there is no other thing to boot from.
+            let mut properties = Properties::parse("-boot", Some("order"), value)?;
+            properties.only("strict", &["on", "off"])?;
+            properties.only("menu", &["off"])?;
+            properties.finish()?;
+        }
+        "spapr-vmm" => {
+            let mut properties = Properties::parse("-spapr-vmm", None, value)?;
+            if let Some(level) = log_level(&mut properties, "log")? {
+                process.log = Some(level);
+            }
+            if let Some(path) = properties.path("stats")? {
+                process.stats = Some(path);
+            }
+            // The others make the machine, and were checked with it.
+        }
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+fn none(option: &str, value: &str) -> Result<(), CommandLineError> {
+    if value == "none" {
+        return Ok(());
+    }
+    Err(CommandLineError::Combination(format!(
+        "-{option} {value} is not supported, only -{option} none"
+    )))
+}
+
+/// What QEMU lets one allow is denied here all the same: nothing needs it.
+fn sandbox(process: &mut ProcessOptions, value: &str) -> Result<(), CommandLineError> {
+    let mut properties = Properties::parse("-sandbox", Some("enable"), value)?;
+    process.sandbox = properties.switch("enable")?.unwrap_or(false);
+    for name in ["obsolete", "spawn", "resourcecontrol"] {
+        properties.only(name, &["deny", "allow"])?;
+    }
+    properties.only("elevateprivileges", &["deny", "allow", "children"])?;
+    properties.finish()
+}
+
+/// `-add-fd fd=N,set=N,opaque=TEXT`
+pub(super) fn passed_descriptor(value: &str) -> Result<PassedDescriptor, CommandLineError> {
+    let mut properties = Properties::parse("-add-fd", None, value)?;
+    let missing = |name| CommandLineError::MissingProperty {
+        option: "-add-fd".to_owned(),
+        name,
+    };
+    let set = properties.number32("set")?.ok_or(missing("set"))?;
+    let number = properties.number("fd")?.ok_or(missing("fd"))?;
+    let fd = i32::try_from(number)
+        .map_err(|_| properties.wrong("fd", &number, "the number of an open file descriptor"))?;
+    let opaque = properties.text("opaque")?;
+    properties.finish()?;
+    Ok(PassedDescriptor { set, fd, opaque })
+}
+
+/// A level of logging by its name.
+pub(super) fn log_level(
+    properties: &mut Properties,
+    name: &str,
+) -> Result<Option<LogLevel>, CommandLineError> {
+    let Some(text) = properties.text(name)? else {
+        return Ok(None);
+    };
+    LogLevel::from_str(&text, false)
+        .map(Some)
+        .map_err(|_| properties.wrong(name, &text, "off, error, warn, info, debug or trace"))
+}

@@ -1,0 +1,236 @@
+//! Whole command lines, as libvirt 11.3 builds them.
+
+use super::*;
+use crate::cli::{ByteSize, LockMode};
+
+/// The probe's.
+const PROBE: &str = "-S -no-user-config -nodefaults -nographic -machine none,accel=kvm:tcg \
+    -qmp unix:/var/lib/libvirt/qemu/qmp-1/qmp.monitor,server=on,wait=off \
+    -pidfile /var/lib/libvirt/qemu/qmp-1/qmp.pid -daemonize";
+
+/// A domain with a host device and a pseudo-terminal; one word on each line.
+const DOMAIN: &str = r#"-name
+guest=g1,debug-threads=on
+-S
+-object
+{"qom-type":"secret","id":"masterKey0","format":"raw","file":"/var/lib/libvirt/qemu/domain-1-g1/master-key.aes"}
+-machine
+pseries,usb=off,dump-guest-core=off,memory-backend=ppc_spapr.ram
+-accel
+kvm
+-cpu
+host
+-m
+size=1048576k
+-object
+{"qom-type":"memory-backend-ram","id":"ppc_spapr.ram","size":1073741824}
+-overcommit
+mem-lock=off
+-smp
+2,sockets=2,cores=1,threads=1
+-uuid
+1ccfd97d-5eb4-478a-bbe6-88d254c16db7
+-display
+none
+-no-user-config
+-nodefaults
+-chardev
+socket,id=charmonitor,fd=29,server=on,wait=off
+-mon
+chardev=charmonitor,id=monitor,mode=control
+-rtc
+base=utc
+-no-shutdown
+-boot
+strict=on
+-kernel
+/boot/vmlinux
+-initrd
+/boot/initrd
+-append
+console=hvc0 a=b,c
+-device
+{"driver":"spapr-pci-host-bridge","index":1,"id":"pci.1"}
+-add-fd
+set=0,fd=31,opaque=serial0-log
+-chardev
+pty,id=charserial0,logfile=/dev/fdset/0,logappend=on
+-device
+{"driver":"spapr-vty","chardev":"charserial0","id":"serial0","reg":805306368}
+-audiodev
+{"id":"audio1","driver":"none"}
+-device
+{"driver":"vfio-pci","host":"0001:01:00.0","id":"hostdev0","bus":"pci.1.0","addr":"0x1"}
+-sandbox
+on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
+-msg
+timestamp=on"#;
+
+fn domain() -> Vec<String> {
+    DOMAIN.lines().map(str::to_owned).collect()
+}
+
+/// The domain's command line with `from` in place of `to` in one of its words.
+fn domain_with(from: &str, to: &str) -> Result<CommandLine, CommandLineError> {
+    let text = DOMAIN.replace(from, to);
+    assert_ne!(text, DOMAIN, "{from}");
+    CommandLine::parse(text.lines().map(str::to_owned))
+}
+
+fn refusal(from: &str, to: &str) -> String {
+    domain_with(from, to).expect_err("refused").to_string()
+}
+
+#[test]
+fn the_probe_asks_for_no_machine() {
+    let words = PROBE.split_whitespace().map(str::to_owned);
+    let line = CommandLine::parse(words).expect("parses");
+    assert!(line.machine.is_none());
+    assert!(line.process.daemonize && line.process.starts_paused);
+    assert_eq!(line.monitors.len(), 1);
+    let Backend::Listen(SocketAddress::Unix(path)) = &line.chardevs[0].backend else {
+        panic!("{:?}", line.chardevs[0])
+    };
+    assert!(path.ends_with("qmp.monitor"));
+    assert!(line.process.pid_file.is_some());
+}
+
+#[test]
+fn a_domain_becomes_the_description_that_run_uses() {
+    let line = CommandLine::parse(domain()).expect("parses");
+    let machine = line.machine.expect("a machine");
+    assert_eq!(machine.memory, ByteSize(1 << 30));
+    assert_eq!((machine.cpus, machine.threads_per_core), (2, 1));
+    assert_eq!(machine.command_line, "console=hvc0 a=b,c");
+    assert_eq!(machine.vty, 0x3000_0000);
+    let [device] = machine.vfio.as_slice() else {
+        panic!("one device")
+    };
+    assert_eq!(device.host.to_string(), "0001:01:00.0");
+    let place = device.place.expect("a place");
+    assert_eq!(
+        (place.bridge, place.function.to_string().as_str()),
+        (1, "01.0")
+    );
+    let uuid = machine.uuid.expect("a uuid").to_string();
+    assert_eq!(uuid, "1ccfd97d-5eb4-478a-bbe6-88d254c16db7");
+    assert_eq!(line.monitors, ["charmonitor"]);
+    assert_eq!(line.terminal.expect("a terminal").id, "charserial0");
+    assert_eq!(line.descriptors[0].fd, 31);
+    let process = line.process;
+    assert!(process.no_shutdown && process.sandbox && process.starts_paused);
+    assert!(process.timestamps && process.names_threads && !process.daemonize);
+    assert_eq!(process.name.as_deref(), Some("g1"));
+}
+
+#[test]
+fn topologies_have_a_place_for_each_processor() {
+    let line = domain_with(
+        "2,sockets=2,cores=1,threads=1",
+        "8,sockets=1,cores=2,threads=4",
+    );
+    let machine = line.expect("parses").machine.expect("a machine");
+    assert_eq!((machine.cpus, machine.threads_per_core), (8, 4));
+    assert_eq!(
+        refusal(
+            "2,sockets=2,cores=1,threads=1",
+            "1,maxcpus=4,sockets=4,cores=1,threads=1"
+        ),
+        "-smp 1,maxcpus=4,sockets=4,cores=1,threads=1: 4 places for 1 processors; processors \
+         cannot be added later"
+    );
+    assert_eq!(
+        refusal("2,sockets=2,cores=1,threads=1", "3,threads=3"),
+        "-smp: threads=3 should be 1, 2, 4 or 8"
+    );
+}
+
+#[test]
+fn options_of_our_own_come_through() {
+    let line = domain_with(
+        "timestamp=on",
+        "timestamp=on\n-spapr-vmm\nlock=attach,stats=/s,log=info",
+    );
+    let line = line.expect("parses");
+    assert_eq!(line.machine.expect("a machine").lock, LockMode::Attach);
+    assert_eq!(line.process.stats, Some("/s".into()));
+    assert_eq!(line.process.log, Some(LogLevel::Info));
+    let refused = refusal("timestamp=on", "timestamp=on\n-spapr-vmm\nlock=never");
+    assert_eq!(
+        refused,
+        "-spapr-vmm: lock=never should be first-map or attach"
+    );
+}
+
+#[test]
+fn what_is_not_supported_is_named() {
+    for (from, to, expected) in [
+        ("usb=off", "usb=on", "-machine: usb=on should be off"),
+        (
+            "usb=off",
+            "max-cpu-compat=power9",
+            "-machine: the property max-cpu-compat=power9 is not supported",
+        ),
+        (
+            "\nkvm\n",
+            "\ntcg\n",
+            "-accel: tcg is not supported; there are kvm (guests are never emulated)",
+        ),
+        (
+            "\nhost\n",
+            "\nPOWER7\n",
+            "-cpu: model=POWER7 should be host, POWER9 or POWER10",
+        ),
+        (
+            "base=utc",
+            "base=localtime",
+            "-rtc: base=localtime should be utc or YYYY-MM-DDTHH:MM:SS",
+        ),
+        (
+            "strict=on",
+            "order=n",
+            "-boot: the property order=n is not supported",
+        ),
+        (
+            "-display\nnone",
+            "-netdev\nuser",
+            "the option -netdev is not supported",
+        ),
+        (
+            "\"pci.1.0\"",
+            "\"pci.2.0\"",
+            "-device vfio-pci: there is no bus pci.2.0",
+        ),
+        (
+            "\"charserial0\"",
+            "\"charserial1\"",
+            "-device spapr-vty: there is no chardev charserial1",
+        ),
+        (
+            "mode=control",
+            "mode=readline",
+            "-mon: mode=readline should be control",
+        ),
+        (
+            "-kernel\n/boot/vmlinux",
+            "-no-reboot",
+            "no -kernel: a guest starts from a kernel (<kernel> below <os> in a libvirt domain)",
+        ),
+    ] {
+        assert_eq!(refusal(from, to), expected);
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_words_make_it_panic(
+        places in proptest::collection::vec((0usize..80, "[ -~]{0,30}"), 0..6)
+    ) {
+        let mut words = domain();
+        for (place, word) in places {
+            let place = place % words.len();
+            words[place] = word;
+        }
+        let _ = CommandLine::parse(words);
+    }
+}

@@ -1,0 +1,203 @@
+//! The lives of a machine under monitors.
+
+#[cfg(target_arch = "powerpc64")]
+pub use with_kvm::MachineError;
+#[cfg(target_arch = "powerpc64")]
+pub(super) use with_kvm::run;
+#[cfg(not(target_arch = "powerpc64"))]
+pub use without_kvm::MachineError;
+#[cfg(not(target_arch = "powerpc64"))]
+pub(super) use without_kvm::run;
+
+#[cfg(target_arch = "powerpc64")]
+mod with_kvm {
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    use super::super::run::{QemuError, Serving, Waiting, resource};
+    use super::super::state::Next;
+    use crate::console::{Console, ConsoleError, Terminal};
+    use crate::error_chain::chain;
+    use crate::machine::description::MachineDescription;
+    use crate::machine::lasting::Lasting;
+    use crate::machine::lifecycle::End;
+    use crate::machine::processor_threads::ProcessorThreads;
+    use crate::machine::{Machine, MachineError as BuildError};
+    use crate::sandbox;
+    use crate::stats::{Statistics, StatisticsFile, StatsError};
+
+    /// Why a machine cannot be run.
+    #[derive(Debug, thiserror::Error)]
+    pub enum MachineError {
+        /// It cannot be made.
+        #[error(transparent)]
+        Build(#[from] BuildError),
+        /// It has no terminal.
+        #[error(transparent)]
+        Console(#[from] ConsoleError),
+        /// Its counters cannot be written.
+        #[error(transparent)]
+        Stats(#[from] StatsError),
+    }
+
+    impl From<BuildError> for QemuError {
+        fn from(error: BuildError) -> Self {
+            Self::Machine(error.into())
+        }
+    }
+
+    impl From<ConsoleError> for QemuError {
+        fn from(error: ConsoleError) -> Self {
+            Self::Machine(error.into())
+        }
+    }
+
+    impl From<StatsError> for QemuError {
+        fn from(error: StatsError) -> Self {
+            Self::Machine(error.into())
+        }
+    }
+
+    /// What all lives of a machine share.
+    struct Lives<'a> {
+        description: &'a MachineDescription,
+        lasting: Lasting,
+        terminal: Terminal,
+        threads: Arc<ProcessorThreads>,
+        serving: Serving,
+        statistics: Statistics,
+        started: Instant,
+    }
+
+    /// Runs a machine until it is told to end. Monitors are let in when the machine is there, so
+    /// that whatever is wrong with it is said before.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub(in super::super) fn run(
+        description: &MachineDescription,
+        mut console: Console,
+        mut waiting: Waiting,
+        started: Instant,
+    ) -> Result<(), QemuError> {
+        if let Err(error) = crate::descriptor_limit::raise() {
+            log::warn!("cannot raise the limit on open files: {error}");
+        }
+        let stats = waiting.process.stats.clone().map(StatisticsFile::create);
+        let stats = stats.transpose()?;
+        let lasting = Lasting::new(description).map_err(resource("random bytes"))?;
+        let machine = Machine::new(description, &lasting)?;
+        let prepare = Some(sandbox::enter_processor as fn() -> _);
+        let threads = ProcessorThreads::spawn(description.cpus, prepare);
+        let threads = threads.map_err(resource("the processors' threads"))?;
+        let terminal = Terminal::start(&mut console, description.vty)?;
+        waiting.facts.processors = threads.ids();
+        waiting.facts.uuid = lasting.uuid.to_string();
+        let mut lives = Lives {
+            description,
+            lasting,
+            terminal,
+            threads: Arc::new(threads),
+            serving: waiting.serve()?,
+            statistics: Statistics::default(),
+            started,
+        };
+        let result = lives.live(machine);
+        lives.statistics.outcome = match &result {
+            Ok(outcome) => outcome,
+            Err(_) => "error",
+        }
+        .to_owned();
+        let written = stats.map_or(Ok(()), |file| file.write(&lives.statistics));
+        lives.serving.finish();
+        result?;
+        Ok(written?)
+    }
+
+    impl Lives<'_> {
+        fn live(&mut self, first: Machine) -> Result<&'static str, QemuError> {
+            let mut machine = first;
+            loop {
+                let end = self.live_once(machine)?;
+                let mut next = self.take(&end);
+                while next == Next::Wait {
+                    let end = self.serving.wait_without_machine()?;
+                    next = self.take(&end);
+                }
+                if next == Next::Exit {
+                    return Ok(match end {
+                        End::OsTerm(_) => "os-term",
+                        End::Asked(_) => "signal",
+                        End::Failed(_) => "error",
+                        _ => "power-off",
+                    });
+                }
+                self.statistics.reboots += 1;
+                machine = Machine::new(self.description, &self.lasting)?;
+            }
+        }
+
+        fn live_once(&mut self, machine: Machine) -> Result<End, QemuError> {
+            let guest = self.serving.guest();
+            let paused = guest.starts_paused();
+            let mut running =
+                machine.start(&self.terminal, &self.lasting, &self.threads, paused)?;
+            guest.attach(running.lifecycle(), Box::new(running.controls()));
+            let alarm = running.alarm();
+            let waited = self.serving.wait_for_end(running.lifecycle(), alarm);
+            guest.detach();
+            let (end, released) = running.stop(self.started, &mut self.statistics);
+            waited?;
+            if let Err(error) = released {
+                log::error!("the machine was not given back whole: {}", chain(&error));
+            }
+            Ok(end)
+        }
+
+        /// Says what the end was, and what is next.
+        fn take(&self, end: &End) -> Next {
+            match end {
+                End::OsTerm(message) => {
+                    log::error!("the guest's operating system stopped: {message}");
+                }
+                End::Failed(message) => log::error!("{message}"),
+                End::Asked(by) => log::warn!("ended by {by}"),
+                _ => {}
+            }
+            self.serving.guest().ended(end)
+        }
+    }
+}
+
+#[cfg(not(target_arch = "powerpc64"))]
+mod without_kvm {
+    use std::time::Instant;
+
+    use super::super::run::{QemuError, Waiting};
+    use crate::console::Console;
+    use crate::machine::description::MachineDescription;
+
+    /// Why a machine cannot be run.
+    #[derive(Debug, thiserror::Error)]
+    pub enum MachineError {
+        /// Not on this architecture.
+        #[error(
+            "guests run on ppc64le hosts with KVM, and this is {}",
+            std::env::consts::ARCH
+        )]
+        WrongArchitecture,
+    }
+
+    /// Refuses to run a machine: there is no KVM for it on this architecture.
+    ///
+    /// # Errors
+    /// Always.
+    pub(in super::super) fn run(
+        _description: &MachineDescription,
+        _console: Console,
+        _waiting: Waiting,
+        _started: Instant,
+    ) -> Result<(), QemuError> {
+        Err(MachineError::WrongArchitecture.into())
+    }
+}

@@ -1,0 +1,112 @@
+//! The front end for libvirt's QEMU driver: a command line and a monitor protocol (QMP) such as
+//! `qemu-system-ppc64` has, for the machine that `spapr-vmm run` runs.
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | [`command_line`] | what libvirt's command line asks for |
+//! | [`run`] | from the command line to the end of the process |
+//! | [`machine`] | the lives of a machine under monitors |
+//! | [`chardev`] | opening character devices |
+//! | [`daemon`] | leaving the terminal |
+//! | [`host`] | what monitors are told of the host |
+//! | [`state`] | what the guest is doing, and the way to change it |
+//! | [`events`] | events on their way to monitors |
+//! | [`fd_sets`] | file descriptors that were passed in |
+//! | [`monitor`] | what monitors work on |
+//! | [`qmp`] | the monitor protocol |
+
+pub mod chardev;
+pub mod command_line;
+pub mod daemon;
+pub mod events;
+pub mod fd_sets;
+pub mod host;
+pub mod machine;
+pub mod monitor;
+pub mod qmp;
+pub mod run;
+pub mod state;
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use crate::cli::LogLevel;
+use crate::error_chain::chain;
+use crate::logging::{self, Prefix};
+use command_line::CommandLine;
+use daemon::{Detached, Readiness};
+use run::QemuError;
+
+/// The program `spapr-vmm-qemu`: runs what its arguments ask for. Its exit status is 0 when the guest
+/// or a monitor ended it, and 1 for any failure.
+pub fn main() -> ExitCode {
+    let started = Instant::now();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [only] = arguments.as_slice()
+        && matches!(
+            only.as_str(),
+            "-version" | "--version" | "-help" | "--help" | "-h"
+        )
+    {
+        return introduce();
+    }
+    let parsed = CommandLine::parse(arguments).map_err(QemuError::from);
+    match parsed.and_then(|line| detach(line, started)) {
+        Ok(status) => status,
+        Err(error) => {
+            logging::tell(&format!("error: {}", chain(&error)));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says what this is, on standard output.
+fn introduce() -> ExitCode {
+    let text = concat!(
+        "spapr-vmm ",
+        env!("CARGO_PKG_VERSION"),
+        ": runs ppc64le KVM (pseries) guests for libvirt's QEMU driver, with the options of \
+         qemu-system-ppc64 that libvirt uses. For use by hand there is spapr-vmm run.\n"
+    );
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Leaves the terminal if asked to, and runs. Before there is a second thread.
+fn detach(line: CommandLine, started: Instant) -> Result<ExitCode, QemuError> {
+    if !line.process.daemonize {
+        return run_logged(line, None, started);
+    }
+    match daemon::detach()? {
+        Detached::Parent { is_ready: true } => Ok(ExitCode::SUCCESS),
+        Detached::Parent { is_ready: false } => Ok(ExitCode::FAILURE),
+        Detached::Daemon(readiness) => run_logged(line, Some(readiness), started),
+    }
+}
+
+fn run_logged(
+    line: CommandLine,
+    readiness: Option<Readiness>,
+    started: Instant,
+) -> Result<ExitCode, QemuError> {
+    let process = &line.process;
+    let prefix = Prefix {
+        timestamps: process.timestamps,
+        guest_name: process
+            .guest_name_in_messages
+            .then(|| process.name.clone())
+            .flatten(),
+    };
+    prefix.set();
+    if process.sandbox {
+        crate::sandbox::turn_on();
+    }
+    let logging = logging::start(process.log.unwrap_or(LogLevel::Warn).into());
+    let result = run::run(line, readiness, started);
+    // What was logged stands before the last words.
+    drop(logging);
+    result.map(|()| ExitCode::SUCCESS)
+}

@@ -1,0 +1,95 @@
+//! What monitors know of the machine and may do with it.
+
+use std::sync::atomic::AtomicBool;
+
+use super::fd_sets::FdSets;
+use super::state::GuestState;
+
+/// What does not change while the process runs.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// The guest's name.
+    pub name: Option<String>,
+    /// The machine's UUID.
+    pub uuid: String,
+    /// Thread ids of the processors; none for `-machine none`.
+    pub processors: Vec<u32>,
+    /// How many processors are threads of one core.
+    pub threads_per_core: u32,
+    /// Guest memory in bytes.
+    pub memory_bytes: u64,
+    /// Whether guests can be run by KVM here.
+    pub kvm: bool,
+    /// The host's processor by its name, such as `POWER9`.
+    pub host_processor: Option<String>,
+    /// The character devices.
+    pub chardevs: Vec<ChardevFacts>,
+    /// Devices that have a name: it, and their type.
+    pub devices: Vec<(String, &'static str)>,
+}
+
+/// A character device.
+#[derive(Clone, Debug)]
+pub struct ChardevFacts {
+    /// Its name.
+    pub label: String,
+    /// Where it is: `pty:/dev/pts/3`, say.
+    pub filename: String,
+}
+
+/// All that monitors work on.
+pub struct Monitor {
+    /// What does not change.
+    pub facts: Facts,
+    /// What the guest does.
+    pub guest: GuestState,
+    /// Descriptors that were passed in.
+    pub fd_sets: FdSets,
+    /// Whether events about migrations are wanted; there are no migrations.
+    pub migration_events: AtomicBool,
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::super::events::{EventSource, channel};
+    use super::super::state::Policy;
+    use super::*;
+
+    /// A monitor of a machine that is about to start, with all kinds of things.
+    pub(crate) fn monitor() -> (Monitor, EventSource) {
+        let (events, source) = channel().expect("eventfd");
+        let policy = Policy {
+            no_shutdown: true,
+            no_reboot: false,
+        };
+        let fd_sets = FdSets::default();
+        let (reader, _) = std::io::pipe().expect("pipe");
+        fd_sets
+            .add(Some(7), reader.into(), Some("log".to_owned()))
+            .expect("room");
+        let chardev = |label: &str, filename: &str| ChardevFacts {
+            label: label.to_owned(),
+            filename: filename.to_owned(),
+        };
+        let monitor = Monitor {
+            facts: Facts {
+                name: Some("g1".to_owned()),
+                uuid: "1ccfd97d-5eb4-478a-bbe6-88d254c16db7".to_owned(),
+                processors: vec![101, 102, 103, 104],
+                threads_per_core: 2,
+                memory_bytes: 1 << 30,
+                kvm: true,
+                host_processor: Some("POWER9".to_owned()),
+                chardevs: vec![chardev("charserial0", "pty:/dev/pts/3")],
+                devices: vec![
+                    ("pci.1".to_owned(), "spapr-pci-host-bridge"),
+                    ("serial0".to_owned(), "spapr-vty"),
+                ],
+            },
+            guest: GuestState::new(policy, true, events),
+            fd_sets,
+            migration_events: AtomicBool::new(false),
+        };
+        (monitor, source)
+    }
+}

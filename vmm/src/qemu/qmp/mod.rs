@@ -1,0 +1,27 @@
+//! QMP, the protocol by which management programs drive a running machine, as QEMU specifies it
+//! (docs/interop/qmp-spec.rst there): JSON objects over a socket.
+//!
+//! | file | what it is for |
+//! |---|---|
+//! | `framing` | JSON values in a stream of bytes |
+//! | `types` | types of arguments and returns: checks, and the schema |
+//! | `commands` | the commands and events that there are |
+//! | `answers`, `control`, `descriptors` | what commands do |
+//! | `session` | one client's requests and replies |
+//! | `client` | one client's connection |
+//! | `server` | the thread that serves all clients |
+
+mod answers;
+mod client;
+mod commands;
+mod control;
+mod descriptors;
+mod error;
+mod framing;
+mod server;
+mod session;
+#[cfg(test)]
+mod tests;
+mod types;
+
+pub use server::{Endpoints, Listener, Server};

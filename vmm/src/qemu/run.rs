@@ -1,0 +1,290 @@
+//! A machine under monitors: from its command line to the end of the process.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use super::chardev::{self, ChardevError, Endpoints, Open};
+use super::command_line::{CommandLine, CommandLineError, DeviceKind, ProcessOptions};
+use super::daemon::{DaemonError, PidFile, Readiness};
+use super::events::{self, EventSource, Events};
+use super::fd_sets::{FdSetError, FdSets, inherit};
+use super::monitor::{ChardevFacts, Facts, Monitor};
+use super::qmp::Server;
+use super::state::{GuestState, Next, Policy};
+use crate::console::Console;
+use crate::control::{Control, ControlError};
+use crate::machine::description::MachineDescription;
+use crate::machine::lifecycle::{End, Lifecycle};
+use crate::sandbox::{self, Role};
+
+/// Why a machine was not run, or ended otherwise than its monitors or its guest wanted.
+#[derive(Debug, thiserror::Error)]
+pub enum QemuError {
+    /// The command line is refused.
+    #[error(transparent)]
+    CommandLine(#[from] CommandLineError),
+    /// The process cannot leave the terminal.
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
+    /// A descriptor that was to be passed in is not there.
+    #[error("-add-fd")]
+    Descriptor(#[from] FdSetError),
+    /// A character device cannot be opened.
+    #[error(transparent)]
+    Chardev(#[from] ChardevError),
+    /// The control plane does not work.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// Something that every process has is not to be had.
+    #[error("cannot get {what}")]
+    Resource {
+        /// What is missing.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// Memory cannot be locked.
+    #[error(
+        "cannot lock the memory of this process (-overcommit mem-lock=on, <locked/> in a libvirt \
+         domain); raise the limit (RLIMIT_MEMLOCK)"
+    )]
+    LockMemory(#[source] io::Error),
+    /// The machine cannot be run.
+    #[error(transparent)]
+    Machine(#[from] super::machine::MachineError),
+}
+
+/// Runs what the command line asks for, until a monitor, a signal or the guest ends it.
+///
+/// # Errors
+/// When it cannot be run.
+pub fn run(
+    line: CommandLine,
+    readiness: Option<Readiness>,
+    started: Instant,
+) -> Result<(), QemuError> {
+    let fd_sets = take_descriptors(&line)?;
+    // Signals are caught before anyone can send one to a process that is known.
+    let control = Control::new()?;
+    let (events, source) = events::channel().map_err(resource("an eventfd"))?;
+    let mut open = OpenDevices::open(&line, &fd_sets)?;
+    let terminal = open.terminal.take();
+    if line.process.locks_memory {
+        lock_memory().map_err(QemuError::LockMemory)?;
+    }
+    let waiting = Waiting {
+        facts: facts(&line, open.chardevs),
+        fd_sets,
+        endpoints: open.endpoints,
+        events,
+        source,
+        readiness,
+        control,
+        process: line.process,
+    };
+    sandbox::restrict_paths(&waiting.paths(line.machine.as_ref()))
+        .map_err(resource("a sandbox for files"))?;
+    match (line.machine, terminal) {
+        (Some(description), Some(terminal)) => {
+            super::machine::run(&description, terminal, waiting, started)
+        }
+        _ => waiting.answer_questions(),
+    }
+}
+
+/// A resource's error.
+pub(super) fn resource(what: &'static str) -> impl Fn(io::Error) -> QemuError {
+    move |source| QemuError::Resource { what, source }
+}
+
+/// First of all: numbers of descriptors mean what whoever started this process left open.
+fn take_descriptors(line: &CommandLine) -> Result<FdSets, QemuError> {
+    let fd_sets = FdSets::default();
+    for passed in &line.descriptors {
+        let descriptor = inherit(passed.fd)?;
+        fd_sets.add(Some(passed.set), descriptor, passed.opaque.clone())?;
+    }
+    Ok(fd_sets)
+}
+
+/// Character devices, open.
+struct OpenDevices {
+    terminal: Option<Console>,
+    endpoints: Endpoints,
+    chardevs: Vec<ChardevFacts>,
+}
+
+impl OpenDevices {
+    fn open(line: &CommandLine, fd_sets: &FdSets) -> Result<Self, QemuError> {
+        let mut endpoints = Endpoints::default();
+        let mut chardevs = Vec::new();
+        let terminal = if line.machine.is_some() {
+            let Open { value, filename } = chardev::open_terminal(line.terminal.as_ref(), fd_sets)?;
+            if let Some(chardev) = &line.terminal {
+                let label = chardev.id.clone();
+                chardevs.push(ChardevFacts { label, filename });
+            }
+            Some(value)
+        } else {
+            None
+        };
+        for id in &line.monitors {
+            let chardev = line.chardevs.iter().find(|chardev| chardev.id == *id);
+            if let Some(chardev) = chardev {
+                let filename = chardev::open_monitor(chardev, &mut endpoints)?;
+                let label = chardev.id.clone();
+                chardevs.push(ChardevFacts { label, filename });
+            }
+        }
+        Ok(Self {
+            terminal,
+            endpoints,
+            chardevs,
+        })
+    }
+}
+
+fn facts(line: &CommandLine, chardevs: Vec<ChardevFacts>) -> Facts {
+    let devices = line.devices.iter().filter_map(|device| {
+        let kind: &DeviceKind = &device.kind;
+        Some((device.id.clone()?, kind.type_name()))
+    });
+    let machine = line.machine.as_ref();
+    let uuid = machine.and_then(|machine| machine.uuid).unwrap_or_default();
+    Facts {
+        name: line.process.name.clone(),
+        uuid: uuid.to_string(),
+        // Known when the machine's threads are there.
+        processors: Vec::new(),
+        threads_per_core: machine.map_or(1, |machine| machine.threads_per_core),
+        memory_bytes: machine.map_or(0, |machine| machine.memory.0),
+        kvm: super::host::has_kvm(),
+        host_processor: super::host::processor_name(),
+        chardevs,
+        devices: devices.collect(),
+    }
+}
+
+/// Locks all memory of the process, what it has and what it will have.
+fn lock_memory() -> io::Result<()> {
+    // SAFETY: changes no memory, only whether it stays in RAM.
+    if unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// What is ready before there is a machine.
+pub(super) struct Waiting {
+    pub(super) facts: Facts,
+    pub(super) process: ProcessOptions,
+    pub(super) control: Control,
+    fd_sets: FdSets,
+    endpoints: Endpoints,
+    events: Events,
+    source: EventSource,
+    readiness: Option<Readiness>,
+}
+
+/// A machine's monitors, which answer.
+pub(super) struct Serving {
+    pub(super) monitor: Arc<Monitor>,
+    control: Control,
+    server: Server,
+    _pid_file: Option<PidFile>,
+}
+
+impl Waiting {
+    /// The files that the process needs from here on.
+    fn paths(&self, machine: Option<&MachineDescription>) -> sandbox::Paths {
+        let mut paths = machine.map_or_else(sandbox::Paths::default, |machine| {
+            sandbox::machine_paths(&machine.kernel, machine.initrd.as_deref())
+        });
+        // Made later, and removed at the end.
+        let made = [&self.process.pid_file, &self.process.stats];
+        let folders = made.into_iter().flatten().filter_map(|path| path.parent());
+        paths.written_in = folders.map(Path::to_owned).collect();
+        paths
+    }
+
+    /// Lets monitors in, and whoever waits for this process know that it is set up.
+    pub(super) fn serve(self) -> Result<Serving, QemuError> {
+        let policy = Policy {
+            no_shutdown: self.process.no_shutdown,
+            no_reboot: self.process.no_reboot,
+        };
+        let starts_paused = self.process.starts_paused;
+        let monitor = Arc::new(Monitor {
+            facts: self.facts,
+            guest: GuestState::new(policy, starts_paused, self.events.clone()),
+            fd_sets: self.fd_sets,
+            migration_events: AtomicBool::new(false),
+        });
+        let server = Server::start(
+            self.endpoints,
+            Arc::clone(&monitor),
+            self.events,
+            self.source,
+            Some(sandbox::enter_monitor),
+        );
+        let server = server.map_err(resource("the monitors' thread"))?;
+        let pid_file = self.process.pid_file.as_deref().map(PidFile::write);
+        let pid_file = pid_file.transpose()?;
+        if let Some(readiness) = self.readiness {
+            readiness.tell()?;
+        }
+        sandbox::enter(Role::Main).map_err(resource("a sandbox"))?;
+        Ok(Serving {
+            monitor,
+            control: self.control,
+            server,
+            _pid_file: pid_file,
+        })
+    }
+
+    /// `-machine none`: answers questions until told to end.
+    fn answer_questions(self) -> Result<(), QemuError> {
+        let serving = self.serve()?;
+        loop {
+            let end = serving.wait_without_machine()?;
+            if serving.monitor.guest.ended(&end) == Next::Exit {
+                serving.finish();
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Serving {
+    /// What the guest does.
+    pub(super) fn guest(&self) -> &GuestState {
+        &self.monitor.guest
+    }
+
+    /// Waits for the end of a machine's run.
+    #[cfg(target_arch = "powerpc64")]
+    pub(super) fn wait_for_end(
+        &self,
+        lifecycle: &Arc<Lifecycle>,
+        alarm: Option<crate::control::Alarm>,
+    ) -> Result<End, QemuError> {
+        Ok(self.control.wait_for_end(lifecycle, alarm)?)
+    }
+
+    /// Waits for what a monitor or a signal says while there is no machine.
+    pub(super) fn wait_without_machine(&self) -> Result<End, QemuError> {
+        let lifecycle = Arc::new(Lifecycle::new().map_err(resource("an eventfd"))?);
+        self.guest().attach_idle(&lifecycle);
+        let end = self.control.wait_for_end(&lifecycle, None);
+        self.guest().detach();
+        Ok(end?)
+    }
+
+    /// Lets monitors hear the last events.
+    pub(super) fn finish(self) {
+        self.server.finish();
+    }
+}

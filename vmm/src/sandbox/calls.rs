@@ -1,0 +1,239 @@
+//! The system calls that each kind of thread makes after its beginning. Numbers and arguments are
+//! this architecture's own, as the C library's headers have them.
+
+use libc::c_ulong;
+
+use super::program::Rule::{self, Call, OneOf, Refused, WithBits};
+
+/// A kind of thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The main one, which makes machines, also again after a reboot, and waits for their end.
+    Main,
+    /// One that talks to management programs.
+    Monitor,
+    /// One that runs a processor.
+    Processor,
+    /// One that writes what others queue: console and log.
+    Writer,
+    /// One that reads what a user types.
+    Reader,
+}
+
+impl Role {
+    /// All of them.
+    #[cfg(test)]
+    pub(super) const ALL: [Self; 5] = [
+        Self::Main,
+        Self::Monitor,
+        Self::Processor,
+        Self::Writer,
+        Self::Reader,
+    ];
+}
+
+/// What every thread does: memory, locks, time, signals, its own end, and streams that are open.
+const EVERYONE: &[Rule] = &[
+    Call(libc::SYS_futex),
+    Call(libc::SYS_read),
+    Call(libc::SYS_write),
+    Call(libc::SYS_readv),
+    Call(libc::SYS_writev),
+    Call(libc::SYS_close),
+    Call(libc::SYS_mmap),
+    Call(libc::SYS_munmap),
+    Call(libc::SYS_mprotect),
+    Call(libc::SYS_mremap),
+    Call(libc::SYS_madvise),
+    Call(libc::SYS_brk),
+    Call(libc::SYS_clock_gettime),
+    Call(libc::SYS_clock_nanosleep),
+    Call(libc::SYS_nanosleep),
+    Call(libc::SYS_gettimeofday),
+    Call(libc::SYS_sched_yield),
+    Call(libc::SYS_sched_getaffinity),
+    Call(libc::SYS_rt_sigaction),
+    Call(libc::SYS_rt_sigprocmask),
+    Call(libc::SYS_rt_sigreturn),
+    Call(libc::SYS_sigaltstack),
+    Call(libc::SYS_restart_syscall),
+    Call(libc::SYS_getpid),
+    Call(libc::SYS_gettid),
+    Call(libc::SYS_tgkill),
+    Call(libc::SYS_getrandom),
+    Call(libc::SYS_set_robust_list),
+    Call(libc::SYS_rseq),
+    Call(libc::SYS_poll),
+    Call(libc::SYS_ppoll),
+    Call(libc::SYS_fcntl),
+    Call(libc::SYS_lseek),
+    Call(libc::SYS_exit),
+    Call(libc::SYS_exit_group),
+    // A thread's name, the name of a piece of memory, and what a thread that begins gives up.
+    OneOf {
+        call: libc::SYS_prctl,
+        argument: 0,
+        values: &[PR_SET_NAME, PR_SET_VMA, PR_SET_NO_NEW_PRIVS],
+    },
+];
+
+const PR_SET_NAME: u32 = libc::PR_SET_NAME.unsigned_abs();
+const PR_SET_VMA: u32 = 0x5356_4d41;
+const PR_SET_NO_NEW_PRIVS: u32 = libc::PR_SET_NO_NEW_PRIVS.unsigned_abs();
+
+/// Talking over sockets that are open.
+const SOCKETS: &[Rule] = &[
+    Call(libc::SYS_accept4),
+    Call(libc::SYS_recvfrom),
+    Call(libc::SYS_recvmsg),
+    Call(libc::SYS_sendto),
+    Call(libc::SYS_sendmsg),
+    Call(libc::SYS_shutdown),
+    Call(libc::SYS_getsockopt),
+    Call(libc::SYS_getsockname),
+];
+
+/// Waiting for events.
+const EVENTS: &[Rule] = &[
+    Call(libc::SYS_epoll_wait),
+    Call(libc::SYS_epoll_pwait),
+    Call(libc::SYS_epoll_ctl),
+    Call(libc::SYS_epoll_create1),
+    Call(libc::SYS_eventfd2),
+];
+
+/// What DMA windows, interrupts and limits need beside calls of KVM and VFIO: files of /proc that
+/// tell a limit, events, timers, registers of devices.
+const DEVICES: &[Rule] = &[
+    Call(libc::SYS_pread64),
+    Call(libc::SYS_pwrite64),
+    Call(libc::SYS_eventfd2),
+    Call(libc::SYS_timerfd_settime),
+    Call(libc::SYS_timerfd_gettime),
+    Call(libc::SYS_openat),
+    Call(libc::SYS_statx),
+    Call(libc::SYS_fstat),
+    Call(libc::SYS_newfstatat),
+    Call(libc::SYS_prlimit64),
+    Call(libc::SYS_getrlimit),
+];
+
+/// Making a machine anew, and the process' last words, which a thread of their own writes.
+const MACHINE: &[Rule] = &[
+    Call(libc::SYS_timerfd_create),
+    Call(libc::SYS_getdents64),
+    Call(libc::SYS_readlink),
+    Call(libc::SYS_readlinkat),
+    Call(libc::SYS_faccessat),
+    Call(libc::SYS_getcwd),
+    Call(libc::SYS_geteuid),
+    Call(libc::SYS_getuid),
+    Call(libc::SYS_capget),
+    Call(libc::SYS_unlink),
+    Call(libc::SYS_unlinkat),
+    Call(libc::SYS_uname),
+    Call(libc::SYS_dup),
+    Call(libc::SYS_dup3),
+    Call(libc::SYS_chdir),
+    // Threads, and never processes. What clone3 would make is not to be seen from its arguments:
+    // the C library does without.
+    WithBits {
+        call: libc::SYS_clone,
+        argument: 0,
+        bits: (libc::CLONE_VM | libc::CLONE_THREAD).unsigned_abs(),
+    },
+    Refused {
+        call: libc::SYS_clone3,
+        errno: libc::ENOSYS,
+    },
+    // The filter of a thread that begins.
+    OneOf {
+        call: libc::SYS_seccomp,
+        argument: 0,
+        values: &[libc::SECCOMP_SET_MODE_FILTER],
+    },
+];
+
+/// For threads that open nothing. The C library's allocator would look into /proc and /sys now and
+/// then, and does without.
+const NO_FILES: &[Rule] = &[Refused {
+    call: libc::SYS_openat,
+    errno: libc::EACCES,
+}];
+
+/// Setting a descriptor to non-blocking.
+const NON_BLOCKING: &[Rule] = &[OneOf {
+    call: libc::SYS_ioctl,
+    argument: 1,
+    values: &[number(libc::FIONBIO)],
+}];
+
+/// Terminals: their modes, at the end.
+const TERMINALS: &[u32] = &[
+    number(libc::TCGETS),
+    number(libc::TCSETS),
+    number(libc::TCSETSW),
+    number(libc::TCSETSF),
+    number(libc::FIONBIO),
+];
+
+/// An ioctl's number as the kernel takes it: 32 bits.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the kernel's are 32 bits wide"
+)]
+const fn number(request: c_ulong) -> u32 {
+    request as u32
+}
+
+/// The calls of KVM and VFIO; on an architecture without them none.
+#[cfg(target_arch = "powerpc64")]
+const KVM_AND_VFIO: &[u32] = &{
+    use crate::kvm::REQUESTS;
+    use spapr_devices::vfio::requests::ALL;
+    let mut numbers = [0; REQUESTS.len() + ALL.len()];
+    let mut place = 0;
+    while place < numbers.len() {
+        numbers[place] = if place < REQUESTS.len() {
+            number(REQUESTS[place])
+        } else {
+            number(ALL[place - REQUESTS.len()])
+        };
+        place += 1;
+    }
+    numbers
+};
+#[cfg(not(target_arch = "powerpc64"))]
+const KVM_AND_VFIO: &[u32] = &[];
+
+/// The same, and those of terminals.
+const OF_MAIN: &[u32] = &{
+    let mut numbers = [0; KVM_AND_VFIO.len() + TERMINALS.len()];
+    let mut place = 0;
+    while place < numbers.len() {
+        numbers[place] = if place < KVM_AND_VFIO.len() {
+            KVM_AND_VFIO[place]
+        } else {
+            TERMINALS[place - KVM_AND_VFIO.len()]
+        };
+        place += 1;
+    }
+    numbers
+};
+
+/// What a role allows; first what it does most.
+pub(super) fn rules(role: Role) -> Vec<Rule> {
+    let ioctls = |values| {
+        [OneOf {
+            call: libc::SYS_ioctl,
+            argument: 1,
+            values,
+        }]
+    };
+    match role {
+        Role::Processor => [&ioctls(KVM_AND_VFIO)[..], EVERYONE, DEVICES].concat(),
+        Role::Main => [EVERYONE, EVENTS, &ioctls(OF_MAIN)[..], DEVICES, MACHINE].concat(),
+        Role::Monitor => [EVERYONE, EVENTS, SOCKETS, NON_BLOCKING, NO_FILES].concat(),
+        Role::Writer | Role::Reader => [EVERYONE, SOCKETS, NO_FILES].concat(),
+    }
+}

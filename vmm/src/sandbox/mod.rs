@@ -1,0 +1,89 @@
+//! What the process' threads may still ask of the kernel once all is set up (`--sandbox`, `-sandbox
+//! on`): for each thread a filter of system calls (seccomp) that kills the process at any other, and
+//! for the threads that open files, rules for what they find (landlock).
+//!
+//! | file | what it is for |
+//! |---|---|
+//! | `program` | a filter as a program of classic BPF |
+//! | `calls` | the calls that each thread makes |
+//! | `install` | giving a filter to the calling thread |
+//! | `paths` | the files that there are for it |
+//!
+//! Every kind of thread has its filter from its beginning; the main thread gets its own when monitors
+//! and processors are there. A thread that is started later inherits the filter of the one that
+//! starts it, and adds its own.
+
+mod calls;
+mod install;
+mod paths;
+mod program;
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+pub use calls::Role;
+pub use install::SandboxError;
+pub use paths::Paths;
+
+/// Whether threads are to be given filters.
+static ON: AtomicBool = AtomicBool::new(false);
+
+/// Has every thread get its filter from now on. Before the first of them is started.
+pub fn turn_on() {
+    ON.store(true, Ordering::SeqCst);
+}
+
+/// Whether threads get filters.
+pub fn is_on() -> bool {
+    ON.load(Ordering::SeqCst)
+}
+
+/// Leaves the calling thread, and those that it starts from now on, with the files that a machine
+/// needs, if the sandbox is on.
+///
+/// # Errors
+/// When the kernel can do that and refuses to.
+pub fn restrict_paths(paths: &Paths) -> io::Result<()> {
+    if !is_on() {
+        return Ok(());
+    }
+    paths::restrict_paths(paths).map_err(io::Error::other)
+}
+
+/// The files of a machine with this kernel and initial RAM disk.
+pub fn machine_paths(kernel: &Path, initrd: Option<&Path>) -> Paths {
+    let files = [Some(kernel), initrd];
+    Paths {
+        read: files.into_iter().flatten().map(Path::to_owned).collect(),
+        written_in: Vec::new(),
+    }
+}
+
+/// [`enter`] for a thread that runs a processor.
+///
+/// # Errors
+/// As for [`enter`].
+pub fn enter_processor() -> io::Result<()> {
+    enter(Role::Processor)
+}
+
+/// [`enter`] for a thread that talks to management programs.
+///
+/// # Errors
+/// As for [`enter`].
+pub fn enter_monitor() -> io::Result<()> {
+    enter(Role::Monitor)
+}
+
+/// Gives the calling thread the filter of its role, if the sandbox is on. From then on, a call that
+/// the role does not have kills the process.
+///
+/// # Errors
+/// When the kernel refuses the filter.
+pub fn enter(role: Role) -> io::Result<()> {
+    if !is_on() {
+        return Ok(());
+    }
+    install::install(role).map_err(io::Error::other)
+}
