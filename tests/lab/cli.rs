@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::host::HostKind;
 use crate::workspace::Workspace;
-use crate::{demo, exec, prepare, shell, suite};
+use crate::{bench, demo, exec, prepare, shell, suite};
 
 /// Emulated POWER hosts, to run, test and measure spapr-vmm on.
 #[derive(Debug, Parser)]
@@ -26,6 +26,8 @@ enum Command {
     /// Run every test: on this machine, on ppc64le under qemu-user, of the lab, and in the emulated
     /// hosts
     Test(TestArgs),
+    /// Measure spapr-vmm beside QEMU and beside what the kernel alone costs, and write a report
+    Bench(BenchArgs),
     /// Boot a host, run a shell script in it, and exit with the script's status
     Exec(ExecArgs),
     /// Boot a host and open a shell in it
@@ -82,11 +84,37 @@ pub(crate) struct TestArgs {
     pub(crate) filter: Option<String>,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Measure on this machine, with its own KVM, which takes a POWER machine
+    #[arg(long)]
+    pub(crate) native: bool,
+    /// With --native: PCI device to pass through, bound to vfio-pci; without one no DMA is measured.
+    /// A second one, in another group, lets processors map in more windows
+    #[arg(long, value_name = "DDDD:BB:DD.F", requires = "native")]
+    pub(crate) vfio: Vec<String>,
+    /// Where the report goes: a folder
+    #[arg(long, value_name = "FOLDER", default_value = "target/bench-report")]
+    pub(crate) output: PathBuf,
+    /// Measure only what has this in its title, as the steps show it
+    #[arg(long, value_name = "WORD")]
+    pub(crate) only: Option<String>,
+    /// Tell which rows differ from those of an earlier run (its bench.json) by more than 2 %; status 1
+    /// if some do
+    #[arg(long, value_name = "FILE")]
+    pub(crate) against: Option<PathBuf>,
+    /// Make the report from the results of an earlier run (its bench.json), and measure nothing
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["native", "only"])]
+    pub(crate) from: Option<PathBuf>,
+}
+
 /// A program that is in the host only when asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Extra {
     /// Debian's qemu-system-ppc64, as a peer to measure against
     Qemu,
+    /// Debian's libvirt, in a root folder of its own, with QEMU and Python (see `lab-libvirt`)
+    Libvirt,
 }
 
 /// A file or folder that goes into the host.
@@ -126,6 +154,7 @@ impl Cli {
         let name = match &self.command {
             Command::Demo => "demo",
             Command::Test(_) => "test",
+            Command::Bench(_) => "bench",
             Command::Exec(_) => "exec",
             Command::Shell(_) => "shell",
             Command::Prepare => "prepare",
@@ -134,6 +163,7 @@ impl Cli {
         Ok(match &self.command {
             Command::Demo => demo::run(&workspace)?,
             Command::Test(args) => suite::run(&workspace, args)?,
+            Command::Bench(args) => bench::run(&workspace, args)?,
             Command::Exec(args) => exec::run(&workspace, args)?,
             Command::Shell(args) => shell::run(&workspace, args)?,
             Command::Prepare => prepare::run(&workspace)?,

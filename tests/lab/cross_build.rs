@@ -32,16 +32,25 @@ struct Artifact {
 
 /// Builds the VMM.
 pub(crate) fn vmm(workspace: &Workspace) -> Result<PathBuf, BuildError> {
+    program(workspace, "spapr-vmm")
+}
+
+/// Builds the VMM's front end for libvirt.
+pub(crate) fn libvirt_front_end(workspace: &Workspace) -> Result<PathBuf, BuildError> {
+    program(workspace, "spapr-vmm-qemu")
+}
+
+fn program(workspace: &Workspace, name: &'static str) -> Result<PathBuf, BuildError> {
     build(
         workspace,
-        "spapr-vmm",
+        name,
         &[
             "build",
             "--release",
             "--package",
             "spapr-vmm",
             "--bin",
-            "spapr-vmm",
+            name,
         ],
     )
 }
@@ -79,6 +88,24 @@ pub(crate) fn test_guests(workspace: &Workspace) -> Result<Vec<PathBuf>, BuildEr
             "bare-metal",
             "--profile",
             "guest",
+        ],
+    )
+}
+
+/// Builds the program that measures.
+pub(crate) fn bench_program(workspace: &Workspace) -> Result<PathBuf, BuildError> {
+    build(
+        workspace,
+        "the program that measures",
+        &[
+            "build",
+            "--release",
+            "--package",
+            "spapr-bench",
+            "--features",
+            "measure",
+            "--bin",
+            "spapr-bench",
         ],
     )
 }

@@ -4,6 +4,7 @@
 //! assembles small host and guest images, cross-builds spapr-vmm, boots a bare-metal POWER host
 //! under QEMU and runs scripts in it. docs/lab.md tells the rest.
 
+mod bench;
 mod cli;
 mod command;
 mod cross_build;
@@ -16,6 +17,7 @@ mod prepare;
 mod progress;
 mod session;
 mod shell;
+mod steps;
 mod suite;
 mod tools;
 mod workspace;

@@ -4,7 +4,7 @@ use crate::command;
 use crate::cross_build;
 use crate::host::HostKind;
 use crate::images::{self, nvme};
-use crate::packages::{PackageSet, Packages};
+use crate::packages::{PackageSet, Packages, python};
 use crate::progress::{Step, say};
 use crate::session::SessionError;
 use crate::suite::SuiteError;
@@ -30,12 +30,19 @@ pub(crate) fn run(workspace: &Workspace) -> Result<u8, SuiteError> {
 
 fn images(workspace: &Workspace) -> Result<(), SessionError> {
     let _locked = workspace.lock()?;
-    for set in [PackageSet::HostEmulator, PackageSet::PeerEmulator] {
-        Packages::provide(workspace, set)?;
-    }
+    Packages::provide(workspace, PackageSet::PeerEmulator)?;
+    all_hosts(workspace)
+}
+
+/// Makes what any of the hosts needs to boot.
+pub(crate) fn all_hosts(workspace: &Workspace) -> Result<(), SessionError> {
+    let _locked = workspace.lock()?;
+    Packages::provide(workspace, PackageSet::HostEmulator)?;
     for kind in HostKind::ALL {
         images::boot_files(workspace, kind)?;
     }
     nvme::stock(workspace)?;
+    Packages::provide(workspace, PackageSet::Libvirt)?;
+    python::qmp_client(workspace)?;
     Ok(())
 }

@@ -14,7 +14,7 @@ use crate::cross_build::{self, BuildError};
 use crate::host::{HostError, HostRun, Input, Output, fresh_copy};
 use crate::images::nvme::{self, NvmeImage};
 use crate::images::{self, ImageError};
-use crate::packages::{PackageError, PackageSet, Packages};
+use crate::packages::{PackageError, PackageSet, Packages, python};
 use crate::progress::report;
 use crate::workspace::{Workspace, WorkspaceError, at};
 
@@ -24,6 +24,9 @@ const PEER_WRAPPER: &str = "\
 exec /opt/usr/lib64/ld64.so.2 --library-path /opt/usr/lib/powerpc64le-linux-gnu \\
     /opt/usr/bin/qemu-system-ppc64 -L /opt/usr/share/qemu \"$@\"
 ";
+
+/// Sets up the root folder in which libvirt runs, and runs programs there.
+const LIBVIRT: &str = include_str!("images/libvirt.sh");
 
 /// What a script prints to have a part of the NVMe's backing file checked afterwards.
 const EXPECTATION: &str = "LAB-EXPECT-NVME ";
@@ -92,23 +95,41 @@ impl Session<'_> {
         let kind = self.host.host;
         // Building needs no lock: another lab may use the cache meanwhile.
         let vmm = match self.host.without_vmm {
-            true => None,
-            false => Some(cross_build::vmm(workspace)?),
+            true => Vec::new(),
+            false => vec![
+                cross_build::vmm(workspace)?,
+                cross_build::libvirt_front_end(workspace)?,
+            ],
         };
         let _locked = workspace.lock()?;
         let emulator = Packages::provide(workspace, PackageSet::HostEmulator)?;
         let boot = images::boot_files(workspace, kind)?;
         let stock = nvme::stock(workspace)?;
-        let extra = match self.host.with.contains(&Extra::Qemu) {
-            true => Some(Packages::provide(workspace, PackageSet::PeerEmulator)?),
+        let client = match self.host.with.contains(&Extra::Libvirt) {
+            true => Some(python::qmp_client(workspace)?),
             false => None,
+        };
+        // libvirt's packages have QEMU among them.
+        let extra = if self.host.with.contains(&Extra::Libvirt) {
+            Some(Packages::provide(workspace, PackageSet::Libvirt)?)
+        } else if self.host.with.contains(&Extra::Qemu) {
+            Some(Packages::provide(workspace, PackageSet::PeerEmulator)?)
+        } else {
+            None
         };
         let folder = workspace.run_folder()?;
         let share = folder.path().join("share");
-        self.gather(&share, vmm.as_deref(), &stock)?;
+        self.gather(&share, &vmm, &stock)?;
+        if let Some(client) = client {
+            copy(
+                &client,
+                &share.join("files/usr/lib/spapr-lab").join(python::IN_HOST),
+            )?;
+        }
         for (from, name) in [(&boot.kernel, "vmlinux"), (&boot.guest_initrd, "initrd")] {
             copy(from, &share.join(name))?;
         }
+        copy(&boot.kexec, &share.join("files/boot/kexec"))?;
         let nvme = folder.path().join("nvme");
         fresh_copy(&stock.disk, &nvme)?;
         let logs = workspace.log_folder(kind.name())?;
@@ -151,23 +172,21 @@ impl Session<'_> {
     }
 
     /// Fills the folder that the host's init reads.
-    fn gather(
-        &self,
-        share: &Path,
-        vmm: Option<&Path>,
-        stock: &NvmeImage,
-    ) -> Result<(), SessionError> {
+    fn gather(&self, share: &Path, vmm: &[PathBuf], stock: &NvmeImage) -> Result<(), SessionError> {
         let files = share.join("files");
         let programs = files.join("usr/bin");
         fs::create_dir_all(&programs).map_err(at("make the folder", &programs))?;
-        if let Some(vmm) = vmm {
-            copy(vmm, &programs.join("spapr-vmm"))?;
+        for program in vmm {
+            copy(
+                program,
+                &programs.join(program.file_name().unwrap_or_default()),
+            )?;
         }
         if self.host.with.contains(&Extra::Qemu) {
-            let wrapper = programs.join("qemu-system-ppc64");
-            write(&wrapper, PEER_WRAPPER)?;
-            let executable = fs::Permissions::from_mode(0o755);
-            fs::set_permissions(&wrapper, executable).map_err(at("make executable", &wrapper))?;
+            write_program(&programs.join("qemu-system-ppc64"), PEER_WRAPPER)?;
+        }
+        if self.host.with.contains(&Extra::Libvirt) {
+            write_program(&programs.join("lab-libvirt"), LIBVIRT)?;
         }
         for Copy {
             source,
@@ -196,10 +215,11 @@ impl Session<'_> {
         let extra = if self.host.with.is_empty() { "" } else { "yes" };
         format!(
             "export LAB_HOST={}\nexport LAB_NVME_SHA256={}\nexport LAB_NVME_DATA_SHA256={}\n\
-             LAB_EXTRA={extra}\n{}\n",
+             export LAB_NVME_HEAD_SHA256={}\nLAB_EXTRA={extra}\n{}\n",
             self.host.host.name(),
             stock.sha256,
             stock.data_sha256,
+            stock.head_sha256,
             self.environment,
         )
     }
@@ -207,6 +227,12 @@ impl Session<'_> {
 
 fn write(path: &Path, content: &str) -> Result<(), SessionError> {
     Ok(fs::write(path, content).map_err(at("write", path))?)
+}
+
+fn write_program(path: &Path, content: &str) -> Result<(), SessionError> {
+    write(path, content)?;
+    let executable = fs::Permissions::from_mode(0o755);
+    Ok(fs::set_permissions(path, executable).map_err(at("make executable", path))?)
 }
 
 /// Copies a file, or a folder with all in it; links are followed.

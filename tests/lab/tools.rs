@@ -76,6 +76,11 @@ const LINKING: &[Requirement] = &[
 ];
 
 /// To run ppc64le programs on this machine.
+const PYTHON_PACKAGES: &[Requirement] = &[Requirement {
+    wanted: &["pip3", "pip"],
+    package: "python3-pip",
+}];
+
 const USER_EMULATION: &[Requirement] = &[Requirement {
     wanted: &["qemu-ppc64le-static", "qemu-ppc64le"],
     package: "qemu-user-static",
@@ -107,18 +112,28 @@ pub(crate) fn for_cross_builds() -> Result<(), ToolError> {
 
 /// Makes sure that ppc64le programs run on this machine, and returns the program that runs them.
 pub(crate) fn for_user_emulation() -> Result<&'static str, ToolError> {
-    install_missing(USER_EMULATION)?;
-    let [emulation] = USER_EMULATION else {
+    one_of(USER_EMULATION)
+}
+
+/// The program that fetches Python packages, installed if it is missing.
+pub(crate) fn for_python_packages() -> Result<&'static str, ToolError> {
+    one_of(PYTHON_PACKAGES)
+}
+
+/// The one of a requirement's programs that is there.
+fn one_of(requirements: &'static [Requirement]) -> Result<&'static str, ToolError> {
+    install_missing(requirements)?;
+    let [requirement] = requirements else {
         unreachable!("one requirement")
     };
-    emulation
+    requirement
         .wanted
         .iter()
         .copied()
         .find(|wanted| is_there(wanted))
         .ok_or(ToolError::StillMissing {
-            package: emulation.package,
-            wanted: emulation.wanted[0],
+            package: requirement.package,
+            wanted: requirement.wanted[0],
         })
 }
 

@@ -8,6 +8,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
@@ -51,6 +52,7 @@ pub(crate) struct Workspace {
     root: PathBuf,
     cache: PathBuf,
     command: String,
+    held: Mutex<Weak<Locked>>,
 }
 
 /// The cache is this process's alone while this exists; the kernel gives it back however the
@@ -79,19 +81,25 @@ impl Workspace {
             root,
             cache,
             command: command.to_owned(),
+            held: Mutex::default(),
         })
     }
 
     /// Waits until no other lab uses the cache. Everything that makes artefacts or runs a host
-    /// does so under this lock.
-    pub(crate) fn lock(&self) -> Result<Locked, WorkspaceError> {
-        let locked = Locked {
+    /// does so under this lock; within one lab it is shared.
+    pub(crate) fn lock(&self) -> Result<Arc<Locked>, WorkspaceError> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(locked) = held.upgrade() {
+            return Ok(locked);
+        }
+        let locked = Arc::new(Locked {
             _file: lock(&self.cache.join("lock"), &self.command)?,
-        };
+        });
         // Nobody else runs: whatever is there was left behind by a lab that was killed.
         for folder in ["partial", "runs"] {
             empty(&self.cached(folder))?;
         }
+        *held = Arc::downgrade(&locked);
         Ok(locked)
     }
 

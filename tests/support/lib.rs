@@ -1,6 +1,8 @@
-//! What the lab and its tests share: writing initial RAM disks, reading the kernel's count of TCE
-//! calls, and sitting at a terminal.
+//! What the lab, its tests and its benchmark share: writing initial RAM disks, reading the kernel's
+//! count of TCE calls, sitting at a terminal, and the results of a benchmark.
 
+#[cfg(feature = "benchmark")]
+pub mod benchmark;
 pub mod cpio;
 pub mod initrd;
 #[cfg(any(feature = "end-to-end", feature = "lab-program"))]

@@ -5,7 +5,7 @@ use std::fs;
 use crate::harness::Vmm;
 use crate::harness::finished::Finished;
 use crate::harness::host::{assert_nothing_is_left, lab};
-use crate::harness::jobs::{READ_ALL, READ_SMALL, WAIT_FOR_NVME, data_sha256};
+use crate::harness::jobs::{READ_HEAD, READ_SMALL, WAIT_FOR_NVME, head_sha256};
 
 /// The page size of the host and of its guests.
 pub(crate) fn page_bytes() -> u64 {
@@ -19,11 +19,11 @@ pub(crate) fn page_bytes() -> u64 {
 /// Shows what the kernel said of windows, and reads the NVMe.
 pub(crate) fn read_with(options: &[&str]) -> Finished {
     let log = "dmesg | grep -e pe-dma-window | sed 's/^/LAB-WINDOW /'\n";
-    let job = [WAIT_FOR_NVME, log, READ_ALL, READ_SMALL].concat();
+    let job = [WAIT_FOR_NVME, log, READ_HEAD, READ_SMALL].concat();
     let vmm = Vmm::job(&job).nvme_with_windows();
     let vmm = options.iter().fold(vmm, |vmm, option| vmm.argument(option));
     let finished = vmm.run().assert_job_done();
-    assert_eq!(finished.guest("SHA256"), data_sha256(), "{finished}");
+    assert_eq!(finished.guest("SHA256"), head_sha256(), "{finished}");
     assert_nothing_is_left();
     finished
 }

@@ -2,7 +2,7 @@
 
 use crate::harness::Vmm;
 use crate::harness::host::assert_nothing_is_left;
-use crate::harness::jobs::{COUNT_CPUS, READ_ALL, SCRATCH_MIB, WAIT_FOR_NVME, data_sha256};
+use crate::harness::jobs::{COUNT_CPUS, READ_HEAD, SCRATCH_MIB, WAIT_FOR_NVME, head_sha256};
 
 /// The part of the NVMe that says whether the guest has been here before.
 const MARK_MIB: u64 = SCRATCH_MIB + 7;
@@ -23,7 +23,7 @@ if ! mark 2>/dev/null | grep -q {MARK}; then
 fi
 "
     );
-    let job = [WAIT_FOR_NVME, &first_or_second, COUNT_CPUS, READ_ALL].concat();
+    let job = [WAIT_FOR_NVME, &first_or_second, COUNT_CPUS, READ_HEAD].concat();
     let finished = Vmm::job(&job)
         .nvme()
         .option("--cpus", "2")
@@ -41,6 +41,6 @@ fi
         "{finished}"
     );
     assert_eq!(finished.guest("CPUS"), "2", "{finished}");
-    assert_eq!(finished.guest("SHA256"), data_sha256(), "{finished}");
+    assert_eq!(finished.guest("SHA256"), head_sha256(), "{finished}");
     assert_nothing_is_left();
 }

@@ -1,7 +1,7 @@
 //! The host: its devices, its ordinary user, its modules, and its pinned memory.
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -52,6 +52,15 @@ pub(crate) fn assert_nothing_is_left() {
         thread::sleep(Duration::from_millis(100));
     }
     assert_eq!(pinned_pages(), 0, "pages of the host that are still pinned");
+}
+
+/// Has the lab look, when the host is off, whether these bytes of the NVMe have this digest.
+pub(crate) fn expect_on_nvme(offset: u64, bytes: usize, sha256: &str) {
+    // Past the test program's capture of output, to the lab.
+    let expectation = format!("\nLAB-EXPECT-NVME offset={offset} length={bytes} sha256={sha256}\n");
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(expectation.as_bytes()).expect("stdout");
+    stdout.flush().expect("stdout");
 }
 
 /// Pages that the host's kernel has pinned for devices.

@@ -3,6 +3,9 @@
 //! | file | what |
 //! |---|---|
 //! | `vmm` | a run of `spapr-vmm`: its command line, its surroundings |
+//! | `front_end` | a run of `spapr-vmm-qemu`, which libvirt would start |
+//! | `monitor` | a client of its monitor |
+//! | `libvirt` | libvirt and its domains |
 //! | `running` | a run under way: its output so far, signals, its end |
 //! | `finished` | what a run left: status, console, messages, statistics |
 //! | `jobs` | what Linux guests are told to do |
@@ -14,8 +17,11 @@
 
 pub(crate) mod faults;
 pub(crate) mod finished;
+pub(crate) mod front_end;
 pub(crate) mod host;
 pub(crate) mod jobs;
+pub(crate) mod libvirt;
+pub(crate) mod monitor;
 pub(crate) mod refusal;
 pub(crate) mod running;
 pub(crate) mod tce_calls;

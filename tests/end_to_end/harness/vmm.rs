@@ -18,9 +18,10 @@ use super::host;
 use super::refusal::Refusal;
 use super::running::Running;
 
-/// The Linux guest's kernel and initial RAM disk.
+/// The Linux guest's kernel.
 pub(crate) const KERNEL: &str = "/boot/vmlinux";
-const INITRD: &str = "/boot/initrd";
+/// The Linux guest's initial RAM disk, without a job.
+pub(crate) const INITRD: &str = "/boot/initrd";
 /// Bare-metal guests.
 const GUESTS: &str = "/usr/lib/spapr-lab/guests";
 /// The most time that a run takes on an emulated host.
@@ -45,6 +46,7 @@ pub(crate) struct Vmm {
     user: Option<User>,
     refusals: Vec<Refusal>,
     faults: Vec<Fault>,
+    limit: Duration,
     stdin: Stdio,
     stdout: Stdio,
     stderr: Stdio,
@@ -55,7 +57,8 @@ pub(crate) struct Vmm {
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {
-    fn new() -> Self {
+    /// An empty one.
+    pub(crate) fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let path = PathBuf::from(format!("/tmp/end-to-end-{number}"));
@@ -89,6 +92,7 @@ impl Vmm {
             user: None,
             refusals: Vec::new(),
             faults: Vec::new(),
+            limit: TIME_LIMIT,
             stdin: Stdio::null(),
             stdout: Stdio::piped(),
             stderr: Stdio::piped(),
@@ -111,19 +115,14 @@ impl Vmm {
     /// A Linux guest of 1 GiB that runs a shell script, with more files in its root folder, and
     /// powers off.
     pub(crate) fn job_with_files(script: &str, files: &[(&str, &[u8])]) -> Self {
+        Self::with_overlay(&job_archive(script, files))
+    }
+
+    /// A Linux guest of 1 GiB with archives appended to its initial RAM disk.
+    pub(crate) fn with_overlay(overlay: &[u8]) -> Self {
         let vmm = Self::new();
         let initrd = vmm.folder.file("initrd");
-        let mut overlay = Archive::new();
-        overlay
-            .file("job", 0o755, script.as_bytes())
-            .expect("a job is small");
-        for (name, content) in files {
-            overlay
-                .file(name, 0o644, content)
-                .expect("files of tests are small");
-        }
-        let overlay = overlay.finish().expect("an archive in memory");
-        write_with_overlay(Path::new(INITRD), &overlay, &initrd).expect("cannot write the initrd");
+        write_with_overlay(Path::new(INITRD), overlay, &initrd).expect("cannot write the initrd");
         let initrd = initrd.to_str().expect("a path of ours").to_owned();
         vmm.option("--kernel", KERNEL).option("--initrd", &initrd)
     }
@@ -192,6 +191,12 @@ impl Vmm {
         self
     }
 
+    /// The most time that it may take; a run that takes as long as most needs none.
+    pub(crate) fn time_limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
     /// Where the guest's input comes from.
     pub(crate) fn stdin(mut self, stdin: Stdio) -> Self {
         self.stdin = stdin;
@@ -250,7 +255,7 @@ impl Vmm {
             // allocate nor take locks.
             unsafe { command.pre_exec(preparation) };
         }
-        let running = Running::start(command, self.folder, TIME_LIMIT);
+        let running = Running::start(command, self.folder, self.limit);
         if !self.faults.is_empty() {
             faults::supervise(running.id(), self.faults);
         }
@@ -265,7 +270,7 @@ impl Vmm {
     fn command(&self) -> Command {
         if self.namespace.is_none() && self.redirection.is_none() {
             let mut command = Command::new("spapr-vmm");
-            command.arg("run").args(&self.arguments);
+            command.arg("run").args(&self.arguments).args(sandbox());
             return command;
         }
         let surroundings = self.namespace.as_deref().unwrap_or("true");
@@ -273,7 +278,26 @@ impl Vmm {
         let script = format!("{surroundings} && exec \"$@\" {redirection}");
         let mut command = Command::new("unshare");
         command.args(["-m", "sh", "-c", &script, "sh", "spapr-vmm", "run"]);
-        command.args(&self.arguments);
+        command.args(&self.arguments).args(sandbox());
         command
     }
+}
+
+/// With LAB_SANDBOX set, every run is in its sandbox, to see that nothing is missing there.
+fn sandbox() -> Option<&'static str> {
+    std::env::var_os("LAB_SANDBOX").map(|_| "--sandbox")
+}
+
+/// An archive that makes a Linux guest run a shell script, with more files in its root folder.
+pub(crate) fn job_archive(script: &str, files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut archive = Archive::new();
+    archive
+        .file("job", 0o755, script.as_bytes())
+        .expect("a job is small");
+    for (name, content) in files {
+        archive
+            .file(name, 0o644, content)
+            .expect("files of tests are small");
+    }
+    archive.finish().expect("an archive in memory")
 }

@@ -4,8 +4,10 @@ use std::fs::File;
 use std::path::Path;
 
 use crate::harness::Vmm;
+use crate::harness::finished::Finished;
 use crate::harness::host::{assert_nothing_is_left, lab};
-use crate::harness::jobs::{READ_ALL, WAIT_FOR_NVME, data_sha256};
+use crate::harness::jobs::{READ_ALL, WAIT_FOR_NVME, data_sha256, head_sha256};
+use crate::harness::tce_handlers::Handler;
 
 /// Takes the NVMe from its driver and gives it back, time and again; says how many interrupt
 /// vectors it had first and last.
@@ -47,10 +49,50 @@ for device in /sys/bus/pci/devices/*; do
 done
 ";
 
-#[test]
-fn a_guest_has_devices_of_two_groups() {
-    let job = [WAIT_FOR_NVME, LIST_DEVICES, READ_ALL].concat();
-    let finished = Vmm::job(&job).nic().nvme().run().assert_job_done();
+/// Brings the network card up, and waits until its network answers.
+const JOIN_NETWORK: &str = "
+ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up || exit 1
+for _ in 1 2 3 4 5 6 7 8 9 10; do
+    ping -c 1 -W 1 10.0.2.2 >/dev/null && break
+done
+ping -c 3 -q 10.0.2.2 || exit 1
+";
+
+/// Reads the NVMe's first 8 MiB again and again, while 1 MiB goes to the echo server and comes back.
+const READ_AND_ECHO: &str = "
+read_nvme() {
+    while true; do
+        dd if=/dev/nvme0n1 bs=1M count=8 iflag=direct,fullblock 2>/dev/null |
+            sha256sum | cut -d' ' -f1 >>/tmp/digests
+        [ -e /tmp/echoed ] && break
+    done
+}
+dd if=/dev/urandom of=/tmp/sent bs=1M count=1 2>/dev/null
+sectors() { echo $(cat /sys/block/nvme0n1/stat) | cut -d' ' -f3; }
+read_nvme &
+reader=$!
+before=$(sectors)
+nc 10.0.2.100 7 </tmp/sent >/tmp/received || exit 1
+meanwhile=$(($(sectors) - before))
+touch /tmp/echoed
+wait $reader
+digest() { sha256sum $1 | cut -d' ' -f1; }
+echo LAB-GUEST-BYTES $(stat -c %s /tmp/received)
+echo LAB-GUEST-SENT $(digest /tmp/sent)
+echo LAB-GUEST-RECEIVED $(digest /tmp/received)
+echo LAB-GUEST-SECTORS-MEANWHILE $meanwhile
+echo LAB-GUEST-SHA256 $(sort -u /tmp/digests)
+";
+
+/// What one frame of the network card carries at most.
+const FRAME_BYTES: u64 = 1500;
+const ECHOED_BYTES: u64 = 1 << 20;
+
+/// Has a guest with devices of two groups do DMA with both at once.
+fn use_both(mode: &str) -> Finished {
+    let job = [WAIT_FOR_NVME, LIST_DEVICES, JOIN_NETWORK, READ_AND_ECHO].concat();
+    let vmm = Vmm::job(&job).nic().nvme().option("--tce", mode);
+    let finished = vmm.option("--cpus", "2").run().assert_job_done();
     let mut devices: Vec<&str> = finished
         .console()
         .lines()
@@ -60,8 +102,58 @@ fn a_guest_has_devices_of_two_groups() {
     // PCI class codes: NVM Express, and an Ethernet controller.
     let expected = ["0x010802 nvme", "0x020000 e1000e"];
     assert_eq!(devices, expected, "{finished}");
-    assert_eq!(finished.guest("SHA256"), data_sha256(), "{finished}");
+    assert_eq!(finished.guest("BYTES"), ECHOED_BYTES.to_string());
+    assert_eq!(finished.guest("RECEIVED"), finished.guest("SENT"));
+    assert_eq!(finished.guest("SHA256"), head_sha256(), "{finished}");
+    let sectors = finished.guest("SECTORS-MEANWHILE").parse::<u64>();
+    assert!(sectors.expect("a number") > 0, "{finished}");
+    for (window, liobn, group) in [
+        (0, "0x80000000", lab("LAB_NIC_GROUP")),
+        (1, "0x80000100", lab("LAB_NVME_GROUP")),
+    ] {
+        let stat = |name: &str| finished.stat(&format!("/windows/{window}/{name}"));
+        assert_eq!(stat("liobn"), liobn, "{finished}");
+        assert_eq!(stat("group").to_string(), group, "{finished}");
+    }
     assert_nothing_is_left();
     let nic = Path::new("/dev/vfio").join(lab("LAB_NIC_GROUP"));
     File::open(nic).expect("the network card's group is still in use");
+    finished
+}
+
+/// How many TCE calls of a window reached the VMM.
+fn calls_of(finished: &Finished, window: usize) -> u64 {
+    let calls = finished.stat(&format!("/windows/{window}/calls"));
+    let calls = calls.as_object().expect("counts by name").values();
+    calls.filter_map(serde_json::Value::as_u64).sum()
+}
+
+#[test]
+fn devices_of_two_groups_do_dma_at_once_in_auto_mode() {
+    let handler = Handler::watch("put_tce");
+    let finished = use_both("auto");
+    let kernel = handler.returns();
+    // Each frame is mapped and unmapped.
+    let frames = ECHOED_BYTES / FRAME_BYTES;
+    assert!(kernel.answered > 2 * frames, "{kernel:?}\n{finished}");
+    for window in [0, 1] {
+        let path = finished.stat(&format!("/windows/{window}/path"));
+        assert_eq!(path, "bound", "{finished}");
+        // The first mapping of each region of memory.
+        assert!(calls_of(&finished, window) > 0, "{finished}");
+    }
+}
+
+#[test]
+fn devices_of_two_groups_do_dma_at_once_in_user_mode() {
+    let finished = use_both("user");
+    for window in [0, 1] {
+        let path = finished.stat(&format!("/windows/{window}/path"));
+        assert_eq!(path, "user", "{finished}");
+        let map_ioctls = finished.number(&format!("/windows/{window}/map_ioctls"));
+        assert!(map_ioctls > 100, "{finished}");
+    }
+    let frames = ECHOED_BYTES / FRAME_BYTES;
+    assert!(calls_of(&finished, 0) > 2 * frames, "{finished}");
+    assert!(calls_of(&finished, 1) > 100, "{finished}");
 }

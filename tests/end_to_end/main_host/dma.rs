@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use crate::harness::Vmm;
 use crate::harness::finished::Finished;
-use crate::harness::host::assert_nothing_is_left;
+use crate::harness::host::{assert_nothing_is_left, expect_on_nvme};
 use crate::harness::jobs::{READ_ALL, READ_SMALL, SCRATCH_MIB, WAIT_FOR_NVME, data_sha256};
 use crate::harness::tce_handlers::Handler;
 
@@ -73,15 +73,7 @@ fn write_with(mode: &str, mebibyte: u64) {
     let vmm = Vmm::job_with_files(&[WAIT_FOR_NVME, &write].concat(), &[("pattern", &pattern)]);
     vmm.nvme().option("--tce", mode).run().assert_job_done();
     let digest = sha256(&pattern);
-    let offset = mebibyte << 20;
-    // Past the test program's capture of output, to the lab.
-    let expectation = format!("LAB-EXPECT-NVME offset={offset} length={BYTES} sha256={digest}\n");
-    let mut stdout = std::io::stdout().lock();
-    stdout
-        .write_all(b"\n")
-        .and_then(|()| stdout.write_all(expectation.as_bytes()))
-        .expect("stdout");
-    stdout.flush().expect("stdout");
+    expect_on_nvme(mebibyte << 20, BYTES, &digest);
 }
 
 fn sha256(bytes: &[u8]) -> String {

@@ -159,9 +159,12 @@ fn what_the_kernel_does_not_serve_is_served_in_user_space() {
     for (fault, reason) in [
         (
             errno(KVM_CREATE_SPAPR_TCE_64, libc::ENOMEM),
-            "KVM_CREATE_SPAPR_TCE_64 failed (errno 12)",
+            "KVM_CREATE_SPAPR_TCE_64 failed: Cannot allocate memory",
         ),
-        (set, "KVM_DEV_VFIO_GROUP_SET_SPAPR_TCE failed (errno 22)"),
+        (
+            set,
+            "KVM_DEV_VFIO_GROUP_SET_SPAPR_TCE failed: Invalid argument",
+        ),
         // No v2 container, so v1.
         (
             errno(VFIO_SET_IOMMU, libc::EPERM),

@@ -116,7 +116,7 @@ fn counted(options: &[&str], command_line: &str) -> (Finished, [u64; 4], [u64; 4
 
 #[test]
 fn the_kernels_handlers_both_user_paths_and_auto_answer_alike() {
-    for seed in [1, 2, 3] {
+    for seed in [1, 2] {
         let command_line = format!("seed={seed} calls={CALLS}");
         let (kernel, answered, left) = counted(&KERNEL, &command_line);
         // What is wrong with an entry, and the first mapping of each region, comes here.

@@ -1,16 +1,19 @@
 //! From the machine's first instruction to Rust.
 //!
-//! The machine enters at `_start` with the device tree's address in r3, in real mode, big-endian,
-//! in 32-bit or 64-bit mode (the kernel's Documentation/arch/powerpc/booting.rst, "direct entry
-//! with a flattened device-tree"). What follows makes it little-endian and 64-bit with floating
+//! The machine enters at `_start` in real mode, big- or little-endian, in 32-bit or 64-bit mode: with
+//! the device tree's address in r3 and 0 in r5, or, if it has Open Firmware, with the firmware's
+//! address in r5 (the kernel's Documentation/arch/powerpc/booting.rst). What follows makes it little-endian and 64-bit with floating
 //! point and vectors on, as compiled code expects, sets up a stack and the table of contents (the
 //! ELF version 2 ABI's r2), and calls `guest_main`.
 
 use core::arch::global_asm;
 use core::slice;
+use core::sync::atomic::{AtomicU64, Ordering};
 
+use crate::clock::Clock;
 use crate::fdt::{Fdt, HEADER_BYTES, total_bytes};
 use crate::machine::Machine;
+use crate::open_firmware::OpenFirmware;
 use crate::{exception, rtas};
 
 // A word that starts a file in the wrong byte order is `b .+8` in place of a `tdi` that never
@@ -82,6 +85,8 @@ unsafe extern "Rust" {
     fn guest_main(machine: &Machine<'static>);
 }
 
+static ENTERED: AtomicU64 = AtomicU64::new(0);
+
 /// Makes `fn(&Machine)` the guest.
 #[macro_export]
 macro_rules! guest {
@@ -95,13 +100,21 @@ macro_rules! guest {
     };
 }
 
-/// Called by the first instructions with the device tree's address.
+/// Called by the first instructions with the device tree's address or that of the firmware.
 // SAFETY: nothing else defines the symbol.
 #[unsafe(no_mangle)]
-extern "C" fn enter_guest(device_tree: u64) -> ! {
+extern "C" fn enter_guest(device_tree: u64, _: u64, firmware: u64) -> ! {
+    ENTERED.store(Clock::new(1).now(), Ordering::Relaxed);
+    let tree = if firmware == 0 {
+        // SAFETY: the machine passes the address of a device tree in RAM; guests do not write there.
+        unsafe { tree_at(device_tree) }
+    } else {
+        // SAFETY: the machine passes the firmware's entry, and nothing was written yet but our own
+        // image.
+        unsafe { OpenFirmware::new(firmware) }.into_tree()
+    };
+    // The vectors were the firmware's.
     exception::install();
-    // SAFETY: the machine passes the address of a device tree in RAM; guests do not write there.
-    let tree = unsafe { tree_at(device_tree) };
     match tree {
         Some(tree) => {
             // SAFETY: the guest's program defines it with this signature, by the macro above.
@@ -110,6 +123,11 @@ extern "C" fn enter_guest(device_tree: u64) -> ! {
         }
         None => rtas::stop_with("no device tree"),
     }
+}
+
+/// The time base as the guest's first instructions found it.
+pub fn ticks() -> u64 {
+    ENTERED.load(Ordering::Relaxed)
 }
 
 /// The device tree at an address.

@@ -190,7 +190,14 @@ pub(crate) mod tests {
         fdt.property_array_u32("ibm,dma-window", &[0x8000_0000, 0, 0, 0, 0x4000_0000])
             .unwrap();
         let device = fdt.begin_node("nvme@0").unwrap();
-        fdt.property_array_u32("reg", &[0x10000, 0, 0, 0, 0])
+        fdt.property_array_u32("reg", &[0x800, 0, 0, 0, 0]).unwrap();
+        fdt.property_u32("class-code", 0x01_0802).unwrap();
+        let assigned = [
+            [0x8100_0814, 0, 0x1000, 0, 0x20],
+            [0x8200_0818, 0x1, 0x8000_0000, 0, 0x4000],
+            [0x8200_0810, 0, 0x8001_0000, 0, 0x4000],
+        ];
+        fdt.property_array_u32("assigned-addresses", &assigned.concat())
             .unwrap();
         fdt.end_node(device).unwrap();
         fdt.end_node(bridge).unwrap();

@@ -2,6 +2,13 @@
 
 use crate::fdt::{Fdt, Node, cell, two_cells};
 
+/// Of the first cell of a PCI address (IEEE 1275 "PCI Bus Binding", 2.2.1.1): bus, device and
+/// function; register; the bit that both memory spaces have.
+const CONFIG_ADDRESS: u32 = 0x00ff_ff00;
+const REGISTER: u32 = 0xff;
+const SPACE_MEMORY: u32 = 2 << 24;
+const FIRST_BAR: u32 = 0x10;
+
 /// A range of guest physical addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
@@ -30,6 +37,19 @@ pub struct HostBridge<'a> {
     /// Its default DMA window.
     pub window: DmaWindow,
     ranges: &'a [u8],
+    name: &'a str,
+    tree: Fdt<'a>,
+}
+
+/// A PCI function behind a host bridge.
+#[derive(Clone, Copy, Debug)]
+pub struct PciFunction<'a> {
+    /// Its configuration address: bus, device and function, as RTAS calls name them, with register
+    /// 0.
+    pub config_address: u32,
+    /// Base class, subclass and programming interface in three bytes.
+    pub class_code: u32,
+    assigned: &'a [u8],
 }
 
 /// The machine.
@@ -51,10 +71,10 @@ impl<'a> Machine<'a> {
 
     /// The PCI host bridges.
     pub fn host_bridges(&self) -> impl Iterator<Item = HostBridge<'a>> + use<'a> {
-        self.tree
-            .nodes()
+        let tree = self.tree;
+        tree.nodes()
             .filter(|node| node.base_name() == "pci")
-            .filter_map(|node| bridge(&node))
+            .filter_map(move |node| bridge(tree, &node))
     }
 
     /// Ticks of the time base in a second.
@@ -87,7 +107,7 @@ impl<'a> Machine<'a> {
     }
 }
 
-fn bridge<'a>(node: &Node<'a>) -> Option<HostBridge<'a>> {
+fn bridge<'a>(tree: Fdt<'a>, node: &Node<'a>) -> Option<HostBridge<'a>> {
     let window = node.property("ibm,dma-window")?;
     Some(HostBridge {
         buid: two_cells(node.property("reg")?, 0)?,
@@ -97,6 +117,8 @@ fn bridge<'a>(node: &Node<'a>) -> Option<HostBridge<'a>> {
             bytes: two_cells(window, 3)?,
         },
         ranges: node.property("ranges").unwrap_or_default(),
+        name: node.name,
+        tree,
     })
 }
 
@@ -109,6 +131,45 @@ impl<'a> HostBridge<'a> {
             Some(Range {
                 start: two_cells(entry, 3)?,
                 bytes: two_cells(entry, 5)?,
+            })
+        })
+    }
+
+    /// The functions behind it.
+    pub fn functions(&self) -> impl Iterator<Item = PciFunction<'a>> + use<'a> {
+        let name = self.name;
+        let mut nodes = self.tree.nodes().skip_while(move |node| node.name != name);
+        let depth = nodes.next().map_or(u32::MAX, |bridge| bridge.depth);
+        nodes
+            .take_while(move |node| node.depth > depth)
+            .filter_map(|node| {
+                Some(PciFunction {
+                    config_address: cell(node.property("reg")?, 0)? & CONFIG_ADDRESS,
+                    class_code: cell(node.property("class-code")?, 0)?,
+                    assigned: node.property("assigned-addresses")?,
+                })
+            })
+    }
+
+    /// Where memory BAR `index` of a function is in guest addresses.
+    pub fn bar(&self, function: &PciFunction<'_>, index: u32) -> Option<Range> {
+        let register = FIRST_BAR + 4 * index;
+        // Three cells of bus address, two of length.
+        let entry = function.assigned.chunks_exact(20).find(|entry| {
+            cell(entry, 0).is_some_and(|space| {
+                space & REGISTER == register && space & SPACE_MEMORY == SPACE_MEMORY
+            })
+        })?;
+        let (bus, bytes) = (two_cells(entry, 1)?, two_cells(entry, 3)?);
+        self.ranges.chunks_exact(28).find_map(|range| {
+            if cell(range, 0)? & SPACE_MEMORY == 0 {
+                return None;
+            }
+            let offset = bus.checked_sub(two_cells(range, 1)?)?;
+            let inside = offset.checked_add(bytes)? <= two_cells(range, 5)?;
+            inside.then_some(Range {
+                start: two_cells(range, 3)?.checked_add(offset)?,
+                bytes,
             })
         })
     }
@@ -148,6 +209,19 @@ mod tests {
                 bytes: 0x8000_0000
             }
         );
+        let functions: Vec<_> = bridges[0].functions().collect();
+        assert_eq!(functions.len(), 1);
+        assert_eq!(functions[0].config_address, 0x800);
+        assert_eq!(functions[0].class_code, 0x01_0802);
+        let registers = Range {
+            start: 0x2000_8001_0000,
+            bytes: 0x4000,
+        };
+        assert_eq!(bridges[0].bar(&functions[0], 0), Some(registers));
+        // I/O ports, a BAR outside of the bridge's windows, and none.
+        for index in [1, 2, 3] {
+            assert_eq!(bridges[0].bar(&functions[0], index), None);
+        }
         assert_eq!(machine.number_argument("lines"), Some(12));
         assert_eq!(machine.argument("line"), None);
         assert_eq!(machine.timebase_hertz(), Some(512_000_000));

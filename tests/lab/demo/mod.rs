@@ -11,11 +11,11 @@ use std::path::Path;
 use thiserror::Error;
 
 use crate::cli::{Fetch, HostArgs};
-use crate::exec::Passed;
-use crate::host::{HostKind, Output};
+use crate::host::HostKind;
 use crate::images::nvme;
-use crate::progress::{Step, say};
+use crate::progress::say;
 use crate::session::{Session, SessionError};
+use crate::steps::Steps;
 use crate::workspace::{Workspace, WorkspaceError, at};
 
 use evidence::{Evidence, EvidenceError, Expected};
@@ -59,10 +59,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<u8, DemoError> {
         environment: String::new(),
         timeout: None,
     };
-    let mut steps = Steps {
-        step: None,
-        partial: Vec::new(),
-    };
+    let mut steps = Steps::default();
     let ended = session.run(workspace, &mut steps, None).map_err(Box::new)?;
     drop(steps);
     let stock = nvme::stock(workspace)?;
@@ -102,37 +99,4 @@ fn keep(findings: &Path, mode: &str, logs: &Path) -> Result<(), WorkspaceError> 
         }
     }
     Ok(())
-}
-
-/// Shows the script's progress: a line `LAB-STEP text` starts a step.
-struct Steps {
-    step: Option<Step>,
-    partial: Vec<u8>,
-}
-
-impl Output for Steps {
-    fn stdout(&mut self, bytes: &[u8]) {
-        self.partial.extend_from_slice(bytes);
-        while let Some(end) = self.partial.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.partial.drain(..=end).collect();
-            let line = String::from_utf8_lossy(&line);
-            let Some(title) = line.trim_end().strip_prefix("LAB-STEP ") else {
-                continue;
-            };
-            if let Some(step) = self.step.take() {
-                step.done();
-            }
-            if title != "end" {
-                self.step = Some(Step::start(title));
-            }
-        }
-    }
-
-    fn stderr(&mut self, bytes: &[u8]) {
-        Passed.stderr(bytes);
-    }
-
-    fn reports_progress(&self) -> bool {
-        true
-    }
 }

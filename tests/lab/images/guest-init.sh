@@ -7,8 +7,12 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 mount -t tmpfs tmpfs /tmp
 ln -s /proc/self/fd /dev/fd
-for module in $(cat /lib/modules/then); do
-    insmod "/lib/modules/$module.ko" || echo "LAB-GUEST-MODULE $module: cannot load"
+# The drivers of the devices that are there, each list in loading order.
+for class in $(cat /sys/bus/pci/devices/*/class 2>/dev/null | sort -u); do
+    [ -e "/lib/modules/$class" ] || continue
+    for module in $(cat "/lib/modules/$class"); do
+        insmod "/lib/modules/$module.ko" || echo "LAB-GUEST-MODULE $module: cannot load"
+    done
 done
 echo "LAB-GUEST-INIT uptime=$(cut -d' ' -f1 /proc/uptime)"
 

@@ -17,7 +17,7 @@ use crate::workspace::{Workspace, WorkspaceError, at};
 use modules::{KernelModules, ModuleError};
 
 /// Changes when images are put together differently from the same parts.
-const RECIPE_VERSION: &[u8] = b"1";
+const RECIPE_VERSION: &[u8] = b"2";
 
 const HOST_INIT: &str = include_str!("host-init.sh");
 const GUEST_INIT: &str = include_str!("guest-init.sh");
@@ -32,11 +32,12 @@ const HOST_FIRST: &[&str] = &[
     "vfio_iommu_spapr_tce",
     "9p",
     "9pnet_virtio",
+    "overlay",
 ];
 /// Modules a host loads afterwards: the drivers that would take those devices.
 const HOST_THEN: &[&str] = &["nvme", "e1000e"];
-/// Modules a guest loads: the drivers of the devices it may be given.
-const GUEST_THEN: &[&str] = &["nvme", "e1000e"];
+/// Modules a guest loads: the drivers of the devices it may be given, by PCI class as sysfs has it.
+const GUEST_DRIVERS: &[(&str, &str)] = &[("0x010802", "nvme"), ("0x020000", "e1000e")];
 
 /// Why an image could not be made.
 #[derive(Debug, Error)]
@@ -60,6 +61,8 @@ pub(crate) struct BootFiles {
     pub(crate) host_initrd: PathBuf,
     /// The guest's initial RAM disk.
     pub(crate) guest_initrd: PathBuf,
+    /// An archive with kexec, to append to the guest's initial RAM disk.
+    pub(crate) kexec: PathBuf,
 }
 
 /// The boot files for a kind of host.
@@ -70,11 +73,14 @@ pub(crate) fn boot_files(workspace: &Workspace, kind: HostKind) -> Result<BootFi
     };
     let kernel_package = Packages::provide(workspace, set)?;
     let busybox = Packages::provide(workspace, PackageSet::Busybox)?;
+    let kexec = Packages::provide(workspace, PackageSet::KexecTools)?;
+    let c_library = Packages::provide(workspace, PackageSet::CLibrary)?;
     let jobs: Vec<u8> = GUEST_JOBS
         .iter()
         .flat_map(|(name, job)| [*name, *job].concat().into_bytes())
         .collect();
-    let module_names = [HOST_FIRST, HOST_THEN, GUEST_THEN]
+    let guest_drivers: Vec<&str> = GUEST_DRIVERS.iter().map(|(_, driver)| *driver).collect();
+    let module_names = [HOST_FIRST, HOST_THEN, &guest_drivers]
         .map(|names| names.join(" "))
         .join(";");
     let recipe = [
@@ -85,6 +91,8 @@ pub(crate) fn boot_files(workspace: &Workspace, kind: HostKind) -> Result<BootFi
         module_names.as_bytes(),
         &kernel_package.stamp()?,
         &busybox.stamp()?,
+        &kexec.stamp()?,
+        &c_library.stamp()?,
     ];
     let images = workspace.provide("images", name, &recipe, |into| {
         let step = Step::start(format!("making the initial RAM disks ({name})"));
@@ -93,6 +101,7 @@ pub(crate) fn boot_files(workspace: &Workspace, kind: HostKind) -> Result<BootFi
         let busybox = fs::read(&path).map_err(at("read", &path))?;
         write(&into.join("host"), &host_initrd(&modules, &busybox)?)?;
         write(&into.join("guest"), &guest_initrd(&modules, &busybox)?)?;
+        write(&into.join("kexec"), &kexec_archive(&kexec, &c_library)?)?;
         step.done();
         Ok::<(), ImageError>(())
     })?;
@@ -100,6 +109,7 @@ pub(crate) fn boot_files(workspace: &Workspace, kind: HostKind) -> Result<BootFi
         kernel: kernel_package.find("boot", "vmlinux-")?,
         host_initrd: images.join("host"),
         guest_initrd: images.join("guest"),
+        kexec: images.join("kexec"),
     })
 }
 
@@ -134,8 +144,31 @@ fn guest_initrd(modules: &KernelModules, busybox: &[u8]) -> Result<Vec<u8>, Imag
     for (name, job) in GUEST_JOBS {
         archive.file(&format!("jobs/{name}"), 0o755, job.as_bytes())?;
     }
-    let then = modules.add_to(&mut archive, GUEST_THEN, &[])?;
-    archive.file("lib/modules/then", 0o644, then.join("\n").as_bytes())?;
+    for (class, driver) in GUEST_DRIVERS {
+        let order = modules.add_to(&mut archive, &[driver], &[])?;
+        let list = format!("lib/modules/{class}");
+        archive.file(&list, 0o644, order.join("\n").as_bytes())?;
+    }
+    Ok(archive.finish()?)
+}
+
+/// kexec with its loader and library, where they expect each other.
+fn kexec_archive(kexec: &Packages, c_library: &Packages) -> Result<Vec<u8>, ImageError> {
+    const LOADER: &str = "usr/lib64/ld64.so.2";
+    const LIBRARY: &str = "usr/lib/powerpc64le-linux-gnu/libc.so.6";
+    let mut archive = Archive::new();
+    for folder in ["lib64", "usr/lib", "usr/lib/powerpc64le-linux-gnu"] {
+        archive.directory(folder, 0o755)?;
+    }
+    for (package, from, to) in [
+        (kexec, "usr/sbin/kexec", "usr/bin/kexec"),
+        (c_library, LOADER, "lib64/ld64.so.2"),
+        (c_library, LIBRARY, LIBRARY),
+    ] {
+        let path = package.root().join(from);
+        let bytes = fs::read(&path).map_err(at("read", &path))?;
+        archive.file(to, 0o755, &bytes)?;
+    }
     Ok(archive.finish()?)
 }
 

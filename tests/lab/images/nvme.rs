@@ -11,11 +11,13 @@ use crate::workspace::{Workspace, WorkspaceError, at, hex};
 
 /// Bytes of pseudo-random data at the start of the disk.
 pub(crate) const DATA_BYTES: u64 = 64 << 20;
+/// Bytes of it that most tests read.
+pub(crate) const HEAD_BYTES: u64 = 8 << 20;
 /// Bytes of zeros behind the data, for tests that write.
 pub(crate) const SCRATCH_BYTES: u64 = 8 << 20;
 
 /// Changes when the contents change.
-const RECIPE_VERSION: &[u8] = b"1";
+const RECIPE_VERSION: &[u8] = b"2";
 const CHUNK: usize = 1 << 20;
 
 /// The stock disk; hosts get copies.
@@ -27,11 +29,13 @@ pub(crate) struct NvmeImage {
     pub(crate) sha256: String,
     /// SHA-256 of its first [`DATA_BYTES`], in hex.
     pub(crate) data_sha256: String,
+    /// SHA-256 of its first [`HEAD_BYTES`], in hex.
+    pub(crate) head_sha256: String,
 }
 
 /// The stock disk, made if it is not in the cache.
 pub(crate) fn stock(workspace: &Workspace) -> Result<NvmeImage, WorkspaceError> {
-    let sizes = format!("{DATA_BYTES} {SCRATCH_BYTES}");
+    let sizes = format!("{DATA_BYTES} {HEAD_BYTES} {SCRATCH_BYTES}");
     let folder = workspace.provide(
         "images",
         "nvme",
@@ -43,6 +47,7 @@ pub(crate) fn stock(workspace: &Workspace) -> Result<NvmeImage, WorkspaceError> 
             for (name, length) in [
                 ("sha256", DATA_BYTES + SCRATCH_BYTES),
                 ("data-sha256", DATA_BYTES),
+                ("head-sha256", HEAD_BYTES),
             ] {
                 let digest = digest_of(&disk, 0, length)?;
                 let path = into.join(name);
@@ -60,6 +65,7 @@ pub(crate) fn stock(workspace: &Workspace) -> Result<NvmeImage, WorkspaceError> 
         disk: folder.join("disk"),
         sha256: read("sha256")?,
         data_sha256: read("data-sha256")?,
+        head_sha256: read("head-sha256")?,
     })
 }
 

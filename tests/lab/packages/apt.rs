@@ -105,7 +105,7 @@ impl Apt {
         self.watch(&packages.join(", "), download, plan, into)
     }
 
-    /// Downloads the package and all it needs to run into `into`.
+    /// Downloads the package, or several with spaces between, and all they need to run into `into`.
     pub(crate) fn download_with_dependencies(
         &self,
         package: &str,
@@ -113,7 +113,8 @@ impl Apt {
     ) -> Result<(), AptError> {
         let command = |extra: &str| {
             let mut command = self.command("apt-get");
-            command.args(["install", "--yes", extra, package]);
+            command.args(["install", "--yes", extra]);
+            command.args(package.split_whitespace());
             command
                 .arg("--option")
                 .arg(format!("Dir::Cache::archives={}", into.display()));

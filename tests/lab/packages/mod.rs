@@ -4,6 +4,7 @@
 //! this machine's package state but the mirror it is configured to use.
 
 mod apt;
+pub(crate) mod python;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -47,6 +48,12 @@ pub(crate) enum PackageError {
         #[source]
         source: Box<CommandError>,
     },
+    #[error("cannot fetch the Python package {package}")]
+    Python {
+        package: &'static str,
+        #[source]
+        source: Box<CommandError>,
+    },
     #[error("{} holds no file {wanted}; Debian's package has changed", folder.display())]
     FileMissing {
         folder: PathBuf,
@@ -65,13 +72,20 @@ pub(crate) enum PackageSet {
     KernelPages64k,
     /// The tools of hosts and guests.
     Busybox,
+    /// kexec, for guests that start another kernel.
+    KexecTools,
+    /// The C library that kexec needs.
+    CLibrary,
     /// QEMU to run inside a host, with every library it needs.
     PeerEmulator,
+    /// libvirt to run inside a host, with QEMU, which it depends on, and Python.
+    Libvirt,
 }
 
 struct Recipe {
     name: &'static str,
     architecture: &'static str,
+    /// Its name; several with spaces between.
     package: &'static str,
     depth: Depth,
 }
@@ -110,10 +124,19 @@ impl PackageSet {
                 Depth::PointedTo,
             ),
             Self::Busybox => ("busybox", "ppc64el", "busybox-static", Depth::Alone),
+            Self::KexecTools => ("kexec-tools", "ppc64el", "kexec-tools", Depth::Alone),
+            Self::CLibrary => ("c-library", "ppc64el", "libc6", Depth::Alone),
             Self::PeerEmulator => (
                 "peer-emulator",
                 "ppc64el",
                 "qemu-system-ppc",
+                Depth::WithDependencies,
+            ),
+            Self::Libvirt => (
+                "libvirt",
+                "ppc64el",
+                "libvirt-daemon-driver-qemu libvirt-daemon libvirt-daemon-log libvirt-clients \
+                 qemu-system-ppc python3 base-files coreutils bash bsdutils",
                 Depth::WithDependencies,
             ),
         };
@@ -169,17 +192,21 @@ impl Packages {
 
     /// The one file in `folder` whose name starts with `prefix`.
     pub(crate) fn find(&self, folder: &str, prefix: &'static str) -> Result<PathBuf, PackageError> {
-        let folder = self.root.join(folder);
-        let entries = fs::read_dir(&folder).map_err(at("read the folder", &folder))?;
-        entries
-            .filter_map(Result::ok)
-            .find(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
-            .map(|entry| entry.path())
-            .ok_or(PackageError::FileMissing {
-                folder,
-                wanted: prefix,
-            })
+        find_in(&self.root.join(folder), prefix)
     }
+}
+
+/// The one file in `folder` whose name starts with `prefix`.
+fn find_in(folder: &Path, prefix: &'static str) -> Result<PathBuf, PackageError> {
+    let entries = fs::read_dir(folder).map_err(at("read the folder", folder))?;
+    entries
+        .filter_map(Result::ok)
+        .find(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
+        .map(|entry| entry.path())
+        .ok_or_else(|| PackageError::FileMissing {
+            folder: folder.to_owned(),
+            wanted: prefix,
+        })
 }
 
 fn fetch(workspace: &Workspace, recipe: &Recipe, into: &Path) -> Result<(), PackageError> {

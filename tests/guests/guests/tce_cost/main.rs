@@ -13,20 +13,18 @@
 #[cfg(target_arch = "powerpc64")]
 mod calls;
 #[cfg(target_arch = "powerpc64")]
-mod clock;
-#[cfg(target_arch = "powerpc64")]
 mod meter;
 
 #[cfg(target_arch = "powerpc64")]
 mod guest {
     use core::fmt::Write;
 
+    use spapr_test_guests::clock::Clock;
     use spapr_test_guests::console::Console;
     use spapr_test_guests::machine::Machine;
     use spapr_test_guests::rtas;
 
     use crate::calls::{Lists, Window};
-    use crate::clock::Clock;
     use crate::meter::{Kind, Meter};
 
     /// Entries of a list, and entries that are stuffed at once.

@@ -2,9 +2,8 @@
 
 use core::fmt::Write;
 
+use spapr_test_guests::clock::Clock;
 use spapr_test_guests::console::Line;
-
-use crate::clock::Clock;
 
 /// Calls of one kind that can be kept.
 const MOST_CALLS: usize = 512;

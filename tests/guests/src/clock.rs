@@ -1,16 +1,16 @@
-//! The time base.
+//! The time base: a clock that runs alike on all processors.
 
 use core::arch::asm;
 
 /// A clock of which readings are compared.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Clock {
+pub struct Clock {
     hertz: u64,
 }
 
 impl Clock {
     /// A clock of `hertz` ticks in a second.
-    pub(crate) fn new(hertz: u32) -> Self {
+    pub fn new(hertz: u32) -> Self {
         Self {
             hertz: u64::from(hertz).max(1),
         }
@@ -18,7 +18,7 @@ impl Clock {
 
     /// Ticks now.
     #[inline(always)]
-    pub(crate) fn now(self) -> u64 {
+    pub fn now(self) -> u64 {
         let ticks;
         // SAFETY: reads a register that all programs may read. It is taken to change memory, so
         // that what is measured stays between its two readings.
@@ -27,7 +27,14 @@ impl Clock {
     }
 
     /// What `ticks` are in nanoseconds.
-    pub(crate) fn nanoseconds(self, ticks: u64) -> u64 {
-        ticks.saturating_mul(1_000_000_000 / 1000) / (self.hertz / 1000).max(1)
+    pub const fn nanoseconds(self, ticks: u64) -> u64 {
+        let (seconds, rest) = (ticks / self.hertz, ticks % self.hertz);
+        seconds * 1_000_000_000 + rest * 1_000_000_000 / self.hertz
+    }
+
+    /// Waits.
+    pub fn wait_milliseconds(self, milliseconds: u64) {
+        let start = self.now();
+        while self.nanoseconds(self.now() - start) < milliseconds * 1_000_000 {}
     }
 }

@@ -1,0 +1,228 @@
+//! Running a Linux guest that reads the passed-through NVMe, under a peer.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use spapr_lab::benchmark::results::{Measured, Peer};
+use spapr_lab::benchmark::row::{Row, Unit};
+use spapr_lab::cpio::Archive;
+use spapr_lab::initrd::write_with_overlay;
+
+use super::AnyError;
+use super::command_line::RunArguments;
+use super::guest_runs::LIMIT;
+use super::hide;
+use super::hypercall_count::HypercallCount;
+use super::peers::{self, Controller, GUEST_BYTES, Guest, Windows};
+use super::read::{SERIES, Series};
+use super::watch::{self, Running};
+
+const JOB: &str = "\
+for _ in 1 2 3 4 5 6 7 8 9 10; do
+    [ -b /dev/nvme0n1 ] && break
+    sleep 0.5
+done
+exec /spapr-bench read /dev/nvme0n1
+";
+
+const COMMAND_LINE: &str = "console=hvc0";
+/// Where instructions are counted, an idle guest gives the processor up at once: by default it looks
+/// for work for a while first, for as many instructions as the emulator takes to read the disk.
+const COUNTED_COMMAND_LINE: &str = "console=hvc0 cpuidle.off=1";
+
+/// One boot of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LinuxRun {
+    /// Under whom.
+    pub(crate) peer: Peer,
+    /// The dynamic DMA windows that it is offered.
+    pub(crate) windows: Windows,
+    /// Its interrupt controller.
+    pub(crate) controller: Controller,
+    /// What the names of its rows begin with.
+    pub(crate) prefix: &'static str,
+}
+
+/// A Linux guest with its job.
+#[derive(Debug)]
+pub(crate) struct Linux {
+    kernel: PathBuf,
+    initrd: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Linux {
+    /// Puts this program and the job that runs it into the guest's initial RAM disk.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written.
+    pub(crate) fn prepare(kernel: &Path, initrd: &Path) -> Result<Self, AnyError> {
+        let folder = tempfile::tempdir()?;
+        let program = fs::read(std::env::current_exe()?)?;
+        let mut overlay = Archive::new();
+        overlay.file("job", 0o755, JOB.as_bytes())?;
+        overlay.file("spapr-bench", 0o755, &program)?;
+        let target = folder.path().join("initrd");
+        write_with_overlay(initrd, &overlay.finish()?, &target)?;
+        Ok(Self {
+            kernel: kernel.to_owned(),
+            initrd: target,
+            _folder: folder,
+        })
+    }
+
+    /// Boots it. None when the peer cannot.
+    ///
+    /// # Errors
+    /// When the VMM fails, or the guest does not come to its end.
+    pub(crate) fn run(
+        &self,
+        arguments: &RunArguments,
+        run: &LinuxRun,
+    ) -> Result<Option<Vec<Measured>>, AnyError> {
+        let guest = Guest {
+            kernel: &self.kernel,
+            initrd: Some(&self.initrd),
+            append: if arguments.counts_instructions {
+                COUNTED_COMMAND_LINE
+            } else {
+                COMMAND_LINE
+            },
+            memory: GUEST_BYTES,
+            cpus: 1,
+            devices: arguments.vfio.into_iter().collect(),
+            windows: run.windows,
+            controller: run.controller,
+            floor_options: &[],
+        };
+        let peer = run.peer;
+        let Some(mut command) = peers::command(peer, arguments, &guest) else {
+            return Ok(None);
+        };
+        let is_hidden = peer == Peer::QemuUser;
+        if is_hidden {
+            hide::prepare(&mut command);
+        }
+        let mut watcher = Watcher {
+            counts_instructions: arguments.counts_instructions,
+            ..Watcher::default()
+        };
+        watch::run(
+            command,
+            guest.memory,
+            LIMIT,
+            &mut |child| {
+                if is_hidden {
+                    hide::answer(child)
+                } else {
+                    Ok(())
+                }
+            },
+            &mut |running, at, line| {
+                let at = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
+                watcher.see(running, at, line)
+            },
+        )?;
+        let rows = watcher.finish()?.into_iter().map(|mut row| {
+            row.name = format!("{}{}", run.prefix, row.name);
+            Measured { peer, row }
+        });
+        Ok(Some(rows.collect()))
+    }
+}
+
+/// Follows what the guest prints.
+#[derive(Debug, Default)]
+struct Watcher {
+    counts_instructions: bool,
+    rows: Vec<Row>,
+    hertz: u64,
+    run_time: u64,
+    calls: u64,
+    count: Option<HypercallCount>,
+    is_done: bool,
+    is_complete: bool,
+}
+
+impl Watcher {
+    fn see(&mut self, running: &Running, at: u64, line: &str) -> std::io::Result<()> {
+        let line = line.trim_end();
+        if line.contains("LAB-GUEST-INIT ") {
+            self.add("start-init", Unit::Nanoseconds, at);
+        }
+        if line.contains("LAB-GUEST-STATUS 0") {
+            self.is_complete = true;
+        }
+        let Some(start) = line.find("BENCH") else {
+            return Ok(());
+        };
+        let line = &line[start..];
+        let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let series = SERIES.into_iter().find(|series| series.name == rest);
+        match (word, series) {
+            ("BENCH-START", _) => self.hertz = 1_000_000_000,
+            ("BENCH-BEGIN", Some(_)) => self.run_time = running.run_time()?,
+            ("BENCH-END", Some(series)) => self.series_ended(running, series)?,
+            ("BENCH-COUNT", _) => self.count = HypercallCount::start().ok(),
+            ("BENCH-COUNT-BEGIN", Some(_)) => self.calls = self.tce_calls()?,
+            ("BENCH-COUNT-END", Some(series)) => self.calls_ended(series)?,
+            ("BENCH-DONE", _) => {
+                self.count = None;
+                self.is_done = true;
+            }
+            ("BENCH", _) => {
+                if let Some(Ok(row)) = Row::parse(line, self.hertz) {
+                    self.guests_row(row);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The times that the guest saw: where instructions are counted, those of the fastest reads alone
+    /// are such.
+    fn guests_row(&mut self, row: Row) {
+        if row.name.ends_with("-prompt") == self.counts_instructions {
+            self.rows.push(row);
+        }
+    }
+
+    fn series_ended(&mut self, running: &Running, series: Series) -> std::io::Result<()> {
+        if !self.counts_instructions {
+            let spent = running.run_time()?.saturating_sub(self.run_time);
+            let name = format!("{}-processor-time", series.name);
+            self.add(&name, Unit::Nanoseconds, spent / series.reads);
+        }
+        if series.is_sequential {
+            let locked = running.memory()?.locked;
+            self.add("locked", Unit::Bytes, locked);
+        }
+        Ok(())
+    }
+
+    fn calls_ended(&mut self, series: Series) -> std::io::Result<()> {
+        if self.count.is_some() {
+            let calls = self.tce_calls()?.saturating_sub(self.calls);
+            let name = format!("{}-tce-calls", series.name);
+            self.add(&name, Unit::Count, calls);
+        }
+        Ok(())
+    }
+
+    fn tce_calls(&self) -> std::io::Result<u64> {
+        self.count.as_ref().map_or(Ok(0), HypercallCount::tce_calls)
+    }
+
+    fn add(&mut self, name: &str, unit: Unit, value: u64) {
+        self.rows.extend(Row::of_samples(name, 1, unit, &[value]));
+    }
+
+    fn finish(self) -> Result<Vec<Row>, AnyError> {
+        if self.is_done && self.is_complete {
+            Ok(self.rows)
+        } else {
+            Err("the Linux guest ended before it had read all".into())
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! What a process has in memory, and how long it has run.
+
+use std::fs;
+use std::io;
+
+/// A process's memory, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Memory {
+    /// Resident, without guest RAM.
+    pub(crate) resident: u64,
+    /// Locked.
+    pub(crate) locked: u64,
+}
+
+/// The memory of process `pid`; guest RAM is what is mapped in one piece of at least `guest_bytes`.
+///
+/// # Errors
+/// When the process is gone.
+pub(crate) fn of(pid: u32, guest_bytes: u64) -> io::Result<Memory> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/smaps"))?;
+    Ok(Memory {
+        resident: resident_without(&maps, guest_bytes),
+        locked: locked(pid)?,
+    })
+}
+
+/// VmLck of process `pid` in bytes.
+///
+/// # Errors
+/// When the process is gone.
+pub(crate) fn locked(pid: u32) -> io::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    Ok(status
+        .lines()
+        .find_map(|line| kibibytes(line, "VmLck:"))
+        .unwrap_or(0))
+}
+
+/// The time that all threads of process `pid` have run, guest code included, in nanoseconds.
+///
+/// # Errors
+/// When the process is gone.
+pub(crate) fn run_time(pid: u32) -> io::Result<u64> {
+    let mut sum = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // The first of three numbers: time on a processor (Documentation/scheduler/sched-stats.rst).
+        let times = fs::read_to_string(task?.path().join("schedstat"))?;
+        sum += times
+            .split_whitespace()
+            .next()
+            .and_then(|number| number.parse::<u64>().ok())
+            .unwrap_or(0);
+    }
+    Ok(sum)
+}
+
+fn kibibytes(line: &str, key: &str) -> Option<u64> {
+    let number = line.strip_prefix(key)?.trim().strip_suffix("kB")?;
+    Some(number.trim().parse::<u64>().ok()? << 10)
+}
+
+/// The resident bytes of all mappings in /proc/PID/smaps but those that are as large as guest RAM.
+fn resident_without(maps: &str, guest_bytes: u64) -> u64 {
+    let (mut sum, mut is_guest) = (0, false);
+    for line in maps.lines() {
+        if let Some(bytes) = kibibytes(line, "Size:") {
+            is_guest = bytes >= guest_bytes;
+        } else if let Some(bytes) = kibibytes(line, "Rss:")
+            && !is_guest
+        {
+            sum += bytes;
+        }
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAPS: &str = "\
+10000000-10200000 r-xp 00000000 00:02 3 /usr/bin/spapr-vmm
+Size:               2048 kB
+KernelPageSize:       64 kB
+Rss:                1024 kB
+7fff00000000-7fff40000000 rw-p 00000000 00:00 0
+Size:            1048576 kB
+Rss:               65536 kB
+7fffe0000000-7fffe0010000 rw-p 00000000 00:00 0 [stack]
+Size:                192 kB
+Rss:                 128 kB
+";
+
+    #[test]
+    fn guest_memory_does_not_count() {
+        assert_eq!(resident_without(MAPS, 1 << 30), (1024 + 128) << 10);
+        assert_eq!(resident_without(MAPS, 1 << 31), (1024 + 65536 + 128) << 10);
+    }
+
+    #[test]
+    fn this_process_has_memory_and_has_run() {
+        let pid = std::process::id();
+        assert!(of(pid, 1 << 40).unwrap().resident > 0);
+        assert!(run_time(pid).is_ok());
+        assert!(of(u32::MAX, 1).is_err());
+    }
+}

@@ -1,0 +1,203 @@
+//! The command line of each peer, for the same guest.
+
+use std::path::Path;
+use std::process::Command;
+
+use spapr_devices::vfio::PciAddress;
+use spapr_lab::benchmark::results::Peer;
+
+use super::command_line::RunArguments;
+
+/// Bytes of guest memory, unless a measurement takes more.
+pub(crate) const GUEST_BYTES: u64 = 1 << 30;
+
+/// Speculation mitigations that QEMU insists on and that emulated hosts do not have.
+const QEMU_MACHINE: &str =
+    "pseries,accel=kvm,cap-cfpc=broken,cap-sbbc=broken,cap-ibs=broken,cap-ccf-assist=off";
+
+/// A guest to run.
+#[derive(Clone, Debug)]
+pub(crate) struct Guest<'a> {
+    /// Its kernel.
+    pub(crate) kernel: &'a Path,
+    /// Its initial RAM disk.
+    pub(crate) initrd: Option<&'a Path>,
+    /// Its command line.
+    pub(crate) append: &'a str,
+    /// Bytes of memory.
+    pub(crate) memory: u64,
+    /// Processors.
+    pub(crate) cpus: u32,
+    /// The devices that it is given, each in a group of its own.
+    pub(crate) devices: Vec<PciAddress>,
+    /// Its dynamic DMA windows.
+    pub(crate) windows: Windows,
+    /// Its interrupt controller.
+    pub(crate) controller: Controller,
+    /// What a floor is told besides.
+    pub(crate) floor_options: &'a [String],
+}
+
+/// Dynamic DMA windows that a guest is offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Windows {
+    /// As large as its memory.
+    On,
+    /// None.
+    Off,
+    /// At most so many bytes; spapr-vmm alone can.
+    AtMost(u64),
+}
+
+/// A guest's interrupt controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Controller {
+    /// What the VMM gives it by itself: spapr-vmm XICS, QEMU the one that the guest likes best.
+    Default,
+    /// XICS.
+    Xics,
+}
+
+/// The command that runs `guest` under `peer`; none when the peer cannot.
+pub(crate) fn command(peer: Peer, arguments: &RunArguments, guest: &Guest<'_>) -> Option<Command> {
+    match peer {
+        Peer::Auto => Some(vmm(arguments, guest, "auto", "auto")),
+        Peer::Kernel => Some(vmm(arguments, guest, "kernel", "v2")),
+        Peer::User => Some(vmm(arguments, guest, "user", "v2")),
+        Peer::UserV1 => Some(vmm(arguments, guest, "auto", "v1")),
+        Peer::QemuKernel | Peer::QemuUser => qemu(arguments, guest),
+        Peer::FloorExit => floor("exit", "v2", guest),
+        Peer::FloorMap => floor("map", "v2", guest),
+        Peer::FloorMapV1 => floor("map", "v1", guest),
+        Peer::FloorKernel => floor("kernel", "v2", guest),
+        Peer::Host => None,
+    }
+}
+
+fn vmm(arguments: &RunArguments, guest: &Guest<'_>, tce: &str, iommu: &str) -> Command {
+    let mut command = Command::new(&arguments.vmm);
+    command.arg("run").arg("--kernel").arg(guest.kernel);
+    if let Some(initrd) = guest.initrd {
+        command.arg("--initrd").arg(initrd);
+    }
+    command.args(["--append", guest.append]);
+    command.args(["--memory", &format!("{}M", guest.memory >> 20)]);
+    command.args(["--cpus", &guest.cpus.to_string()]);
+    command.args(["--tce", tce, "--iommu", iommu]);
+    let windows = match guest.windows {
+        Windows::On => "auto".to_owned(),
+        Windows::Off => "off".to_owned(),
+        Windows::AtMost(bytes) => format!("{}M", bytes >> 20),
+    };
+    command.args(["--ddw", &windows]);
+    for device in &guest.devices {
+        command.args(["--vfio", &device.to_string()]);
+    }
+    command
+}
+
+fn qemu(arguments: &RunArguments, guest: &Guest<'_>) -> Option<Command> {
+    let mut command = Command::new(&arguments.qemu);
+    let controller = match guest.controller {
+        Controller::Default => "",
+        Controller::Xics => ",ic-mode=xics",
+    };
+    let machine = format!("{QEMU_MACHINE}{controller}");
+    command.args(["-M", &machine, "-cpu", "host"]);
+    command.args(["-m", &format!("{}M", guest.memory >> 20)]);
+    command.args(["-smp", &guest.cpus.to_string()]);
+    // Nothing but the terminal and what is passed through.
+    command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
+    command.args(["-serial", "stdio", "-monitor", "none"]);
+    match guest.windows {
+        Windows::On => {}
+        Windows::Off => {
+            command.args(["-global", "spapr-pci-host-bridge.ddw=off"]);
+        }
+        Windows::AtMost(_) => return None,
+    }
+    for (index, device) in guest.devices.iter().enumerate() {
+        let bus = if index == 0 {
+            "pci.0".to_owned()
+        } else {
+            let bridge = format!("spapr-pci-host-bridge,index={index},id=bridge{index}");
+            command.args(["-device", &bridge]);
+            format!("bridge{index}.0")
+        };
+        command.args(["-device", &format!("vfio-pci,host={device},bus={bus}")]);
+    }
+    command.arg("-kernel").arg(guest.kernel);
+    if let Some(initrd) = guest.initrd {
+        command.arg("-initrd").arg(initrd);
+    }
+    command.args(["-append", guest.append]);
+    Some(command)
+}
+
+/// This program itself, as a floor; it takes one device and one processor.
+fn floor(floor: &str, iommu: &str, guest: &Guest<'_>) -> Option<Command> {
+    let mut command = Command::new(std::env::current_exe().ok()?);
+    command
+        .args(["floor", floor, "--iommu", iommu])
+        .arg("--guest")
+        .arg(guest.kernel);
+    command.args(["--append", guest.append]);
+    for device in &guest.devices {
+        command.args(["--vfio", &device.to_string()]);
+    }
+    command.args(guest.floor_options);
+    Some(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::command_line::{Command as Chosen, CommandLine};
+    use super::*;
+
+    fn arguments() -> RunArguments {
+        let line = ["spapr-bench", "run", "--output", "o", "--guest", "g"];
+        match CommandLine::parse_from(line).command {
+            Chosen::Run(arguments) => arguments,
+            Chosen::Floor(_) | Chosen::Read(_) => panic!("not run"),
+        }
+    }
+
+    fn words(peer: Peer, windows: Windows) -> Option<String> {
+        let device = |text: &str| text.parse().unwrap();
+        let guest = Guest {
+            kernel: Path::new("g"),
+            initrd: None,
+            append: "parts=exit",
+            memory: GUEST_BYTES,
+            cpus: 2,
+            devices: vec![device("0001:01:00.0"), device("0003:01:00.0")],
+            windows,
+            controller: Controller::Default,
+            floor_options: &[],
+        };
+        let command = command(peer, &arguments(), &guest)?;
+        let words: Vec<_> = command
+            .get_args()
+            .map(|word| word.to_string_lossy())
+            .collect();
+        Some(words.join(" "))
+    }
+
+    #[test]
+    fn every_peer_gets_the_same_guest() {
+        for peer in Peer::ALL.into_iter().filter(|peer| *peer != Peer::Host) {
+            let words = words(peer, Windows::Off).unwrap();
+            assert!(words.contains("parts=exit"), "{words}");
+            assert!(words.contains("0001:01:00.0") && words.contains("0003:01:00.0"));
+        }
+    }
+
+    #[test]
+    fn qemu_has_no_bounded_windows() {
+        assert!(words(Peer::QemuKernel, Windows::AtMost(256 << 20)).is_none());
+        let words = words(Peer::Auto, Windows::AtMost(256 << 20)).unwrap();
+        assert!(words.contains("--ddw 256M"));
+    }
+}

@@ -1,0 +1,291 @@
+//! What is measured, in which order.
+
+use std::fs;
+use std::process::Command;
+
+use spapr_lab::benchmark::results::{Facts, Measured, Omission, Peer, Results};
+use spapr_lab::benchmark::row::{Row, Unit};
+
+use super::command_line::RunArguments;
+use super::growth;
+use super::guest_runs::{self, Run};
+use super::linux_runs::{Linux, LinuxRun};
+use super::memory::Memory;
+use super::peers::{Controller, GUEST_BYTES, Guest, Windows};
+use super::{AnyError, step, tell};
+
+/// The peers whose hypercalls are measured.
+const HYPERCALL_PEERS: [Peer; 10] = [
+    Peer::FloorExit,
+    Peer::FloorMap,
+    Peer::FloorMapV1,
+    Peer::FloorKernel,
+    Peer::Auto,
+    Peer::Kernel,
+    Peer::User,
+    Peer::UserV1,
+    Peer::QemuKernel,
+    Peer::QemuUser,
+];
+/// How long `--tce auto` is given to settle before each row, in milliseconds.
+const SETTLE: &str = "settle=30";
+/// The Linux guests. One under QEMU has the interrupt controller that all under spapr-vmm have.
+const LINUX_RUNS: [LinuxRun; 10] = [
+    linux_run(Peer::Auto),
+    linux_run(Peer::Kernel),
+    linux_run(Peer::User),
+    linux_run(Peer::UserV1),
+    linux_run(Peer::QemuKernel),
+    linux_run(Peer::QemuUser),
+    LinuxRun {
+        controller: Controller::Xics,
+        prefix: "xics-",
+        ..linux_run(Peer::QemuKernel)
+    },
+    LinuxRun {
+        windows: Windows::On,
+        prefix: "windows-on-",
+        ..linux_run(Peer::Auto)
+    },
+    LinuxRun {
+        windows: Windows::On,
+        prefix: "windows-on-",
+        ..linux_run(Peer::QemuKernel)
+    },
+    LinuxRun {
+        windows: Windows::AtMost(512 << 20),
+        prefix: "windows-512m-",
+        ..linux_run(Peer::Auto)
+    },
+];
+
+const fn linux_run(peer: Peer) -> LinuxRun {
+    LinuxRun {
+        peer,
+        windows: Windows::Off,
+        controller: Controller::Default,
+        prefix: "",
+    }
+}
+
+/// How often a guest is started to see how long that takes.
+const STARTS: usize = 2;
+
+/// All that is found, as it grows.
+pub(super) struct Session<'a> {
+    pub(super) arguments: &'a RunArguments,
+    results: Results,
+}
+
+/// Measures all, and writes the results.
+///
+/// # Errors
+/// When they cannot be written; what cannot be measured is in them.
+pub(crate) fn run(arguments: &RunArguments) -> Result<(), AnyError> {
+    let mut session = Session {
+        arguments,
+        results: Results {
+            facts: facts(arguments),
+            ..Results::default()
+        },
+    };
+    if arguments.counts_instructions
+        && let Err(error) = stop_halt_polling()
+    {
+        tell(&format!("KVM's halt polling stays as it is: {error}"));
+    }
+    session.starts();
+    session.hypercalls();
+    growth::measure(&mut session);
+    if arguments.vfio.is_some() {
+        session.linux();
+    }
+    step("end");
+    let text = serde_json::to_string(&session.results)?;
+    fs::write(&arguments.output, text)?;
+    Ok(())
+}
+
+impl Session<'_> {
+    /// The time to the guest's first instruction, and what a VMM has in memory then.
+    fn starts(&mut self) {
+        for peer in [Peer::Auto, Peer::QemuKernel] {
+            let title = format!("start: {}", peer.name());
+            self.measure(&title, |session| {
+                let guest = Guest {
+                    kernel: &session.arguments.guest,
+                    initrd: None,
+                    append: "parts=exit samples=8",
+                    memory: GUEST_BYTES,
+                    cpus: 1,
+                    devices: Vec::new(),
+                    windows: Windows::On,
+                    controller: Controller::Default,
+                    floor_options: &[],
+                };
+                let (mut times, mut resident) = (Vec::new(), Vec::new());
+                for _ in 0..STARTS {
+                    let Some(run) = guest_runs::run(peer, session.arguments, &guest)? else {
+                        return Ok(());
+                    };
+                    times.extend(run.first_instruction.map(|time| time.as_nanos()));
+                    resident.push(run.memory.resident);
+                }
+                let times: Vec<u64> = times
+                    .into_iter()
+                    .filter_map(|time| time.try_into().ok())
+                    .collect();
+                session.outside(peer, "start-first-instruction", Unit::Nanoseconds, &times);
+                session.outside(peer, "resident-above-guest-ram", Unit::Bytes, &resident);
+                Ok(())
+            });
+        }
+    }
+
+    /// The hypercalls of a guest with one processor and one device.
+    fn hypercalls(&mut self) {
+        for peer in HYPERCALL_PEERS {
+            let title = format!("hypercalls: {}", peer.name());
+            self.measure(&title, |session| {
+                let append = hypercall_parts(peer, session.arguments.vfio.is_some());
+                let guest = Guest {
+                    kernel: &session.arguments.guest,
+                    initrd: None,
+                    append: &append,
+                    memory: GUEST_BYTES,
+                    cpus: 1,
+                    devices: session.arguments.vfio.into_iter().collect(),
+                    windows: Windows::Off,
+                    controller: Controller::Default,
+                    floor_options: &[],
+                };
+                let run = guest_runs::run(peer, session.arguments, &guest)?;
+                if let Some(run) = &run
+                    && !guest.devices.is_empty()
+                    && (peer.is_ours() || peer == Peer::QemuKernel || peer == Peer::QemuUser)
+                {
+                    let Memory { resident, locked } = run.memory;
+                    session.outside(peer, "resident-with-device", Unit::Bytes, &[resident]);
+                    session.outside(peer, "locked-before-dma", Unit::Bytes, &[locked]);
+                }
+                session.add(peer, run);
+                Ok(())
+            });
+        }
+    }
+
+    /// A Linux guest that reads its NVMe, with and without dynamic DMA windows.
+    fn linux(&mut self) {
+        let (Some(kernel), Some(initrd)) = (&self.arguments.kernel, &self.arguments.initrd) else {
+            return;
+        };
+        let mut linux = None;
+        self.measure("Linux: preparing its initial RAM disk", |_| {
+            linux = Some(Linux::prepare(kernel, initrd)?);
+            Ok(())
+        });
+        let Some(linux) = linux else { return };
+        for run in &LINUX_RUNS {
+            let title = format!("Linux: {}{}", run.prefix, run.peer.name());
+            self.measure(&title, |session| {
+                let measured = linux.run(session.arguments, run)?;
+                session
+                    .results
+                    .measured
+                    .extend(measured.into_iter().flatten());
+                Ok(())
+            });
+        }
+    }
+
+    /// Does one thing, unless it was not asked for; what goes wrong keeps nothing else from being
+    /// done.
+    pub(super) fn measure(
+        &mut self,
+        title: &str,
+        work: impl FnOnce(&mut Self) -> Result<(), AnyError>,
+    ) {
+        let only = self.arguments.only.as_deref();
+        if only.is_some_and(|only| !title.contains(only)) {
+            return;
+        }
+        step(title);
+        if let Err(error) = work(self) {
+            let mut why = error.to_string();
+            let mut source = error.source();
+            while let Some(cause) = source {
+                why = format!("{why}: {cause}");
+                source = cause.source();
+            }
+            tell(&format!("not measured: {title}: {why}"));
+            self.results.omitted.push(Omission {
+                what: title.to_owned(),
+                why,
+            });
+        }
+    }
+
+    /// Adds what a guest printed.
+    pub(super) fn add(&mut self, peer: Peer, run: Option<Run>) {
+        self.results
+            .measured
+            .extend(run.into_iter().flat_map(|run| run.measured(peer)));
+    }
+
+    /// Adds rows of a peer.
+    pub(super) fn add_rows(&mut self, peer: Peer, rows: Vec<Row>) {
+        let measured = rows.into_iter().map(|row| Measured { peer, row });
+        self.results.measured.extend(measured);
+    }
+
+    /// Adds what was measured from outside of the guest.
+    pub(super) fn outside(&mut self, peer: Peer, name: &str, unit: Unit, samples: &[u64]) {
+        let row = guest_runs::outside_row(name, unit, samples);
+        self.results
+            .measured
+            .extend(row.map(|row| Measured { peer, row }));
+    }
+}
+
+/// The guest's command line, for what a peer does.
+fn hypercall_parts(peer: Peer, has_device: bool) -> String {
+    let parts = match (peer, has_device) {
+        (Peer::FloorExit, true) => "exit,single,rtas,stuff",
+        (Peer::FloorMap | Peer::FloorMapV1, true) => "exit,single,indirect,stuff",
+        (Peer::FloorKernel, true) => "single,indirect,stuff",
+        (_, true) => "exit,first,single,rtas,indirect,stuff,regions",
+        (_, false) => "exit",
+    };
+    let settle = if peer == Peer::Auto { SETTLE } else { "" };
+    format!("parts={parts} {settle}")
+}
+
+/// Has KVM not look for work for a guest that gave its processor up (halt_poll_ns,
+/// Documentation/virt/kvm/halt-polling.rst): how many instructions that takes depends on how long the
+/// emulator takes to read the disk.
+fn stop_halt_polling() -> Result<(), AnyError> {
+    Ok(fs::write("/sys/module/kvm/parameters/halt_poll_ns", "0")?)
+}
+
+/// What machine this is.
+fn facts(arguments: &RunArguments) -> Facts {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let cpu = read("/proc/cpuinfo");
+    let value = |line: &str| Some(line.split_once(':')?.1.trim().to_owned());
+    let qemu = Command::new(&arguments.qemu).arg("--version").output().ok();
+    Facts {
+        cpu: cpu
+            .lines()
+            .find(|line| line.starts_with("cpu"))
+            .and_then(value)
+            .unwrap_or_default(),
+        kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+        page_bytes: spapr_devices::vfio::host_page_bytes(),
+        qemu: qemu.and_then(|output| {
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            text.lines().next().map(str::to_owned)
+        }),
+        counts_instructions: arguments.counts_instructions,
+        guest_bytes: GUEST_BYTES,
+    }
+}

@@ -1,0 +1,204 @@
+//! What runs in a Linux guest: reads of a block device past the page cache, timed one by one.
+//!
+//! Before and after each series it says so and waits a little, so that whoever watches from outside can
+//! look at the VMM in between. Each series is then made again, for the guest's hypercalls to be counted.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use spapr_lab::benchmark::row::{Row, Unit};
+
+use super::AnyError;
+use super::command_line::ReadArguments;
+
+/// Known data is at the start of the lab's NVMe.
+const DATA_BYTES: u64 = 64 << 20;
+/// What direct reads need at most: a page.
+const ALIGNMENT: usize = 64 << 10;
+/// One read in so many is among the fastest, whose data was there at once: with an emulated disk, how
+/// long the others take is the emulator's doing.
+const PROMPT_SHARE: usize = 4;
+/// The time that whoever watches has to look.
+const PAUSE: Duration = Duration::from_millis(40);
+/// The time that it has to start counting.
+const LONG_PAUSE: Duration = Duration::from_millis(200);
+
+/// A series of reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Series {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// Bytes of one read.
+    pub(crate) bytes: u64,
+    /// How many there are.
+    pub(crate) reads: u64,
+    /// Whether they follow each other.
+    pub(crate) is_sequential: bool,
+}
+
+/// All series.
+pub(crate) const SERIES: [Series; 2] = [
+    Series {
+        name: "nvme-random-4k",
+        bytes: 4 << 10,
+        reads: 500,
+        is_sequential: false,
+    },
+    Series {
+        name: "nvme-sequential-1m",
+        bytes: 1 << 20,
+        reads: 48,
+        is_sequential: true,
+    },
+];
+
+impl Series {
+    /// Where read `number` begins.
+    fn offset(self, number: u64) -> u64 {
+        let places = DATA_BYTES / self.bytes;
+        let place = if self.is_sequential {
+            number % places
+        } else {
+            // Knuth's multiplicative hash: far from one to the next, and the same every time.
+            number.wrapping_mul(2_654_435_761) % places
+        };
+        place * self.bytes
+    }
+}
+
+/// Makes all series.
+///
+/// # Errors
+/// When the device cannot be read.
+pub(crate) fn run(arguments: &ReadArguments) -> Result<(), AnyError> {
+    let device = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_DIRECT)
+        .open(&arguments.device)?;
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "BENCH-START ticks=0 hertz=1000000000")?;
+    let most = SERIES
+        .iter()
+        .map(|series| series.bytes * series.reads)
+        .max();
+    let most = usize::try_from(most.unwrap_or(0))?;
+    // Written, so that all of it is there.
+    let mut memory = vec![1u8; most + ALIGNMENT];
+    let start = memory.as_ptr().align_offset(ALIGNMENT);
+    let buffer = memory
+        .get_mut(start..start + most)
+        .ok_or("memory cannot be aligned")?;
+    for series in SERIES {
+        writeln!(stdout, "BENCH-BEGIN {}", series.name)?;
+        thread::sleep(PAUSE);
+        let mut times = read_all(&device, series, buffer)?;
+        writeln!(stdout, "BENCH-END {}", series.name)?;
+        thread::sleep(PAUSE);
+        let bytes = usize::try_from(series.bytes * series.reads)?;
+        let digest = digest(&buffer[..bytes]);
+        let name = format!("{}-latency", series.name);
+        print_row(&mut stdout, &name, &times, digest)?;
+        times.sort_unstable();
+        let prompt = &times[..times.len() / PROMPT_SHARE];
+        print_row(
+            &mut stdout,
+            &format!("{}-prompt", series.name),
+            prompt,
+            digest,
+        )?;
+    }
+    writeln!(stdout, "BENCH-COUNT")?;
+    thread::sleep(LONG_PAUSE);
+    for series in SERIES {
+        writeln!(stdout, "BENCH-COUNT-BEGIN {}", series.name)?;
+        thread::sleep(PAUSE);
+        read_all(&device, series, buffer)?;
+        writeln!(stdout, "BENCH-COUNT-END {}", series.name)?;
+        thread::sleep(PAUSE);
+    }
+    writeln!(stdout, "BENCH-DONE")?;
+    Ok(())
+}
+
+/// The times of the reads, in nanoseconds.
+fn read_all(device: &File, series: Series, buffer: &mut [u8]) -> Result<Vec<u64>, AnyError> {
+    let mut times = Vec::new();
+    let pieces = buffer.chunks_exact_mut(usize::try_from(series.bytes)?);
+    for (number, piece) in (0..series.reads).zip(pieces) {
+        let before = Instant::now();
+        device.read_exact_at(piece, series.offset(number))?;
+        times.push(u64::try_from(before.elapsed().as_nanos())?);
+    }
+    Ok(times)
+}
+
+/// A number that stands for bytes: FNV-1a over doublewords.
+fn digest(bytes: &[u8]) -> u64 {
+    let words = bytes.chunks_exact(8).filter_map(|word| word.first_chunk());
+    words.fold(0xcbf2_9ce4_8422_2325, |hash, word| {
+        (hash ^ u64::from_le_bytes(*word)).wrapping_mul(0x100_0000_01b3)
+    })
+}
+
+/// As the bare-metal guest prints its rows.
+fn print_row(
+    stdout: &mut impl Write,
+    name: &str,
+    times: &[u64],
+    digest: u64,
+) -> Result<(), AnyError> {
+    let row = Row::of_samples(name, 1, Unit::Nanoseconds, times).ok_or("a series without reads")?;
+    let quantiles: Vec<String> = row.quantiles.iter().map(u64::to_string).collect();
+    writeln!(
+        stdout,
+        "BENCH row={name} n=1 samples={} failed=0 digest={digest:016x} mean={} ticks={}",
+        row.samples,
+        row.mean,
+        quantiles.join(",")
+    )?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_stay_in_the_known_data_and_random_ones_are_apart() {
+        for series in SERIES {
+            let offsets: Vec<u64> = (0..series.reads)
+                .map(|number| series.offset(number))
+                .collect();
+            for offset in &offsets {
+                assert!(offset % series.bytes == 0 && offset + series.bytes <= DATA_BYTES);
+            }
+            let follow = offsets
+                .windows(2)
+                .all(|pair| pair[0] + series.bytes == pair[1]);
+            assert_eq!(follow, series.is_sequential);
+        }
+    }
+
+    #[test]
+    fn a_printed_row_reads_back() {
+        let mut text = Vec::new();
+        print_row(&mut text, "nvme", &[3, 1, 2], 7).unwrap();
+        let row = Row::parse(&String::from_utf8(text).unwrap(), 1_000_000_000);
+        let row = row.unwrap().unwrap();
+        assert_eq!((row.name.as_str(), row.median()), ("nvme", 2));
+        assert_eq!((row.samples, row.digest), (3, Some(7)));
+    }
+
+    #[test]
+    fn a_digest_depends_on_every_byte() {
+        let zeros = [0u8; 64];
+        for at in 0..64 {
+            let mut other = zeros;
+            other[at] = 1;
+            assert_ne!(digest(&other), digest(&zeros));
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! A run of `spapr-vmm-qemu`: a command line such as libvirt builds, and the monitor.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use spapr_lab::initrd::write_with_overlay;
+
+use super::monitor::Monitor;
+use super::running::Running;
+use super::vmm::{Folder, INITRD, KERNEL, job_archive};
+
+/// The most time that a run takes on an emulated host.
+const TIME_LIMIT: Duration = Duration::from_secs(150);
+
+/// A run to be started.
+#[derive(Debug)]
+pub(crate) struct FrontEnd {
+    folder: Folder,
+    arguments: Vec<String>,
+}
+
+impl FrontEnd {
+    /// A machine of 1 GiB whose monitor is in the run's folder and whose terminal is on standard
+    /// input and output.
+    pub(crate) fn new() -> Self {
+        let folder = Folder::new();
+        let monitor = folder.file("monitor");
+        let stats = folder.file("stats.json");
+        let text = format!(
+            "-name guest=test,debug-threads=on -machine pseries,usb=off,dump-guest-core=off \
+             -accel kvm -cpu host -m size=1048576k -overcommit mem-lock=off -display none \
+             -no-user-config -nodefaults -rtc base=utc -boot strict=on -msg timestamp=on \
+             -chardev socket,id=charmonitor,path={},server=on,wait=off \
+             -mon chardev=charmonitor,id=monitor,mode=control \
+             -chardev stdio,id=charserial0 \
+             -device spapr-vty,chardev=charserial0,id=serial0,reg=0x30000000 \
+             -spapr-vmm stats={}",
+            monitor.display(),
+            stats.display()
+        );
+        Self {
+            folder,
+            arguments: text.split_whitespace().map(str::to_owned).collect(),
+        }
+    }
+
+    /// A Linux guest with the stock initial RAM disk: an interactive shell.
+    pub(crate) fn linux() -> Self {
+        Self::new()
+            .option("-kernel", KERNEL)
+            .option("-initrd", INITRD)
+            .option("-append", "console=hvc0")
+    }
+
+    /// A Linux guest that runs a shell script and powers off.
+    pub(crate) fn job(script: &str) -> Self {
+        let front_end = Self::new();
+        let initrd = front_end.folder.file("initrd");
+        let overlay = job_archive(script, &[]);
+        write_with_overlay(Path::new(INITRD), &overlay, &initrd).expect("cannot write the initrd");
+        front_end
+            .option("-kernel", KERNEL)
+            .option("-initrd", initrd.to_str().expect("a path of ours"))
+            .option("-append", "console=hvc0")
+    }
+
+    /// One more argument.
+    pub(crate) fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// One more option with its value.
+    pub(crate) fn option(self, name: &str, value: &str) -> Self {
+        self.argument(name).argument(value)
+    }
+
+    /// Where the monitor is.
+    fn monitor(&self) -> PathBuf {
+        self.folder.file("monitor")
+    }
+
+    /// Starts it, and connects to its monitor.
+    pub(crate) fn start(self) -> (Running, Monitor) {
+        let (running, path) = self.start_alone();
+        (running, Monitor::connect(&path))
+    }
+
+    /// Starts it; its monitor is or will be where the path says.
+    pub(crate) fn start_alone(self) -> (Running, PathBuf) {
+        let path = self.monitor();
+        let mut command = Command::new("spapr-vmm-qemu");
+        command.args(&self.arguments);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        (Running::start(command, self.folder, TIME_LIMIT), path)
+    }
+}

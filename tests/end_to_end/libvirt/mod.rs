@@ -1,0 +1,10 @@
+//! Debian's libvirt, unmodified, with `spapr-vmm-qemu` as the emulator of a domain. These run on a
+//! host that has libvirt.
+
+mod client;
+mod domain;
+mod host_device;
+mod limits;
+mod probe;
+mod restart;
+mod sandbox;

@@ -1,0 +1,53 @@
+//! What libvirt learns of the emulator.
+
+use crate::harness::libvirt::{Description, start, virsh, virsh_refuses};
+
+#[test]
+fn domain_capabilities_say_what_there_is() {
+    start();
+    let xml = virsh(&[
+        "domcapabilities",
+        "--emulatorbin",
+        "/usr/bin/spapr-vmm-qemu",
+        "--arch",
+        "ppc64le",
+        "--virttype",
+        "kvm",
+    ]);
+    for part in [
+        "<path>/usr/bin/spapr-vmm-qemu</path>",
+        "<domain>kvm</domain>",
+        "<machine>pseries</machine>",
+        "<arch>ppc64le</arch>",
+        "<mode name='host-passthrough' supported='yes'>",
+        "<hostdev supported='yes'>",
+        "<value>vfio</value>",
+    ] {
+        assert!(xml.contains(part), "no {part}\n{xml}");
+    }
+    for part in ["virtio-gpu", "<value>qxl</value>", "<rng supported='yes'>"] {
+        assert!(!xml.contains(part), "{part}\n{xml}");
+    }
+}
+
+/// What libvirt or, for what libvirt lets pass, the emulator says of a domain with a device.
+fn refusal(name: &str, device: &str) -> String {
+    match Description::new(name).device(device).try_define() {
+        Ok(domain) => virsh_refuses(&["start", &domain.name]),
+        Err(why) => why,
+    }
+}
+
+#[test]
+fn devices_that_are_not_there_are_refused_by_name() {
+    let disk =
+        "<disk type='file'><source file='/tmp/disk'/><target dev='vda' bus='virtio'/></disk>";
+    let message = refusal("with-disk", disk);
+    assert!(message.contains("virtio"), "{message}");
+    let card = "<interface type='user'><model type='virtio'/></interface>";
+    let message = refusal("with-card", card);
+    assert!(message.contains("virtio"), "{message}");
+    let second = "<serial type='pty'/>";
+    let message = refusal("two-terminals", second);
+    assert!(message.contains("there is one spapr-vty at most"), "{message}");
+}

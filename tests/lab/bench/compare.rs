@@ -1,0 +1,203 @@
+//! Setting rows beside each other: ours beside QEMU's and beside the floor.
+
+use spapr_lab::benchmark::results::{Peer, Results};
+use spapr_lab::benchmark::row::Row;
+
+/// What one row is beside another.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Ratio {
+    /// There is none to compare with.
+    None,
+    /// So many times the other's median.
+    Of {
+        /// The ratio.
+        ratio: f64,
+        /// The other's median.
+        other: u64,
+    },
+    /// They must not be compared.
+    Refused(&'static str),
+}
+
+/// One of our rows.
+#[derive(Clone, Debug)]
+pub(super) struct Compared<'a> {
+    /// Which of our ways.
+    pub(super) peer: Peer,
+    /// The row.
+    pub(super) row: &'a Row,
+    /// Beside QEMU's way that does the same.
+    pub(super) qemu: Ratio,
+    /// Beside the least that such a way takes.
+    pub(super) floor: Ratio,
+}
+
+/// All our rows, in the order in which they were measured.
+pub(super) fn all(results: &Results) -> Vec<Compared<'_>> {
+    results
+        .measured
+        .iter()
+        .filter(|measured| measured.peer.is_ours())
+        .map(|measured| of(results, measured.peer, &measured.row))
+        .collect()
+}
+
+/// One row of ours.
+pub(super) fn of<'a>(results: &Results, peer: Peer, row: &'a Row) -> Compared<'a> {
+    let other = |peer| results.row(peer, &row.name, row.n);
+    let qemu = peer.qemu().and_then(other);
+    Compared {
+        peer,
+        row,
+        qemu: qemu.map_or(Ratio::None, |qemu| beside(row, qemu)),
+        floor: floor(results, peer, row).map_or(Ratio::None, |floor| quotient(row, floor)),
+    }
+}
+
+/// One row beside another whose guest must have seen the same.
+pub(super) fn beside(row: &Row, other: &Row) -> Ratio {
+    if row.failed > 0 || other.failed > 0 {
+        return Ratio::Refused("calls failed");
+    }
+    if row.digest != other.digest {
+        return Ratio::Refused("the guests' results differ");
+    }
+    quotient(row, other)
+}
+
+/// The ratio of the medians.
+fn quotient(row: &Row, other: &Row) -> Ratio {
+    let other = other.median();
+    if other == 0 {
+        return Ratio::None;
+    }
+    Ratio::Of {
+        ratio: as_number(row.median()) / as_number(other),
+        other,
+    }
+}
+
+/// For a ratio or a plot, where the last digits do not matter.
+#[expect(clippy::cast_precision_loss, reason = "no value comes near 2^53")]
+pub(super) const fn as_number(value: u64) -> f64 {
+    value as f64
+}
+
+/// Whether a row's calls take no call of VFIO: entries that are clear already, or only read.
+pub(super) fn takes_no_call(name: &str) -> bool {
+    [
+        "exit",
+        "rtas-config-read",
+        "get",
+        "put-clear",
+        "stuff-clear",
+    ]
+    .contains(&name)
+}
+
+/// The least that a row can take: what the kernel takes if it serves the call, else an exit and the
+/// VFIO calls that cannot be avoided. None for rows that have no such thing.
+pub(super) fn floor<'a>(results: &'a Results, peer: Peer, row: &Row) -> Option<&'a Row> {
+    let at = |floor| results.row(floor, &row.name, row.n);
+    // Entries that are clear already, or only read, take no VFIO call.
+    let takes_none = [
+        "exit",
+        "rtas-config-read",
+        "get",
+        "put-clear",
+        "stuff-clear",
+    ];
+    let takes_none = takes_none.contains(&row.name.as_str());
+    let user = |mapping| at(if takes_none { Peer::FloorExit } else { mapping });
+    match peer {
+        Peer::Kernel => at(Peer::FloorKernel).or_else(|| at(Peer::FloorExit)),
+        Peer::User => user(Peer::FloorMap),
+        Peer::UserV1 => user(Peer::FloorMapV1),
+        Peer::Auto => {
+            let floors = [at(Peer::FloorKernel), user(Peer::FloorMap)];
+            floors.into_iter().flatten().min_by_key(|row| row.median())
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use spapr_lab::benchmark::results::Measured;
+    use spapr_lab::benchmark::row::Unit;
+
+    use super::*;
+
+    /// Results of one row each, `(peer, name, n, median)`, all with one digest.
+    pub(in super::super) fn results(rows: &[(Peer, &str, u64, u64)]) -> Results {
+        let measured = rows
+            .iter()
+            .map(|&(peer, name, n, median)| {
+                let mut row = Row::of_samples(name, n, Unit::Nanoseconds, &[median; 9]).unwrap();
+                row.digest = Some(7);
+                Measured { peer, row }
+            })
+            .collect();
+        Results {
+            measured,
+            ..Results::default()
+        }
+    }
+
+    fn ratio(ratio: &Ratio) -> Option<f64> {
+        match ratio {
+            Ratio::Of { ratio, .. } => Some(*ratio),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn rows_stand_beside_their_way_of_qemu_and_their_floor() {
+        let results = results(&[
+            (Peer::FloorMap, "put-map", 1, 100),
+            (Peer::FloorKernel, "put-map", 1, 40),
+            (Peer::User, "put-map", 1, 150),
+            (Peer::Auto, "put-map", 1, 60),
+            (Peer::QemuUser, "put-map", 1, 300),
+            (Peer::QemuKernel, "put-map", 1, 120),
+        ]);
+        let compared = all(&results);
+        assert_eq!(compared.len(), 2);
+        assert_eq!(ratio(&compared[0].qemu), Some(0.5));
+        assert_eq!(ratio(&compared[0].floor), Some(1.5));
+        assert_eq!(ratio(&compared[1].qemu), Some(0.5));
+        assert_eq!(ratio(&compared[1].floor), Some(1.5));
+    }
+
+    #[test]
+    fn what_takes_no_vfio_call_has_the_exit_for_its_floor() {
+        let results = results(&[
+            (Peer::FloorExit, "stuff-clear", 512, 100),
+            (Peer::FloorMap, "stuff-clear", 512, 1000),
+            (Peer::User, "stuff-clear", 512, 150),
+        ]);
+        assert_eq!(ratio(&all(&results)[0].floor), Some(1.5));
+        assert_eq!(all(&results)[0].qemu, Ratio::None);
+    }
+
+    #[test]
+    fn rows_whose_guests_saw_something_else_are_not_compared() {
+        let mut results = results(&[
+            (Peer::Auto, "get", 1, 100),
+            (Peer::QemuKernel, "get", 1, 100),
+        ]);
+        results.measured[1].row.digest = Some(8);
+        let refused = all(&results)[0].qemu.clone();
+        assert_eq!(refused, Ratio::Refused("the guests' results differ"));
+        results.measured[1].row.digest = Some(7);
+        results.measured[1].row.failed = 1;
+        let refused = all(&results)[0].qemu.clone();
+        assert_eq!(refused, Ratio::Refused("calls failed"));
+    }
+
+    #[test]
+    fn nothing_is_a_multiple_of_nothing() {
+        let results = results(&[(Peer::Auto, "get", 1, 100), (Peer::QemuKernel, "get", 1, 0)]);
+        assert_eq!(all(&results)[0].qemu, Ratio::None);
+    }
+}

@@ -1,0 +1,221 @@
+//! `cargo lab bench`: spapr-vmm, QEMU and the floors below both, measured in one run on one host, and
+//! a report of it.
+
+mod agreement;
+mod charts;
+mod compare;
+mod html;
+mod markdown;
+mod sections;
+mod targets;
+mod text;
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use spapr_lab::benchmark::results::Results;
+use thiserror::Error;
+
+use agreement::Agreement;
+
+use crate::cli::{BenchArgs, Copy, Extra, Fetch, HostArgs};
+use crate::command::{self, CommandError};
+use crate::cross_build::{self, BuildError};
+use crate::host::HostKind;
+use crate::images::{self, BootFiles};
+use crate::progress::{report, say};
+use crate::session::{Session, SessionError};
+use crate::steps::Steps;
+use crate::workspace::{Workspace, WorkspaceError, at};
+
+/// The program in the host.
+const PROGRAM_IN_HOST: &str = "/usr/bin/spapr-bench";
+/// The bare-metal guest in the host.
+const GUEST_IN_HOST: &str = "/usr/lib/spapr-lab/guests/bench-guest";
+/// Where the program leaves its results in the host.
+const RESULTS_IN_HOST: &str = "/run/bench.json";
+/// The guest's name among the test guests.
+const GUEST: &str = "bench-guest";
+/// The results in the report's folder.
+const RESULTS: &str = "bench.json";
+
+/// The report's tables and its page, there, too.
+const TABLE: &str = "benchmarks.md";
+const ROWS: &str = "rows.md";
+const PAGE: &str = "index.html";
+
+/// Why there is no report.
+#[derive(Debug, Error)]
+pub(crate) enum BenchError {
+    #[error(transparent)]
+    Workspace(#[from] WorkspaceError),
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error(transparent)]
+    Session(#[from] Box<SessionError>),
+    #[error("the program that measures ended with status {status}; its messages are above")]
+    Failed { status: u8 },
+    #[error("cannot run the program that measures")]
+    Run(#[from] CommandError),
+    #[error("{} is no result of a benchmark", path.display())]
+    Results {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error(
+        "--native needs a POWER machine (ppc64le); this is {}",
+        std::env::consts::ARCH
+    )]
+    NotPower,
+}
+
+/// Measures and reports; status 0 when there is a report, and it agrees with what it is to agree with.
+pub(crate) fn run(workspace: &Workspace, args: &BenchArgs) -> Result<u8, BenchError> {
+    let folder = workspace.root().join(&args.output);
+    fs::create_dir_all(&folder).map_err(at("make the folder", &folder))?;
+    let file = folder.join(RESULTS);
+    match &args.from {
+        Some(from) if from.canonicalize().ok() != file.canonicalize().ok() => {
+            fs::copy(from, &file).map_err(at("copy", from))?;
+        }
+        Some(_) => {}
+        None if args.native => native(workspace, args, &file)?,
+        None => emulated(workspace, args, &file)?,
+    }
+    let results = read(&file)?;
+    for omission in &results.omitted {
+        say(&format!(
+            "not measured: {}: {}",
+            omission.what, omission.why
+        ));
+    }
+    let table = markdown::short(&results);
+    let rows = markdown::full(&results);
+    let page = html::of(&results).into_string();
+    for (name, content) in [(TABLE, &table), (ROWS, &rows), (PAGE, &page)] {
+        let path = folder.join(name);
+        fs::write(&path, content).map_err(at("write", &path))?;
+    }
+    // The files have it where nobody reads this.
+    let _ = std::io::stdout().lock().write_all(table.as_bytes());
+    say(&format!("report: {}", folder.join(PAGE).display()));
+    let Some(against) = &args.against else {
+        return Ok(0);
+    };
+    let agreement = Agreement::of(&results, &read(against)?);
+    say(&agreement.report());
+    Ok(u8::from(!agreement.holds()))
+}
+
+/// Measures in an emulated host whose clock counts instructions.
+fn emulated(workspace: &Workspace, args: &BenchArgs, results: &Path) -> Result<(), BenchError> {
+    let program = cross_build::bench_program(workspace)?;
+    let guest = guest(workspace)?;
+    let mut host = HostArgs::plain(HostKind::P9Pages64k);
+    host.icount = true;
+    host.with.push(Extra::Qemu);
+    for (source, destination) in [(program, PROGRAM_IN_HOST), (guest, GUEST_IN_HOST)] {
+        let destination = destination.to_owned();
+        host.copy.push(Copy {
+            source,
+            destination,
+        });
+    }
+    host.fetch.push(Fetch {
+        source: RESULTS_IN_HOST.to_owned(),
+        destination: results.to_owned(),
+    });
+    let session = Session {
+        host: &host,
+        script: Some(script(args.only.as_deref())),
+        environment: String::new(),
+        timeout: None,
+    };
+    let mut steps = Steps::default();
+    let ended = session.run(workspace, &mut steps, None).map_err(Box::new)?;
+    match ended.status {
+        0 => Ok(()),
+        status => Err(BenchError::Failed { status }),
+    }
+}
+
+/// What runs in the host. It is given some seconds to settle: its own background work counts, too.
+fn script(only: Option<&str>) -> String {
+    let only = only.map_or_else(String::new, |word| {
+        format!(" --only '{}'", word.replace('\'', r"'\''"))
+    });
+    format!(
+        "sleep 5
+         exec {PROGRAM_IN_HOST} run --output {RESULTS_IN_HOST} --guest {GUEST_IN_HOST} \
+             --kernel /boot/vmlinux --initrd /boot/initrd --counts-instructions \
+             --vfio $LAB_NVME --second $LAB_NIC{only}"
+    )
+}
+
+/// Measures on this machine.
+fn native(workspace: &Workspace, args: &BenchArgs, results: &Path) -> Result<(), BenchError> {
+    if !cfg!(all(target_arch = "powerpc64", target_endian = "little")) {
+        return Err(BenchError::NotPower);
+    }
+    let vmm = cross_build::vmm(workspace)?;
+    let program = cross_build::bench_program(workspace)?;
+    let guest = guest(workspace)?;
+    let mut command = Command::new(program);
+    command.arg("run").arg("--output").arg(results);
+    command.arg("--guest").arg(guest).arg("--vmm").arg(vmm);
+    match linux(workspace) {
+        Ok(boot) => {
+            command.arg("--kernel").arg(boot.kernel);
+            command.arg("--initrd").arg(boot.guest_initrd);
+        }
+        Err(error) => {
+            report(&error);
+            say("so no Linux guest is measured");
+        }
+    }
+    for (option, device) in ["--vfio", "--second"].into_iter().zip(&args.vfio) {
+        command.arg(option).arg(device);
+    }
+    if let Some(only) = &args.only {
+        command.arg("--only").arg(only);
+    }
+    let status = command
+        .stdin(Stdio::null())
+        .status()
+        .map_err(|source| CommandError::Start {
+            program: command::shown(&command),
+            source,
+        })?;
+    if status.success() {
+        return Ok(());
+    }
+    let status = status.code().and_then(|code| u8::try_from(code).ok());
+    Err(BenchError::Failed {
+        status: status.unwrap_or(u8::MAX),
+    })
+}
+
+/// The Linux guest: Debian's kernel and the lab's initial RAM disk.
+fn linux(workspace: &Workspace) -> Result<BootFiles, SessionError> {
+    let _locked = workspace.lock()?;
+    Ok(images::boot_files(workspace, HostKind::P9Pages64k)?)
+}
+
+fn guest(workspace: &Workspace) -> Result<PathBuf, BenchError> {
+    let guests = cross_build::test_guests(workspace)?;
+    let guest = guests
+        .into_iter()
+        .find(|path| path.file_name().is_some_and(|name| name == GUEST));
+    Ok(guest.ok_or(BuildError::NoExecutable { what: GUEST })?)
+}
+
+fn read(path: &Path) -> Result<Results, BenchError> {
+    let text = fs::read_to_string(path).map_err(at("read", path))?;
+    serde_json::from_str(&text).map_err(|source| BenchError::Results {
+        path: path.to_owned(),
+        source,
+    })
+}

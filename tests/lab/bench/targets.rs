@@ -1,0 +1,270 @@
+//! What is promised, and whether it holds.
+
+use spapr_lab::benchmark::results::{Peer, Results};
+use spapr_lab::benchmark::row::Row;
+
+use super::compare::{self, Ratio, as_number};
+use super::text;
+
+/// One promise.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Target {
+    /// What of.
+    pub(super) what: String,
+    /// What it is.
+    pub(super) is: f64,
+    /// What it is to be at most.
+    pub(super) at_most: f64,
+    /// In which unit.
+    pub(super) unit: TargetUnit,
+}
+
+/// How a promise is put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TargetUnit {
+    /// As a multiple of another row.
+    Times(&'static str),
+    /// In instructions.
+    Instructions,
+    /// In bytes.
+    Bytes,
+}
+
+impl Target {
+    /// Whether it holds.
+    pub(super) fn holds(&self) -> bool {
+        self.is <= self.at_most
+    }
+}
+
+/// Two runs agree within this: a row is no worse than another if it is no more than this above it.
+const AGREEMENT: f64 = 1.02;
+/// The modes that share the way of an exit.
+const MODES: [Peer; 4] = [Peer::Auto, Peer::Kernel, Peer::User, Peer::UserV1];
+
+/// All promises that can be judged by these results.
+pub(super) fn judge(results: &Results) -> Vec<Target> {
+    let mut targets = Vec::new();
+    exits(results, &mut targets);
+    kernel_singles(results, &mut targets);
+    if results.facts.counts_instructions {
+        instructions(results, &mut targets);
+    }
+    adaptive(results, &mut targets);
+    whole(results, &mut targets);
+    reads(results, &mut targets);
+    growth(results, &mut targets);
+    targets
+}
+
+fn times(
+    targets: &mut Vec<Target>,
+    what: String,
+    of: (Option<&Row>, Option<&Row>),
+    at_most: f64,
+    name: &'static str,
+) {
+    if let (Some(row), Some(other)) = of
+        && let Ratio::Of { ratio, .. } = compare::beside(row, other)
+    {
+        targets.push(Target {
+            what,
+            is: ratio,
+            at_most,
+            unit: TargetUnit::Times(name),
+        });
+    }
+}
+
+fn exits(results: &Results, targets: &mut Vec<Target>) {
+    for peer in MODES {
+        let row = results.row(peer, "exit", 1);
+        let what = format!("exit round trip, {}", peer.name());
+        let floor = results.row(Peer::FloorExit, "exit", 1);
+        times(targets, what.clone(), (row, floor), 1.10, "the floor");
+        let qemu = results.row(Peer::QemuKernel, "exit", 1);
+        times(targets, what, (row, qemu), 0.92, "QEMU");
+    }
+}
+
+fn kernel_singles(results: &Results, targets: &mut Vec<Target>) {
+    for name in ["put-map", "put-remap", "put-unmap"] {
+        let row = results.row(Peer::Auto, name, 1);
+        let qemu = results.row(Peer::QemuKernel, name, 1);
+        let what = format!("{}, auto", text::title(name));
+        times(targets, what, (row, qemu), AGREEMENT, "QEMU");
+    }
+}
+
+/// Figures that were given in instructions, for one registered region and the default window.
+fn instructions(results: &Results, targets: &mut Vec<Target>) {
+    let given = [
+        (Peer::User, "put-map", 1, 9_300),
+        (Peer::User, "put-remap", 1, 9_300),
+        (Peer::User, "put-unmap", 1, 9_300),
+        (Peer::Auto, "indirect-live-contiguous", 512, 375_000),
+        (Peer::Auto, "indirect-empty-contiguous", 512, 265_000),
+        (Peer::Auto, "stuff-clear", 512, 160_000),
+        (Peer::Auto, "stuff-mapped", 512, 275_000),
+    ];
+    for (peer, name, n, at_most) in given {
+        if let Some(row) = results.row(peer, name, n) {
+            targets.push(Target {
+                what: format!("{}, n = {n}, {}", text::title(name), peer.name()),
+                is: as_number(row.median()),
+                at_most: as_number(at_most),
+                unit: TargetUnit::Instructions,
+            });
+        }
+    }
+}
+
+/// What `--tce auto` chooses is no worse than the better of both.
+fn adaptive(results: &Results, targets: &mut Vec<Target>) {
+    for order in ["live-scattered", "empty-scattered"] {
+        let name = format!("indirect-{order}");
+        let row = results.row(Peer::Auto, &name, 512);
+        let qemu = results.row(Peer::QemuKernel, &name, 512);
+        let what = format!("{}, n = 512, auto", text::title(&name));
+        times(targets, what, (row, qemu), AGREEMENT, "QEMU");
+    }
+    for n in [2, 4, 8, 16] {
+        for order in ["contiguous", "scattered"] {
+            let name = format!("indirect-live-{order}");
+            let both = [Peer::Kernel, Peer::User].map(|peer| results.row(peer, &name, n));
+            let better = both.into_iter().flatten().min_by_key(|row| row.median());
+            let what = format!("{}, n = {n}, auto", text::title(&name));
+            let row = results.row(Peer::Auto, &name, n);
+            times(
+                targets,
+                what,
+                (row, better),
+                AGREEMENT,
+                "the better of kernel and user",
+            );
+        }
+    }
+}
+
+fn whole(results: &Results, targets: &mut Vec<Target>) {
+    let mut beside_qemu = |name: &str, what: &str, at_most| {
+        let row = results.row(Peer::Auto, name, 1);
+        let qemu = results.row(Peer::QemuKernel, name, 1);
+        times(targets, what.to_owned(), (row, qemu), at_most, "QEMU");
+    };
+    beside_qemu(
+        "start-first-instruction",
+        "exec to the guest's first instruction",
+        0.1,
+    );
+    beside_qemu("start-init", "exec to the Linux guest's init", 0.45);
+    beside_qemu("resident-above-guest-ram", "resident above guest RAM", 0.1);
+    if let Some(row) = results.row(Peer::Auto, "resident-above-guest-ram", 1) {
+        targets.push(Target {
+            what: "resident above guest RAM".to_owned(),
+            is: as_number(row.median()),
+            at_most: as_number(5 << 20),
+            unit: TargetUnit::Bytes,
+        });
+    }
+}
+
+fn reads(results: &Results, targets: &mut Vec<Target>) {
+    let what = if results.facts.counts_instructions {
+        "prompt"
+    } else {
+        "latency"
+    };
+    for peer in MODES {
+        for name in ["nvme-random-4k", "nvme-sequential-1m"] {
+            let name = format!("{name}-{what}");
+            let row = results.row(peer, &name, 1);
+            let qemu = peer.qemu().and_then(|qemu| results.row(qemu, &name, 1));
+            let what = format!("{}, {}", text::title(&name), peer.name());
+            times(targets, what, (row, qemu), AGREEMENT, "QEMU");
+        }
+    }
+}
+
+fn growth(results: &Results, targets: &mut Vec<Target>) {
+    for name in ["engine-get-liobns", "engine-put-liobns"] {
+        let rows = [256, 1].map(|n| results.row(Peer::Host, name, n));
+        let what = format!("{}, n = 256", text::title(name));
+        times(targets, what, (rows[0], rows[1]), 1.10, "one LIOBN");
+    }
+    for peer in [Peer::Auto, Peer::User] {
+        for name in ["put-remap-processors-apart", "indirect-16-processors-apart"] {
+            let series = results.series(peer, name);
+            let (Some(first), Some(last)) = (series.first(), series.last()) else {
+                continue;
+            };
+            if last.n > 1 && first.median() > 0 {
+                targets.push(Target {
+                    what: format!("{}, n = {}, {}", text::title(name), last.n, peer.name()),
+                    is: as_number(last.median()) / as_number(first.median()),
+                    at_most: 1.10,
+                    unit: TargetUnit::Times("one alone"),
+                });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::compare::tests::results;
+    use super::*;
+
+    #[test]
+    fn a_target_holds_up_to_its_limit() {
+        let rows = |exit| {
+            results(&[
+                (Peer::FloorExit, "exit", 1, 1000),
+                (Peer::QemuKernel, "exit", 1, 1500),
+                (Peer::Auto, "exit", 1, exit),
+            ])
+        };
+        let held = |exit| {
+            judge(&rows(exit))
+                .iter()
+                .map(Target::holds)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(held(1100), [true, true]);
+        assert_eq!(held(1101), [false, true]);
+        assert_eq!(held(1400), [false, false]);
+    }
+
+    #[test]
+    fn instructions_are_promised_only_where_they_are_counted() {
+        let mut results = results(&[(Peer::User, "put-map", 1, 9_301)]);
+        assert!(judge(&results).is_empty());
+        results.facts.counts_instructions = true;
+        let targets = judge(&results);
+        assert_eq!(targets.len(), 1);
+        assert!(!targets[0].holds());
+    }
+
+    #[test]
+    fn auto_is_measured_against_the_better_way() {
+        let results = results(&[
+            (Peer::Kernel, "indirect-live-contiguous", 4, 100),
+            (Peer::User, "indirect-live-contiguous", 4, 90),
+            (Peer::Auto, "indirect-live-contiguous", 4, 100),
+        ]);
+        let targets = judge(&results);
+        assert_eq!(targets.len(), 1);
+        assert!(!targets[0].holds());
+    }
+
+    #[test]
+    fn processors_in_windows_of_their_own_are_as_fast_as_one() {
+        let name = "put-remap-processors-apart";
+        let results = results(&[
+            (Peer::Auto, name, 1, 100),
+            (Peer::Auto, name, 2, 300),
+            (Peer::Auto, name, 4, 109),
+        ]);
+        assert!(judge(&results)[0].holds());
+    }
+}

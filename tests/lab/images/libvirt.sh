@@ -1,0 +1,74 @@
+#!/bin/sh
+# lab-libvirt: libvirt in a root folder of its own, made of Debian's packages, which stay as they are.
+#   lab-libvirt start        makes the folder, if need be, and starts virtlogd and libvirtd
+#   lab-libvirt stop         kills libvirtd at once; guests go on
+#   lab-libvirt PROGRAM ...  runs a program there
+root=/libvirt
+
+make_root() {
+    mkdir -p $root /tmp/libvirt-upper
+    mount -t tmpfs tmpfs /tmp/libvirt-upper || exit 1
+    mkdir /tmp/libvirt-upper/changes /tmp/libvirt-upper/work
+    mount -t overlay overlay $root \
+        -o lowerdir=/opt,upperdir=/tmp/libvirt-upper/changes,workdir=/tmp/libvirt-upper/work ||
+        exit 1
+    mkdir -p $root/dev $root/proc $root/sys $root/tmp $root/run $root/var/run $root/root \
+        $root/boot $root/var/log/libvirt/qemu $root/var/lib/libvirt/qemu
+    for folder in dev proc sys tmp boot; do
+        mount --rbind /$folder $root/$folder || exit 1
+    done
+    mount -t tmpfs tmpfs $root/run
+    rm -rf $root/var/run
+    ln -s /run $root/var/run
+    cp /usr/bin/spapr-vmm-qemu /usr/bin/spapr-vmm $root/usr/bin/
+    cp /usr/lib/spapr-lab/qemu.qmp.whl $root/usr/lib/
+    # libvirt looks for the names of drivers there.
+    mkdir -p $root/lib/modules/$(uname -r)
+    touch $root/lib/modules/$(uname -r)/modules.alias
+    cat >$root/etc/passwd <<USERS
+root:x:0:0:root:/root:/bin/sh
+libvirt-qemu:x:64055:64055::/:/bin/false
+USERS
+    cat >$root/etc/group <<GROUPS
+root:x:0:
+kvm:x:104:
+libvirt:x:105:
+libvirt-qemu:x:64055:
+GROUPS
+    echo 0123456789abcdef0123456789abcdef >$root/etc/machine-id
+    cat >>$root/etc/libvirt/qemu.conf <<CONFIGURATION
+security_driver = "none"
+user = "root"
+group = "root"
+namespaces = []
+cgroup_controllers = []
+stdio_handler = "logd"
+CONFIGURATION
+    cat >>$root/etc/libvirt/libvirtd.conf <<CONFIGURATION
+log_outputs = "1:file:/var/log/libvirt/libvirtd.log"
+log_filters = "3:remote 3:event 3:rpc 3:object 1:qemu 3:*"
+auth_unix_rw = "none"
+CONFIGURATION
+}
+
+inside() {
+    env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C TERM=dumb \
+        PYTHONPATH=/usr/lib/qemu.qmp.whl \
+        chroot $root "$@"
+}
+
+case $1 in
+start)
+    [ -d $root/proc/1 ] || make_root
+    pidof virtlogd >/dev/null || inside virtlogd -d || exit 1
+    inside libvirtd -d || exit 1
+    ;;
+stop)
+    kill -9 $(pidof libvirtd)
+    while pidof libvirtd >/dev/null; do sleep 0.1; done
+    rm -f $root/run/libvirtd.pid
+    ;;
+*)
+    inside "$@"
+    ;;
+esac

@@ -1,0 +1,163 @@
+//! `cargo lab test`: every test there is, and a count of them.
+
+mod hosts;
+mod tally;
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+
+use crate::cli::TestArgs;
+use crate::command::{self, CommandError};
+use crate::cross_build::{self, BuildError};
+use crate::exec::Passed;
+use crate::host::Output;
+use crate::progress::say;
+use crate::session::SessionError;
+use crate::tools::{self, TARGET, ToolError};
+use crate::workspace::{Workspace, WorkspaceError};
+use tally::Tally;
+
+/// Why the tests could not be run.
+#[derive(Debug, Error)]
+pub(crate) enum SuiteError {
+    #[error(transparent)]
+    Tools(#[from] ToolError),
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error("cannot run cargo")]
+    Cargo(#[from] CommandError),
+    #[error(transparent)]
+    Session(#[from] Box<SessionError>),
+    #[error(transparent)]
+    Workspace(#[from] WorkspaceError),
+}
+
+/// One part of the suite, done.
+#[derive(Clone)]
+struct Part {
+    title: String,
+    tally: Tally,
+    took: Duration,
+}
+
+/// Runs the tests and returns 0 when there were some and none failed.
+pub(crate) fn run(workspace: &Workspace, args: &TestArgs) -> Result<u8, SuiteError> {
+    let only_in_hosts = !args.host.is_empty() || args.filter.is_some();
+    let mut parts = Vec::new();
+    if !only_in_hosts {
+        parts.push(part("this machine", || native(workspace))?);
+        parts.push(part("the TCE engine and its model", || model(workspace))?);
+        parts.push(part(&format!("{TARGET}, under qemu-user"), || {
+            user_emulation(workspace)
+        })?);
+        parts.push(part("the lab itself", || lab_program(workspace))?);
+    }
+    parts.extend(hosts::run(workspace, args)?);
+    Ok(summary(&parts))
+}
+
+fn part(title: &str, run: impl FnOnce() -> Result<Tally, SuiteError>) -> Result<Part, SuiteError> {
+    say(&format!("tests on {title}"));
+    let started = Instant::now();
+    let tally = run()?;
+    Ok(Part {
+        title: title.to_owned(),
+        tally,
+        took: started.elapsed(),
+    })
+}
+
+fn native(workspace: &Workspace) -> Result<Tally, SuiteError> {
+    let mut cargo = cross_build::cargo(workspace);
+    cargo.args(["test", "--locked", "--workspace", "--no-fail-fast"]);
+    counted(cargo)
+}
+
+/// Makes the engine and its model go through some two million random calls: sequences of 30 on
+/// average, in each of two modes.
+fn model(workspace: &Workspace) -> Result<Tally, SuiteError> {
+    let mut cargo = cross_build::cargo(workspace);
+    cargo.args(["test", "--locked", "--package", "spapr-hypercalls"]);
+    cargo.args(["--lib", "any_sequence_of_calls"]);
+    cargo.env("PROPTEST_CASES", "35000");
+    counted(cargo)
+}
+
+fn user_emulation(workspace: &Workspace) -> Result<Tally, SuiteError> {
+    tools::for_cross_builds()?;
+    let emulator = tools::for_user_emulation()?;
+    let mut cargo = cross_build::cargo(workspace);
+    cargo.args(["test", "--locked", "--workspace", "--no-fail-fast"]);
+    cargo.args(["--target", TARGET]);
+    // What measures in a host is for this target alone.
+    cargo.args(["--features", "spapr-bench/measure"]);
+    // The lab itself runs on this machine only.
+    cargo.args(["--exclude", "spapr-lab"]);
+    // What is special here is the architecture, which a few cases show as well as many.
+    cargo.env("PROPTEST_CASES", "64");
+    cargo.env(
+        "CARGO_TARGET_POWERPC64LE_UNKNOWN_LINUX_GNU_RUNNER",
+        emulator,
+    );
+    counted(cargo)
+}
+
+/// Runs the tests that run the lab's commands, each of which boots a host.
+fn lab_program(workspace: &Workspace) -> Result<Tally, SuiteError> {
+    let mut cargo = cross_build::cargo(workspace);
+    cargo.args(["test", "--locked", "--package", "spapr-lab"]);
+    cargo.args(["--features", "lab-program", "--test", "lab_program"]);
+    cargo.args(["--", "--test-threads=1"]);
+    counted(cargo)
+}
+
+/// Runs cargo, passes its output on and counts what the test programs report.
+fn counted(mut cargo: Command) -> Result<Tally, SuiteError> {
+    let start = |cargo: &Command, source| CommandError::Start {
+        program: command::shown(cargo),
+        source,
+    };
+    let mut child = cargo
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|source| start(&cargo, source))?;
+    let mut tally = Tally::default();
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
+            tally.count(&String::from_utf8_lossy(&line));
+            Passed.stdout(&[&line[..], b"\n"].concat());
+        }
+    }
+    let status = child.wait().map_err(|source| start(&cargo, source))?;
+    Ok(tally.checked(status.success()))
+}
+
+fn summary(parts: &[Part]) -> u8 {
+    let mut stdout = std::io::stdout().lock();
+    let mut total = Tally::default();
+    // The exit status says the result even where nobody reads the summary.
+    let _ = writeln!(
+        stdout,
+        "\n{:<48} {:>8} {:>8} {:>9}",
+        "tests on", "passed", "failed", "time"
+    );
+    for Part { title, tally, took } in parts {
+        let seconds = took.as_secs_f64();
+        let (passed, failed) = (tally.passed, tally.failed);
+        let _ = writeln!(
+            stdout,
+            "{title:<48} {passed:>8} {failed:>8} {seconds:>7.1} s"
+        );
+        total.passed += passed;
+        total.failed += failed;
+    }
+    if total.passed == 0 {
+        say("no test passed: none was run, or none has such a name");
+    }
+    let _ = writeln!(stdout, "{} passed, {} failed", total.passed, total.failed);
+    u8::from(total.failed > 0 || total.passed == 0)
+}
