@@ -114,18 +114,30 @@ impl<K: KernelTable> Binding<K> {
 /// A slot's host window, if the host refused to remove it: it is in the way of the next one, so
 /// its removal is tried again first.
 #[derive(Debug, Default)]
-pub(crate) struct Lingering(Option<Ioba>);
+pub(crate) struct Lingering(Option<LeftOver>);
+
+#[derive(Clone, Copy, Debug)]
+struct LeftOver {
+    bus_offset: Ioba,
+    /// The host refused to empty it, too.
+    may_map: bool,
+}
 
 impl Lingering {
     pub(crate) const NONE: Self = Self(None);
 
     /// Tries again to remove what lingers, if anything does.
     pub(crate) fn remove<H: HostIommu>(&mut self, host: &H) -> Result<(), HostError> {
-        if let Some(bus_offset) = self.0 {
-            host.remove_window(bus_offset)?;
+        if let Some(left_over) = self.0 {
+            host.remove_window(left_over.bus_offset)?;
             self.0 = None;
         }
         Ok(())
+    }
+
+    /// Whether devices may reach memory through what lingers.
+    pub(crate) fn may_map(&self) -> bool {
+        self.0.is_some_and(|left_over| left_over.may_map)
     }
 
     fn remove_or_note<H: HostIommu>(
@@ -134,11 +146,14 @@ impl Lingering {
         geometry: Geometry,
     ) -> Result<(), HostError> {
         host.remove_window(geometry.bus_offset).inspect_err(|_| {
-            self.0 = Some(geometry.bus_offset);
             // Devices are to reach nothing through it; the refusal before is what the caller reports.
-            if let Some(bytes) = geometry.bytes() {
-                let _ = host.unmap(geometry.bus_offset, bytes);
-            }
+            let emptied = geometry
+                .bytes()
+                .is_some_and(|bytes| host.unmap(geometry.bus_offset, bytes).is_ok());
+            self.0 = Some(LeftOver {
+                bus_offset: geometry.bus_offset,
+                may_map: !emptied,
+            });
         })
     }
 }

@@ -19,8 +19,9 @@ pub struct RegionSize(u32);
 impl RegionSize {
     /// The smallest that [`RegionSize::for_ram`] chooses.
     pub const SMALLEST_CHOSEN_BYTES: u64 = 256 << 20;
-    /// The most regions that [`RegionSize::for_ram`] divides contiguous RAM into: with more, the
-    /// kernel's walk would cost an H_PUT_TCE in the kernel over 2 % (docs/locking.md).
+    /// The most regions that [`RegionSize::for_ram`] divides contiguous RAM of up to 128 GiB into:
+    /// with more, the kernel's walk would cost an H_PUT_TCE onto an empty entry, in the kernel, over
+    /// 2 % (docs/locking.md).
     pub const MOST_CHOSEN: u64 = 8;
 
     /// A size of `bytes`; `None` when that is no power of two or below 64 KiB, the largest page
@@ -33,18 +34,22 @@ impl RegionSize {
         }
     }
 
-    /// The size for `ram_bytes` of RAM: 256 MiB, or as much more as it takes to need no more than
-    /// 8 regions.
+    /// The largest that [`RegionSize::for_ram`] chooses: to lock one takes seconds, and the guest's
+    /// processor waits.
+    pub const LARGEST_CHOSEN_BYTES: u64 = 16 << 30;
+
+    /// The size for `ram_bytes` of RAM: 256 MiB, or as much more, up to 16 GiB, as it takes to need
+    /// no more than 8 regions.
     ///
     /// ```
     /// use spapr_hypercalls::locking::RegionSize;
     ///
     /// assert_eq!(RegionSize::for_ram(2 << 30).bytes(), 256 << 20);
-    /// assert_eq!(RegionSize::for_ram(1 << 40).bytes(), 128 << 30);
+    /// assert_eq!(RegionSize::for_ram(1 << 40).bytes(), 16 << 30);
     /// ```
     pub const fn for_ram(ram_bytes: u64) -> Self {
         let mut bytes = Self::SMALLEST_CHOSEN_BYTES;
-        while ram_bytes.div_ceil(bytes) > Self::MOST_CHOSEN {
+        while ram_bytes.div_ceil(bytes) > Self::MOST_CHOSEN && bytes < Self::LARGEST_CHOSEN_BYTES {
             bytes <<= 1;
         }
         Self(bytes.trailing_zeros())

@@ -147,12 +147,17 @@ impl Vmm {
     }
 
     fn resident_bytes(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("works on any Linux");
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))
+            .expect("works on any Linux");
         let line = status
             .lines()
             .find_map(|line| line.strip_prefix("VmRSS:"))
             .expect("works on any Linux");
-        line.trim().trim_end_matches(" kB").parse::<u64>().expect("works on any Linux") << 10
+        line.trim()
+            .trim_end_matches(" kB")
+            .parse::<u64>()
+            .expect("works on any Linux")
+            << 10
     }
 
     fn descriptors(&self) -> usize {

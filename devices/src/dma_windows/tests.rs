@@ -102,7 +102,7 @@ fn where_the_host_puts_the_second_window_is_where_it_is() {
 }
 
 #[test]
-fn reset_leaves_the_default_window_alone_and_nothing_at_the_host() {
+fn reset_leaves_the_default_window_alone_and_memory_locked_until_the_machine_is_reset() {
     let machine = FakeMachine::usual();
     let windows = machine.windows.of(&machine.engine);
     windows.create(0, PAGE, RAM_BYTES).unwrap();
@@ -113,6 +113,8 @@ fn reset_leaves_the_default_window_alone_and_nothing_at_the_host() {
     windows.reset(0).unwrap();
     assert_eq!(machine.guest_windows(), [Some(DEFAULT_WINDOW), None]);
     assert_eq!(machine.host().windows(), [None, None]);
+    assert!(!machine.host().inner.registered().is_empty());
+    machine.engine.reset_windows().unwrap();
     assert!(machine.host().inner.registered().is_empty());
     assert_eq!(windows.available(0).unwrap().windows, 1);
 }

@@ -48,7 +48,7 @@ pub use memory_limit::{
 };
 pub use preflight::{GroupMember, GroupNumber, HostPaths, PreflightError};
 pub use region::{Region, RegionIndex, RegionMapping};
-pub use window::WindowError;
+pub use window::{WindowError, fewest_levels};
 
 /// The size of a page of this host in bytes: 4 KiB or 64 KiB on POWER.
 pub fn host_page_bytes() -> u64 {

@@ -308,6 +308,8 @@ fn window_bytes(geometry: Geometry) -> Result<u64, WindowError> {
         .ok_or_else(|| refuse("it exceeds 64-bit bus addresses"))
 }
 
-fn fewest_levels(entries: u64) -> u32 {
+/// How many levels a window's table is given at first: as few as keep each within what the host can
+/// allocate in one piece.
+pub fn fewest_levels(entries: u64) -> u32 {
     entries.ilog2().div_ceil(LEVEL_INDEX_BITS).max(1)
 }

@@ -41,7 +41,7 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
         if !is_aligned || !is_read {
             return Self::refuse_indirect(place);
         }
-        match self.write_list(place, ioba, entries) {
+        match self.write_list(place, ioba, entries, true) {
             Ok(Advice::Here) => Answer::Code(ReturnCode::SUCCESS),
             Ok(Advice::HereThenKernel) => {
                 // Refused, the calls stay here; this one is done.
@@ -50,24 +50,31 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
             }
             Ok(Advice::Kernel) if self.hand_over(BulkCall::PutIndirect) => Answer::MakeAgain,
             // The kernel refused, and calls are not sent to it from now on.
-            Ok(Advice::Kernel) => Answer::Code(code_of(self.write_list(place, ioba, entries))),
+            Ok(Advice::Kernel) => {
+                Answer::Code(code_of(self.write_list(place, ioba, entries, false)))
+            }
             Err(failure) => Answer::Code(code_of::<()>(Err(failure))),
         }
     }
 
-    /// Writes the list, unless it is advised that the kernel does it.
+    /// Writes the list, unless it may be left to the kernel and that is advised.
     fn write_list(
         &self,
         place: &Place<'_, H>,
         ioba: Ioba,
         entries: &[u64],
+        may_be_left: bool,
     ) -> Result<Advice, Failure> {
         let mut state = place.slot.lock();
         state.counters.put_indirect += 1;
         let count = entries.len() as u64;
         let outcome = self.change(place, &mut state, ioba, count, |transaction, range| {
             let survey = transaction.survey(entries)?;
-            let advice = self.advice(transaction, survey, entries.len());
+            let advice = if may_be_left {
+                self.advice(transaction, survey, entries.len())
+            } else {
+                Advice::Here
+            };
             if advice != Advice::Kernel {
                 transaction.write(range.start, entries, survey)?;
             }

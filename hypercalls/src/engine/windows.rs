@@ -10,7 +10,7 @@ use crate::policy::LockPolicy;
 use crate::registry::{Bridge, Slot, SlotState};
 use crate::stats::{Snapshot, WindowSnapshot, WindowState};
 use crate::window::Window;
-use crate::world::{Geometry, GuestMemory, HostError, HostIommu, KernelTable};
+use crate::world::{Geometry, GuestMemory, HostError, HostIommu};
 
 /// Why a window could not be made, locked or removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -103,30 +103,21 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
         self.activate_slot(bridge, slot, &mut state)
     }
 
-    /// Takes the window away, with all that it maps. Memory is unlocked when no other window of the
-    /// bridge is in use.
+    /// Takes the window away, with all that it maps. Memory stays locked until the machine is reset:
+    /// another processor may be mapping in the kernel at this moment, which the host does not wait
+    /// for, and memory that is unregistered while something maps it is lost to the host for good.
     ///
     /// # Errors
-    /// There is no such window; or the host refused to remove it or to unlock memory. The LIOBN is
-    /// free again nevertheless: a host window that stayed is emptied, and removed when the LIOBN
-    /// is used or reset again.
+    /// There is no such window; or the host refused to remove it. The LIOBN is free again
+    /// nevertheless: a host window that stayed is emptied, and removed when the LIOBN is used or
+    /// reset again.
     pub fn remove_window(&self, liobn: Liobn) -> Result<(), WindowError> {
         let (bridge, slot) = self.place(liobn)?;
-        let [mut first, mut second] = bridge.slots.each_ref().map(Slot::lock);
-        let own = if slot.liobn == bridge.slots[0].liobn {
-            &mut first
-        } else {
-            &mut second
-        };
-        if own.window.is_none() {
+        let mut state = slot.lock();
+        if state.window.is_none() {
             return Err(WindowError::NoWindow(liobn));
         }
-        Self::take_window(bridge, own)?;
-        if is_idle(&first) && is_idle(&second) {
-            self.unlock_memory(bridge)
-        } else {
-            Ok(())
-        }
+        Self::take_window(bridge, &mut state)
     }
 
     /// Does before the guest runs what the lock policy wants done by then: nothing, or with
@@ -181,7 +172,14 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
             first.window = Some(Window::new(bridge.slots[0].liobn, bridge.default_window));
         }
         for bridge in self.registry.bridges() {
-            outcome = outcome.and(self.unlock_memory(bridge));
+            // The kernel would unlock memory that a window still maps, and lose it.
+            if !bridge
+                .slots
+                .iter()
+                .any(|slot| slot.lock().lingering.may_map())
+            {
+                outcome = outcome.and(self.unlock_memory(bridge));
+            }
         }
         outcome
     }
@@ -288,12 +286,4 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
             .unregister_all(&bridge.host, &self.regions)
             .map_err(|source| WindowError::Unlock { liobn, source })
     }
-}
-
-/// Whether a slot's window holds nothing at the host.
-fn is_idle<K: KernelTable>(state: &SlotState<K>) -> bool {
-    state
-        .window
-        .as_ref()
-        .is_none_or(|window| window.binding.is_unlocked())
 }

@@ -49,5 +49,8 @@ fn devices_that_are_not_there_are_refused_by_name() {
     assert!(message.contains("virtio"), "{message}");
     let second = "<serial type='pty'/>";
     let message = refusal("two-terminals", second);
-    assert!(message.contains("there is one spapr-vty at most"), "{message}");
+    assert!(
+        message.contains("there is one spapr-vty at most"),
+        "{message}"
+    );
 }

@@ -55,7 +55,7 @@ ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up || exit 1
 for _ in 1 2 3 4 5 6 7 8 9 10; do
     ping -c 1 -W 1 10.0.2.2 >/dev/null && break
 done
-ping -c 3 -q 10.0.2.2 || exit 1
+ping -c 1 -q 10.0.2.2 || exit 1
 ";
 
 /// Reads the NVMe's first 8 MiB again and again, while 1 MiB goes to the echo server and comes back.

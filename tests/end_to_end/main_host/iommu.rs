@@ -157,6 +157,27 @@ fn with_attach_as_much_is_locked_before_dma_as_predicted() {
 }
 
 #[test]
+fn with_two_groups_memory_is_locked_once_as_predicted() {
+    let report = ask(&["--memory", "512M", "--ddw", "off"]);
+    let both = report["together"].as_array().expect("two groups are free");
+    assert_eq!(
+        (&both[0]["version"], &both[0]["groups"]),
+        (&2.into(), &2.into())
+    );
+    let attach = &both[0]["locked"][1];
+    assert_eq!(attach["lock"], "attach", "{report:#}");
+    let predicted = attach["before_dma_bytes"].as_u64().expect("a number");
+    assert!(predicted < 2 * (512 << 20), "{report:#}");
+    let vmm = Vmm::linux().nic().nvme().option("--memory", "512M");
+    let mut running = vmm.option("--lock", "attach").start();
+    running.wait_for_console("LAB-GUEST-INIT", 1);
+    assert_within_a_page(locked_bytes(running.id()), predicted);
+    running.signal(Signal::TERM);
+    running.finish().assert_status(1);
+    assert_nothing_is_left();
+}
+
+#[test]
 fn with_user_mode_kvms_tables_are_what_is_not_locked() {
     let most = prediction("512M", 2, "attach", "most_bytes");
     let kvm_tables = prediction("512M", 2, "attach", "kvm_table_bytes");

@@ -51,12 +51,12 @@ pub mod hypercall;
 #[cfg(all(target_arch = "powerpc64", feature = "bare-metal"))]
 mod memory;
 #[cfg(all(target_arch = "powerpc64", feature = "bare-metal"))]
-mod open_firmware;
-#[cfg(all(target_arch = "powerpc64", feature = "bare-metal"))]
-pub mod processors;
-#[cfg(all(target_arch = "powerpc64", feature = "bare-metal"))]
 pub mod nvme;
 #[cfg(all(target_arch = "powerpc64", feature = "bare-metal"))]
+mod open_firmware;
+#[cfg(all(target_arch = "powerpc64", feature = "bare-metal"))]
 pub mod pci;
+#[cfg(all(target_arch = "powerpc64", feature = "bare-metal"))]
+pub mod processors;
 #[cfg(all(target_arch = "powerpc64", feature = "bare-metal"))]
 pub mod rtas;

@@ -146,7 +146,8 @@ pub(super) fn lines(x_title: &str, y_title: &str, x_ticks: &[f64], lines: &[Line
             text .axis x=((LEFT + WIDTH - RIGHT) / 2.0) y=(LINES_HEIGHT - 6.0) text-anchor="middle" {
                 (x_title)
             }
-            @for line in lines {
+            // The first one comes last, on top of the others.
+            @for line in lines.iter().rev() {
                 polyline .(line.class) .line points=(points_of(line, x, y)) {}
                 @for &(n, value) in &line.points {
                     circle .(line.class) .dot cx=(x.place(n)) cy=(y.place(value)) r="3.5" {

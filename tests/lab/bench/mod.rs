@@ -74,6 +74,9 @@ pub(crate) enum BenchError {
 
 /// Measures and reports; status 0 when there is a report, and it agrees with what it is to agree with.
 pub(crate) fn run(workspace: &Workspace, args: &BenchArgs) -> Result<u8, BenchError> {
+    if args.native && !cfg!(all(target_arch = "powerpc64", target_endian = "little")) {
+        return Err(BenchError::NotPower);
+    }
     let folder = workspace.root().join(&args.output);
     fs::create_dir_all(&folder).map_err(at("make the folder", &folder))?;
     let file = folder.join(RESULTS);
@@ -157,9 +160,6 @@ fn script(only: Option<&str>) -> String {
 
 /// Measures on this machine.
 fn native(workspace: &Workspace, args: &BenchArgs, results: &Path) -> Result<(), BenchError> {
-    if !cfg!(all(target_arch = "powerpc64", target_endian = "little")) {
-        return Err(BenchError::NotPower);
-    }
     let vmm = cross_build::vmm(workspace)?;
     let program = cross_build::bench_program(workspace)?;
     let guest = guest(workspace)?;

@@ -17,9 +17,8 @@ pub(super) const fn class(peer: Peer) -> &'static str {
         Peer::UserV1 => "v1",
         Peer::QemuKernel => "qemu-kernel",
         Peer::QemuUser => "qemu-user",
-        Peer::FloorExit | Peer::FloorMap | Peer::FloorMapV1 | Peer::FloorKernel | Peer::Host => {
-            "floor"
-        }
+        Peer::FloorKernel => "floor-kernel",
+        Peer::FloorExit | Peer::FloorMap | Peer::FloorMapV1 | Peer::Host => "floor",
     }
 }
 
@@ -28,10 +27,21 @@ fn figure(title: &str, note: &str, plot: Option<Markup>) -> Markup {
     html! {
         @if let Some(plot) = plot {
             figure {
-                figcaption { strong { (title) } " " (note) }
+                figcaption { strong { (capital(title)) } " " (note) }
                 (plot)
             }
         }
+    }
+}
+
+/// A title with a capital letter, unless it begins with a name.
+fn capital(title: &str) -> String {
+    let mut letters = title.chars();
+    match letters.next() {
+        Some(first) if !title.starts_with("ibm,") => {
+            format!("{}{}", first.to_uppercase(), letters.as_str())
+        }
+        _ => title.to_owned(),
     }
 }
 
@@ -214,8 +224,8 @@ pub(super) fn bulk(results: &Results) -> Markup {
     html! {
         @for name in shown {
             (figure(
-                &text::title(name),
-                "by the number of entries, both scales logarithmic.",
+                &format!("{}.", text::title(name)),
+                "By the number of entries; both scales are logarithmic.",
                 line_plot(results, name, &MODES_AND_QEMU, "entries"),
             ))
         }
@@ -258,7 +268,7 @@ pub(super) fn growth(results: &Results) -> Markup {
     ];
     html! {
         @for (name, x_title, note) in shown {
-            (figure(&text::title(name), note, line_plot(results, name, &WITH_FLOORS, x_title)))
+            (figure(&format!("{}.", text::title(name)), note, line_plot(results, name, &WITH_FLOORS, x_title)))
         }
     }
 }

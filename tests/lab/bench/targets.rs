@@ -170,14 +170,14 @@ fn whole(results: &Results, targets: &mut Vec<Target>) {
 }
 
 fn reads(results: &Results, targets: &mut Vec<Target>) {
-    let what = if results.facts.counts_instructions {
+    let kind = if results.facts.counts_instructions {
         "prompt"
     } else {
         "latency"
     };
     for peer in MODES {
         for name in ["nvme-random-4k", "nvme-sequential-1m"] {
-            let name = format!("{name}-{what}");
+            let name = format!("{name}-{kind}");
             let row = results.row(peer, &name, 1);
             let qemu = peer.qemu().and_then(|qemu| results.row(qemu, &name, 1));
             let what = format!("{}, {}", text::title(&name), peer.name());

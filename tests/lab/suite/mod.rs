@@ -77,12 +77,12 @@ fn native(workspace: &Workspace) -> Result<Tally, SuiteError> {
 }
 
 /// Makes the engine and its model go through some two million random calls: sequences of 30 on
-/// average, in each of two modes.
+/// average, in each of three modes.
 fn model(workspace: &Workspace) -> Result<Tally, SuiteError> {
     let mut cargo = cross_build::cargo(workspace);
     cargo.args(["test", "--locked", "--package", "spapr-hypercalls"]);
     cargo.args(["--lib", "any_sequence_of_calls"]);
-    cargo.env("PROPTEST_CASES", "35000");
+    cargo.env("PROPTEST_CASES", "25000");
     counted(cargo)
 }
 

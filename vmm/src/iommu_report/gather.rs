@@ -50,14 +50,16 @@ pub fn gather(host: &HostPaths, arguments: &IommuArguments) -> Result<Report, Io
     let kernel_tables = kernel_tables();
     let ram_bytes = arguments.memory.0;
     let region = arguments.lock_region.map(|region| region.0);
+    let region = region.unwrap_or_else(|| RegionSize::for_ram(ram_bytes));
     let backing = arguments.hugepages.map(|size| size.bytes().0);
+    let backing = backing.unwrap_or_else(host_page_bytes);
     let guest = Guest {
         ram_bytes,
-        region: region.unwrap_or_else(|| RegionSize::for_ram(ram_bytes)),
+        region,
         kernel_tables: kernel_tables.unwrap_or(true),
         host_page_bytes: host_page_bytes(),
         ddw: arguments.ddw,
-        largest_page: dma_windows::page_backed_by(backing.unwrap_or_else(host_page_bytes)),
+        largest_page: dma_windows::page_backed_by(backing.min(region.bytes())),
     };
     let device = match target {
         Some(IommuTarget::Device(address)) => Some(address),

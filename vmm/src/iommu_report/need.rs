@@ -3,7 +3,7 @@
 //! `spapr-vmm run` checks the limit by it before a guest starts, `spapr-vmm iommu` tells it.
 
 use spapr_devices::dma_windows::WindowLimits;
-use spapr_devices::vfio::{IommuInfo, IommuVersion, LockedMemoryNeed};
+use spapr_devices::vfio::{IommuInfo, IommuVersion, LockedMemoryNeed, fewest_levels};
 use spapr_hypercalls::address::PageShift;
 use spapr_hypercalls::locking::RegionSize;
 use spapr_hypercalls::policy::LockPolicy;
@@ -105,13 +105,13 @@ impl Guest {
         }
     }
 
-    /// A window of a v2 container, its table in one level: more are tried only when the host finds
-    /// no room for one.
+    /// A window of a v2 container, its table in as few levels as are tried first: more are only
+    /// when the host finds no room.
     fn window(&self, page: PageShift, bytes: u64) -> LockedMemoryNeed {
         LockedMemoryNeed::v2(0).with_window(
             page,
             bytes,
-            1,
+            fewest_levels((bytes >> page.get()).max(1)),
             self.kernel_tables,
             self.host_page_bytes,
         )
@@ -197,6 +197,22 @@ mod tests {
             let need = guest(ram_bytes).need(&[V1], LockPolicy::Attach);
             assert_eq!(totals(need), [2 * GIB, all, all]);
         }
+    }
+
+    #[test]
+    fn a_window_too_large_for_one_level_takes_more_for_the_upper_ones() {
+        let with = |ram_bytes| {
+            let guest = Guest {
+                ddw: DdwMode::Auto,
+                largest_page: PageShift::SIZE_4K,
+                kernel_tables: false,
+                ..guest(ram_bytes)
+            };
+            guest.dynamic_window(&V2).host_table_bytes
+        };
+        // 8 bytes twice for each entry; from 2^22 entries on, two levels.
+        assert_eq!(with(8 * GIB), ((8 * GIB) >> 12) * 16);
+        assert!(with(16 * GIB) > ((16 * GIB) >> 12) * 16);
     }
 
     #[test]

@@ -24,15 +24,15 @@ pub(super) fn check(
     ddw: DdwMode,
 ) -> Result<(), MemoryLimitError> {
     let limit = MemoryLimit::current()?;
+    let region = policy.region;
+    let region = region.unwrap_or_else(|| RegionSize::for_ram(ram.bytes()));
     let guest = Guest {
         ram_bytes: ram.bytes(),
-        region: policy
-            .region
-            .unwrap_or_else(|| RegionSize::for_ram(ram.bytes())),
+        region,
         kernel_tables: policy.tce.binds_kernel_table(),
         host_page_bytes: host_page_bytes(),
         ddw,
-        largest_page: dma_windows::page_backed_by(ram.page_bytes()),
+        largest_page: dma_windows::page_backed_by(ram.page_bytes().min(region.bytes())),
     };
     let containers: Vec<IommuInfo> = containers.iter().map(|it| *it.info()).collect();
     let need = guest.need(&containers, policy.lock);

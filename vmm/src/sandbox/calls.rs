@@ -67,6 +67,10 @@ const EVERYONE: &[Rule] = &[
     Call(libc::SYS_ppoll),
     Call(libc::SYS_fcntl),
     Call(libc::SYS_lseek),
+    // A caught signal is passed on over a socket, by whichever thread it comes to.
+    Call(libc::SYS_sendto),
+    #[cfg(target_arch = "powerpc64")]
+    Call(libc::SYS_send),
     Call(libc::SYS_exit),
     Call(libc::SYS_exit_group),
     // A thread's name, the name of a piece of memory, and what a thread that begins gives up.
@@ -86,11 +90,13 @@ const SOCKETS: &[Rule] = &[
     Call(libc::SYS_accept4),
     Call(libc::SYS_recvfrom),
     Call(libc::SYS_recvmsg),
-    Call(libc::SYS_sendto),
     Call(libc::SYS_sendmsg),
     Call(libc::SYS_shutdown),
     Call(libc::SYS_getsockopt),
     Call(libc::SYS_getsockname),
+    // The C library's recv, which is a call of its own here.
+    #[cfg(target_arch = "powerpc64")]
+    Call(libc::SYS_recv),
 ];
 
 /// Waiting for events.
@@ -125,6 +131,7 @@ const MACHINE: &[Rule] = &[
     Call(libc::SYS_readlink),
     Call(libc::SYS_readlinkat),
     Call(libc::SYS_faccessat),
+    Call(libc::SYS_faccessat2),
     Call(libc::SYS_getcwd),
     Call(libc::SYS_geteuid),
     Call(libc::SYS_getuid),

@@ -429,7 +429,7 @@ fn a_host_window_that_could_not_be_removed_is_emptied_and_removed_later() {
 }
 
 #[test]
-fn memory_stays_locked_while_another_window_of_the_bridge_is_in_use() {
+fn memory_stays_locked_until_the_machine_is_reset() {
     let engine = lazy();
     let dynamic = Geometry {
         bus_offset: Ioba(1 << 59),
@@ -444,8 +444,30 @@ fn memory_stays_locked_while_another_window_of_the_bridge_is_in_use() {
     );
     engine.remove_window(Liobn(0x8000_0001)).unwrap();
     assert_eq!(engine.snapshot().locked.bytes, 2 * MIB);
+    // Another processor may be mapping in the kernel.
     engine.remove_window(Liobn(0x8000_0000)).unwrap();
+    assert_eq!(engine.snapshot().locked.bytes, 2 * MIB);
+    engine.reset_windows().unwrap();
     assert_eq!(engine.snapshot().locked.bytes, 0);
+}
+
+#[test]
+fn memory_that_a_window_may_still_map_is_not_unlocked() {
+    let engine = lazy();
+    assert_eq!(engine.put(0, 0x1003), SUCCESS);
+    // Neither can the window be removed, nor emptied.
+    for after in 0..2 {
+        engine.fake().inject(Fault {
+            after,
+            error: HostError::Refused(16),
+            leaves_traces: false,
+        });
+    }
+    assert!(engine.reset_windows().is_err());
+    assert_eq!(engine.snapshot().locked.bytes, MIB);
+    engine.reset_windows().unwrap();
+    assert_eq!(engine.snapshot().locked.bytes, 0);
+    assert_eq!(engine.fake().violations(), Vec::<String>::new());
 }
 
 #[test]

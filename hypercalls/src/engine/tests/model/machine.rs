@@ -76,7 +76,10 @@ impl Machine {
     fn in_kernel(&mut self, number: u64, registers: &mut Arguments) -> Option<ReturnCode> {
         let [liobn, ioba, third, count, ..] = *registers;
         let ioba = Ioba(ioba);
-        let is_on = |call: BulkCall| call.number() == number && self.handlers.is_in_kernel(call);
+        let always = self.engine.policy.tce.bulk_calls_in_kernel();
+        let is_on = |call: BulkCall| {
+            call.number() == number && (always || self.handlers.is_in_kernel(call))
+        };
         if BulkCall::ALL.into_iter().any(is_on) {
             let memory = &self.engine.memory;
             let count = usize::try_from(count).ok().filter(|&count| count <= 512)?;

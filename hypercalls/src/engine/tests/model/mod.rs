@@ -60,6 +60,14 @@ proptest! {
     }
 
     #[test]
+    fn any_sequence_of_calls_is_right_in_kernel_mode(
+        policy in policy(TcePolicy::Kernel),
+        steps in sequence(),
+    ) {
+        leaves_view_and_hardware_equal(policy, &steps);
+    }
+
+    #[test]
     fn any_sequence_of_calls_is_right_in_user_mode(
         policy in policy(TcePolicy::User),
         steps in sequence(),
