@@ -30,28 +30,23 @@ struct Artifact {
     executable: Option<PathBuf>,
 }
 
-/// Builds the VMM.
+/// Builds the VMM alone.
 pub(crate) fn vmm(workspace: &Workspace) -> Result<PathBuf, BuildError> {
-    program(workspace, "spapr-vmm")
-}
-
-/// Builds the VMM's front end for libvirt.
-pub(crate) fn libvirt_front_end(workspace: &Workspace) -> Result<PathBuf, BuildError> {
-    program(workspace, "spapr-vmm-qemu")
-}
-
-fn program(workspace: &Workspace, name: &'static str) -> Result<PathBuf, BuildError> {
+    let package = ["build", "--release", "--package", "spapr-vmm"];
     build(
         workspace,
-        name,
-        &[
-            "build",
-            "--release",
-            "--package",
-            "spapr-vmm",
-            "--bin",
-            name,
-        ],
+        "spapr-vmm",
+        &[&package[..], &["--bin", "spapr-vmm"]].concat(),
+    )
+}
+
+/// Builds the VMM and its front end for libvirt, both at a time.
+pub(crate) fn vmm_and_front_end(workspace: &Workspace) -> Result<Vec<PathBuf>, BuildError> {
+    let package = ["build", "--release", "--package", "spapr-vmm"];
+    build_all(
+        workspace,
+        "spapr-vmm",
+        &[&package[..], &["--bins"]].concat(),
     )
 }
 

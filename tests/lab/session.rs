@@ -96,10 +96,7 @@ impl Session<'_> {
         // Building needs no lock: another lab may use the cache meanwhile.
         let vmm = match self.host.without_vmm {
             true => Vec::new(),
-            false => vec![
-                cross_build::vmm(workspace)?,
-                cross_build::libvirt_front_end(workspace)?,
-            ],
+            false => cross_build::vmm_and_front_end(workspace)?,
         };
         let _locked = workspace.lock()?;
         let emulator = Packages::provide(workspace, PackageSet::HostEmulator)?;
