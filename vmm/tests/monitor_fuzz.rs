@@ -31,6 +31,9 @@ const SEEDS: &[&str] = &[
     "{\"execute\":\"query-status\"}\r\n{\"execute\":\"query-name\"}",
 ];
 
+/// What cargo runs programs of this architecture with, when they are not this machine's own.
+const RUNNER: &str = "CARGO_TARGET_POWERPC64LE_UNKNOWN_LINUX_GNU_RUNNER";
+
 /// What the process may have beyond what it had after the first rounds.
 const GROWTH_BYTES: u64 = 64 << 20;
 
@@ -93,7 +96,16 @@ struct Vmm {
 impl Vmm {
     fn start(folder: &Path) -> Self {
         let socket = folder.join("monitor");
-        let child = Command::new(env!("CARGO_BIN_EXE_spapr-vmm-qemu"))
+        let program = env!("CARGO_BIN_EXE_spapr-vmm-qemu");
+        let mut command = match std::env::var(RUNNER) {
+            Ok(runner) if cfg!(target_arch = "powerpc64") => {
+                let mut command = Command::new(runner);
+                command.arg(program);
+                command
+            }
+            _ => Command::new(program),
+        };
+        let child = command
             .args(["-S", "-machine", "none", "-nodefaults", "-qmp"])
             .arg(format!("unix:{},server=on,wait=off", socket.display()))
             .spawn()
