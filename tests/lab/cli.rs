@@ -55,6 +55,9 @@ pub(crate) struct HostArgs {
     /// Do not build spapr-vmm, and do without it in the host
     #[arg(long)]
     pub(crate) without_vmm: bool,
+    /// Whether it gives way to other programs of this machine
+    #[arg(skip)]
+    pub(crate) gives_way: bool,
     /// Copy a file or folder of this machine to a place in the host
     #[arg(long, value_name = "SRC:DST", value_parser = parse_copy)]
     pub(crate) copy: Vec<Copy>,
@@ -142,6 +145,7 @@ impl HostArgs {
             hugepages: false,
             with: Vec::new(),
             without_vmm: false,
+            gives_way: false,
             copy: Vec::new(),
             fetch: Vec::new(),
         }

@@ -138,6 +138,7 @@ impl Session<'_> {
         let run = HostRun {
             kind,
             icount: self.host.icount,
+            gives_way: self.host.gives_way,
             hugepages: self.host.hugepages,
             emulator: emulator.root(),
             kernel: &boot.kernel,

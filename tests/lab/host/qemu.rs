@@ -4,7 +4,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::{Signal, nice, set_parent_process_death_signal};
 
 use super::HostKind;
 use super::channels::Channel;
@@ -19,6 +19,8 @@ const ECHO: &str = "guestfwd=tcp:10.0.2.100:7-cmd:cat";
 pub(super) struct Settings<'a> {
     pub(super) kind: HostKind,
     pub(super) icount: bool,
+    /// Whether it gives way to other programs of this machine.
+    pub(super) gives_way: bool,
     /// Root folder of the unpacked emulator.
     pub(super) emulator: &'a Path,
     pub(super) kernel: &'a Path,
@@ -51,7 +53,7 @@ pub(super) fn command(settings: &Settings<'_>) -> Command {
     devices(&mut command, settings);
     // Not in the terminal's process group: the lab decides what Ctrl-C means.
     command.process_group(0);
-    die_with_the_lab(&mut command);
+    prepare_process(&mut command, settings.gives_way);
     command
 }
 
@@ -156,14 +158,22 @@ fn joined(before: &str, path: &Path) -> String {
     format!("{before}{path}")
 }
 
-/// Asks the kernel to kill the emulator when the thread that starts it ends, however it ends.
-fn die_with_the_lab(command: &mut Command) {
-    let arrange = || {
+/// How much nicer a host is that gives way: it gets a quarter of a processor that others want too, for
+/// its firmware must not seem to hang.
+const GIVES_WAY_BY: i32 = 5;
+
+/// Asks the kernel to kill the emulator when the thread that starts it ends, however it ends, and to
+/// prefer others to it if it gives way.
+fn prepare_process(command: &mut Command, gives_way: bool) {
+    let arrange = move || {
         set_parent_process_death_signal(Some(Signal::KILL))?;
+        if gives_way {
+            nice(GIVES_WAY_BY)?;
+        }
         Ok(())
     };
-    // SAFETY: between fork and exec only async-signal-safe work is allowed; the closure makes one
-    // prctl system call and touches no memory of the parent's.
+    // SAFETY: between fork and exec only async-signal-safe work is allowed; the closure makes two
+    // system calls and touches no memory of the parent's.
     unsafe {
         command.pre_exec(arrange);
     }

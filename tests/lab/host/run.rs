@@ -103,6 +103,8 @@ pub(crate) type Input<'a> = &'a mut dyn FnMut(UnixStream);
 pub(crate) struct HostRun<'a> {
     pub(crate) kind: HostKind,
     pub(crate) icount: bool,
+    /// Whether it gives way to other programs of this machine.
+    pub(crate) gives_way: bool,
     /// Whether its kernel has huge pages.
     pub(crate) hugepages: bool,
     /// Root folder of the unpacked emulator.
@@ -205,6 +207,7 @@ impl HostRun<'_> {
         let mut settings = Settings {
             kind: self.kind,
             icount: self.icount,
+            gives_way: self.gives_way,
             emulator: self.emulator,
             kernel: self.kernel,
             initrd: self.initrd,

@@ -120,8 +120,10 @@ impl InHosts<'_> {
             .collect()
     }
 
-    fn host(&self, wanted: Wanted) -> HostArgs {
+    fn host(&self, wanted: Wanted, shown: Shown) -> HostArgs {
         let mut host = HostArgs::plain(wanted.kind);
+        // The main host's lane is the longer one, and has the guests with many processors.
+        host.gives_way = matches!(shown, Shown::WhenDone);
         host.hugepages = true;
         if wanted.libvirt {
             host.with.push(Extra::Libvirt);
@@ -154,7 +156,7 @@ impl InHosts<'_> {
             format!("--skip {LIBVIRT_TESTS}")
         };
         let session = Session {
-            host: &self.host(wanted),
+            host: &self.host(wanted, shown),
             script: Some(format!("{IN_HOST} --test-threads=1 {skip} {words}")),
             environment: String::new(),
             timeout: Some(HOST_LIMIT),
