@@ -45,7 +45,7 @@ fn write_short(out: &mut String, results: &Results) -> std::fmt::Result {
 }
 
 /// The peers that have a column.
-const SHOWN: [Peer; 8] = [
+const SHOWN: [Peer; 9] = [
     Peer::Auto,
     Peer::Kernel,
     Peer::User,
@@ -54,6 +54,7 @@ const SHOWN: [Peer; 8] = [
     Peer::QemuUser,
     Peer::FloorKernel,
     Peer::FloorMap,
+    Peer::Host,
 ];
 
 /// The rows' names and numbers, each once: names as they were measured, numbers growing.
@@ -206,7 +207,7 @@ mod tests {
         );
         let text = short(&results);
         assert!(
-            text.contains("| 1 | 5,600 | | | | 6,300 | | | 5,400 | 0.889 | 1.037 |"),
+            text.contains("| 1 | 5,600 | | | | 6,300 | | | 5,400 | | 0.889 | 1.037 |"),
             "{text}"
         );
         assert!(

@@ -342,10 +342,23 @@ pub(super) fn whole(results: &Results) -> Markup {
         (figure(
             "NVMe reads by a Linux guest.",
             "The time of a read in the guest; where instructions are counted, of the fastest quarter.",
-            bars(&READS),
+            reads(results, &peers),
         ))
         (figure("Dynamic DMA windows.", "Off, at most 512 MiB, and as large as guest memory (1 GiB).", windows(results)))
     }
+}
+
+/// Times of reads, also under QEMU with the interrupt controller that spapr-vmm has.
+fn reads(results: &Results, peers: &[Peer]) -> Option<Markup> {
+    const QEMU: Peer = Peer::QemuKernel;
+    let groups = READS.map(|name| {
+        let mut group = group(results, name, 1, peers, &text::title(name))?;
+        let row = results.row(QEMU, &format!("xics-{name}"), 1);
+        let bar = row.map(|row| simple_bar(QEMU, &format!("{}, XICS", QEMU.name()), row));
+        group.bars.extend(bar);
+        Some(group)
+    });
+    bar_plot(groups.into())
 }
 
 /// Reads, calls and locked memory by the dynamic windows that the guest is offered.

@@ -68,7 +68,8 @@ pub(crate) fn run(
             if let Some(start) = start_line(line) {
                 hertz = start.hertz;
                 let since = Duration::from_nanos(nanoseconds(start.ticks, hertz));
-                run.first_instruction = Some(at.saturating_sub(since));
+                let spent = running.time_since_start(arguments.counts_instructions, at)?;
+                run.first_instruction = Some(spent.saturating_sub(since));
                 run.memory = running.memory()?;
             }
             match Row::parse(line, hertz) {

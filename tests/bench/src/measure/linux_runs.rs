@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use spapr_lab::benchmark::results::{Measured, Peer};
 use spapr_lab::benchmark::row::{Row, Unit};
@@ -118,10 +119,7 @@ impl Linux {
                     Ok(())
                 }
             },
-            &mut |running, at, line| {
-                let at = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
-                watcher.see(running, at, line)
-            },
+            &mut |running, at, line| watcher.see(running, at, line),
         )?;
         let rows = watcher.finish()?.into_iter().map(|mut row| {
             row.name = format!("{}{}", run.prefix, row.name);
@@ -145,10 +143,12 @@ struct Watcher {
 }
 
 impl Watcher {
-    fn see(&mut self, running: &Running, at: u64, line: &str) -> std::io::Result<()> {
+    fn see(&mut self, running: &Running, at: Duration, line: &str) -> std::io::Result<()> {
         let line = line.trim_end();
         if line.contains("LAB-GUEST-INIT ") {
-            self.add("start-init", Unit::Nanoseconds, at);
+            let spent = running.time_since_start(self.counts_instructions, at)?;
+            let spent = u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX);
+            self.add("start-init", Unit::Nanoseconds, spent);
         }
         if line.contains("LAB-GUEST-STATUS 0") {
             self.is_complete = true;

@@ -77,6 +77,24 @@ impl Running {
         memory::run_time(self.child.id())
     }
 
+    /// How long it took to come where it is: the time `at` that has passed since its start; where the
+    /// clock counts instructions, the time that it has run, for whenever it waits for a disk the clock
+    /// leaps.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub(crate) fn time_since_start(
+        &self,
+        counts_instructions: bool,
+        at: Duration,
+    ) -> io::Result<Duration> {
+        if counts_instructions {
+            Ok(Duration::from_nanos(self.run_time()?))
+        } else {
+            Ok(at)
+        }
+    }
+
     fn signal(&self, signal: libc::c_int) {
         if let Ok(pid) = i32::try_from(self.child.id()) {
             // SAFETY: a signal to a child that has not been waited for, so the number is still its.

@@ -82,50 +82,55 @@ impl<'a> Loop<'a> {
         };
         let [_, ioba, third, count, ..] = *args;
         match number {
-            abi::H_PUT_TCE if third & 3 != 0 => self.map_run(container, ioba, third, 1),
+            abi::H_PUT_TCE if third & 3 != 0 => map_run(self.ram, container, ioba, third, 1),
             abi::H_PUT_TCE => Ok(container.unmap(Ioba(ioba), PAGE_BYTES)?),
             abi::H_STUFF_TCE => Ok(container.unmap(Ioba(ioba), count * PAGE_BYTES)?),
             _ => {
                 let count = usize::try_from(count)?.min(LONGEST);
-                let mut list = self.list;
+                let list = &mut self.list[..count];
                 self.ram
-                    .read_doublewords(GuestPhysicalAddress(third), &mut list[..count])?;
-                self.map_list(container, ioba, &list[..count])
+                    .read_doublewords(GuestPhysicalAddress(third), list)?;
+                map_list(self.ram, container, ioba, list)
             }
         }
-    }
-
-    /// One call for each run of pages that follow each other.
-    fn map_list(&self, container: &Container, ioba: u64, list: &[u64]) -> Result<(), AnyError> {
-        let mut ioba = ioba;
-        for run in list.chunk_by(|one, next| one + PAGE_BYTES == *next) {
-            let count = run.len() as u64;
-            self.map_run(container, ioba, run[0], count)?;
-            ioba += count * PAGE_BYTES;
-        }
-        Ok(())
-    }
-
-    fn map_run(
-        &self,
-        container: &Container,
-        ioba: u64,
-        entry: u64,
-        count: u64,
-    ) -> Result<(), AnyError> {
-        let start = GuestMemory::host_range(self.ram, GuestPhysicalAddress(entry & !0xfff));
-        let start = start.map_or(HostVirtualAddress(0), |range| range.start);
-        let bytes = count * PAGE_BYTES;
-        let host = HostRange { start, bytes };
-        // SAFETY: guest memory, of which no Rust reference exists; it is unmapped when the process
-        // closes the container, before the memory goes.
-        Ok(unsafe { container.map(Ioba(ioba), host, Permission::READ_WRITE) }?)
     }
 
     fn is_power_off(&self, block: u64) -> bool {
         let token: Result<u32, _> = self.ram.mmap().read_obj(GuestAddress(block));
         token.is_ok_and(|token| u32::from_be(token) == POWER_OFF)
     }
+}
+
+/// One call for each run of pages that follow each other.
+fn map_list(
+    ram: &GuestRam,
+    container: &Container,
+    ioba: u64,
+    list: &[u64],
+) -> Result<(), AnyError> {
+    let mut ioba = ioba;
+    for run in list.chunk_by(|one, next| one + PAGE_BYTES == *next) {
+        let count = run.len() as u64;
+        map_run(ram, container, ioba, run[0], count)?;
+        ioba += count * PAGE_BYTES;
+    }
+    Ok(())
+}
+
+fn map_run(
+    ram: &GuestRam,
+    container: &Container,
+    ioba: u64,
+    entry: u64,
+    count: u64,
+) -> Result<(), AnyError> {
+    let start = GuestMemory::host_range(ram, GuestPhysicalAddress(entry & !0xfff));
+    let start = start.map_or(HostVirtualAddress(0), |range| range.start);
+    let bytes = count * PAGE_BYTES;
+    let host = HostRange { start, bytes };
+    // SAFETY: guest memory, of which no Rust reference exists; it is unmapped when the process
+    // closes the container, before the memory goes.
+    Ok(unsafe { container.map(Ioba(ioba), host, Permission::READ_WRITE) }?)
 }
 
 /// Passes the guest's text on.
