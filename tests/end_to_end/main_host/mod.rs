@@ -19,6 +19,7 @@ mod passthrough_refused;
 mod raw_terminal;
 mod refused_at_run_time;
 mod refused_at_start;
+mod sandbox;
 mod tce_sequences;
 mod teardown;
 mod unprivileged;

@@ -21,7 +21,8 @@ make_root() {
     rm -rf $root/var/run
     ln -s /run $root/var/run
     cp /usr/bin/spapr-vmm-qemu /usr/bin/spapr-vmm $root/usr/bin/
-    cp /usr/lib/spapr-lab/qemu.qmp.whl $root/usr/lib/
+    cp -r /usr/lib/spapr-lab/python $root/usr/lib/lab-python
+    ln -sf bash $root/usr/bin/sh
     # libvirt looks for the names of drivers there.
     mkdir -p $root/lib/modules/$(uname -r)
     touch $root/lib/modules/$(uname -r)/modules.alias
@@ -51,21 +52,29 @@ auth_unix_rw = "none"
 CONFIGURATION
 }
 
+# A process that has ended and that nobody has waited for yet has no program any more.
+runs() {
+    for id in $(pidof "$1"); do
+        readlink "/proc/$id/exe" >/dev/null && return 0
+    done
+    return 1
+}
+
 inside() {
     env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C TERM=dumb \
-        PYTHONPATH=/usr/lib/qemu.qmp.whl \
+        PYTHONPATH=/usr/lib/lab-python \
         chroot $root "$@"
 }
 
 case $1 in
 start)
     [ -d $root/proc/1 ] || make_root
-    pidof virtlogd >/dev/null || inside virtlogd -d || exit 1
-    inside libvirtd -d || exit 1
+    runs virtlogd || inside virtlogd -d || exit 1
+    runs libvirtd || inside libvirtd -d || exit 1
     ;;
 stop)
     kill -9 $(pidof libvirtd)
-    while pidof libvirtd >/dev/null; do sleep 0.1; done
+    while runs libvirtd; do sleep 0.1; done
     rm -f $root/run/libvirtd.pid
     ;;
 *)

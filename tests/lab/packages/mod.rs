@@ -192,21 +192,17 @@ impl Packages {
 
     /// The one file in `folder` whose name starts with `prefix`.
     pub(crate) fn find(&self, folder: &str, prefix: &'static str) -> Result<PathBuf, PackageError> {
-        find_in(&self.root.join(folder), prefix)
+        let folder = self.root.join(folder);
+        let entries = fs::read_dir(&folder).map_err(at("read the folder", &folder))?;
+        entries
+            .filter_map(Result::ok)
+            .find(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
+            .map(|entry| entry.path())
+            .ok_or(PackageError::FileMissing {
+                folder,
+                wanted: prefix,
+            })
     }
-}
-
-/// The one file in `folder` whose name starts with `prefix`.
-fn find_in(folder: &Path, prefix: &'static str) -> Result<PathBuf, PackageError> {
-    let entries = fs::read_dir(folder).map_err(at("read the folder", folder))?;
-    entries
-        .filter_map(Result::ok)
-        .find(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
-        .map(|entry| entry.path())
-        .ok_or_else(|| PackageError::FileMissing {
-            folder: folder.to_owned(),
-            wanted: prefix,
-        })
 }
 
 fn fetch(workspace: &Workspace, recipe: &Recipe, into: &Path) -> Result<(), PackageError> {

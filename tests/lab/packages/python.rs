@@ -13,17 +13,20 @@ use super::PackageError;
 /// The client library's name and version.
 const QMP_CLIENT: &str = "qemu.qmp==0.0.6";
 
-/// The file name that it has in the host.
-pub(crate) const IN_HOST: &str = "qemu.qmp.whl";
+/// Changes when the way it is unpacked changes.
+const RECIPE_VERSION: &[u8] = b"2";
 
-/// The library's archive, fetched by pip if it is not in the cache. Python reads it as it is.
+/// The folder in which it is in the host.
+pub(crate) const IN_HOST: &str = "python";
+
+/// A folder with the library, fetched by pip if it is not in the cache.
 pub(crate) fn qmp_client(workspace: &Workspace) -> Result<PathBuf, PackageError> {
-    let inputs = [QMP_CLIENT.as_bytes()];
-    let folder = workspace.provide("packages", "qmp-client", &inputs, |into| {
+    let inputs = [RECIPE_VERSION, QMP_CLIENT.as_bytes()];
+    let folder: PathBuf = workspace.provide("packages", "qmp-client", &inputs, |into| {
         let step = Step::start(format!("downloading {QMP_CLIENT}"));
         let mut pip = Command::new(tools::for_python_packages()?);
-        pip.args(["download", "--quiet", "--no-deps", "--only-binary=:all:"])
-            .arg("--dest")
+        pip.args(["install", "--quiet", "--no-deps", "--only-binary=:all:"])
+            .args(["--no-compile", "--root-user-action=ignore", "--target"])
             .arg(into)
             .arg(QMP_CLIENT);
         command::output(&mut pip).map_err(|source| PackageError::Python {
@@ -33,5 +36,5 @@ pub(crate) fn qmp_client(workspace: &Workspace) -> Result<PathBuf, PackageError>
         step.done();
         Ok::<(), PackageError>(())
     })?;
-    super::find_in(&folder, "qemu_qmp-")
+    Ok(folder)
 }

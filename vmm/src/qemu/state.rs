@@ -206,19 +206,22 @@ impl GuestState {
             End::Asked(_) => self.exit("host-signal"),
             End::OsTerm(_) => self.panicked(),
             End::Failed(_) => {
-                self.stop_at(RunState::InternalError);
+                self.stop_at(&mut self.lock(), RunState::InternalError);
                 Next::Wait
             }
         }
     }
 
     fn powered_off(&self, reason: &str) -> Next {
+        // Locked until the state is what the events say: a monitor that acts on the first of them, as
+        // libvirt does to make a reboot of it, has to find it so.
+        let mut state = self.lock();
         self.events
             .send("SHUTDOWN", &json!({"guest": true, "reason": reason}));
         if !self.policy.no_shutdown {
             return Next::Exit;
         }
-        self.stop_at(RunState::Shutdown);
+        self.stop_at(&mut state, RunState::Shutdown);
         Next::Wait
     }
 
@@ -228,9 +231,10 @@ impl GuestState {
         } else {
             "poweroff"
         };
+        let mut state = self.lock();
         self.events
             .send("GUEST_PANICKED", &json!({"action": action}));
-        self.stop_at(RunState::GuestPanicked);
+        self.stop_at(&mut state, RunState::GuestPanicked);
         if self.policy.no_shutdown {
             return Next::Wait;
         }
@@ -245,8 +249,8 @@ impl GuestState {
         Next::Exit
     }
 
-    fn stop_at(&self, run: RunState) {
-        self.lock().run = run;
+    fn stop_at(&self, state: &mut State, run: RunState) {
+        state.run = run;
         self.events.send("STOP", &Value::Null);
     }
 

@@ -67,10 +67,17 @@ const EVERYONE: &[Rule] = &[
     Call(libc::SYS_ppoll),
     Call(libc::SYS_fcntl),
     Call(libc::SYS_lseek),
+    // What the C library's lseek is here.
+    #[cfg(target_arch = "powerpc64")]
+    Call(libc::SYS__llseek),
     // A caught signal is passed on over a socket, by whichever thread it comes to.
     Call(libc::SYS_sendto),
+    Call(libc::SYS_recvfrom),
+    // The C library's send and recv, which are calls of their own here.
     #[cfg(target_arch = "powerpc64")]
     Call(libc::SYS_send),
+    #[cfg(target_arch = "powerpc64")]
+    Call(libc::SYS_recv),
     Call(libc::SYS_exit),
     Call(libc::SYS_exit_group),
     // A thread's name, the name of a piece of memory, and what a thread that begins gives up.
@@ -88,15 +95,11 @@ const PR_SET_NO_NEW_PRIVS: u32 = libc::PR_SET_NO_NEW_PRIVS.unsigned_abs();
 /// Talking over sockets that are open.
 const SOCKETS: &[Rule] = &[
     Call(libc::SYS_accept4),
-    Call(libc::SYS_recvfrom),
     Call(libc::SYS_recvmsg),
     Call(libc::SYS_sendmsg),
     Call(libc::SYS_shutdown),
     Call(libc::SYS_getsockopt),
     Call(libc::SYS_getsockname),
-    // The C library's recv, which is a call of its own here.
-    #[cfg(target_arch = "powerpc64")]
-    Call(libc::SYS_recv),
 ];
 
 /// Waiting for events.
@@ -175,8 +178,9 @@ const NON_BLOCKING: &[Rule] = &[OneOf {
     values: &[number(libc::FIONBIO)],
 }];
 
-/// Terminals: their modes, at the end.
+/// Terminals: their modes, at the end. And a descriptor that programs are not to inherit.
 const TERMINALS: &[u32] = &[
+    number(libc::FIOCLEX),
     number(libc::TCGETS),
     number(libc::TCSETS),
     number(libc::TCSETSW),

@@ -1,0 +1,143 @@
+//! `spapr-vmm-qemu` as a process, without a machine: how libvirt asks what there is.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn vmm(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_spapr-vmm-qemu"));
+    let monitor = folder.join("monitor");
+    command
+        .args(["-S", "-no-user-config", "-nodefaults", "-nographic"])
+        .args(["-machine", "none,accel=kvm:tcg", "-qmp"])
+        .arg(format!("unix:{},server=on,wait=off", monitor.display()))
+        .arg("-pidfile")
+        .arg(folder.join("pid"));
+    command
+}
+
+struct Client {
+    stream: UnixStream,
+    reader: BufReader<UnixStream>,
+}
+
+impl Client {
+    fn connect(folder: &Path) -> Self {
+        let deadline = Instant::now() + LIMIT;
+        let stream = loop {
+            match UnixStream::connect(folder.join("monitor")) {
+                Ok(stream) => break stream,
+                Err(error) => assert!(Instant::now() < deadline, "no monitor: {error}"),
+            }
+            thread::sleep(Duration::from_millis(20));
+        };
+        stream.set_read_timeout(Some(LIMIT)).expect("timeout");
+        let reader = BufReader::new(stream.try_clone().expect("clone"));
+        let mut client = Self { stream, reader };
+        assert!(client.receive().get("QMP").is_some());
+        client.ask("qmp_capabilities");
+        client
+    }
+
+    fn receive(&mut self) -> Value {
+        let mut line = String::new();
+        let length = self.reader.read_line(&mut line).expect("a line in time");
+        assert!(length > 0, "closed");
+        serde_json::from_str(&line).expect("JSON")
+    }
+
+    fn ask(&mut self, command: &str) -> Value {
+        let request = json!({"execute": command}).to_string();
+        self.stream.write_all(request.as_bytes()).expect("write");
+        self.receive()["return"].clone()
+    }
+}
+
+fn wait_until_gone(path: &Path) {
+    let deadline = Instant::now() + LIMIT;
+    while path.exists() {
+        assert!(
+            Instant::now() < deadline,
+            "{} is still there",
+            path.display()
+        );
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn the_probe_becomes_a_daemon_answers_and_quits() {
+    let folder = tempfile::tempdir().expect("folder");
+    for sandbox in sandboxes() {
+        let status = vmm(folder.path())
+            .args(["-daemonize", "-sandbox", sandbox])
+            .status();
+        assert!(status.expect("starts").success());
+        // Once it is a daemon, its monitor and its file are there.
+        let pid = fs::read_to_string(folder.path().join("pid")).expect("a pid file");
+        let pid: u32 = pid.trim().parse().expect("a number");
+        let mut client = Client::connect(folder.path());
+        assert_eq!(client.ask("query-target")["arch"], "ppc64");
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("tasks");
+        for task in tasks {
+            let status = task.expect("a task").path().join("status");
+            let status = fs::read_to_string(status).expect("status");
+            assert!(
+                *sandbox == "off" || status.contains("Seccomp:\t2"),
+                "{status}"
+            );
+        }
+        client.ask("quit");
+        assert_eq!(client.receive()["event"], "SHUTDOWN");
+        wait_until_gone(&folder.path().join("pid"));
+    }
+}
+
+#[test]
+fn a_signal_ends_it_in_its_sandbox_too() {
+    let folder = tempfile::tempdir().expect("folder");
+    for sandbox in sandboxes() {
+        let mut command = vmm(folder.path());
+        let mut child = command.args(["-sandbox", sandbox]).spawn().expect("starts");
+        let mut client = Client::connect(folder.path());
+        let kill = Command::new("kill").arg(child.id().to_string()).status();
+        assert!(kill.expect("kill").success());
+        let event = client.receive();
+        assert_eq!(event["data"]["reason"], "host-signal", "{event}");
+        let status = child.wait().expect("wait");
+        assert_eq!(status.code(), Some(0), "sandbox {sandbox}: {status:?}");
+        assert!(!folder.path().join("pid").exists());
+    }
+}
+
+#[test]
+fn what_is_not_supported_is_named_and_the_status_is_1() {
+    let folder = tempfile::tempdir().expect("folder");
+    let output = vmm(folder.path()).args(["-netdev", "user,id=n"]).output();
+    let output = output.expect("starts");
+    assert_eq!(output.status.code(), Some(1));
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        message.contains("the option -netdev is not supported"),
+        "{message}"
+    );
+}
+
+/// With and without a sandbox; qemu-user has no filters of system calls.
+fn sandboxes() -> &'static [&'static str] {
+    let is_emulated = cfg!(target_arch = "powerpc64")
+        && fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| !text.contains("POWER"));
+    if is_emulated {
+        &["off"]
+    } else {
+        &["off", "on"]
+    }
+}
