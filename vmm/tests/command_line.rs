@@ -1,21 +1,11 @@
 //! What the program says and how it exits where no guest can run: on any machine, without KVM.
 
-use std::process::{Command, Output};
+mod program;
 
-/// What cargo runs programs of this architecture with, when they are not this machine's own.
-const RUNNER: &str = "CARGO_TARGET_POWERPC64LE_UNKNOWN_LINUX_GNU_RUNNER";
+use std::process::Output;
 
 fn spapr_vmm(arguments: &[&str]) -> Output {
-    let program = env!("CARGO_BIN_EXE_spapr-vmm");
-    let mut command = match std::env::var(RUNNER) {
-        Ok(runner) if cfg!(target_arch = "powerpc64") => {
-            let mut command = Command::new(runner);
-            command.arg(program);
-            command
-        }
-        _ => Command::new(program),
-    };
-    command
+    program::command(env!("CARGO_BIN_EXE_spapr-vmm"))
         .args(arguments)
         .output()
         .expect("the program starts")

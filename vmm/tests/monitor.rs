@@ -1,5 +1,7 @@
 //! `spapr-vmm-qemu` as a process, without a machine: how libvirt asks what there is.
 
+mod program;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -13,7 +15,7 @@ use serde_json::{Value, json};
 const LIMIT: Duration = Duration::from_secs(30);
 
 fn vmm(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_spapr-vmm-qemu"));
+    let mut command = program::command(env!("CARGO_BIN_EXE_spapr-vmm-qemu"));
     let monitor = folder.join("monitor");
     command
         .args(["-S", "-no-user-config", "-nodefaults", "-nographic"])

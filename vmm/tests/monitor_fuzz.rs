@@ -3,11 +3,13 @@
 //! Plain runs take some seconds; `MONITOR_FUZZ_SECONDS=600 cargo test --test monitor_fuzz` is the
 //! long one.
 
+mod program;
+
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Child;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,9 +32,6 @@ const SEEDS: &[&str] = &[
     r#"{"execute":"system_powerdown"}"#,
     "{\"execute\":\"query-status\"}\r\n{\"execute\":\"query-name\"}",
 ];
-
-/// What cargo runs programs of this architecture with, when they are not this machine's own.
-const RUNNER: &str = "CARGO_TARGET_POWERPC64LE_UNKNOWN_LINUX_GNU_RUNNER";
 
 /// What the process may have beyond what it had after the first rounds.
 const GROWTH_BYTES: u64 = 64 << 20;
@@ -96,16 +95,7 @@ struct Vmm {
 impl Vmm {
     fn start(folder: &Path) -> Self {
         let socket = folder.join("monitor");
-        let program = env!("CARGO_BIN_EXE_spapr-vmm-qemu");
-        let mut command = match std::env::var(RUNNER) {
-            Ok(runner) if cfg!(target_arch = "powerpc64") => {
-                let mut command = Command::new(runner);
-                command.arg(program);
-                command
-            }
-            _ => Command::new(program),
-        };
-        let child = command
+        let child = program::command(env!("CARGO_BIN_EXE_spapr-vmm-qemu"))
             .args(["-S", "-machine", "none", "-nodefaults", "-qmp"])
             .arg(format!("unix:{},server=on,wait=off", socket.display()))
             .spawn()
