@@ -25,6 +25,9 @@ const GUESTS_IN_HOST: &str = "/usr/lib/spapr-lab/guests";
 const MAIN_HOST_TESTS: &str = "main_host::";
 /// The module of tests that need libvirt in the host.
 const LIBVIRT_TESTS: &str = "libvirt::";
+/// Those of them that take longest: in a run of everything they are a second host's of that kind, so
+/// that both lanes take as long.
+const LONG_TESTS: [&str; 2] = ["main_host::kexec::", "main_host::tce_sequences::"];
 /// The host that runs them, unless hosts are named.
 const MAIN_HOST: HostKind = HostKind::P9Pages64k;
 /// The most time a host's tests may take in all, so that a change that slows them down fails.
@@ -38,12 +41,7 @@ pub(super) fn run(workspace: &Workspace, args: &TestArgs) -> Result<Vec<Part>, S
         tests: cross_build::end_to_end_tests(workspace)?,
         guests: cross_build::test_guests(workspace)?,
     };
-    let asked_for = if args.host.is_empty() {
-        HostKind::ALL.to_vec()
-    } else {
-        args.host.clone()
-    };
-    let (main, others) = wanted(asked_for, args.filter.as_deref());
+    let (main, others) = wanted(&args.host, args.filter.as_deref());
     let processors = thread::available_parallelism().map_or(1, usize::from);
     if processors < 2 || main.is_empty() || others.is_empty() {
         let all = main.into_iter().chain(others);
@@ -65,31 +63,84 @@ pub(super) fn run(workspace: &Workspace, args: &TestArgs) -> Result<Vec<Part>, S
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Wanted {
     kind: HostKind,
-    /// Whether it has libvirt and runs the tests for it, and no others.
-    libvirt: bool,
+    tests: Tests,
 }
 
-/// The hosts of the two lanes. Tests for libvirt run when a filter names them, on a host of their own
-/// that has it.
-fn wanted(asked_for: Vec<HostKind>, filter: Option<&str>) -> (Vec<Wanted>, Vec<Wanted>) {
-    let has_main = asked_for.contains(&MAIN_HOST);
-    let is_for_libvirt = filter.is_some_and(|filter| filter.contains(LIBVIRT_TESTS));
-    let plain = |kind| Wanted {
-        kind,
-        libvirt: false,
-    };
-    let (main, mut others): (Vec<_>, Vec<_>) = asked_for
-        .into_iter()
-        .filter(|_| !is_for_libvirt)
-        .map(plain)
-        .partition(|wanted| wanted.kind == MAIN_HOST);
-    if has_main && is_for_libvirt {
-        others.push(Wanted {
-            kind: MAIN_HOST,
-            libvirt: true,
-        });
+/// Which tests a host runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tests {
+    /// All, or what a filter names, but those for libvirt.
+    All,
+    /// Those that are the same on every kind of host.
+    OfEveryHost,
+    /// All but the long ones and those for libvirt.
+    AllButLong,
+    /// The long ones.
+    Long,
+    /// Those for libvirt, which the host has.
+    Libvirt,
+}
+
+impl Tests {
+    /// What the program of tests is told: which to skip, and which to run if not all others.
+    fn arguments(self, filter: Option<&str>) -> String {
+        let skipped: &[&str] = match self {
+            Self::All => &[LIBVIRT_TESTS],
+            Self::OfEveryHost => &[LIBVIRT_TESTS, MAIN_HOST_TESTS],
+            Self::AllButLong => &[LIBVIRT_TESTS, LONG_TESTS[0], LONG_TESTS[1]],
+            Self::Long | Self::Libvirt => &[],
+        };
+        let run: Vec<&str> = match self {
+            Self::Long => LONG_TESTS.to_vec(),
+            Self::Libvirt => vec![filter.unwrap_or(LIBVIRT_TESTS)],
+            _ => filter.into_iter().collect(),
+        };
+        let skipped = skipped.iter().map(|skipped| format!("--skip {skipped}"));
+        let run = run.into_iter().map(quoted);
+        skipped.chain(run).collect::<Vec<_>>().join(" ")
     }
-    (main, others)
+
+    /// What is said of them beside the host's name.
+    fn title(self) -> &'static str {
+        match self {
+            Self::All | Self::OfEveryHost | Self::AllButLong => "",
+            Self::Long => ", long ones",
+            Self::Libvirt => ", libvirt",
+        }
+    }
+}
+
+/// The hosts of the two lanes: those asked for, or all. Tests for libvirt run when a filter names them,
+/// on a host of their own that has it.
+fn wanted(asked_for: &[HostKind], filter: Option<&str>) -> (Vec<Wanted>, Vec<Wanted>) {
+    let main = |tests| Wanted {
+        kind: MAIN_HOST,
+        tests,
+    };
+    let has_main = asked_for.is_empty() || asked_for.contains(&MAIN_HOST);
+    if filter.is_some_and(|filter| filter.contains(LIBVIRT_TESTS)) {
+        let libvirt = has_main.then(|| main(Tests::Libvirt));
+        return (Vec::new(), libvirt.into_iter().collect());
+    }
+    let (kinds, tests) = match asked_for {
+        [] => (HostKind::ALL.to_vec(), Tests::OfEveryHost),
+        asked_for => (asked_for.to_vec(), Tests::All),
+    };
+    let others = kinds.into_iter().filter(|kind| *kind != MAIN_HOST);
+    let others = others.map(|kind| Wanted { kind, tests });
+    match (asked_for, filter) {
+        ([], None) => {
+            let long = main(Tests::Long);
+            (
+                vec![main(Tests::AllButLong)],
+                others.chain([long]).collect(),
+            )
+        }
+        _ => {
+            let main = has_main.then(|| main(Tests::All));
+            (main.into_iter().collect(), others.collect())
+        }
+    }
 }
 
 /// When a lane's output is shown.
@@ -113,8 +164,8 @@ impl InHosts<'_> {
         hosts
             .into_iter()
             .map(|wanted| {
-                let libvirt = if wanted.libvirt { ", libvirt" } else { "" };
-                let title = format!("emulated host {}{libvirt}", wanted.kind.name());
+                let (host, tests) = (wanted.kind.name(), wanted.tests.title());
+                let title = format!("emulated host {host}{tests}");
                 part(&title, || self.in_host(wanted, shown))
             })
             .collect()
@@ -125,7 +176,7 @@ impl InHosts<'_> {
         // The main host's lane is the longer one, and has the guests with many processors.
         host.gives_way = matches!(shown, Shown::WhenDone);
         host.hugepages = true;
-        if wanted.libvirt {
+        if wanted.tests == Tests::Libvirt {
             host.with.push(Extra::Libvirt);
         }
         host.copy.push(Copy {
@@ -145,19 +196,11 @@ impl InHosts<'_> {
     /// Runs the tests in a host. One that fails, or runs no test though nothing was filtered out,
     /// counts as a failed test; an interruption ends the whole suite.
     fn in_host(&self, wanted: Wanted, shown: Shown) -> Result<Tally, SuiteError> {
-        let all = wanted.libvirt.then_some(LIBVIRT_TESTS);
-        let filter = self.args.filter.as_deref().or(all);
-        let words = filter.map(quoted).unwrap_or_default();
-        let skip = if wanted.libvirt {
-            String::new()
-        } else if self.args.host.is_empty() && wanted.kind != MAIN_HOST {
-            format!("--skip {LIBVIRT_TESTS} --skip {MAIN_HOST_TESTS}")
-        } else {
-            format!("--skip {LIBVIRT_TESTS}")
-        };
+        let filter = self.args.filter.as_deref();
+        let arguments = wanted.tests.arguments(filter);
         let session = Session {
             host: &self.host(wanted, shown),
-            script: Some(format!("{IN_HOST} --test-threads=1 {skip} {words}")),
+            script: Some(format!("{IN_HOST} --test-threads=1 {arguments}")),
             environment: String::new(),
             timeout: Some(HOST_LIMIT),
         };
@@ -235,18 +278,48 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tests_for_libvirt_run_on_a_host_of_their_own_when_they_are_named() {
-        let names = |hosts: Vec<Wanted>| -> Vec<(&str, bool)> {
-            let name = |wanted: Wanted| (wanted.kind.name(), wanted.libvirt);
+    fn every_test_is_somebodys_and_long_ones_are_a_second_hosts() {
+        let names = |hosts: Vec<Wanted>| -> Vec<(&str, Tests)> {
+            let name = |wanted: Wanted| (wanted.kind.name(), wanted.tests);
             hosts.into_iter().map(name).collect()
         };
-        let (main, others) = wanted(HostKind::ALL.to_vec(), None);
-        assert_eq!(names(main), [("p9-64k", false)]);
-        assert_eq!(names(others), [("p9-4k", false), ("p10-64k", false)]);
-        let (main, others) = wanted(vec![MAIN_HOST], Some("dma"));
-        assert_eq!((main.len(), others.len()), (1, 0));
-        let (main, others) = wanted(vec![MAIN_HOST], Some("libvirt::domain"));
-        assert_eq!((main.len(), names(others)), (0, vec![("p9-64k", true)]));
+        let (main, others) = wanted(&[], None);
+        assert_eq!(names(main), [("p9-64k", Tests::AllButLong)]);
+        let every = Tests::OfEveryHost;
+        let expected = [
+            ("p9-4k", every),
+            ("p10-64k", every),
+            ("p9-64k", Tests::Long),
+        ];
+        assert_eq!(names(others), expected);
+        let (main, others) = wanted(&[MAIN_HOST], Some("dma"));
+        assert_eq!(
+            (names(main), others),
+            (vec![("p9-64k", Tests::All)], vec![])
+        );
+        let (main, others) = wanted(&[], Some("kexec"));
+        assert_eq!(names(main), [("p9-64k", Tests::All)]);
+        assert_eq!(others.len(), 2);
+        let (main, others) = wanted(&[], Some("libvirt::domain"));
+        assert_eq!(
+            (main, names(others)),
+            (vec![], vec![("p9-64k", Tests::Libvirt)])
+        );
+    }
+
+    #[test]
+    fn the_program_of_tests_is_told_what_to_skip_and_what_to_run() {
+        let skip_long =
+            "--skip libvirt:: --skip main_host::kexec:: --skip main_host::tce_sequences::";
+        assert_eq!(Tests::AllButLong.arguments(None), skip_long);
+        let long = "'main_host::kexec::' 'main_host::tce_sequences::'";
+        assert_eq!(Tests::Long.arguments(None), long);
+        let every = "--skip libvirt:: --skip main_host:: 'dma'";
+        assert_eq!(Tests::OfEveryHost.arguments(Some("dma")), every);
+        assert_eq!(
+            Tests::Libvirt.arguments(Some("libvirt::probe")),
+            "'libvirt::probe'"
+        );
     }
 
     #[test]
