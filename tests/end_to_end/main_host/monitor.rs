@@ -161,7 +161,7 @@ fn threads_of_a_core_are_what_the_guest_sees() {
     let job = "
 cd /proc/device-tree/cpus
 echo LAB-GUEST-CORES $(ls -d PowerPC* | wc -l)
-echo LAB-GUEST-THREADS $(($(wc -c <PowerPC*@2/ibm,ppc-interrupt-server#s) / 4))
+echo LAB-GUEST-THREADS $(($(cat PowerPC*@2/ibm,ppc-interrupt-server* | wc -c) / 4))
 ";
     let front_end = FrontEnd::job(job)
         .option("-smp", "4,sockets=1,cores=2,threads=2")
