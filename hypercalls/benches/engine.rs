@@ -6,7 +6,6 @@
 
 use std::hint::black_box;
 use std::sync::Barrier;
-use std::sync::atomic::AtomicU64;
 use std::thread;
 use std::time::Instant;
 
@@ -15,61 +14,8 @@ use spapr_hypercalls::abi::{H_GET_TCE, H_PUT_TCE, H_PUT_TCE_INDIRECT, H_STUFF_TC
 use spapr_hypercalls::address::{GuestPhysicalAddress, HostVirtualAddress, Ioba, Liobn, PageShift};
 use spapr_hypercalls::engine::{Answer, Engine, HostBridge};
 use spapr_hypercalls::policy::{Policy, TcePolicy};
-use spapr_hypercalls::tce::Permission;
-use spapr_hypercalls::world::{
-    BindRefusal, Geometry, GuestMemory, GuestRange, HostError, HostIommu, HostRange, KernelTable,
-    NotGuestRam,
-};
-
-/// A host that agrees to everything.
-struct Agreeing;
-
-/// No table is ever made.
-struct NoTable;
-
-impl KernelTable for NoTable {
-    fn entries(&self) -> &[AtomicU64] {
-        &[]
-    }
-}
-
-impl HostIommu for Agreeing {
-    type KernelTable = NoTable;
-
-    fn create_window(&self, _: Geometry) -> Result<(), HostError> {
-        Ok(())
-    }
-
-    fn remove_window(&self, _: Ioba) -> Result<(), HostError> {
-        Ok(())
-    }
-
-    fn bind_kernel_table(&self, _: Liobn, _: Geometry) -> Result<NoTable, BindRefusal> {
-        Err(BindRefusal::NotAsked)
-    }
-
-    fn registers_memory(&self) -> bool {
-        true
-    }
-
-    fn register_memory(&self, _: HostRange) -> Result<(), HostError> {
-        Ok(())
-    }
-
-    fn unregister_memory(&self, _: HostRange) -> Result<(), HostError> {
-        Ok(())
-    }
-
-    fn map(&self, ioba: Ioba, host: HostRange, permission: Permission) -> Result<(), HostError> {
-        black_box((ioba, host, permission));
-        Ok(())
-    }
-
-    fn unmap(&self, ioba: Ioba, bytes: u64) -> Result<(), HostError> {
-        black_box((ioba, bytes));
-        Ok(())
-    }
-}
+use spapr_hypercalls::testing::AgreeingHost;
+use spapr_hypercalls::world::{Geometry, GuestMemory, GuestRange, HostRange, NotGuestRam};
 
 /// Guest RAM of 1 GiB from address 0 on, of which the lists alone are there.
 struct Memory(Vec<u64>);
@@ -114,7 +60,7 @@ const WINDOW: Geometry = Geometry {
     entries: 4096,
 };
 
-fn engine(liobns: u16) -> Engine<Memory, Agreeing> {
+fn engine(liobns: u16) -> Engine<Memory, AgreeingHost> {
     let ram = [GuestRange {
         start: GuestPhysicalAddress(0),
         bytes: RAM_BYTES,
@@ -126,7 +72,7 @@ fn engine(liobns: u16) -> Engine<Memory, Agreeing> {
     let bridges = (0..liobns).filter_map(|number| {
         Some(HostBridge {
             number: u8::try_from(number).ok()?,
-            host: Agreeing,
+            host: AgreeingHost,
             default_window: WINDOW,
         })
     });
@@ -149,7 +95,7 @@ fn liobn(number: u16) -> u64 {
 }
 
 #[inline]
-fn call(engine: &Engine<Memory, Agreeing>, number: u64, arguments: [u64; 4]) -> ReturnCode {
+fn call(engine: &Engine<Memory, AgreeingHost>, number: u64, arguments: [u64; 4]) -> ReturnCode {
     let mut registers = [0; 9];
     registers[..4].copy_from_slice(&arguments);
     match engine.handle(black_box(number), black_box(&mut registers)) {

@@ -4,10 +4,12 @@
 //! They allocate when they are made and in set-up calls only, so that a test can count what the
 //! engine itself allocates.
 
+mod agreeing;
 mod handlers;
 mod host;
 mod memory;
 
+pub use self::agreeing::{AgreeingHost, NoTable};
 pub use self::handlers::FakeHandlers;
 pub use self::host::{ContainerVersion, FakeHost, FakeTable, Fault, Mapping};
 pub use self::memory::FakeMemory;

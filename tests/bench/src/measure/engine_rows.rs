@@ -1,18 +1,14 @@
 //! What the engine itself takes for a call, with more and more LIOBNs: on a host that agrees to
 //! everything, in this process, without a guest.
 
-use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use spapr_hypercalls::abi::{H_GET_TCE, H_PUT_TCE};
 use spapr_hypercalls::address::{GuestPhysicalAddress, HostVirtualAddress, Ioba, Liobn, PageShift};
 use spapr_hypercalls::engine::{Answer, Engine, HostBridge};
 use spapr_hypercalls::policy::{Policy, TcePolicy};
-use spapr_hypercalls::tce::Permission;
-use spapr_hypercalls::world::{
-    BindRefusal, Geometry, GuestMemory, GuestRange, HostError, HostIommu, HostRange, KernelTable,
-    NotGuestRam,
-};
+use spapr_hypercalls::testing::AgreeingHost;
+use spapr_hypercalls::world::{Geometry, GuestMemory, GuestRange, HostRange, NotGuestRam};
 use spapr_lab::benchmark::row::{Row, Unit};
 
 use super::AnyError;
@@ -24,20 +20,8 @@ const RAM_BYTES: u64 = 1 << 30;
 const SAMPLES: usize = 100;
 const CALLS: u16 = 256;
 
-/// A host that agrees to everything.
-struct Agreeing;
-
-/// No table is ever made.
-struct NoTable;
-
 /// Guest RAM of which nothing is read.
 struct Memory;
-
-impl KernelTable for NoTable {
-    fn entries(&self) -> &[AtomicU64] {
-        &[]
-    }
-}
 
 impl GuestMemory for Memory {
     fn read_doublewords(&self, _: GuestPhysicalAddress, _: &mut [u64]) -> Result<(), NotGuestRam> {
@@ -51,42 +35,6 @@ impl GuestMemory for Memory {
                 .checked_sub(address.0)
                 .filter(|&bytes| bytes > 0)?,
         })
-    }
-}
-
-impl HostIommu for Agreeing {
-    type KernelTable = NoTable;
-
-    fn create_window(&self, _: Geometry) -> Result<(), HostError> {
-        Ok(())
-    }
-
-    fn remove_window(&self, _: Ioba) -> Result<(), HostError> {
-        Ok(())
-    }
-
-    fn bind_kernel_table(&self, _: Liobn, _: Geometry) -> Result<NoTable, BindRefusal> {
-        Err(BindRefusal::NotAsked)
-    }
-
-    fn registers_memory(&self) -> bool {
-        true
-    }
-
-    fn register_memory(&self, _: HostRange) -> Result<(), HostError> {
-        Ok(())
-    }
-
-    fn unregister_memory(&self, _: HostRange) -> Result<(), HostError> {
-        Ok(())
-    }
-
-    fn map(&self, _: Ioba, _: HostRange, _: Permission) -> Result<(), HostError> {
-        Ok(())
-    }
-
-    fn unmap(&self, _: Ioba, _: u64) -> Result<(), HostError> {
-        Ok(())
     }
 }
 
@@ -116,7 +64,7 @@ pub(super) fn measure() -> Result<Vec<Row>, AnyError> {
     Ok(rows)
 }
 
-fn engine(liobns: u16) -> Result<Engine<Memory, Agreeing>, AnyError> {
+fn engine(liobns: u16) -> Result<Engine<Memory, AgreeingHost>, AnyError> {
     let ram = [GuestRange {
         start: GuestPhysicalAddress(0),
         bytes: RAM_BYTES,
@@ -124,7 +72,7 @@ fn engine(liobns: u16) -> Result<Engine<Memory, Agreeing>, AnyError> {
     let bridges = (0..liobns).filter_map(|number| {
         Some(HostBridge {
             number: u8::try_from(number).ok()?,
-            host: Agreeing,
+            host: AgreeingHost,
             default_window: Geometry {
                 bus_offset: Ioba(0),
                 page_shift: PageShift::SIZE_4K,
@@ -145,7 +93,11 @@ fn engine(liobns: u16) -> Result<Engine<Memory, Agreeing>, AnyError> {
 }
 
 /// The time of one call, in nanoseconds: of many, each for another LIOBN than the one before.
-fn sample(engine: &Engine<Memory, Agreeing>, number: u64, liobns: u16) -> Result<u64, AnyError> {
+fn sample(
+    engine: &Engine<Memory, AgreeingHost>,
+    number: u64,
+    liobns: u16,
+) -> Result<u64, AnyError> {
     let before = Instant::now();
     for count in 0..CALLS {
         call(engine, number, count % liobns)?;
@@ -153,7 +105,7 @@ fn sample(engine: &Engine<Memory, Agreeing>, number: u64, liobns: u16) -> Result
     Ok(u64::try_from(before.elapsed().as_nanos())? / u64::from(CALLS))
 }
 
-fn call(engine: &Engine<Memory, Agreeing>, number: u64, bridge: u16) -> Result<(), AnyError> {
+fn call(engine: &Engine<Memory, AgreeingHost>, number: u64, bridge: u16) -> Result<(), AnyError> {
     let liobn = Liobn::of_pci_window(u8::try_from(bridge)?, 0);
     let mut registers = [liobn.0.into(), 0, 0x5003, 0, 0, 0, 0, 0, 0];
     match engine.handle(number, &mut registers) {
