@@ -155,21 +155,18 @@ impl Running {
     fn or_give_up(&mut self, found: bool, text: &str) {
         if !found {
             self.kill();
-            let console = self
-                .stdout
-                .take()
-                .map(Collector::finish)
-                .unwrap_or_default();
-            let errors = self
-                .stderr
-                .take()
-                .map(Collector::finish)
-                .unwrap_or_default();
+            let [console, errors] = self.finish_streams();
             panic!(
                 "no {text:?} within {:?}\nconsole:\n{console}\nstderr:\n{errors}",
                 self.limit
             );
         }
+    }
+
+    /// All of standard output and standard error.
+    fn finish_streams(&mut self) -> [String; 2] {
+        [self.stdout.take(), self.stderr.take()]
+            .map(|stream| stream.map(Collector::finish).unwrap_or_default())
     }
 
     /// Sends a signal.
@@ -181,16 +178,7 @@ impl Running {
     /// Waits for the end.
     pub(crate) fn finish(mut self) -> Finished {
         let status = self.wait();
-        let console = self
-            .stdout
-            .take()
-            .map(Collector::finish)
-            .unwrap_or_default();
-        let errors = self
-            .stderr
-            .take()
-            .map(Collector::finish)
-            .unwrap_or_default();
+        let [console, errors] = self.finish_streams();
         let folder = self.folder.take().expect("taken once");
         let finished = Finished::new(status, self.started.elapsed(), console, errors, folder);
         assert!(

@@ -2,9 +2,8 @@
 //!
 //! The machine enters at `_start` in real mode, big- or little-endian, in 32-bit or 64-bit mode: with
 //! the device tree's address in r3 and 0 in r5, or, if it has Open Firmware, with the firmware's
-//! address in r5 (the kernel's Documentation/arch/powerpc/booting.rst). What follows makes it little-endian and 64-bit with floating
-//! point and vectors on, as compiled code expects, sets up a stack and the table of contents (the
-//! ELF version 2 ABI's r2), and calls `guest_main`.
+//! address in r5 (the kernel's Documentation/arch/powerpc/booting.rst). What follows sets the modes
+//! that compiled code expects, clears its data, sets up a stack and calls `guest_main`.
 
 use core::arch::global_asm;
 use core::slice;
@@ -13,44 +12,15 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use crate::clock::Clock;
 use crate::fdt::{Fdt, HEADER_BYTES, total_bytes};
 use crate::machine::Machine;
+use crate::modes::to_compiled_code;
 use crate::open_firmware::OpenFirmware;
 use crate::{exception, rtas};
 
-// A word that starts a file in the wrong byte order is `b .+8` in place of a `tdi` that never
-// traps: it leads into instructions that are stored in the other order.
 global_asm!(
-    ".macro swapped word",
-    "    .long ((\\word) >> 24 & 0xff) | ((\\word) >> 8 & 0xff00) | \
-               ((\\word) << 8 & 0xff0000) | ((\\word) << 24 & 0xff000000)",
-    ".endm",
     ".section .text.entry, \"ax\"",
     ".globl _start",
     "_start:",
-    "    tdi 0, 0, 0x48",
-    "    b 2f",
-    "    swapped 0x429f0005", // bcl 20, 31, .+4
-    "1:",
-    "    swapped 0x7d4802a6", // mflr r10
-    "    swapped 0x394a001c", // addi r10, r10, 2f - 1b
-    "    swapped 0x7d5a03a6", // mtsrr0 r10
-    "    swapped 0x7d6000a6", // mfmsr r11
-    "    swapped 0x616b0001", // ori r11, r11, MSR_LE
-    "    swapped 0x7d7b03a6", // mtsrr1 r11
-    "    swapped 0x4c000024", // rfid
-    "2:",
-    // SF; VEC and VSX; FP, ME, RI and LE.
-    "    li 11, 1",
-    "    sldi 11, 11, 63",
-    "    oris 11, 11, 0x0280",
-    "    ori 11, 11, 0x3003",
-    "    mtsrr1 11",
-    "    lis 10, 3f@ha",
-    "    addi 10, 10, 3f@l",
-    "    mtsrr0 10",
-    "    rfid",
-    "3:",
-    "    lis 2, .TOC.@ha",
-    "    addi 2, 2, .TOC.@l",
+    to_compiled_code!(),
     "    lis 1, boot_stack_end@ha",
     "    addi 1, 1, boot_stack_end@l",
     "    li 0, 0",

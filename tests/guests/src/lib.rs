@@ -7,6 +7,7 @@
 //! | file | what |
 //! |---|---|
 //! | `entry` | from the machine's first instruction to `guest_main`, in Rust |
+//! | `modes` | from whatever modes a processor enters in to those of compiled code |
 //! | `exception` | what happens on an interrupt: recover from a probed access, else say so and stop |
 //! | `open_firmware` | the device tree of a machine that starts with Open Firmware |
 //! | `processors` | more than one processor |
@@ -50,6 +51,8 @@ pub mod exception;
 pub mod hypercall;
 #[cfg(all(target_arch = "powerpc64", feature = "bare-metal"))]
 mod memory;
+#[cfg(all(target_arch = "powerpc64", feature = "bare-metal"))]
+mod modes;
 #[cfg(all(target_arch = "powerpc64", feature = "bare-metal"))]
 pub mod nvme;
 #[cfg(all(target_arch = "powerpc64", feature = "bare-metal"))]

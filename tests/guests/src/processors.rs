@@ -7,6 +7,7 @@ use core::arch::global_asm;
 use core::hint;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
+use crate::modes::to_compiled_code;
 use crate::rtas;
 
 /// Processors that there can be, the first included.
@@ -15,38 +16,11 @@ pub const MOST: usize = 8;
 // The machine enters at `secondary_start` as at `_start`; r3 is what start-cpu was given: the number
 // of the processor. Stacks of 16 KiB are behind each other.
 global_asm!(
-    ".macro in_other_order word",
-    "    .long ((\\word) >> 24 & 0xff) | ((\\word) >> 8 & 0xff00) | \
-               ((\\word) << 8 & 0xff0000) | ((\\word) << 24 & 0xff000000)",
-    ".endm",
     ".text",
     ".balign 4",
     ".globl secondary_start",
     "secondary_start:",
-    "    tdi 0, 0, 0x48",
-    "    b 2f",
-    "    in_other_order 0x429f0005", // bcl 20, 31, .+4
-    "1:",
-    "    in_other_order 0x7d4802a6", // mflr r10
-    "    in_other_order 0x394a001c", // addi r10, r10, 2f - 1b
-    "    in_other_order 0x7d5a03a6", // mtsrr0 r10
-    "    in_other_order 0x7d6000a6", // mfmsr r11
-    "    in_other_order 0x616b0001", // ori r11, r11, MSR_LE
-    "    in_other_order 0x7d7b03a6", // mtsrr1 r11
-    "    in_other_order 0x4c000024", // rfid
-    "2:",
-    "    li 11, 1", // the same modes as the first processor
-    "    sldi 11, 11, 63",
-    "    oris 11, 11, 0x0280",
-    "    ori 11, 11, 0x3003",
-    "    mtsrr1 11",
-    "    lis 10, 3f@ha",
-    "    addi 10, 10, 3f@l",
-    "    mtsrr0 10",
-    "    rfid",
-    "3:",
-    "    lis 2, .TOC.@ha",
-    "    addi 2, 2, .TOC.@l",
+    to_compiled_code!(),
     "    lis 1, secondary_stacks@ha",
     "    addi 1, 1, secondary_stacks@l",
     "    sldi 10, 3, 14",

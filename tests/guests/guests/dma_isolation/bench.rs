@@ -141,6 +141,18 @@ impl Bench {
         self.prove_read(ioba, index);
     }
 
+    /// A bus address at which the device was shown to reach watched page `index`, and which has been
+    /// unmapped since.
+    pub(crate) fn unmapped_again(&mut self, index: u64) -> u64 {
+        let ioba = self.tried_ioba(0);
+        self.window
+            .map(ioba, self.arena.watched(index), Permission::ReadWrite);
+        self.prove(ioba, index);
+        self.prepare_disk();
+        self.window.unmap(ioba);
+        ioba
+    }
+
     /// Shows that the device writes watched page `index` at a bus address.
     pub(crate) fn prove_read(&mut self, ioba: u64, index: u64) {
         let block = 16 * self.trials;

@@ -34,13 +34,7 @@ fn attempt_two_pages(bench: &mut Bench, first: u64, second: u64) -> Outcome {
 }
 
 fn after_unmap(bench: &mut Bench) {
-    let ioba = bench.tried_ioba(0);
-    bench
-        .window
-        .map(ioba, bench.arena.watched(0), Permission::ReadWrite);
-    bench.prove(ioba, 0);
-    bench.prepare_disk();
-    bench.window.unmap(ioba);
+    let ioba = bench.unmapped_again(0);
     let outcome = attempt(bench, ioba);
     bench.conclude("read-after-unmap", outcome);
 }

@@ -20,13 +20,7 @@ pub(crate) fn attempt(bench: &mut Bench, ioba: u64) -> Outcome {
 }
 
 fn after_unmap(bench: &mut Bench) {
-    let ioba = bench.tried_ioba(0);
-    bench
-        .window
-        .map(ioba, bench.arena.watched(0), Permission::ReadWrite);
-    bench.prove(ioba, 0);
-    bench.prepare_disk();
-    bench.window.unmap(ioba);
+    let ioba = bench.unmapped_again(0);
     let outcome = attempt(bench, ioba);
     bench.conclude("write-after-unmap", outcome);
 }
