@@ -25,6 +25,9 @@ exec /opt/usr/lib64/ld64.so.2 --library-path /opt/usr/lib/powerpc64le-linux-gnu 
     /opt/usr/bin/qemu-system-ppc64 -L /opt/usr/share/qemu \"$@\"
 ";
 
+/// Has tests run each guest in its sandbox; passed on to the host.
+const SANDBOX: &str = "LAB_SANDBOX";
+
 /// Sets up the root folder in which libvirt runs, and runs programs there.
 const LIBVIRT: &str = include_str!("images/libvirt.sh");
 
@@ -211,8 +214,12 @@ impl Session<'_> {
 
     fn environment_file(&self, stock: &NvmeImage) -> String {
         let extra = if self.host.with.is_empty() { "" } else { "yes" };
+        let sandbox = match std::env::var_os(SANDBOX) {
+            Some(_) => format!("export {SANDBOX}=1\n"),
+            None => String::new(),
+        };
         format!(
-            "export LAB_HOST={}\nexport LAB_NVME_SHA256={}\nexport LAB_NVME_DATA_SHA256={}\n\
+            "{sandbox}export LAB_HOST={}\nexport LAB_NVME_SHA256={}\nexport LAB_NVME_DATA_SHA256={}\n\
              export LAB_NVME_HEAD_SHA256={}\nLAB_EXTRA={extra}\n{}\n",
             self.host.host.name(),
             stock.sha256,

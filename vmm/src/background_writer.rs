@@ -44,6 +44,13 @@ struct State {
     lost: u64,
 }
 
+impl State {
+    /// Whether there is something that a reader may still take.
+    fn is_busy(&self) -> bool {
+        !self.broken && (self.writing || !self.bytes.is_empty())
+    }
+}
+
 impl BackgroundWriter {
     /// A queue of at most `most_bytes` whose bytes are written to `output` by a thread called
     /// `name`.
@@ -95,6 +102,10 @@ impl BackgroundWriter {
             let stuck_for = state.last_progress.elapsed();
             return Err(Full { stuck_for });
         }
+        if !state.writing && state.bytes.is_empty() {
+            // There was nothing to take before.
+            state.last_progress = Instant::now();
+        }
         state.bytes.extend(bytes);
         self.shared.changed.notify_all();
         Ok(())
@@ -116,9 +127,25 @@ impl BackgroundWriter {
         let _timed_out = self
             .shared
             .changed
-            .wait_timeout_while(state, patience, |state| {
-                !state.broken && (state.writing || !state.bytes.is_empty())
-            });
+            .wait_timeout_while(state, patience, |state| state.is_busy());
+    }
+
+    /// Waits until all is written or the reader is gone, or has taken nothing for `patience`.
+    pub fn drain_unless_stuck(&self, patience: Duration) {
+        let mut state = self.shared.lock();
+        while state.is_busy() {
+            let left = patience.saturating_sub(state.last_progress.elapsed());
+            if left.is_zero() {
+                return;
+            }
+            let waited = self.shared.changed.wait_timeout(state, left);
+            (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Whether the reader is gone, as far as the last piece told.
+    pub fn is_broken(&self) -> bool {
+        self.shared.lock().broken
     }
 }
 
@@ -193,6 +220,9 @@ mod tests {
             writer.push(&[b'x'; 4096])
         };
         while !push().is_err_and(|full| full.stuck_for >= Duration::from_millis(100)) {}
+        let waiting = Instant::now();
+        writer.drain_unless_stuck(Duration::from_millis(100));
+        assert!(waiting.elapsed() < Duration::from_millis(90), "it is stuck");
         reader.read_exact(&mut [0; 16 << 10]).expect("read");
         while push().is_err() {}
     }
@@ -205,6 +235,7 @@ mod tests {
             let _full = writer.push(&[b'x'; 64]);
         }
         writer.drain(Duration::from_secs(10));
+        assert!(writer.is_broken());
         writer.count_lost(3);
         assert_eq!(writer.take_lost(), 3);
         assert_eq!(writer.take_lost(), 0);

@@ -1,10 +1,8 @@
 //! Dynamic DMA windows: all of the guest's memory in one window, in base pages and in huge ones.
 
-use std::fs;
-
 use crate::harness::Vmm;
 use crate::harness::finished::Finished;
-use crate::harness::host::{assert_nothing_is_left, lab};
+use crate::harness::host::{HugePages, assert_nothing_is_left, lab};
 use crate::harness::jobs::{READ_HEAD, READ_SMALL, WAIT_FOR_NVME, head_sha256};
 
 /// The page size of the host and of its guests.
@@ -78,27 +76,6 @@ fn without_dynamic_windows_a_guest_uses_the_default_one() {
     let finished = read_with(&["--memory", "2G", "--ddw", "off"]);
     assert!(!finished.console().contains("pe-dma-window"), "{finished}");
     assert!(finished.tce_calls("H_PUT_TCE_INDIRECT") > 0, "{finished}");
-}
-
-const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
-
-/// Huge pages of 2 MiB, given back when dropped.
-struct HugePages;
-
-impl HugePages {
-    fn take(pages: u64) -> Self {
-        fs::write(POOL, pages.to_string()).expect("the host has no huge pages");
-        let taken = Self;
-        let got = fs::read_to_string(POOL).expect("the pool");
-        assert_eq!(got.trim(), pages.to_string(), "huge pages");
-        taken
-    }
-}
-
-impl Drop for HugePages {
-    fn drop(&mut self) {
-        fs::write(POOL, "0").expect("cannot give the huge pages back");
-    }
 }
 
 #[test]

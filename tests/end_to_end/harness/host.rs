@@ -197,3 +197,26 @@ fn bind(device: &str, driver: Option<&str>) {
         );
     }
 }
+
+const HUGE_PAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+
+/// Huge pages of 2 MiB in the host's pool, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct HugePages;
+
+impl HugePages {
+    /// Has this many in the pool.
+    pub(crate) fn take(pages: u64) -> Self {
+        fs::write(HUGE_PAGES, pages.to_string()).expect("the host has no huge pages");
+        let taken = Self;
+        let got = fs::read_to_string(HUGE_PAGES).expect("the pool");
+        assert_eq!(got.trim(), pages.to_string(), "huge pages");
+        taken
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        fs::write(HUGE_PAGES, "0").expect("cannot give the huge pages back");
+    }
+}

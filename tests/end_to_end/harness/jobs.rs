@@ -49,6 +49,15 @@ while true; do
 done
 ";
 
+/// Brings the network card up, and waits until its network answers.
+pub(crate) const JOIN_NETWORK: &str = "
+ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up || exit 1
+for _ in 1 2 3 4 5 6 7 8 9 10; do
+    ping -c 1 -W 1 10.0.2.2 >/dev/null && break
+done
+ping -c 1 -q 10.0.2.2 || exit 1
+";
+
 /// SHA-256 of what [`READ_HEAD`] reads.
 pub(crate) fn head_sha256() -> String {
     host::lab("LAB_NVME_HEAD_SHA256")

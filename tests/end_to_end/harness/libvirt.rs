@@ -1,26 +1,29 @@
 //! Debian's libvirt, unmodified, in a root folder of its own (`lab-libvirt`).
 
 use std::fs;
-use std::process::{Command, Output};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use spapr_lab::initrd::write_with_overlay;
+
 use super::host;
+use super::typist::{PROMPT, Typist};
+use super::vmm::{INITRD, KERNEL, job_archive};
 
 /// The most time that anything takes on an emulated host.
 const LIMIT: Duration = Duration::from_secs(100);
 
+/// Time for a simple answer on an emulated host.
+const SHORTLY: Duration = Duration::from_secs(5);
+
 /// Where libvirt writes what the emulator says, seen from the host.
 const MESSAGES: &str = "/libvirt/var/log/libvirt/qemu";
 
-/// Starts libvirtd, if it does not run, and waits until it answers.
+/// Starts libvirtd, if it does not run. It lets clients wait until it can answer.
 pub(crate) fn start() {
     run(&["start"]);
-    let deadline = Instant::now() + LIMIT;
-    while !try_virsh(&["version"]).status.success() {
-        assert!(Instant::now() < deadline, "libvirtd does not answer");
-        thread::sleep(Duration::from_millis(200));
-    }
 }
 
 /// Kills libvirtd at once. Guests go on.
@@ -86,7 +89,10 @@ pub(crate) struct Domain {
 #[derive(Debug)]
 pub(crate) struct Description {
     name: String,
+    initrd: String,
     command_line: String,
+    /// The terminal's element.
+    terminal: String,
     devices: String,
     /// Elements beside `<devices>`.
     elements: String,
@@ -95,20 +101,34 @@ pub(crate) struct Description {
 }
 
 impl Description {
-    /// A domain of 1 GiB with one terminal, whose log is a file.
+    /// A domain of 1 GiB with a pseudo-terminal, whose log is a file, and a shell.
     pub(crate) fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
+            initrd: INITRD.to_owned(),
             command_line: "console=hvc0".to_owned(),
+            terminal: format!(
+                "<serial type='pty'><log file='{}' append='off'/></serial>",
+                console_file(name)
+            ),
             devices: String::new(),
             elements: "<vcpu>2</vcpu>".to_owned(),
             arguments: String::new(),
         }
     }
 
-    /// More of the guest kernel's command line.
-    pub(crate) fn append(mut self, words: &str) -> Self {
-        self.command_line = format!("{} {words}", self.command_line);
+    /// Runs a shell script in place of the shell, and powers off.
+    pub(crate) fn job(mut self, script: &str) -> Self {
+        self.initrd = format!("/tmp/{}-initrd", self.name);
+        let overlay = job_archive(script, &[]);
+        write_with_overlay(Path::new(INITRD), &overlay, Path::new(&self.initrd))
+            .expect("cannot write the initrd");
+        self
+    }
+
+    /// Another terminal, in XML.
+    pub(crate) fn terminal(mut self, xml: &str) -> Self {
+        self.terminal = xml.to_owned();
         self
     }
 
@@ -146,26 +166,21 @@ impl Description {
         self.device(&xml)
     }
 
-    /// Where its terminal's log is.
-    pub(crate) fn log(&self) -> String {
-        format!("/tmp/{}-console.log", self.name)
-    }
-
     fn xml(&self) -> String {
         format!(
             "<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>\
              <name>{name}</name><memory unit='MiB'>1024</memory>{elements}\
-             <os><type arch='ppc64le' machine='pseries'>hvm</type><kernel>/boot/vmlinux</kernel>\
-             <initrd>/boot/initrd</initrd><cmdline>{command_line}</cmdline></os>\
+             <os><type arch='ppc64le' machine='pseries'>hvm</type><kernel>{KERNEL}</kernel>\
+             <initrd>{initrd}</initrd><cmdline>{command_line}</cmdline></os>\
              <on_crash>destroy</on_crash><devices><emulator>/usr/bin/spapr-vmm-qemu</emulator>\
              <controller type='usb' model='none'/><memballoon model='none'/>\
-             <video><model type='none'/></video>\
-             <serial type='pty'><log file='{log}' append='off'/></serial>{devices}</devices>\
+             <video><model type='none'/></video>{terminal}{devices}</devices>\
              {arguments}</domain>",
             name = self.name,
             elements = self.elements,
+            initrd = self.initrd,
             command_line = self.command_line,
-            log = self.log(),
+            terminal = self.terminal,
             devices = self.devices,
             arguments = self.arguments,
         )
@@ -209,8 +224,7 @@ impl Domain {
 
     /// What its terminal's log has.
     pub(crate) fn console(&self) -> String {
-        let path = format!("/tmp/{}-console.log", self.name);
-        let bytes = fs::read(path).unwrap_or_default();
+        let bytes = fs::read(console_file(&self.name)).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
@@ -226,6 +240,34 @@ impl Domain {
             .to_owned()
     }
 
+    /// Attaches `virsh console` to its terminal, where a shell waits for a command.
+    pub(crate) fn attach_console(&self) -> Console {
+        // virsh wants a terminal of its own.
+        let console = format!("virsh console {}", self.name);
+        let mut virsh = Command::new("lab-libvirt")
+            .args(["script", "-qfec", &console, "/dev/null"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("virsh console");
+        let keyboard = virsh.stdin.take().expect("piped");
+        let screen = virsh.stdout.take().expect("piped");
+        let mut typist = Typist::new(keyboard, screen);
+        typist.wait_for("Escape character");
+        // What is typed before virsh has set up its terminal is lost.
+        let deadline = Instant::now() + LIMIT;
+        while !typist.try_command("echo attached-$((1 + 1))", "attached-2", SHORTLY) {
+            assert!(Instant::now() < deadline, "the console takes no command");
+        }
+        Console { virsh, typist }
+    }
+
+    /// Waits until its shell waits for a command, and has done so this often.
+    #[track_caller]
+    pub(crate) fn wait_for_prompt(&self, times: usize) {
+        self.wait_for_console(PROMPT, times);
+    }
+
     /// Waits until the terminal's log has `text` so often.
     #[track_caller]
     pub(crate) fn wait_for_console(&self, text: &str, times: usize) {
@@ -234,9 +276,14 @@ impl Domain {
         });
     }
 
-    /// Waits for a state.
+    /// Waits for a state that comes with the end of the emulator.
     #[track_caller]
     pub(crate) fn wait_for_state(&self, state: &str) {
+        // Asking libvirt all the time would keep the guest waiting.
+        let emulator = self.emulator();
+        self.wait_until(state, |_| {
+            emulator.as_ref().is_none_or(|emulator| !emulator.exists())
+        });
         self.wait_until(state, |domain| domain.state() == state);
     }
 
@@ -244,29 +291,89 @@ impl Domain {
     fn wait_until(&self, what: &str, mut is_so: impl FnMut(&Self) -> bool) {
         let deadline = Instant::now() + LIMIT;
         while !is_so(self) {
-            let (state, console, messages) = (self.state(), self.console(), self.messages());
-            assert!(
-                Instant::now() < deadline,
-                "no {what:?}\n{state}\nconsole:\n{console}\nmessages:\n{messages}"
-            );
+            if Instant::now() > deadline {
+                let (state, console, messages) = (self.state(), self.console(), self.messages());
+                panic!("no {what:?}\n{state}\nconsole:\n{console}\nmessages:\n{messages}");
+            }
             thread::sleep(Duration::from_millis(300));
         }
     }
 
-    /// The emulator's process.
-    pub(crate) fn process(&self) -> u32 {
+    /// The emulator's folder in /proc, while it runs.
+    fn emulator(&self) -> Option<PathBuf> {
         let path = format!("/libvirt/run/libvirt/qemu/{}.pid", self.name);
-        let text = fs::read_to_string(path).expect("no pid file of libvirt's");
-        text.trim().parse().expect("a number")
+        let text = fs::read_to_string(path).ok()?;
+        Some(Path::new("/proc").join(text.trim()))
+    }
+
+    /// What a file of the emulator's in /proc says.
+    #[track_caller]
+    pub(crate) fn proc(&self, file: &str) -> String {
+        let folder = self.emulator().expect("no pid file of libvirt's");
+        let bytes = fs::read(folder.join(file)).expect("the emulator does not run");
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The folder of its descriptors in /proc.
+    pub(crate) fn descriptors(&self) -> PathBuf {
+        self.emulator()
+            .expect("no pid file of libvirt's")
+            .join("fd")
+    }
+
+    /// Its threads: their folders in /proc.
+    pub(crate) fn threads(&self) -> Vec<PathBuf> {
+        let folder = self.emulator().expect("no pid file of libvirt's");
+        let threads = fs::read_dir(folder.join("task")).expect("the emulator does not run");
+        threads
+            .map(|thread| thread.expect("a thread").path())
+            .collect()
+    }
+}
+
+/// `virsh console`, which ends with it.
+#[derive(Debug)]
+pub(crate) struct Console {
+    virsh: Child,
+    /// The user in front of it.
+    pub(crate) typist: Typist<ChildStdin>,
+}
+
+impl Console {
+    /// Leaves it by its key, Ctrl-].
+    pub(crate) fn leave(mut self) {
+        self.typist.keys(b"\x1d");
+        let deadline = Instant::now() + LIMIT;
+        let status = loop {
+            if let Some(status) = self.virsh.try_wait().expect("wait") {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "virsh console does not end");
+            thread::sleep(Duration::from_millis(50));
+        };
+        assert!(status.success(), "virsh console: {status}");
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        // It has ended, unless a test failed.
+        let _ = self.virsh.kill();
+        let _ = self.virsh.wait();
     }
 }
 
 impl Drop for Domain {
     fn drop(&mut self) {
         // Most tests end with a domain that does not run.
-        let _ = try_virsh(&["destroy", &self.name]);
-        let _ = try_virsh(&["undefine", &self.name]);
+        let name = &self.name;
+        let _ = try_virsh(&[&format!("destroy {name}; undefine {name}")]);
     }
+}
+
+/// Where the log of a domain's terminal is.
+pub(crate) fn console_file(domain: &str) -> String {
+    format!("/tmp/{domain}-console.log")
 }
 
 /// The driver that a PCI device of the host has.

@@ -7,6 +7,7 @@
 //! | `monitor` | a client of its monitor |
 //! | `libvirt` | libvirt and its domains |
 //! | `running` | a run under way: its output so far, signals, its end |
+//! | `typist` | a user at a guest's terminal |
 //! | `finished` | what a run left: status, console, messages, statistics |
 //! | `jobs` | what Linux guests are told to do |
 //! | `host` | the host's devices, users, modules and pinned memory |
@@ -26,6 +27,7 @@ pub(crate) mod refusal;
 pub(crate) mod running;
 pub(crate) mod tce_calls;
 pub(crate) mod tce_handlers;
+pub(crate) mod typist;
 pub(crate) mod vmm;
 
 pub(crate) use vmm::Vmm;

@@ -8,3 +8,4 @@ mod limits;
 mod probe;
 mod restart;
 mod sandbox;
+mod terminals;

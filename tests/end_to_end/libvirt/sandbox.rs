@@ -9,10 +9,8 @@ fn every_thread_of_a_domain_has_a_filter() {
     let domain = Description::new("sandbox").define();
     domain.start();
     domain.wait_for_console("LAB-GUEST-INIT", 1);
-    let tasks = format!("/proc/{}/task", domain.process());
     let mut names = Vec::new();
-    for task in fs::read_dir(tasks).expect("tasks") {
-        let task = task.expect("a task").path();
+    for task in domain.threads() {
         let name = fs::read_to_string(task.join("comm")).expect("comm");
         let status = fs::read_to_string(task.join("status")).expect("status");
         // KVM's own workers are the kernel's and run none of our code.
@@ -21,7 +19,13 @@ fn every_thread_of_a_domain_has_a_filter() {
         }
         names.push(name.trim().to_owned());
     }
-    for name in ["CPU 0/KVM", "CPU 1/KVM", "monitor", "console"] {
+    for name in [
+        "CPU 0/KVM",
+        "CPU 1/KVM",
+        "monitor",
+        "console",
+        "console log",
+    ] {
         assert!(
             names.iter().any(|known| known == name),
             "no {name} in {names:?}"

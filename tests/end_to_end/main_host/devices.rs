@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::harness::Vmm;
 use crate::harness::finished::Finished;
 use crate::harness::host::{assert_nothing_is_left, lab};
-use crate::harness::jobs::{READ_ALL, WAIT_FOR_NVME, data_sha256, head_sha256};
+use crate::harness::jobs::{JOIN_NETWORK, READ_ALL, WAIT_FOR_NVME, data_sha256, head_sha256};
 use crate::harness::tce_handlers::Handler;
 
 /// Takes the NVMe from its driver and gives it back, time and again; says how many interrupt
@@ -47,15 +47,6 @@ const LIST_DEVICES: &str = "
 for device in /sys/bus/pci/devices/*; do
     echo LAB-GUEST-DEVICE $(cat $device/class) $(basename $(readlink $device/driver))
 done
-";
-
-/// Brings the network card up, and waits until its network answers.
-const JOIN_NETWORK: &str = "
-ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up || exit 1
-for _ in 1 2 3 4 5 6 7 8 9 10; do
-    ping -c 1 -W 1 10.0.2.2 >/dev/null && break
-done
-ping -c 1 -q 10.0.2.2 || exit 1
 ";
 
 /// Reads the NVMe's first 8 MiB again and again, while 1 MiB goes to the echo server and comes back.

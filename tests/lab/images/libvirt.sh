@@ -18,6 +18,10 @@ make_root() {
         mount --rbind /$folder $root/$folder || exit 1
     done
     mount -t tmpfs tmpfs $root/run
+    # Where systemd has them, if the kernel does.
+    mkdir -p $root/dev/hugepages
+    mount -t hugetlbfs hugetlbfs $root/dev/hugepages 2>/dev/null
+    ifconfig lo up
     rm -rf $root/var/run
     ln -s /run $root/var/run
     cp /usr/bin/spapr-vmm-qemu /usr/bin/spapr-vmm $root/usr/bin/
@@ -32,22 +36,22 @@ libvirt-qemu:x:64055:64055::/:/bin/false
 USERS
     cat >$root/etc/group <<GROUPS
 root:x:0:
-kvm:x:104:
+kvm:x:104:libvirt-qemu
 libvirt:x:105:
 libvirt-qemu:x:64055:
 GROUPS
+    # As Debian's udev has it; guests run as the user that Debian's libvirt has for them.
+    chown 0:104 /dev/kvm
+    chmod 660 /dev/kvm
     echo 0123456789abcdef0123456789abcdef >$root/etc/machine-id
     cat >>$root/etc/libvirt/qemu.conf <<CONFIGURATION
 security_driver = "none"
-user = "root"
-group = "root"
 namespaces = []
 cgroup_controllers = []
 stdio_handler = "logd"
 CONFIGURATION
     cat >>$root/etc/libvirt/libvirtd.conf <<CONFIGURATION
-log_outputs = "1:file:/var/log/libvirt/libvirtd.log"
-log_filters = "3:remote 3:event 3:rpc 3:object 1:qemu 3:*"
+log_outputs = "3:file:/var/log/libvirt/libvirtd.log"
 auth_unix_rw = "none"
 CONFIGURATION
 }

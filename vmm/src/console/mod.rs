@@ -74,7 +74,7 @@ impl Console {
                 })?;
                 Self::new(file, None, Escape::None)
             }
-            ConsoleKind::Pty => Self::on_pty(|output| output),
+            ConsoleKind::Pty => Self::on_pty(Ok),
         }
     }
 
@@ -92,13 +92,14 @@ impl Console {
     /// A console on a new pseudo-terminal. What the guest writes goes through `wrap`.
     ///
     /// # Errors
-    /// When there is no pseudo-terminal.
+    /// When there is no pseudo-terminal, or no thread for what `wrap` makes.
     pub fn on_pty<W: Write + Send + 'static>(
-        wrap: impl FnOnce(File) -> W,
+        wrap: impl FnOnce(File) -> io::Result<W>,
     ) -> Result<Self, ConsoleError> {
         let pty = pty::open().map_err(ConsoleError::Pty)?;
         let input = pty.master.try_clone().map_err(ConsoleError::Pty)?;
-        let mut console = Self::with(wrap(pty.master), Some(Box::new(input)))?;
+        let output = wrap(pty.master).map_err(ConsoleError::Thread)?;
+        let mut console = Self::with(output, Some(Box::new(input)))?;
         console.pty_name = Some(pty.name);
         console._pty_slave = Some(pty.slave);
         Ok(console)

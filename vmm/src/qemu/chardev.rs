@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::command_line::{Backend, Chardev, OutputFile, SocketAddress};
 use super::fd_sets::{FdSetError, FdSets, inherit, set_of_path};
+use super::logged;
 use super::qmp;
 use crate::console::socket::{self, Connection, Listener};
 use crate::console::{Console, ConsoleError};
@@ -68,29 +69,6 @@ pub struct Open<T> {
 /// Where monitors are, opened one after the other.
 pub type Endpoints = qmp::Endpoints;
 
-/// A copy of what is written, in a file. A file that cannot be written keeps nobody from the rest.
-struct Logged<W> {
-    inner: W,
-    log: Option<File>,
-}
-
-impl<W: Write> Write for Logged<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let length = self.inner.write(bytes)?;
-        if let Some(log) = &mut self.log
-            && let Err(error) = log.write_all(&bytes[..length])
-        {
-            log::warn!("the terminal's log ends here: {error}");
-            self.log = None;
-        }
-        Ok(length)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
-}
-
 /// Opens the guest's terminal; without a chardev, one that takes all and gives nothing.
 ///
 /// # Errors
@@ -126,7 +104,7 @@ pub fn open_terminal(
             )
         }
         Backend::Pty => (
-            Console::on_pty(|inner| Logged { inner, log }),
+            Console::on_pty(|terminal| logged::with_log(terminal, log)),
             String::new(),
         ),
         Backend::File(file) => {
@@ -165,7 +143,8 @@ fn with_log(
     inner: impl Write + Send + 'static,
     input: Option<Box<dyn Read + Send>>,
 ) -> Result<Console, ConsoleError> {
-    Console::with(Logged { inner, log }, input)
+    let output = logged::with_log(inner, log).map_err(ConsoleError::Thread)?;
+    Console::with(output, input)
 }
 
 fn stdio() -> io::Result<(File, File)> {

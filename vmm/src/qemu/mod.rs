@@ -7,6 +7,7 @@
 //! | [`run`] | from the command line to the end of the process |
 //! | [`machine`] | the lives of a machine under monitors |
 //! | [`chardev`] | opening character devices |
+//! | `logged` | a terminal's log |
 //! | [`daemon`] | leaving the terminal |
 //! | [`host`] | what monitors are told of the host |
 //! | [`state`] | what the guest is doing, and the way to change it |
@@ -21,6 +22,7 @@ pub mod daemon;
 pub mod events;
 pub mod fd_sets;
 pub mod host;
+mod logged;
 pub mod machine;
 pub mod monitor;
 pub mod qmp;
