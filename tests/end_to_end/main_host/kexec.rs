@@ -79,10 +79,10 @@ fn guest(load: &str, go: &str, job: &str) -> Vmm {
 
 /// The command that loads the next kernel.
 ///
-/// What runs between the kernels checks the next one's digest, which takes seconds. Without that, a
-/// second processor that its host does not run for some 0.1 s just then is lost, or ends in the midst
-/// of the next kernel while that is copied: it waits in the first kernel's memory for a word there to
-/// change, and nobody waits for it to have seen that.
+/// What runs between the kernels checks the next one's digest, which takes more than 0.4 s. Without
+/// that, a second processor that its host does not run for some 0.1 s just then is lost, or ends in the
+/// midst of the next kernel while that is copied: it waits in the first kernel's memory for a word
+/// there to change, and nobody waits for it to have seen that.
 fn load(how: &str, arguments: &str) -> String {
     format!(
         "kexec {how} --kexec-syscall /kernel --initrd=/initrd \

@@ -69,7 +69,7 @@ const fn linux_run(peer: Peer) -> LinuxRun {
 }
 
 /// How often a guest is started to see how long that takes.
-const STARTS: usize = 2;
+const STARTS: usize = 3;
 
 /// All that is found, as it grows.
 pub(super) struct Session<'a> {
