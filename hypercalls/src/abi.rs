@@ -42,6 +42,30 @@ hypercalls! {
     H_SET_MODE = 0x31c,
     /// A random doubleword.
     H_RANDOM = 0x300,
+    /// Tells where the pages of a XIVE source are: (flags, lisn) → flags, management page, trigger
+    /// page, page shift.
+    H_INT_GET_SOURCE_INFO = 0x3a8,
+    /// Says where a XIVE source's events go: (flags, lisn, server, priority, event data).
+    H_INT_SET_SOURCE_CONFIG = 0x3ac,
+    /// Tells where a XIVE source's events go: (flags, lisn) → server, priority, event data.
+    H_INT_GET_SOURCE_CONFIG = 0x3b0,
+    /// Tells of a XIVE event queue's notification page: (flags, server, priority) → page, shift.
+    H_INT_GET_QUEUE_INFO = 0x3b4,
+    /// Places a XIVE event queue: (flags, server, priority, address, shift).
+    H_INT_SET_QUEUE_CONFIG = 0x3b8,
+    /// Tells where a XIVE event queue is: (flags, server, priority) → flags, address, shift, offset.
+    H_INT_GET_QUEUE_CONFIG = 0x3bc,
+    /// Has XIVE report a processor's interrupt state to memory: (flags, address).
+    H_INT_SET_OS_REPORTING_LINE = 0x3c0,
+    /// Tells where XIVE reports a processor's interrupt state to: (flags, server) → address.
+    H_INT_GET_OS_REPORTING_LINE = 0x3c4,
+    /// Loads from, or stores to, a XIVE source's management page: (flags, lisn, offset, value) →
+    /// value.
+    H_INT_ESB = 0x3c8,
+    /// Waits until a XIVE source's events are in their queue: (flags, lisn).
+    H_INT_SYNC = 0x3cc,
+    /// Resets all of XIVE: (flags).
+    H_INT_RESET = 0x3d0,
     /// Interrupts processors at 0x100, whether they have interrupts enabled or not: (target).
     H_SIGNAL_SYS_RESET = 0x380,
     /// Not PAPR's: an RTAS call, made by the stub that the device tree names.
@@ -78,6 +102,8 @@ impl ReturnCode {
     pub const P3: Self = Self(-56);
     /// H_P4
     pub const P4: Self = Self(-57);
+    /// H_P5
+    pub const P5: Self = Self(-58);
     /// H_UNSUPPORTED_FLAG for the flag's bit 0 (the lowest of the range of codes).
     pub const UNSUPPORTED_FLAG_START: Self = Self(-256);
 

@@ -85,6 +85,10 @@ pub struct RunArguments {
     #[arg(long, value_name = "auto|off|SIZE", default_value = "auto")]
     pub ddw: DdwMode,
 
+    /// The guest's interrupt controller.
+    #[arg(long, value_enum, default_value_t = InterruptControllerMode::Auto, value_name = "KIND")]
+    pub interrupt_controller: InterruptControllerMode,
+
     /// Back guest memory by huge pages of the host, taken from its pool at the start.
     #[arg(long, value_enum, value_name = "SIZE")]
     pub hugepages: Option<HugepageSize>,
@@ -245,6 +249,17 @@ pub enum IommuMode {
     V1,
     /// Version 2: memory is registered before it is mapped.
     V2,
+}
+
+/// The guest's interrupt controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum InterruptControllerMode {
+    /// XIVE where the host can: KVM offers it (not in a nested host), and pages have 64 KiB. Else XICS.
+    Auto,
+    /// XIVE, native exploitation mode: the guest takes and ends interrupts without hypercalls.
+    Xive,
+    /// XICS, on any host.
+    Xics,
 }
 
 /// Size of the regions in which guest memory is locked.

@@ -13,7 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::address::DeviceFunction;
 use super::host_bridge::{HostBridge, Machine};
 use super::physical::*;
-use crate::interrupts::{InterruptLines, Lisn, LisnAllocator};
+use crate::interrupts::{InterruptLines, Lisn, LisnAllocator, LisnBlock};
 
 pub(crate) const PAGE: u64 = 0x1_0000;
 
@@ -275,13 +275,29 @@ impl MmioMapper for FakeMapper {
 /// Interrupt lines: one event each.
 #[derive(Default)]
 pub(crate) struct FakeLines {
+    pub(crate) made: Mutex<BTreeSet<Lisn>>,
     pub(crate) connected: Mutex<BTreeMap<Lisn, i32>>,
     pub(crate) fault: Fault,
 }
 
 impl InterruptLines for FakeLines {
+    fn make(&self, block: LisnBlock) -> io::Result<()> {
+        self.fault.check()?;
+        let connected = self.connected.lock().unwrap();
+        assert!(
+            block.iter().all(|lisn| !connected.contains_key(&lisn)),
+            "a source that is connected is not reset"
+        );
+        self.made.lock().unwrap().extend(block.iter());
+        Ok(())
+    }
+
     fn connect(&self, lisn: Lisn, event: &EventFd) -> io::Result<()> {
         self.fault.check()?;
+        assert!(
+            self.made.lock().unwrap().contains(&lisn),
+            "a source is made before it is connected"
+        );
         let old = self
             .connected
             .lock()

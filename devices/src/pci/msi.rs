@@ -44,6 +44,18 @@ pub enum MsiError {
         /// The kernel's reason.
         source: io::Error,
     },
+    /// The interrupt controller has no such sources.
+    #[error("{count} interrupt sources from {first} on cannot be made for {function}")]
+    Make {
+        /// The function's address on the host.
+        function: String,
+        /// The first source.
+        first: Lisn,
+        /// How many were asked for.
+        count: u32,
+        /// The kernel's reason.
+        source: io::Error,
+    },
     /// The interrupt controller refused a line.
     #[error("interrupt source {lisn} of {function} cannot be connected")]
     Connect {
@@ -184,6 +196,15 @@ impl Function {
     /// its way.
     fn enable(&self, kind: InterruptKind, block: LisnBlock) -> Result<Vec<EventFd>, MsiError> {
         let function = || self.name().to_owned();
+        self.machine
+            .lines
+            .make(block)
+            .map_err(|source| MsiError::Make {
+                function: function(),
+                first: block.first(),
+                count: block.count(),
+                source,
+            })?;
         let mut lines = Lines {
             lines: &*self.machine.lines,
             block,

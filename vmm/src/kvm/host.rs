@@ -6,11 +6,16 @@ use std::os::unix::fs::MetadataExt;
 use kvm_bindings::{
     KVM_API_VERSION, KVM_CAP_IRQ_XICS, KVM_CAP_IRQFD_RESAMPLE, KVM_CAP_MAX_VCPU_ID,
     KVM_CAP_MAX_VCPUS, KVM_CAP_NR_MEMSLOTS, KVM_CAP_PPC_AIL_MODE_3, KVM_CAP_PPC_ENABLE_HCALL,
-    KVM_CAP_PPC_GET_CPU_CHAR, KVM_CAP_PPC_MMU_RADIX, KVM_CAP_PPC_RPT_INVALIDATE, KVM_CAP_PPC_RTAS,
-    KVM_CAP_SPAPR_MULTITCE, KVM_CAP_SPAPR_TCE_64, KVM_CAP_SPAPR_TCE_VFIO, KVM_VM_PPC_HV,
+    KVM_CAP_PPC_GET_CPU_CHAR, KVM_CAP_PPC_IRQ_XIVE, KVM_CAP_PPC_MMU_RADIX,
+    KVM_CAP_PPC_RPT_INVALIDATE, KVM_CAP_PPC_RTAS, KVM_CAP_SPAPR_MULTITCE, KVM_CAP_SPAPR_TCE_64,
+    KVM_CAP_SPAPR_TCE_VFIO, KVM_VM_PPC_HV,
 };
 use kvm_ioctls::{Kvm, VmFd};
+use spapr_devices::interrupts::ControllerKind;
+use spapr_devices::interrupts::xive::PAGE_BYTES as XIVE_PAGE_BYTES;
 use vmm_sys_util::errno;
+
+use crate::cli::InterruptControllerMode;
 
 /// KVM's device.
 const DEVICE: &CStr = c"/dev/kvm";
@@ -76,6 +81,12 @@ pub enum HostError {
         /// The capability, as the kernel's headers name it.
         name: &'static str,
     },
+    /// The host cannot give guests a XIVE interrupt controller.
+    #[error(
+        "this host has no XIVE interrupt controller for guests: {0}; use --interrupt-controller \
+         auto or xics"
+    )]
+    NoXive(NoXive),
     /// The host cannot run guests with the radix MMU.
     #[error(
         "KVM cannot run guests with the radix MMU on this host (no KVM_CAP_PPC_MMU_RADIX): a \
@@ -83,6 +94,19 @@ pub enum HostError {
          `disable_radix`)"
     )]
     NoRadix,
+}
+
+/// Why guests of a host have no XIVE interrupt controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoXive {
+    /// KVM does not offer it.
+    #[error(
+        "KVM does not offer KVM_CAP_PPC_IRQ_XIVE (nested hosts, and those booted with xive=off, do not)"
+    )]
+    NotOffered,
+    /// A page of the controller, and an event queue, have to be pages of the host's.
+    #[error("its kernel has pages of {0:#x} bytes, and XIVE takes one with 64 KiB pages")]
+    PageSize(u64),
 }
 
 /// Opens `/dev/kvm`.
@@ -189,6 +213,8 @@ pub struct Capabilities {
     pub rtas: bool,
     /// An in-kernel XICS interrupt controller (KVM_CAP_IRQ_XICS).
     pub irq_xics: bool,
+    /// An in-kernel XIVE interrupt controller in native exploitation mode (KVM_CAP_PPC_IRQ_XIVE).
+    pub irq_xive: bool,
     /// Level-triggered interrupts by irqfd (KVM_CAP_IRQFD_RESAMPLE); not on hosts with XIVE.
     pub irqfd_resample: bool,
     /// Interrupts can be taken with the MMU on (KVM_CAP_PPC_AIL_MODE_3).
@@ -206,15 +232,43 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// Checks that KVM has what every guest needs, and, if `bulk_calls` are to be handled in the
-    /// kernel from the start, that it can do that.
+    /// The interrupt controller of a guest on a host whose pages have `host_page_bytes`.
+    ///
+    /// # Errors
+    /// [`HostError::NoXive`] when only XIVE will do and there is none.
+    pub fn interrupt_controller(
+        &self,
+        mode: InterruptControllerMode,
+        host_page_bytes: u64,
+    ) -> Result<ControllerKind, HostError> {
+        let missing = if !self.irq_xive {
+            Some(NoXive::NotOffered)
+        } else if host_page_bytes != XIVE_PAGE_BYTES {
+            Some(NoXive::PageSize(host_page_bytes))
+        } else {
+            None
+        };
+        match (mode, missing) {
+            (InterruptControllerMode::Xics, _) => Ok(ControllerKind::Xics),
+            (_, None) => Ok(ControllerKind::Xive),
+            (InterruptControllerMode::Auto, Some(why)) => {
+                log::info!("the guest's interrupt controller is XICS, not XIVE: {why}");
+                Ok(ControllerKind::Xics)
+            }
+            (InterruptControllerMode::Xive, Some(why)) => Err(HostError::NoXive(why)),
+        }
+    }
+
+    /// Checks that KVM has what every guest with such an interrupt controller needs, and, if
+    /// `bulk_calls` are to be handled in the kernel from the start, that it can do that.
     ///
     /// # Errors
     /// [`HostError::NoCapability`].
-    pub fn require(&self, bulk_calls: bool) -> Result<(), HostError> {
+    pub fn require(&self, controller: ControllerKind, bulk_calls: bool) -> Result<(), HostError> {
+        let xics = controller == ControllerKind::Xics;
         let needed = [
-            (self.irq_xics, "KVM_CAP_IRQ_XICS"),
-            (self.rtas, "KVM_CAP_PPC_RTAS"),
+            (self.irq_xics || !xics, "KVM_CAP_IRQ_XICS"),
+            (self.rtas || !xics, "KVM_CAP_PPC_RTAS"),
             (self.enable_hcall || !bulk_calls, "KVM_CAP_PPC_ENABLE_HCALL"),
             (self.spapr_multitce || !bulk_calls, "KVM_CAP_SPAPR_MULTITCE"),
         ];
@@ -236,6 +290,7 @@ impl Capabilities {
             enable_hcall: has(KVM_CAP_PPC_ENABLE_HCALL),
             rtas: has(KVM_CAP_PPC_RTAS),
             irq_xics: has(KVM_CAP_IRQ_XICS),
+            irq_xive: has(KVM_CAP_PPC_IRQ_XIVE),
             irqfd_resample: has(KVM_CAP_IRQFD_RESAMPLE),
             ail_mode_3: has(KVM_CAP_PPC_AIL_MODE_3),
             get_cpu_char: has(KVM_CAP_PPC_GET_CPU_CHAR),
@@ -271,6 +326,60 @@ mod tests {
         let error = open_at(c"/dev/null").unwrap_err();
         assert!(matches!(error, HostError::ApiVersion { found: -1, .. }));
         assert!(error.to_string().contains("version -1, not 12"));
+    }
+
+    fn capabilities() -> Capabilities {
+        Capabilities {
+            spapr_tce_64: true,
+            spapr_tce_vfio: true,
+            spapr_multitce: true,
+            enable_hcall: true,
+            rtas: true,
+            irq_xics: true,
+            irq_xive: true,
+            irqfd_resample: false,
+            ail_mode_3: true,
+            get_cpu_char: true,
+            rpt_invalidate: true,
+            max_memory_slots: 512,
+            max_vcpus: 8,
+            max_vcpu_id: 8,
+        }
+    }
+
+    #[test]
+    fn a_guest_has_xive_where_the_host_can_and_xics_is_not_asked_for() {
+        use ControllerKind::{Xics, Xive};
+        use InterruptControllerMode as Mode;
+        let has = capabilities();
+        let lacks = Capabilities {
+            irq_xive: false,
+            ..has
+        };
+        let choose = |host: Capabilities, mode, page| host.interrupt_controller(mode, page).ok();
+        assert_eq!(choose(has, Mode::Auto, 0x1_0000), Some(Xive));
+        assert_eq!(choose(has, Mode::Xive, 0x1_0000), Some(Xive));
+        assert_eq!(choose(has, Mode::Xics, 0x1_0000), Some(Xics));
+        assert_eq!(choose(has, Mode::Auto, 0x1000), Some(Xics));
+        assert_eq!(choose(lacks, Mode::Auto, 0x1_0000), Some(Xics));
+        let refused = |host: Capabilities, page| {
+            let error = host.interrupt_controller(Mode::Xive, page).unwrap_err();
+            error.to_string()
+        };
+        assert!(refused(lacks, 0x1_0000).contains("KVM_CAP_PPC_IRQ_XIVE"));
+        assert!(refused(has, 0x1000).contains("pages of 0x1000 bytes"));
+    }
+
+    #[test]
+    fn what_xics_takes_of_the_kernel_is_needed_for_xics_alone() {
+        let host = Capabilities {
+            irq_xics: false,
+            rtas: false,
+            ..capabilities()
+        };
+        assert!(host.require(ControllerKind::Xive, true).is_ok());
+        let error = host.require(ControllerKind::Xics, true).unwrap_err();
+        assert!(error.to_string().contains("KVM_CAP_IRQ_XICS"));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU64};
 
+use spapr_hypercalls::address::HostVirtualAddress;
 use vmm_sys_util::errno;
 
 /// A shared mapping that the kernel reads and writes as well, and that is therefore only reached
@@ -22,6 +23,17 @@ unsafe impl Sync for SharedMapping {}
 impl SharedMapping {
     /// Maps the first `bytes` bytes of `file`, readable and writable.
     pub(super) fn new(file: &impl AsRawFd, bytes: usize) -> errno::Result<Self> {
+        Self::map(file, 0, bytes)
+    }
+
+    /// Maps `bytes` bytes of `file` from `offset` on, readable and writable.
+    pub(super) fn at(file: &impl AsRawFd, offset: u64, bytes: u64) -> errno::Result<Self> {
+        let too_large = |_| errno::Error::new(libc::EOVERFLOW);
+        let offset = libc::off_t::try_from(offset).map_err(too_large)?;
+        Self::map(file, offset, usize::try_from(bytes).map_err(too_large)?)
+    }
+
+    fn map(file: &impl AsRawFd, offset: libc::off_t, bytes: usize) -> errno::Result<Self> {
         // SAFETY: a new mapping at a place of the kernel's choice touches no memory in use.
         let start = unsafe {
             libc::mmap(
@@ -30,7 +42,7 @@ impl SharedMapping {
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED,
                 file.as_raw_fd(),
-                0,
+                offset,
             )
         };
         if start == libc::MAP_FAILED {
@@ -51,6 +63,47 @@ impl SharedMapping {
         // SAFETY: the byte is mapped as long as `self` lives, every value of it is valid, and all
         // accesses through this mapping are atomic.
         unsafe { byte.cast().as_ref() }
+    }
+
+    /// Where the byte at `offset` is in this process.
+    ///
+    /// # Panics
+    /// When it lies outside the mapping.
+    pub(super) fn address(&self, offset: u64) -> HostVirtualAddress {
+        assert!(offset < self.bytes as u64);
+        HostVirtualAddress(self.start.addr().get() as u64 + offset)
+    }
+
+    /// Loads the big-endian doubleword at `offset`, a multiple of 8, from a mapping of a device's
+    /// registers.
+    ///
+    /// # Panics
+    /// When it lies outside the mapping or is not aligned.
+    pub(super) fn load_big_endian(&self, offset: u64) -> u64 {
+        // SAFETY: the doubleword is mapped as long as `self` lives, and any value of it is valid.
+        u64::from_be(unsafe { self.register(offset).read_volatile() })
+    }
+
+    /// Stores to the big-endian doubleword at `offset`, a multiple of 8, in a mapping of a device's
+    /// registers.
+    ///
+    /// # Panics
+    /// When it lies outside the mapping or is not aligned.
+    pub(super) fn store_big_endian(&self, offset: u64, value: u64) {
+        // SAFETY: the doubleword is mapped as long as `self` lives, and holds no Rust object.
+        unsafe { self.register(offset).write_volatile(value.to_be()) };
+    }
+
+    fn register(&self, offset: u64) -> *mut u64 {
+        let size = size_of::<u64>() as u64;
+        assert!(offset.is_multiple_of(size) && offset < self.bytes as u64);
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "less than the mapping's size"
+        )]
+        let offset = offset as usize;
+        // SAFETY: the doubleword is inside the mapping, as checked: a mapping consists of pages.
+        unsafe { self.start.add(offset) }.cast().as_ptr()
     }
 
     /// The doublewords at the start of the mapping, as many as fit.
@@ -95,6 +148,23 @@ mod tests {
         expected[0] ^= 0xff;
         assert_eq!(content[8..], expected);
         assert_eq!(mapping.doublewords().len(), 512);
+    }
+
+    #[test]
+    fn registers_are_big_endian_and_can_be_mapped_from_the_middle_of_a_file() {
+        let mut file = TempFile::new().unwrap().into_file();
+        let page = spapr_devices::vfio::host_page_bytes();
+        file.set_len(3 * page).unwrap();
+        let mapping = SharedMapping::at(&file, page, 2 * page).unwrap();
+
+        mapping.store_big_endian(page + 8, 0x1122_3344_5566_7788);
+
+        let mut content = Vec::new();
+        file.read_to_end(&mut content).unwrap();
+        let place = usize::try_from(2 * page).unwrap() + 8;
+        assert_eq!(content[place..place + 2], [0x11, 0x22]);
+        assert_eq!(mapping.load_big_endian(page + 8), 0x1122_3344_5566_7788);
+        assert_eq!(mapping.address(page).0, mapping.address(0).0 + page);
     }
 
     #[test]

@@ -15,6 +15,7 @@
 //! | [`time_base`] | the host's time base, and a guest's distance from it |
 //! | [`vfio_device`] | telling KVM of IOMMU groups, and binding TCE tables to them |
 //! | [`xics`] | the in-kernel XICS interrupt controller |
+//! | [`xive`] | the in-kernel XIVE interrupt controller, and its pages in guest memory |
 
 pub mod host;
 mod ioctls;
@@ -28,5 +29,6 @@ pub mod vcpu;
 pub mod vfio_device;
 pub mod vm;
 pub mod xics;
+pub mod xive;
 
 pub use ioctls::REQUESTS;

@@ -14,6 +14,7 @@ use kvm_bindings::{
     kvm_enable_cap,
 };
 use kvm_ioctls::{DeviceFd, VcpuFd, VmFd};
+use spapr_devices::interrupts::Trigger;
 use vmm_sys_util::errno;
 
 use super::vcpu::PseriesVcpu;
@@ -67,15 +68,6 @@ pub enum XicsError {
         #[source]
         source: errno::Error,
     },
-}
-
-/// How an interrupt source signals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trigger {
-    /// Each signal is one interrupt (MSI, virtual I/O).
-    Edge,
-    /// Interrupts for as long as the line is raised (PCI INTx).
-    Level,
 }
 
 /// The state of an interrupt source, as KVM_DEV_XICS_GRP_SOURCES packs it in 64 bits.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use kvm_ioctls::{VcpuFd, VmFd};
 use spapr_devices::dma_windows::DmaWindows;
-use spapr_devices::interrupts::LisnAllocator;
+use spapr_devices::interrupts::{ControllerKind, LisnAllocator};
 use spapr_devices::pci::{HostBridge, HostBridgeNode, Machine as PciMachine, PciError};
 use spapr_devices::rtas::KERNEL_SERVICES;
 use spapr_devices::vfio::{MemoryLimitError, host_page_bytes};
@@ -16,12 +16,13 @@ use spapr_hypercalls::engine::{Engine, EngineError, HostBridge as EngineBridge, 
 use spapr_hypercalls::policy::{LockPolicy, Policy, TcePolicy};
 use spapr_hypercalls::world::GuestRange;
 
+use super::bar_slots::BarSlots;
 use super::bulk_calls::BulkCallSwitch;
 use super::description::{DEFAULT_WINDOW, MachineDescription};
 use super::dma_windows;
 use super::host_iommu::GroupIommu;
+use super::interrupt_controller::{InterruptController, InterruptControllerError};
 use super::lasting::Lasting;
-use super::lines::{BarSlots, XicsLines};
 use super::memory_check;
 use super::passthrough::{self, AttachedGroup, PassthroughError};
 use super::processor_facts::{self, ProcessorError};
@@ -32,7 +33,6 @@ use crate::kvm::memory_slots::{MemorySlotError, MemorySlots};
 use crate::kvm::vcpu::{PseriesVcpu, VcpuError};
 use crate::kvm::vfio_device::{VfioDeviceError, VfioKvmDevice};
 use crate::kvm::vm::{PseriesVm, VmError};
-use crate::kvm::xics::{Xics, XicsError};
 use crate::memory::{GuestRam, MemoryError};
 use crate::random;
 
@@ -109,7 +109,7 @@ pub enum KvmRefusal {
     Vm(#[from] VmError),
     /// The interrupt controller.
     #[error(transparent)]
-    Xics(#[from] XicsError),
+    InterruptController(#[from] InterruptControllerError),
     /// Guest memory.
     #[error(transparent)]
     MemorySlot(#[from] MemorySlotError),
@@ -146,7 +146,7 @@ pub struct Machine {
     pub(super) bulk_calls_due: Option<OwnedFd>,
     pub(super) dma_windows: DmaWindows,
     pub(super) bridges: Vec<HostBridge>,
-    pub(super) lines: Arc<XicsLines>,
+    pub(super) interrupts: Arc<InterruptController>,
     pub(super) vcpus: Vec<VcpuFd>,
     pub(super) entry: Entry,
     pub(super) capabilities: Capabilities,
@@ -162,18 +162,11 @@ impl Machine {
     /// # Errors
     /// What the host lacks or what of the description is impossible; all is given back then.
     pub fn new(description: &MachineDescription, lasting: &Lasting) -> Result<Self, MachineError> {
-        let kvm = host::open()?;
-        let vm = Arc::new(host::create_vm(&kvm)?);
-        host::require_radix(&vm)?;
-        let capabilities = Capabilities::of(&vm);
-        capabilities.require(policy(description).tce.bulk_calls_in_kernel())?;
-        if description.cpus > capabilities.max_vcpus {
-            let most = capabilities.max_vcpus;
-            return Err(MachineError::TooManyProcessors {
-                asked: description.cpus,
-                most,
-            });
-        }
+        let Vm {
+            vm,
+            capabilities,
+            controller,
+        } = make_vm(description)?;
         let ram = match description.hugepages {
             Some(pages) => GuestRam::in_hugepages(description.memory, pages)?,
             None => GuestRam::new(description.memory)?,
@@ -187,15 +180,17 @@ impl Machine {
         // VM is gone; it is only ever accessed as volatile guest memory.
         unsafe { slots.add(GuestPhysicalAddress(0), range.start, range.bytes) }
             .map_err(KvmRefusal::from)?;
-        let (xics, vcpus, processor) = make_vcpus(&vm, description)?;
-        for service in KERNEL_SERVICES {
-            vm.define_rtas_token(service.name, service.token)
-                .map_err(KvmRefusal::from)?;
+        let interrupts = Arc::new(
+            InterruptController::new(controller, &vm, &slots, description.cpus, ram.bytes())
+                .map_err(KvmRefusal::from)?,
+        );
+        let (vcpus, processor) = make_vcpus(&vm, &interrupts, description)?;
+        if controller == ControllerKind::Xics {
+            define_kernel_services(&vm)?;
         }
-        let lines = Arc::new(XicsLines::new(Arc::clone(&vm), xics));
         let pci = PciMachine {
             mapper: Arc::new(BarSlots::new(slots)),
-            lines: lines.clone(),
+            lines: interrupts.clone(),
             lisns: Arc::new(LisnAllocator::new()),
             host_page_bytes: host_page_bytes(),
         };
@@ -215,6 +210,7 @@ impl Machine {
             cpus: description.cpus,
             threads_per_core: description.threads_per_core,
             processor,
+            interrupt_controller: controller,
             vty: description.vty,
             host_bridges: bridges
                 .iter()
@@ -235,7 +231,7 @@ impl Machine {
             bulk_calls_due,
             dma_windows,
             bridges,
-            lines,
+            interrupts,
             vcpus,
             entry,
             capabilities,
@@ -245,16 +241,54 @@ impl Machine {
     }
 }
 
-/// Makes the processors, and the interrupt controller that they are connected to.
-fn make_vcpus(
-    vm: &VmFd,
-    description: &MachineDescription,
-) -> Result<(Xics, Vec<VcpuFd>, boot::device_tree::ProcessorFacts), MachineError> {
+/// A VM without memory and processors.
+struct Vm {
+    vm: Arc<VmFd>,
+    capabilities: Capabilities,
+    controller: ControllerKind,
+}
+
+fn make_vm(description: &MachineDescription) -> Result<Vm, MachineError> {
+    let kvm = host::open()?;
+    let vm = Arc::new(host::create_vm(&kvm)?);
+    host::require_radix(&vm)?;
+    let capabilities = Capabilities::of(&vm);
+    let controller =
+        capabilities.interrupt_controller(description.interrupt_controller, host_page_bytes())?;
+    let bulk_calls = policy(description).tce.bulk_calls_in_kernel();
+    capabilities.require(controller, bulk_calls)?;
+    if description.cpus > capabilities.max_vcpus {
+        let most = capabilities.max_vcpus;
+        return Err(MachineError::TooManyProcessors {
+            asked: description.cpus,
+            most,
+        });
+    }
     let threads = description.threads_per_core;
     if threads > 1 {
         vm.set_threads_per_core(threads).map_err(KvmRefusal::from)?;
     }
-    let xics = Xics::new(vm, description.cpus).map_err(KvmRefusal::from)?;
+    Ok(Vm {
+        vm,
+        capabilities,
+        controller,
+    })
+}
+
+/// Has the kernel serve the RTAS calls of an XICS.
+fn define_kernel_services(vm: &VmFd) -> Result<(), KvmRefusal> {
+    for service in KERNEL_SERVICES {
+        vm.define_rtas_token(service.name, service.token)?;
+    }
+    Ok(())
+}
+
+/// Makes the processors, connected to the interrupt controller.
+fn make_vcpus(
+    vm: &VmFd,
+    interrupts: &InterruptController,
+    description: &MachineDescription,
+) -> Result<(Vec<VcpuFd>, boot::device_tree::ProcessorFacts), MachineError> {
     let count = description.cpus;
     let mut vcpus = Vec::new();
     let mut facts = None;
@@ -272,14 +306,16 @@ fn make_vcpus(
         };
         vcpu.set_arch_compat(facts.cpu_version)
             .map_err(KvmRefusal::from)?;
-        xics.connect_vcpu(&vcpu, id).map_err(KvmRefusal::from)?;
+        interrupts
+            .connect_vcpu(&vcpu, id)
+            .map_err(KvmRefusal::from)?;
         vcpus.push(vcpu);
     }
     let facts = facts.ok_or(MachineError::TooManyProcessors {
         asked: count,
         most: 0,
     })?;
-    Ok((xics, vcpus, facts))
+    Ok((vcpus, facts))
 }
 
 fn host_bridge_node(bridge: &HostBridge, dma_windows: &DmaWindows) -> HostBridgeNode {

@@ -10,7 +10,9 @@ use spapr_hypercalls::locking::RegionSize;
 use spapr_hypercalls::world::Geometry;
 use uuid::Uuid;
 
-use crate::cli::{ByteSize, DdwMode, IommuMode, LockMode, RunArguments, TceMode};
+use crate::cli::{
+    ByteSize, DdwMode, InterruptControllerMode, IommuMode, LockMode, RunArguments, TceMode,
+};
 use crate::hugepages::HugepageSize;
 
 /// The DMA window that every host bridge has from the start: 1 GiB of 4 KiB pages at bus address 0,
@@ -50,6 +52,8 @@ pub struct MachineDescription {
     pub iommu: IommuMode,
     /// Which dynamic DMA windows the guest is offered.
     pub ddw: DdwMode,
+    /// The interrupt controller.
+    pub interrupt_controller: InterruptControllerMode,
     /// Huge pages behind guest memory; `None` for pages as the host has them.
     pub hugepages: Option<HugepageSize>,
     /// Unit address of the terminal.
@@ -117,6 +121,7 @@ impl From<&RunArguments> for MachineDescription {
             lock_region: arguments.lock_region.map(|region| region.0),
             iommu: arguments.iommu,
             ddw: arguments.ddw,
+            interrupt_controller: arguments.interrupt_controller,
             hugepages: arguments.hugepages,
             vty: DEFAULT_UNIT_ADDRESS,
             uuid: None,

@@ -10,13 +10,15 @@ pub mod processor_threads;
 pub mod processors;
 
 #[cfg(target_arch = "powerpc64")]
+mod bar_slots;
+#[cfg(target_arch = "powerpc64")]
 mod build;
 #[cfg(target_arch = "powerpc64")]
 mod bulk_calls;
 #[cfg(target_arch = "powerpc64")]
 mod host_iommu;
 #[cfg(target_arch = "powerpc64")]
-mod lines;
+pub mod interrupt_controller;
 #[cfg(target_arch = "powerpc64")]
 mod memory_check;
 #[cfg(target_arch = "powerpc64")]

@@ -13,8 +13,8 @@ use spapr_hypercalls::address::GuestPhysicalAddress;
 use spapr_hypercalls::engine::Engine;
 
 use super::host_iommu::GroupIommu;
+use super::interrupt_controller::InterruptController;
 use super::lifecycle::Lifecycle;
-use super::lines::XicsLines;
 use super::pause::Pause;
 use super::processors::Processors;
 use crate::console::OutputQueue;
@@ -53,8 +53,8 @@ pub struct Partition {
     pub ram: GuestRam,
     /// What RTAS keeps beyond that: clock, identity, number of calls.
     pub rtas: RtasState,
-    // KVM takes the interrupt controller away when its descriptor closes.
-    pub(super) _lines: Arc<XicsLines>,
+    /// The interrupt controller. KVM takes it away when its descriptor closes.
+    pub interrupts: Arc<InterruptController>,
     pub(crate) vm: Arc<VmFd>,
     pub(crate) capabilities: Capabilities,
     pub(crate) cpu_char: Option<kvm_ppc_cpu_char>,

@@ -5,8 +5,9 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
-use spapr_devices::interrupts::{InterruptLines, Lisn};
+use spapr_devices::interrupts::{InterruptLines, Lisn, LisnBlock};
 use spapr_devices::rtas::PowerEvents;
+use vmm_sys_util::eventfd::EventFd;
 
 use super::build::{Machine, MachineError};
 use super::lasting::Lasting;
@@ -55,12 +56,10 @@ impl Machine {
         let lifecycle = Lifecycle::new().map_err(resource("an eventfd"))?;
         let lifecycle = Arc::new(lifecycle);
         let vty = terminal.attach(&lifecycle);
-        self.lines
-            .connect(Lisn::VIO, vty.interrupt())
+        self.connect(Lisn::VIO, vty.interrupt())
             .map_err(resource("the terminal's interrupt"))?;
         let power = PowerEvents::new().map_err(resource("an eventfd"))?;
-        self.lines
-            .connect(Lisn::EPOW, power.interrupt())
+        self.connect(Lisn::EPOW, power.interrupt())
             .map_err(resource("the power events' interrupt"))?;
         let cpus = u32::try_from(self.vcpus.len()).unwrap_or(u32::MAX);
         let partition = Arc::new(Partition {
@@ -82,7 +81,7 @@ impl Machine {
                 .then(|| self.vm.cpu_char().ok())
                 .flatten(),
             capabilities: self.capabilities,
-            _lines: self.lines,
+            interrupts: self.interrupts,
             vm: self.vm,
             first_entry: OnceLock::new(),
         });
@@ -107,6 +106,11 @@ impl Machine {
         // A machine has a first processor, and it is stopped.
         let _started = running.partition.processors.start(0, start);
         Ok(running)
+    }
+
+    fn connect(&self, lisn: Lisn, event: &EventFd) -> io::Result<()> {
+        self.interrupts.make(LisnBlock::of_one(lisn))?;
+        self.interrupts.connect(lisn, event)
     }
 }
 

@@ -70,7 +70,7 @@ fn serve_other(
         },
         abi::H_SIGNAL_SYS_RESET => system_reset::signal(&partition.processors, server, args),
         abi::H_SET_SPRG0 => return (ReturnCode::SUCCESS, Served::Sprg0(args[0])),
-        _ => ReturnCode::FUNCTION,
+        _ => partition.interrupts.serve(number, args),
     };
     (code, Served::Resume)
 }

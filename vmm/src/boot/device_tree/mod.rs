@@ -10,6 +10,7 @@ mod platform;
 
 use std::ops::Range;
 
+use spapr_devices::interrupts::ControllerKind;
 use spapr_devices::pci::HostBridgeNode;
 use vm_fdt::{FdtReserveEntry, FdtWriter};
 
@@ -49,6 +50,8 @@ pub struct MachineTree {
     pub threads_per_core: u32,
     /// What the processors are.
     pub processor: ProcessorFacts,
+    /// The interrupt controller.
+    pub interrupt_controller: ControllerKind,
     /// Unit address of the terminal.
     pub vty: u32,
     /// The PCI host bridges.
@@ -133,6 +136,7 @@ mod tests {
             ram_bytes: 2 << 30,
             cpus,
             threads_per_core: 1,
+            interrupt_controller: ControllerKind::Xics,
             vty: spapr_devices::vty::DEFAULT_UNIT_ADDRESS,
             processor: ProcessorFacts {
                 node_name: "PowerPC,POWER9".to_owned(),
@@ -258,6 +262,53 @@ mod tests {
         assert_eq!(
             property(&tree, "/event-sources/epow-events", "interrupts"),
             [0x1000u32.to_be_bytes(), [0; 4]].concat()
+        );
+    }
+
+    /// What Linux looks at, in `xive_spapr_disabled`, `xive_spapr_init` and `xive_get_max_prio`.
+    #[test]
+    fn a_guest_with_xive_finds_its_pages_and_its_processors_interrupts() {
+        let machine = MachineTree {
+            interrupt_controller: ControllerKind::Xive,
+            ..machine(3)
+        };
+        let blob = build(&machine, &boot()).expect("tree");
+        let tree = Fdt::new(&blob).expect("valid tree");
+        let vector = property(&tree, "/chosen", "ibm,architecture-vec-5");
+        assert_eq!(vector[23] & 0xc0, 0x40, "exploitation mode");
+        let words = |path, name| -> Vec<u32> {
+            let (words, _) = property(&tree, path, name).as_chunks();
+            words.iter().copied().map(u32::from_be_bytes).collect()
+        };
+        assert_eq!(words("/", "ibm,plat-res-int-priorities"), [7, 0xf8]);
+        let node = "/interrupt-controller@60302031b0000";
+        assert_eq!(property(&tree, node, "compatible"), b"ibm,power-ivpe\0");
+        assert_eq!(
+            words(node, "reg"),
+            [
+                0x60302, 0x31b_0000, 0, 0x1_0000, 0x60302, 0x31a_0000, 0, 0x1_0000
+            ]
+        );
+        assert_eq!(words(node, "ibm,xive-eq-sizes"), [16]);
+        assert_eq!(words(node, "ibm,xive-lisn-ranges"), [0, 3]);
+        assert_eq!(words(node, "phandle"), [INTERRUPT_CONTROLLER]);
+        let rtas = tree.find_node("/rtas").expect("rtas");
+        assert!(rtas.property("ibm,set-xive").is_none(), "it is XICS's");
+    }
+
+    #[test]
+    fn a_guest_with_xics_finds_its_services() {
+        let blob = build(&machine(3), &boot()).expect("tree");
+        let tree = Fdt::new(&blob).expect("valid tree");
+        let vector = property(&tree, "/chosen", "ibm,architecture-vec-5");
+        assert_eq!(vector[23] & 0xc0, 0, "legacy mode");
+        assert_eq!(
+            property(&tree, "/interrupt-controller", "compatible"),
+            b"IBM,ppc-xicp\0"
+        );
+        assert_eq!(
+            property(&tree, "/rtas", "ibm,set-xive"),
+            0x200au32.to_be_bytes()
         );
     }
 

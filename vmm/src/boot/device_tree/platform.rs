@@ -1,9 +1,12 @@
 //! The nodes that every pseries machine has: root, `/chosen`, `/hypervisor`, memory, `/rtas`, the
 //! interrupt controller and `/vdevice`.
 
-use spapr_devices::interrupts::Lisn;
+use spapr_devices::interrupts::xive::{
+    FIRST_RESERVED_PRIORITY, OS_THREAD_MANAGEMENT, PAGE_BYTES, QUEUE_SHIFT, USER_THREAD_MANAGEMENT,
+};
+use spapr_devices::interrupts::{ControllerKind, Lisn};
 use spapr_devices::rtas;
-use vm_fdt::{Error, FdtWriter};
+use vm_fdt::{Error, FdtWriter, FdtWriterNode};
 
 use super::long_names::cut;
 use super::{BootFacts, INTERRUPT_CONTROLLER, MachineTree, cells};
@@ -31,15 +34,24 @@ const RTAS_ERROR_LOG_BYTES: u32 = 2048;
 /// `ibm,architecture-vec-5`, the platform's answer to what the guest supports (PAPR,
 /// "ibm,client-architecture-support", option vector 5): byte 0 is the number of option bytes less
 /// one, byte n is option byte n.
-const ARCHITECTURE_VECTOR_5: [u8; 27] = {
+const fn architecture_vector_5(controller: ControllerKind) -> [u8; 27] {
     let mut vector = [0; 27];
     vector[0] = 25;
     vector[2] = 0x20; // PCI express
-    vector[23] = 0x00; // XICS
+    vector[23] = match controller {
+        ControllerKind::Xics => 0x00,
+        ControllerKind::Xive => 0x40, // exploitation mode
+    };
     vector[24] = 0x40; // radix
     vector[26] = 0x40; // guest translation shootdown
     vector
-};
+}
+
+/// Priorities that the hypervisor keeps for itself: the first, and how many.
+const RESERVED_PRIORITIES: [u32; 2] = [
+    FIRST_RESERVED_PRIORITY as u32,
+    0xff - FIRST_RESERVED_PRIORITY as u32,
+];
 
 pub(super) fn root_properties(tree: &mut FdtWriter, machine: &MachineTree) -> Result<(), Error> {
     // Linux' probe of the platform looks at device_type; guests that tell pseries from bare metal
@@ -49,6 +61,9 @@ pub(super) fn root_properties(tree: &mut FdtWriter, machine: &MachineTree) -> Re
     tree.property_string("model", "IBM pSeries (spapr-vmm)")?;
     tree.property_string("vm,uuid", &machine.uuid)?;
     tree.property_string("system-id", &machine.uuid)?;
+    if machine.interrupt_controller == ControllerKind::Xive {
+        tree.property_array_u32("ibm,plat-res-int-priorities", &RESERVED_PRIORITIES)?;
+    }
     tree.property_u32("#address-cells", 2)?;
     tree.property_u32("#size-cells", 2)
 }
@@ -65,7 +80,8 @@ pub(super) fn chosen(
     tree.property_string("stdout-path", &stdout)?;
     tree.property_string("linux,stdout-path", &stdout)?;
     tree.property_u32("linux,pci-probe-only", 0)?;
-    tree.property("ibm,architecture-vec-5", &ARCHITECTURE_VECTOR_5)?;
+    let vector = architecture_vector_5(machine.interrupt_controller);
+    tree.property("ibm,architecture-vec-5", &vector)?;
     tree.property("rng-seed", &machine.rng_seed)?;
     if let Some(initrd) = &boot.initrd {
         tree.property_u64("linux,initrd-start", initrd.start)?;
@@ -112,39 +128,69 @@ pub(super) fn rtas(
     let [block_high, block_low] = cells(LOGICAL_MEMORY_BLOCK_BYTES);
     let capacity = [end_high, end_low, block_high, block_low, machine.cpus];
     tree.property_array_u32("ibm,lrdr-capacity", &capacity)?;
-    for (name, token) in rtas_services() {
+    for (name, token) in rtas_services(machine.interrupt_controller) {
         tree.property_u32(cut(name), token)?;
     }
     tree.end_node(node)
 }
 
-fn rtas_services() -> impl Iterator<Item = (&'static str, u32)> {
+/// The services; those of the kernel are the XICS's.
+fn rtas_services(controller: ControllerKind) -> impl Iterator<Item = (&'static str, u32)> {
     let here = rtas::SERVICES
         .iter()
         .map(|service| (service.name, service.token));
     let kernel = rtas::KERNEL_SERVICES
         .iter()
-        .map(|service| (service.name, service.token));
+        .map(|service| (service.name, service.token))
+        .filter(move |_| controller == ControllerKind::Xics);
     here.chain(kernel)
 }
 
 /// Names of the RTAS services, which are properties.
 pub(super) fn rtas_names() -> impl Iterator<Item = &'static str> {
-    rtas_services().map(|(name, _)| name)
+    rtas_services(ControllerKind::Xics).map(|(name, _)| name)
 }
 
 pub(super) fn interrupt_controller(
     tree: &mut FdtWriter,
     machine: &MachineTree,
 ) -> Result<(), Error> {
-    let controller = tree.begin_node("interrupt-controller")?;
-    tree.property_string("device_type", "PowerPC-External-Interrupt-Presentation")?;
-    tree.property_string("compatible", "IBM,ppc-xicp")?;
+    let controller = match machine.interrupt_controller {
+        ControllerKind::Xics => xics(tree, machine),
+        ControllerKind::Xive => xive(tree, machine),
+    }?;
     tree.property_null("interrupt-controller")?;
-    tree.property_array_u32("ibm,interrupt-server-ranges", &[0, machine.cpus])?;
     tree.property_u32("#interrupt-cells", 2)?;
     tree.property_phandle(INTERRUPT_CONTROLLER)?;
     tree.end_node(controller)
+}
+
+fn xics(tree: &mut FdtWriter, machine: &MachineTree) -> Result<FdtWriterNode, Error> {
+    let controller = tree.begin_node("interrupt-controller")?;
+    tree.property_string("device_type", "PowerPC-External-Interrupt-Presentation")?;
+    tree.property_string("compatible", "IBM,ppc-xicp")?;
+    tree.property_array_u32("ibm,interrupt-server-ranges", &[0, machine.cpus])?;
+    Ok(controller)
+}
+
+/// `reg` has the pages of the thread interrupt management area for programs and for the operating
+/// system; sources for the processors to interrupt each other by are `ibm,xive-lisn-ranges` (Linux,
+/// `xive_spapr_init`).
+fn xive(tree: &mut FdtWriter, machine: &MachineTree) -> Result<FdtWriterNode, Error> {
+    let name = format!("interrupt-controller@{:x}", USER_THREAD_MANAGEMENT.0);
+    let controller = tree.begin_node(&name)?;
+    tree.property_string("device_type", "power-ivpe")?;
+    tree.property_string("compatible", "ibm,power-ivpe")?;
+    let pages = [
+        USER_THREAD_MANAGEMENT.0,
+        PAGE_BYTES,
+        OS_THREAD_MANAGEMENT.0,
+        PAGE_BYTES,
+    ];
+    tree.property_array_u64("reg", &pages)?;
+    tree.property_u32("ibm,xive-eq-sizes", QUEUE_SHIFT)?;
+    tree.property_array_u32("ibm,xive-lisn-ranges", &[Lisn::IPI.0, machine.cpus])?;
+    Ok(controller)
 }
 
 /// What tells the guest of events: its kernel asks RTAS check-exception at the interrupt (PAPR,
@@ -181,15 +227,15 @@ pub(super) fn vdevice(tree: &mut FdtWriter, machine: &MachineTree) -> Result<(),
 
 #[cfg(test)]
 mod tests {
-    use super::ARCHITECTURE_VECTOR_5;
+    use super::*;
 
     #[test]
     fn option_vector_5_asks_for_radix_and_is_long_enough_to_be_read() {
-        // Linux takes a vector of 24 bytes or fewer as "no radix" (early_check_vec5).
-        assert!(ARCHITECTURE_VECTOR_5[0] > 24);
-        assert_eq!(
-            usize::from(ARCHITECTURE_VECTOR_5[0]) + 2,
-            ARCHITECTURE_VECTOR_5.len()
-        );
+        for controller in [ControllerKind::Xics, ControllerKind::Xive] {
+            let vector = architecture_vector_5(controller);
+            // Linux takes a vector of 24 bytes or fewer as "no radix" (early_check_vec5).
+            assert!(vector[0] > 24);
+            assert_eq!(usize::from(vector[0]) + 2, vector.len());
+        }
     }
 }

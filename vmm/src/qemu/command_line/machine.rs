@@ -10,7 +10,9 @@ use super::device::{Device, DeviceKind};
 use super::memory::MemoryOptions;
 use super::process::log_level;
 use super::properties::{Properties, parse_number};
-use crate::cli::{DdwMode, IommuMode, LockMode, LockRegion, LogLevel, TceMode};
+use crate::cli::{
+    DdwMode, InterruptControllerMode, IommuMode, LockMode, LockRegion, LogLevel, TceMode,
+};
 use crate::machine::description::{
     GuestPlace, MachineDescription, PassedThroughDevice, ProcessorModel,
 };
@@ -51,6 +53,7 @@ pub(super) struct MachineOptions {
     lock_region: Option<LockRegion>,
     iommu: IommuMode,
     ddw: DdwMode,
+    interrupt_controller: InterruptControllerMode,
 }
 
 impl Default for MachineOptions {
@@ -72,6 +75,7 @@ impl Default for MachineOptions {
             lock_region: None,
             iommu: IommuMode::Auto,
             ddw: DdwMode::Auto,
+            interrupt_controller: InterruptControllerMode::Auto,
         }
     }
 }
@@ -139,7 +143,15 @@ impl MachineOptions {
         // Memory is never merged.
         properties.only("mem-merge", &["off", "on"])?;
         properties.only("vsmt", &["1", "2", "4", "8"])?;
-        properties.only("ic-mode", &["xics"])?;
+        if let Some(mode) = properties.text("ic-mode")? {
+            self.interrupt_controller = match mode.as_str() {
+                "xive" => InterruptControllerMode::Xive,
+                "xics" => InterruptControllerMode::Xics,
+                // QEMU lets the guest choose between the two; here it gets the better one.
+                "dual" => InterruptControllerMode::Auto,
+                _ => return Err(properties.wrong("ic-mode", &mode, "dual, xive or xics")),
+            };
+        }
         properties.only("kernel-irqchip", &["on"])?;
         properties.only("resize-hpt", &["disabled"])?;
         properties.only("cap-htm", &["off"])?;
@@ -305,6 +317,7 @@ impl MachineOptions {
             lock_region: self.lock_region.map(|region| region.0),
             iommu: self.iommu,
             ddw: self.ddw,
+            interrupt_controller: self.interrupt_controller,
             hugepages: memory.hugepages,
             vty: vty.unwrap_or(spapr_devices::vty::DEFAULT_UNIT_ADDRESS),
             uuid: self.uuid,

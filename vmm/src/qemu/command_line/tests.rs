@@ -234,3 +234,22 @@ proptest::proptest! {
         let _ = CommandLine::parse(words);
     }
 }
+
+#[test]
+fn the_interrupt_controller_is_chosen_as_for_qemu() {
+    use crate::cli::InterruptControllerMode::{Auto, Xics, Xive};
+    let mode = |text: &str| {
+        let line = domain_with("pseries,usb=off", text).expect("a machine");
+        line.machine.expect("a machine").interrupt_controller
+    };
+    for (text, expected) in [
+        ("pseries,graphics=off", Auto),
+        ("pseries,ic-mode=dual", Auto),
+        ("pseries,ic-mode=xive", Xive),
+        ("pseries,ic-mode=xics", Xics),
+    ] {
+        assert_eq!(mode(text), expected, "{text}");
+    }
+    let message = refusal("usb=off", "ic-mode=both");
+    assert!(message.contains("dual, xive or xics"), "{message}");
+}

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use kvm_ioctls::{VcpuFd, VmFd};
+use spapr_devices::interrupts::ControllerKind;
 use spapr_devices::rtas::KERNEL_SERVICES;
 use spapr_devices::vfio::{Container, Group, HostPaths, IommuPolicy, PciAddress, host_page_bytes};
 use spapr_hypercalls::abi;
@@ -16,7 +17,7 @@ use spapr_hypercalls::address::{GuestPhysicalAddress, HostVirtualAddress, Ioba, 
 use spapr_hypercalls::world::{Geometry, HostRange};
 use spapr_vmm::boot::kernel;
 use spapr_vmm::boot::layout::Layout;
-use spapr_vmm::cli::ByteSize;
+use spapr_vmm::cli::{ByteSize, InterruptControllerMode};
 use spapr_vmm::kvm::host::{self, Capabilities};
 use spapr_vmm::kvm::kick::VcpuKick;
 use spapr_vmm::kvm::memory_slots::MemorySlots;
@@ -24,7 +25,7 @@ use spapr_vmm::kvm::tce_table::TceTable;
 use spapr_vmm::kvm::vcpu::{EntryRegisters, PseriesVcpu, lpcr, msr};
 use spapr_vmm::kvm::vfio_device::VfioKvmDevice;
 use spapr_vmm::kvm::vm::PseriesVm;
-use spapr_vmm::kvm::xics::Xics;
+use spapr_vmm::machine::interrupt_controller::InterruptController;
 use spapr_vmm::memory::GuestRam;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -67,15 +68,23 @@ pub(crate) fn run(arguments: &FloorArguments) -> Result<(), AnyError> {
     let vm = Arc::new(host::create_vm(&kvm)?);
     let capabilities = Capabilities::of(&vm);
     let ram = GuestRam::new(ByteSize(GUEST_BYTES))?;
-    let slots = MemorySlots::new(Arc::clone(&vm), capabilities.max_memory_slots);
+    let slots = Arc::new(MemorySlots::new(
+        Arc::clone(&vm),
+        capabilities.max_memory_slots,
+    ));
     let range = ram.host_range();
     // SAFETY: the memory outlives the VM's run, which ends before this function does, and is
     // accessed as volatile guest memory alone.
     unsafe { slots.add(GuestPhysicalAddress(0), range.start, range.bytes) }?;
-    let xics = Xics::new(&vm, 1)?;
-    let vcpu = make_vcpu(&vm, &xics)?;
-    for service in KERNEL_SERVICES {
-        vm.define_rtas_token(service.name, service.token)?;
+    // The one that spapr-vmm gives a guest by itself.
+    let controller =
+        capabilities.interrupt_controller(InterruptControllerMode::Auto, host_page_bytes())?;
+    let interrupts = InterruptController::new(controller, &vm, &slots, 1, ram.bytes())?;
+    let vcpu = make_vcpu(&vm, &interrupts)?;
+    if controller == ControllerKind::Xics {
+        for service in KERNEL_SERVICES {
+            vm.define_rtas_token(service.name, service.token)?;
+        }
     }
     let attached = arguments
         .vfio
@@ -86,10 +95,10 @@ pub(crate) fn run(arguments: &FloorArguments) -> Result<(), AnyError> {
     enter(vcpu, entry, &mut work)
 }
 
-fn make_vcpu(vm: &VmFd, xics: &Xics) -> Result<VcpuFd, AnyError> {
+fn make_vcpu(vm: &VmFd, interrupts: &InterruptController) -> Result<VcpuFd, AnyError> {
     let vcpu = vm.create_vcpu(0)?;
     vcpu.enable_papr()?;
-    xics.connect_vcpu(&vcpu, 0)?;
+    interrupts.connect_vcpu(&vcpu, 0)?;
     Ok(vcpu)
 }
 

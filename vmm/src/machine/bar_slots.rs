@@ -1,50 +1,14 @@
-//! Interrupt lines and BAR mappings of passed-through devices, as KVM makes them.
+//! BARs of passed-through devices in guest memory, as KVM maps them.
 
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kvm_ioctls::VmFd;
-use spapr_devices::interrupts::{InterruptLines, Lisn};
 use spapr_devices::pci::MmioMapper;
 use spapr_hypercalls::address::GuestPhysicalAddress;
 use spapr_hypercalls::world::HostRange;
-use vmm_sys_util::eventfd::EventFd;
 
-use crate::kvm::irqfd::VmInterrupts;
 use crate::kvm::memory_slots::MemorySlots;
-use crate::kvm::xics::{Trigger, Xics};
-
-/// Interrupt lines into the in-kernel XICS.
-#[derive(Debug)]
-pub(super) struct XicsLines {
-    vm: Arc<VmFd>,
-    xics: Xics,
-}
-
-impl XicsLines {
-    pub(super) fn new(vm: Arc<VmFd>, xics: Xics) -> Self {
-        Self { vm, xics }
-    }
-}
-
-impl InterruptLines for XicsLines {
-    fn connect(&self, lisn: Lisn, event: &EventFd) -> io::Result<()> {
-        // A source exists from its first connection on; the guest unmasks it by ibm,set-xive.
-        self.xics
-            .create_source(lisn.0, Trigger::Edge)
-            .map_err(io::Error::other)?;
-        self.vm
-            .assign_irqfd(lisn.0, event, None)
-            .map_err(io::Error::other)
-    }
-
-    fn disconnect(&self, lisn: Lisn, event: &EventFd) -> io::Result<()> {
-        self.vm
-            .deassign_irqfd(lisn.0, event)
-            .map_err(io::Error::other)
-    }
-}
 
 /// BARs as memory slots of the guest.
 #[derive(Debug)]

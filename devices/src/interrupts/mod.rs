@@ -1,5 +1,9 @@
 //! Interrupt source numbers (PAPR "Logical Interrupt Source Number", LISN), numbered as QEMU's
-//! pseries machine numbers them, so that one guest runs under both.
+//! pseries machine numbers them, so that one guest runs under both; and the interrupt controllers
+//! that they belong to. [`xive`] has the hypercalls of one of them. The other, XICS, the kernel
+//! serves alone.
+
+pub mod xive;
 
 use std::fmt;
 use std::io;
@@ -36,10 +40,46 @@ impl fmt::Display for Lisn {
     }
 }
 
+/// The interrupt controllers that a guest may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ControllerKind {
+    /// The older one (PAPR "Interrupt Presentation"): a guest takes and ends each interrupt by
+    /// hypercalls, which the kernel serves.
+    Xics,
+    /// POWER9's in native exploitation mode (PAPR "XIVE"): a guest takes and ends interrupts by
+    /// loads and stores.
+    Xive,
+}
+
+impl fmt::Display for ControllerKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Xics => "XICS",
+            Self::Xive => "XIVE",
+        })
+    }
+}
+
+/// How an interrupt source signals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// Each signal is one interrupt (MSI, virtual I/O).
+    Edge,
+    /// Interrupts for as long as the line is raised (PCI INTx).
+    Level,
+}
+
 /// What connects an interrupt source to the guest's interrupt controller: KVM_IRQFD on the VM.
 ///
 /// The sources are edge-triggered: each signal of the event is one interrupt.
 pub trait InterruptLines: Send + Sync {
+    /// Makes the sources of `block`, or resets those of them that there are: silent, and masked
+    /// until the guest says where their interrupts go. To be called before a source is connected.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    fn make(&self, block: LisnBlock) -> io::Result<()>;
+
     /// Makes every signal of `event` an interrupt from source `lisn`. An event that was signalled
     /// before counts.
     ///
@@ -63,6 +103,22 @@ pub struct LisnBlock {
 }
 
 impl LisnBlock {
+    /// `count` numbers from `first` on; `None` for a count of 0 and past [`Lisn::END`].
+    pub const fn new(first: Lisn, count: u32) -> Option<Self> {
+        if count == 0 || first.0 >= Lisn::END.0 || count > Lisn::END.0 - first.0 {
+            return None;
+        }
+        Some(Self { first, count })
+    }
+
+    /// The block of one source.
+    pub const fn of_one(lisn: Lisn) -> Self {
+        Self {
+            first: lisn,
+            count: 1,
+        }
+    }
+
     /// The lowest number.
     pub const fn first(self) -> Lisn {
         self.first
@@ -175,6 +231,16 @@ mod tests {
         assert_eq!(allocator.in_use(), 0);
         assert_eq!(allocator.allocate(0, false), None);
         assert_eq!(allocator.allocate(u32::MAX, true), None);
+    }
+
+    #[test]
+    fn a_block_has_numbers_and_ends_where_all_do() {
+        assert_eq!(LisnBlock::new(Lisn(5), 0), None);
+        assert_eq!(LisnBlock::new(Lisn::END, 1), None);
+        assert_eq!(LisnBlock::new(Lisn(1), Lisn::END.0), None);
+        assert_eq!(LisnBlock::new(Lisn(u32::MAX), u32::MAX), None);
+        let all = LisnBlock::new(Lisn(0), Lisn::END.0).unwrap();
+        assert_eq!(all.iter().last(), Some(Lisn(0x1fff)));
     }
 
     #[test]

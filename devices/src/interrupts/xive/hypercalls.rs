@@ -1,0 +1,307 @@
+//! The hypercalls of XIVE exploitation mode (PAPR, "Hypervisor Call Functions", H_INT_*).
+//!
+//! An argument that is wrong gets the code that names it (H_P2, H_P3 …), and nothing has changed
+//! then. What the kernel refuses though it is right gets H_HARDWARE.
+
+use std::io;
+
+use log::Level;
+use spapr_hypercalls::abi::{self, Arguments, ReturnCode};
+use spapr_hypercalls::address::GuestPhysicalAddress;
+
+use super::super::{Lisn, Trigger};
+use super::book::Source;
+use super::{
+    EventData, PAGE_BYTES, PAGE_SHIFT, Priority, QUEUE_BYTES, QUEUE_SHIFT, QueueName, Xive,
+    XiveDevice, management_page, trigger_page,
+};
+use crate::guest_message;
+
+/// H_INT_GET_SOURCE_INFO: the management page is used by H_INT_ESB.
+const BY_HYPERCALL: u64 = 1 << 3;
+/// H_INT_GET_SOURCE_INFO: the source is level-triggered.
+const LEVEL: u64 = 1 << 2;
+
+/// H_INT_SET_SOURCE_CONFIG: the event data is set as well.
+const SET_DATA: u64 = 1 << 1;
+/// H_INT_SET_SOURCE_CONFIG: the source is masked.
+const MASK: u64 = 1;
+/// The priority of a source that is masked.
+const MASKED: u64 = 0xff;
+
+/// Queue configuration: the processor is notified of every event.
+const ALWAYS_NOTIFY: u64 = 1;
+/// H_INT_GET_QUEUE_CONFIG: how far the queue is filled is asked for, too.
+const WITH_FILL: u64 = 1;
+/// Where the queue's toggle bit then is in the flags.
+const TOGGLE_SHIFT: u32 = 62;
+
+/// H_INT_ESB: a store, not a load.
+const STORE: u64 = 1;
+
+/// Offsets in a management page below this, loaded from, end an interrupt (`XIVE_ESB_LOAD_EOI` in
+/// arch/powerpc/include/asm/xive-regs.h).
+const LOAD_EOI_END: u64 = 0x400;
+/// Loaded from, has the source accept events (`XIVE_ESB_SET_PQ_00`).
+const SET_PQ_00: u64 = 0xc00;
+
+/// What is not there: pages of a source that is used by hypercall, notification pages of queues.
+const NO_PAGE: u64 = u64::MAX;
+
+/// What a hypercall answers when it fails.
+type Failure = ReturnCode;
+
+impl<D: XiveDevice> Xive<D> {
+    /// Serves hypercall `number`, with its results in `args`; `None` when it is none of XIVE's.
+    ///
+    /// H_INT_SET_OS_REPORTING_LINE and H_INT_GET_OS_REPORTING_LINE are answered H_FUNCTION: KVM
+    /// reports no processor's state to memory.
+    pub fn serve(&self, number: u64, args: &mut Arguments) -> Option<ReturnCode> {
+        let result = match number {
+            abi::H_INT_GET_SOURCE_INFO => self.get_source_info(args),
+            abi::H_INT_SET_SOURCE_CONFIG => self.set_source_config(args),
+            abi::H_INT_GET_SOURCE_CONFIG => self.get_source_config(args),
+            abi::H_INT_GET_QUEUE_INFO => self.get_queue_info(args),
+            abi::H_INT_SET_QUEUE_CONFIG => self.set_queue_config(args),
+            abi::H_INT_GET_QUEUE_CONFIG => self.get_queue_config(args),
+            abi::H_INT_SET_OS_REPORTING_LINE | abi::H_INT_GET_OS_REPORTING_LINE => {
+                Err(ReturnCode::FUNCTION)
+            }
+            abi::H_INT_ESB => self.esb(args),
+            abi::H_INT_SYNC => self.sync(args),
+            abi::H_INT_RESET => self.reset_all(args),
+            _ => return None,
+        };
+        Some(match result {
+            Ok(()) => ReturnCode::SUCCESS,
+            Err(code) => code,
+        })
+    }
+
+    /// (flags, lisn) → flags, management page, trigger page, page shift.
+    fn get_source_info(&self, args: &mut Arguments) -> Result<(), Failure> {
+        known_flags(args[0], 0)?;
+        let (lisn, source) = self.source(args[1])?;
+        // KVM keeps the state of a line, which the end of an interrupt has to look at.
+        let info = match source.trigger {
+            Trigger::Level => [BY_HYPERCALL | LEVEL, NO_PAGE, NO_PAGE],
+            Trigger::Edge => [0, management_page(lisn).0, trigger_page(lisn).0],
+        };
+        args[..3].copy_from_slice(&info);
+        args[3] = PAGE_SHIFT.into();
+        Ok(())
+    }
+
+    /// (flags, lisn, server, priority, event data)
+    fn set_source_config(&self, args: &Arguments) -> Result<(), Failure> {
+        let &[flags, lisn, server, priority, data, ..] = args;
+        known_flags(flags, SET_DATA | MASK)?;
+        let mut book = self.book();
+        let lisn = known_lisn(lisn)?;
+        let source = book.source(lisn).ok_or(ReturnCode::P2)?;
+        let data = if flags & SET_DATA == 0 {
+            source.data
+        } else {
+            EventData::new(data).ok_or(ReturnCode::P5)?
+        };
+        let queue = if priority == MASKED {
+            None
+        } else {
+            let queue = self.queue_name(server, priority, ReturnCode::P3, ReturnCode::P4)?;
+            // Without one, KVM would send the events to whichever processor has a queue
+            // (`kvmppc_xive_select_target` in arch/powerpc/kvm/book3s_xive.c).
+            book.queue(queue).ok_or(ReturnCode::P4)?;
+            (flags & MASK == 0).then_some(queue)
+        };
+        let configured = match queue {
+            Some(queue) => self.device.target_source(lisn, queue, data),
+            None => self.device.mask_source(lisn),
+        };
+        configured.map_err(|error| refused("H_INT_SET_SOURCE_CONFIG", &error))?;
+        if let Some(source) = book.source_mut(lisn) {
+            source.queue = queue;
+            source.data = data;
+        }
+        Ok(())
+    }
+
+    /// (flags, lisn) → server, priority, event data.
+    fn get_source_config(&self, args: &mut Arguments) -> Result<(), Failure> {
+        known_flags(args[0], 0)?;
+        let (_, source) = self.source(args[1])?;
+        let target = match source.queue {
+            Some(queue) => [queue.server.into(), queue.priority.get().into()],
+            None => [0, MASKED],
+        };
+        args[..2].copy_from_slice(&target);
+        args[2] = source.data.get().into();
+        Ok(())
+    }
+
+    /// (flags, server, priority) → notification page, its shift. KVM's queues have none: their
+    /// processors are always notified.
+    fn get_queue_info(&self, args: &mut Arguments) -> Result<(), Failure> {
+        known_flags(args[0], 0)?;
+        self.queue_name(args[1], args[2], ReturnCode::P2, ReturnCode::P3)?;
+        args[0] = NO_PAGE;
+        args[1] = 0;
+        Ok(())
+    }
+
+    /// (flags, server, priority, address, shift); a shift of 0 removes the queue.
+    fn set_queue_config(&self, args: &Arguments) -> Result<(), Failure> {
+        let &[flags, server, priority, address, shift, ..] = args;
+        known_flags(flags, ALWAYS_NOTIFY)?;
+        let queue = self.queue_name(server, priority, ReturnCode::P2, ReturnCode::P3)?;
+        let address = if shift == 0 {
+            None
+        } else {
+            if shift != u64::from(QUEUE_SHIFT) {
+                return Err(ReturnCode::P5);
+            }
+            // KVM has no queues whose notifications are coalesced.
+            if flags & ALWAYS_NOTIFY == 0 {
+                return Err(ReturnCode::PARAMETER);
+            }
+            Some(self.queue_address(address).ok_or(ReturnCode::P4)?)
+        };
+        let refused = |error: io::Error| refused("H_INT_SET_QUEUE_CONFIG", &error);
+        let mut book = self.book();
+        // KVM holds on to a queue's page, and forgets that it does when the queue moves
+        // (`kvmppc_xive_native_set_queue_config`): the old one is removed first.
+        if address.is_none() || book.queue(queue).is_some() {
+            self.device.remove_queue(queue).map_err(refused)?;
+            book.remove_queue(queue);
+        }
+        if let Some(address) = address {
+            self.device.place_queue(queue, address).map_err(refused)?;
+            book.add_queue(queue, address);
+        }
+        Ok(())
+    }
+
+    /// (flags, server, priority) → flags, address, shift, index of the next entry.
+    fn get_queue_config(&self, args: &mut Arguments) -> Result<(), Failure> {
+        let &mut [flags, server, priority, ..] = args;
+        known_flags(flags, WITH_FILL)?;
+        let queue = self.queue_name(server, priority, ReturnCode::P2, ReturnCode::P3)?;
+        let book = self.book();
+        let Some(address) = book.queue(queue) else {
+            args[..4].fill(0);
+            return Ok(());
+        };
+        let mut config = [ALWAYS_NOTIFY, address.0, QUEUE_SHIFT.into(), 0];
+        if flags & WITH_FILL != 0 {
+            let fill = self
+                .device
+                .queue_fill(queue)
+                .map_err(|error| refused("H_INT_GET_QUEUE_CONFIG", &error))?;
+            config[0] |= u64::from(fill.toggle & 1) << TOGGLE_SHIFT;
+            config[3] = fill.index.into();
+        }
+        args[..4].copy_from_slice(&config);
+        Ok(())
+    }
+
+    /// (flags, lisn, offset, value) → value.
+    fn esb(&self, args: &mut Arguments) -> Result<(), Failure> {
+        let &mut [flags, lisn, offset, value, ..] = args;
+        known_flags(flags, STORE)?;
+        let (lisn, source) = self.source(lisn)?;
+        if offset >= PAGE_BYTES || !offset.is_multiple_of(size_of::<u64>() as u64) {
+            return Err(ReturnCode::P3);
+        }
+        args[0] = if flags & STORE != 0 {
+            self.device.store(lisn, offset, value);
+            u64::MAX
+        } else if source.trigger == Trigger::Level && offset < LOAD_EOI_END {
+            self.end_level(lisn)
+        } else {
+            self.device.load(lisn, offset)
+        };
+        Ok(())
+    }
+
+    /// Ends an interrupt of a level-triggered source, which begins again while its line is raised.
+    fn end_level(&self, lisn: Lisn) -> u64 {
+        // Locked, so that the line does not change between the two.
+        let book = self.book();
+        self.device.load(lisn, SET_PQ_00);
+        if book.source(lisn).is_some_and(|source| source.raised) {
+            self.device.trigger(lisn);
+        }
+        0
+    }
+
+    /// (flags, lisn)
+    fn sync(&self, args: &Arguments) -> Result<(), Failure> {
+        known_flags(args[0], 0)?;
+        let book = self.book();
+        let lisn = known_lisn(args[1])?;
+        book.source(lisn).ok_or(ReturnCode::P2)?;
+        self.device
+            .sync_source(lisn)
+            .map_err(|error| refused("H_INT_SYNC", &error))
+    }
+
+    /// (flags)
+    fn reset_all(&self, args: &Arguments) -> Result<(), Failure> {
+        known_flags(args[0], 0)?;
+        let mut book = self.book();
+        self.device
+            .reset()
+            .map_err(|error| refused("H_INT_RESET", &error))?;
+        book.reset();
+        Ok(())
+    }
+
+    /// The source that an argument names; sources that there are stay.
+    fn source(&self, argument: u64) -> Result<(Lisn, Source), Failure> {
+        let lisn = known_lisn(argument)?;
+        let source = self.book().source(lisn).copied().ok_or(ReturnCode::P2)?;
+        Ok((lisn, source))
+    }
+
+    /// The queue that two arguments name, or the code for the one that is wrong.
+    fn queue_name(
+        &self,
+        server: u64,
+        priority: u64,
+        wrong_server: Failure,
+        wrong_priority: Failure,
+    ) -> Result<QueueName, Failure> {
+        let server = u32::try_from(server)
+            .ok()
+            .filter(|&server| server < self.servers)
+            .ok_or(wrong_server)?;
+        let priority = Priority::new(priority).ok_or(wrong_priority)?;
+        Ok(QueueName { server, priority })
+    }
+
+    /// The address of a queue, if it is aligned and all of the queue is RAM.
+    fn queue_address(&self, address: u64) -> Option<GuestPhysicalAddress> {
+        let end = address.checked_add(QUEUE_BYTES)?;
+        (address.is_multiple_of(QUEUE_BYTES) && end <= self.ram_bytes)
+            .then_some(GuestPhysicalAddress(address))
+    }
+}
+
+fn known_flags(flags: u64, known: u64) -> Result<(), Failure> {
+    if flags & !known == 0 {
+        Ok(())
+    } else {
+        Err(ReturnCode::PARAMETER)
+    }
+}
+
+fn known_lisn(argument: u64) -> Result<Lisn, Failure> {
+    u32::try_from(argument)
+        .map(Lisn)
+        .map_err(|_| ReturnCode::P2)
+}
+
+/// What the guest is answered when the kernel refused what was right.
+fn refused(hypercall: &str, error: &io::Error) -> Failure {
+    guest_message!(Level::Warn, "{hypercall} failed: {error}");
+    ReturnCode::HARDWARE
+}

@@ -1,0 +1,263 @@
+//! XIVE, the interrupt controller of POWER9 and later, in native exploitation mode (PAPR, "XIVE
+//! exploitation mode"; Linux, arch/powerpc/sysdev/xive/spapr.c is the guest's side and
+//! Documentation/virt/kvm/devices/xive.rst the host's).
+//!
+//! Each source has two pages in guest memory, with which a guest triggers, masks and ends it, and
+//! all processors share a page (TIMA) where each sees its own pending interrupts. So an interrupt
+//! costs no hypercall. Events go to queues in guest memory, one for each processor and priority;
+//! where these are, and which source's events go to which, the guest says by hypercalls:
+//! [`Xive::serve`]. The hardware is reached through a [`XiveDevice`].
+//!
+//! | file | what it is for |
+//! |---|---|
+//! | `hypercalls` | what each hypercall takes and answers |
+//! | `book` | what is known of sources and queues |
+
+mod book;
+#[cfg(test)]
+mod fake;
+mod hypercalls;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use book::Book;
+use spapr_hypercalls::address::GuestPhysicalAddress;
+
+use super::{Lisn, LisnBlock, Trigger};
+
+/// Size, as a power of two, of each page that the controller has in guest memory.
+pub const PAGE_SHIFT: u32 = 16;
+/// Size of each page that the controller has in guest memory.
+pub const PAGE_BYTES: u64 = 1 << PAGE_SHIFT;
+/// Size of a source's two pages.
+pub const SOURCE_BYTES: u64 = 2 * PAGE_BYTES;
+
+/// Size of an event queue, as a power of two: the only one that KVM takes
+/// (`xive_native_validate_queue_size` in arch/powerpc/kvm/book3s_xive_native.c).
+pub const QUEUE_SHIFT: u32 = 16;
+/// Size of an event queue.
+pub const QUEUE_BYTES: u64 = 1 << QUEUE_SHIFT;
+
+/// Where the thread interrupt management area is, as QEMU has it: four pages, of which the guest's
+/// operating system has the third.
+const THREAD_MANAGEMENT: u64 = 0x0006_0302_0318_0000;
+/// The operating system's page of the thread interrupt management area.
+pub const OS_THREAD_MANAGEMENT: GuestPhysicalAddress =
+    GuestPhysicalAddress(THREAD_MANAGEMENT + 2 * PAGE_BYTES);
+/// The page of it for programs, which has nothing.
+pub const USER_THREAD_MANAGEMENT: GuestPhysicalAddress =
+    GuestPhysicalAddress(THREAD_MANAGEMENT + 3 * PAGE_BYTES);
+
+/// Where the first source's pages are, as QEMU has it; those of the others follow.
+const EVENT_STATE_BUFFERS: u64 = 0x0006_0100_0000_0000;
+
+/// The first priority that the hypervisor keeps for itself: the one for escalations, which wake a
+/// processor that ceded (`ibm,plat-res-int-priorities`; `xive_prio_from_guest` in
+/// arch/powerpc/kvm/book3s_xive.h).
+pub const FIRST_RESERVED_PRIORITY: u8 = 7;
+
+/// The page with which the guest triggers source `lisn` itself.
+pub const fn trigger_page(lisn: Lisn) -> GuestPhysicalAddress {
+    GuestPhysicalAddress(EVENT_STATE_BUFFERS + lisn.0 as u64 * SOURCE_BYTES)
+}
+
+/// The page with which the guest masks and ends source `lisn`; it is the trigger page's neighbour.
+pub const fn management_page(lisn: Lisn) -> GuestPhysicalAddress {
+    GuestPhysicalAddress(trigger_page(lisn).0 + PAGE_BYTES)
+}
+
+/// A priority that a guest may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Priority(u8);
+
+impl Priority {
+    /// Priority `number`, 0 the most favoured; `None` from [`FIRST_RESERVED_PRIORITY`] on.
+    pub fn new(number: u64) -> Option<Self> {
+        let number = u8::try_from(number).ok()?;
+        (number < FIRST_RESERVED_PRIORITY).then_some(Self(number))
+    }
+
+    /// Its number.
+    pub const fn get(self) -> u8 {
+        self.0
+    }
+}
+
+/// An event queue: that of a processor for a priority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct QueueName {
+    /// The processor's interrupt server number.
+    pub server: u32,
+    /// The priority.
+    pub priority: Priority,
+}
+
+/// The event data of a source, as it stands in queues: 31 bits (PAPR "EISN").
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EventData(u32);
+
+impl EventData {
+    /// `data`, unless it has more than 31 bits.
+    pub fn new(data: u64) -> Option<Self> {
+        let data = u32::try_from(data).ok()?;
+        (data >> 31 == 0).then_some(Self(data))
+    }
+
+    /// The data.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+/// How far a queue has been filled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueFill {
+    /// The bit that marks entries of this time round.
+    pub toggle: u32,
+    /// The next entry.
+    pub index: u32,
+}
+
+/// The controller's hardware: KVM's XIVE device and its pages.
+///
+/// [`Xive`] makes one call at a time of those that configure: the kernel does not guard them against
+/// each other. It names sources only that it had made before, and queues of processors that there
+/// are.
+pub trait XiveDevice: Send + Sync {
+    /// Makes the sources of `block` and gives the guest their pages; or resets those that there
+    /// are. They are masked then.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    fn make_sources(&self, block: LisnBlock, trigger: Trigger) -> io::Result<()>;
+
+    /// Sends the events of source `lisn` to `queue`, with `data`.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    fn target_source(&self, lisn: Lisn, queue: QueueName, data: EventData) -> io::Result<()>;
+
+    /// Sends the events of source `lisn` nowhere.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    fn mask_source(&self, lisn: Lisn) -> io::Result<()>;
+
+    /// Waits until what source `lisn` has signalled is in its queue.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    fn sync_source(&self, lisn: Lisn) -> io::Result<()>;
+
+    /// Raises or lowers a level-triggered source.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    fn set_level(&self, lisn: Lisn, raised: bool) -> io::Result<()>;
+
+    /// Has `queue`, which is nowhere, begin at `address`: [`QUEUE_BYTES`] of guest RAM, aligned to
+    /// their size.
+    ///
+    /// # Errors
+    /// The kernel's refusal; the queue is nowhere then.
+    fn place_queue(&self, queue: QueueName, address: GuestPhysicalAddress) -> io::Result<()>;
+
+    /// Lets go of a queue's memory; it is nowhere then.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    fn remove_queue(&self, queue: QueueName) -> io::Result<()>;
+
+    /// How far `queue` has been filled.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    fn queue_fill(&self, queue: QueueName) -> io::Result<QueueFill>;
+
+    /// Masks all sources, and removes all queues.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    fn reset(&self) -> io::Result<()>;
+
+    /// Loads a doubleword from a source's management page, at an offset inside the page that is a
+    /// multiple of 8. The load itself does something, according to the offset.
+    fn load(&self, lisn: Lisn, offset: u64) -> u64;
+
+    /// Stores a doubleword to a source's management page, at an offset inside the page that is a
+    /// multiple of 8.
+    fn store(&self, lisn: Lisn, offset: u64, value: u64);
+
+    /// Triggers source `lisn`.
+    fn trigger(&self, lisn: Lisn);
+}
+
+/// The XIVE interrupt controller of a machine, whose processors have the interrupt server numbers
+/// from 0 on.
+#[derive(Debug)]
+pub struct Xive<D> {
+    device: D,
+    servers: u32,
+    /// Guest RAM begins at 0 and ends here.
+    ram_bytes: u64,
+    // Held over the device's calls, for the kernel's sake. Guests configure now and then, and take
+    // interrupts without coming here.
+    book: Mutex<Book>,
+}
+
+impl<D: XiveDevice> Xive<D> {
+    /// The controller of a machine with `servers` processors and `ram_bytes` of memory at address 0.
+    /// There are no sources and no queues.
+    pub fn new(device: D, servers: u32, ram_bytes: u64) -> Self {
+        Self {
+            device,
+            servers,
+            ram_bytes,
+            book: Mutex::default(),
+        }
+    }
+
+    /// The hardware.
+    pub fn device(&self) -> &D {
+        &self.device
+    }
+
+    /// Makes the sources of `block`, or resets those of them that there are: masked, and sent
+    /// nowhere until the guest says so.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn make_sources(&self, block: LisnBlock, trigger: Trigger) -> io::Result<()> {
+        let mut book = self.book();
+        self.device.make_sources(block, trigger)?;
+        for lisn in block.iter() {
+            book.add_source(lisn, trigger);
+        }
+        Ok(())
+    }
+
+    /// Raises or lowers a level-triggered source. It interrupts until it is lowered: again each
+    /// time that the guest has ended the interrupt.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such source, or the kernel's refusal.
+    pub fn set_level(&self, lisn: Lisn, raised: bool) -> io::Result<()> {
+        let mut book = self.book();
+        let Some(source) = book.level_source_mut(lisn) else {
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("there is no level-triggered interrupt source {lisn}"),
+            ));
+        };
+        self.device.set_level(lisn, raised)?;
+        source.raised = raised;
+        Ok(())
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

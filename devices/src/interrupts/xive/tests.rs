@@ -1,0 +1,356 @@
+use proptest::prelude::*;
+use spapr_hypercalls::abi::{self, Arguments, ReturnCode};
+
+use super::fake::{FakeDevice, fail_call};
+use super::*;
+
+const SERVERS: u32 = 4;
+const RAM: u64 = 1 << 30;
+const EDGE: Lisn = Lisn(0x1100);
+const LSI: Lisn = Lisn(0x1200);
+
+const SUCCESS: ReturnCode = ReturnCode::SUCCESS;
+const PARAMETER: ReturnCode = ReturnCode::PARAMETER;
+const P2: ReturnCode = ReturnCode::P2;
+const P3: ReturnCode = ReturnCode::P3;
+const P4: ReturnCode = ReturnCode::P4;
+const P5: ReturnCode = ReturnCode::P5;
+
+/// A controller with the processors' sources, one edge-triggered and one level-triggered.
+fn xive() -> Xive<FakeDevice> {
+    let xive = Xive::new(FakeDevice::new(SERVERS, RAM), SERVERS, RAM);
+    let processors = LisnBlock::new(Lisn::IPI, SERVERS).unwrap();
+    xive.make_sources(processors, Trigger::Edge).unwrap();
+    xive.make_sources(LisnBlock::of_one(EDGE), Trigger::Edge)
+        .unwrap();
+    xive.make_sources(LisnBlock::of_one(LSI), Trigger::Level)
+        .unwrap();
+    xive
+}
+
+/// A call's code and what is in the registers then.
+fn call(xive: &Xive<FakeDevice>, number: u64, arguments: &[u64]) -> (ReturnCode, Arguments) {
+    let mut args = [0; 9];
+    args[..arguments.len()].copy_from_slice(arguments);
+    let code = xive.serve(number, &mut args).expect("one of XIVE's");
+    (code, args)
+}
+
+fn code(xive: &Xive<FakeDevice>, number: u64, arguments: &[u64]) -> ReturnCode {
+    call(xive, number, arguments).0
+}
+
+fn edge() -> u64 {
+    EDGE.0.into()
+}
+
+fn lsi() -> u64 {
+    LSI.0.into()
+}
+
+fn queue(server: u32, priority: u64) -> QueueName {
+    let priority = Priority::new(priority).unwrap();
+    QueueName { server, priority }
+}
+
+#[test]
+fn a_guest_finds_the_pages_of_an_edge_triggered_source() {
+    let (code, args) = call(&xive(), abi::H_INT_GET_SOURCE_INFO, &[0, edge()]);
+    assert_eq!(code, SUCCESS);
+    let trigger = 0x0006_0100_0000_0000 + 0x1100 * 0x2_0000;
+    assert_eq!(args[..4], [0, trigger + 0x1_0000, trigger, 16]);
+}
+
+#[test]
+fn a_level_triggered_source_is_used_by_hypercall() {
+    let (code, args) = call(&xive(), abi::H_INT_GET_SOURCE_INFO, &[0, lsi()]);
+    assert_eq!(code, SUCCESS);
+    assert_eq!(args[..4], [0b1100, u64::MAX, u64::MAX, 16]);
+}
+
+#[test]
+fn an_event_goes_where_the_guest_says() {
+    let xive = xive();
+    let place = [1, 2, 6, 0x20_0000, 16];
+    assert_eq!(code(&xive, abi::H_INT_SET_QUEUE_CONFIG, &place), SUCCESS);
+    let to = [2, edge(), 2, 6, 0x7fff_fffe];
+    assert_eq!(code(&xive, abi::H_INT_SET_SOURCE_CONFIG, &to), SUCCESS);
+    let state = xive.device().state();
+    let data = EventData::new(0x7fff_fffe).unwrap();
+    assert_eq!(
+        state.sources[&EDGE],
+        (Trigger::Edge, Some((queue(2, 6), data)))
+    );
+    assert_eq!(state.queues[&queue(2, 6)], GuestPhysicalAddress(0x20_0000));
+    drop(state);
+    let (_, args) = call(&xive, abi::H_INT_GET_SOURCE_CONFIG, &[0, edge()]);
+    assert_eq!(args[..3], [2, 6, 0x7fff_fffe]);
+    // Without the flag the data stays as it is.
+    let place = [1, 3, 6, 0x30_0000, 16];
+    assert_eq!(code(&xive, abi::H_INT_SET_QUEUE_CONFIG, &place), SUCCESS);
+    let to = [0, edge(), 3, 6, 5];
+    assert_eq!(code(&xive, abi::H_INT_SET_SOURCE_CONFIG, &to), SUCCESS);
+    let (_, args) = call(&xive, abi::H_INT_GET_SOURCE_CONFIG, &[0, edge()]);
+    assert_eq!(args[..3], [3, 6, 0x7fff_fffe]);
+    // As Linux does when an interrupt is freed.
+    let masked = [2, edge(), 3, 0xff, 0x7fff_ffff];
+    assert_eq!(code(&xive, abi::H_INT_SET_SOURCE_CONFIG, &masked), SUCCESS);
+    let (_, args) = call(&xive, abi::H_INT_GET_SOURCE_CONFIG, &[0, edge()]);
+    assert_eq!(args[1], 0xff);
+    assert_eq!(xive.device().state().sources[&EDGE].1, None);
+}
+
+#[test]
+fn a_queue_is_told_of_as_it_was_placed_and_how_far_it_is_filled() {
+    let xive = xive();
+    let (code_, args) = call(&xive, abi::H_INT_GET_QUEUE_CONFIG, &[0, 1, 6]);
+    assert_eq!((code_, &args[..4]), (SUCCESS, &[0, 0, 0, 0][..]));
+    let place = [1, 1, 6, 0x40_0000, 16];
+    assert_eq!(code(&xive, abi::H_INT_SET_QUEUE_CONFIG, &place), SUCCESS);
+    let (_, args) = call(&xive, abi::H_INT_GET_QUEUE_CONFIG, &[0, 1, 6]);
+    assert_eq!(args[..4], [1, 0x40_0000, 16, 0]);
+    let (_, args) = call(&xive, abi::H_INT_GET_QUEUE_CONFIG, &[1, 1, 6]);
+    assert_eq!(args[..4], [1 | 1 << 62, 0x40_0000, 16, 0x123]);
+    let (code_, args) = call(&xive, abi::H_INT_GET_QUEUE_INFO, &[0, 1, 6]);
+    assert_eq!((code_, &args[..2]), (SUCCESS, &[u64::MAX, 0][..]));
+    // Moved, and removed: the fake device sees that nothing is held on to.
+    let place = [1, 1, 6, 0x50_0000, 16];
+    assert_eq!(code(&xive, abi::H_INT_SET_QUEUE_CONFIG, &place), SUCCESS);
+    let remove = [0, 1, 6, 0, 0];
+    assert_eq!(code(&xive, abi::H_INT_SET_QUEUE_CONFIG, &remove), SUCCESS);
+    assert!(xive.device().state().queues.is_empty());
+}
+
+#[test]
+fn a_queue_lies_in_ram_and_is_aligned() {
+    let xive = xive();
+    let place = |address| code(&xive, abi::H_INT_SET_QUEUE_CONFIG, &[1, 0, 6, address, 16]);
+    for wrong in [
+        RAM,
+        RAM - 0x1_0000 + 0x1000,
+        0x1000,
+        1,
+        management_page(EDGE).0,
+        OS_THREAD_MANAGEMENT.0,
+        1 << 63,
+        u64::MAX,
+        u64::MAX - 0xffff,
+    ] {
+        assert_eq!(place(wrong), P4, "{wrong:#x}");
+    }
+    assert_eq!(place(RAM - 0x1_0000), SUCCESS);
+    assert_eq!(place(0), SUCCESS);
+}
+
+#[test]
+fn arguments_that_are_wrong_have_their_codes() {
+    let xive = xive();
+    assert_eq!(
+        code(&xive, abi::H_INT_SET_QUEUE_CONFIG, &[1, 0, 6, 0, 16]),
+        SUCCESS
+    );
+    let none = 0x1101;
+    let end = u64::from(Lisn::END.0);
+    for (number, arguments, expected) in [
+        (abi::H_INT_GET_SOURCE_INFO, &[1, edge()][..], PARAMETER),
+        (abi::H_INT_GET_SOURCE_INFO, &[0, none], P2),
+        (abi::H_INT_GET_SOURCE_INFO, &[0, end], P2),
+        (abi::H_INT_GET_SOURCE_INFO, &[0, 1 << 32], P2),
+        (
+            abi::H_INT_SET_SOURCE_CONFIG,
+            &[4, edge(), 0, 6, 1],
+            PARAMETER,
+        ),
+        (abi::H_INT_SET_SOURCE_CONFIG, &[2, none, 0, 6, 1], P2),
+        (abi::H_INT_SET_SOURCE_CONFIG, &[2, edge(), 4, 6, 1], P3),
+        (
+            abi::H_INT_SET_SOURCE_CONFIG,
+            &[2, edge(), 1 << 32, 6, 1],
+            P3,
+        ),
+        (abi::H_INT_SET_SOURCE_CONFIG, &[2, edge(), 0, 7, 1], P4),
+        (abi::H_INT_SET_SOURCE_CONFIG, &[2, edge(), 0, 0x106, 1], P4),
+        // There is no such queue.
+        (abi::H_INT_SET_SOURCE_CONFIG, &[2, edge(), 0, 5, 1], P4),
+        (
+            abi::H_INT_SET_SOURCE_CONFIG,
+            &[2, edge(), 0, 6, 1 << 31],
+            P5,
+        ),
+        (abi::H_INT_GET_SOURCE_CONFIG, &[1, edge()], PARAMETER),
+        (abi::H_INT_GET_SOURCE_CONFIG, &[0, none], P2),
+        (abi::H_INT_GET_QUEUE_INFO, &[1, 0, 6], PARAMETER),
+        (abi::H_INT_GET_QUEUE_INFO, &[0, 4, 6], P2),
+        (abi::H_INT_GET_QUEUE_INFO, &[0, 0, 7], P3),
+        (abi::H_INT_SET_QUEUE_CONFIG, &[2, 0, 6, 0, 16], PARAMETER),
+        // Notifications cannot be coalesced.
+        (abi::H_INT_SET_QUEUE_CONFIG, &[0, 0, 6, 0, 16], PARAMETER),
+        (abi::H_INT_SET_QUEUE_CONFIG, &[1, 4, 6, 0, 16], P2),
+        (abi::H_INT_SET_QUEUE_CONFIG, &[1, 0, 0xff, 0, 16], P3),
+        (abi::H_INT_SET_QUEUE_CONFIG, &[1, 0, 6, 0, 12], P5),
+        (abi::H_INT_SET_QUEUE_CONFIG, &[1, 0, 6, 0, 1 << 32], P5),
+        (abi::H_INT_GET_QUEUE_CONFIG, &[2, 0, 6], PARAMETER),
+        (abi::H_INT_GET_QUEUE_CONFIG, &[0, u64::MAX, 6], P2),
+        (abi::H_INT_GET_QUEUE_CONFIG, &[0, 0, u64::MAX], P3),
+        (abi::H_INT_ESB, &[2, edge(), 0, 0], PARAMETER),
+        (abi::H_INT_ESB, &[0, none, 0, 0], P2),
+        (abi::H_INT_ESB, &[0, edge(), 0x1_0000, 0], P3),
+        (abi::H_INT_ESB, &[1, edge(), 4, 0], P3),
+        (abi::H_INT_ESB, &[0, edge(), u64::MAX, 0], P3),
+        (abi::H_INT_SYNC, &[1, edge()], PARAMETER),
+        (abi::H_INT_SYNC, &[0, none], P2),
+        (abi::H_INT_RESET, &[1], PARAMETER),
+        (
+            abi::H_INT_SET_OS_REPORTING_LINE,
+            &[0, 0],
+            ReturnCode::FUNCTION,
+        ),
+        (
+            abi::H_INT_GET_OS_REPORTING_LINE,
+            &[0, 0],
+            ReturnCode::FUNCTION,
+        ),
+    ] {
+        let answer = code(&xive, number, arguments);
+        assert_eq!(answer, expected, "{number:#x} {arguments:x?}");
+    }
+    let state = xive.device().state();
+    assert_eq!(state.sources[&EDGE].1, None);
+    assert_eq!(state.queues.len(), 1);
+    assert!(state.loads.is_empty() && state.stores.is_empty() && state.synced.is_empty());
+    assert_eq!(xive.serve(abi::H_PUT_TCE, &mut [0; 9]), None);
+}
+
+#[test]
+fn a_management_page_is_reached_by_hypercall() {
+    let xive = xive();
+    let (code, args) = call(&xive, abi::H_INT_ESB, &[0, edge(), 0xfff8, 0]);
+    assert_eq!((code, args[0]), (SUCCESS, 3));
+    let (code, args) = call(&xive, abi::H_INT_ESB, &[1, edge(), 0x400, 7]);
+    assert_eq!((code, args[0]), (SUCCESS, u64::MAX));
+    let state = xive.device().state();
+    assert_eq!(state.loads, [(EDGE, 0xfff8)]);
+    assert_eq!(state.stores, [(EDGE, 0x400, 7)]);
+}
+
+#[test]
+fn a_line_that_is_still_raised_interrupts_again_when_the_interrupt_ends() {
+    let xive = xive();
+    assert!(xive.set_level(EDGE, true).is_err());
+    assert!(xive.set_level(Lisn(0x1201), true).is_err());
+    xive.set_level(LSI, true).unwrap();
+    let end = || call(&xive, abi::H_INT_ESB, &[0, lsi(), 0, 0]);
+    assert_eq!(end().0, SUCCESS);
+    assert_eq!(xive.device().state().triggered, [LSI]);
+    // A guest that starts anew finds it raised.
+    assert_eq!(code(&xive, abi::H_INT_RESET, &[0]), SUCCESS);
+    end();
+    assert_eq!(xive.device().state().triggered, [LSI, LSI]);
+    xive.set_level(LSI, false).unwrap();
+    end();
+    let state = xive.device().state();
+    assert_eq!(state.triggered, [LSI, LSI]);
+    assert_eq!(state.loads, [(LSI, 0xc00); 3]);
+}
+
+#[test]
+fn a_reset_forgets_queues_and_masks_sources() {
+    let xive = xive();
+    let place = [1, 0, 6, 0x10_0000, 16];
+    assert_eq!(code(&xive, abi::H_INT_SET_QUEUE_CONFIG, &place), SUCCESS);
+    let to = [2, edge(), 0, 6, 9];
+    assert_eq!(code(&xive, abi::H_INT_SET_SOURCE_CONFIG, &to), SUCCESS);
+    assert_eq!(code(&xive, abi::H_INT_RESET, &[0]), SUCCESS);
+    let (_, args) = call(&xive, abi::H_INT_GET_SOURCE_CONFIG, &[0, edge()]);
+    assert_eq!(args[..3], [0, 0xff, 0]);
+    assert_eq!(code(&xive, abi::H_INT_SET_SOURCE_CONFIG, &to), P4);
+    assert_eq!(code(&xive, abi::H_INT_SET_QUEUE_CONFIG, &place), SUCCESS);
+    assert_eq!(code(&xive, abi::H_INT_SET_SOURCE_CONFIG, &to), SUCCESS);
+}
+
+const CALLS: [u64; 11] = [
+    abi::H_INT_GET_SOURCE_INFO,
+    abi::H_INT_SET_SOURCE_CONFIG,
+    abi::H_INT_GET_SOURCE_CONFIG,
+    abi::H_INT_GET_QUEUE_INFO,
+    abi::H_INT_SET_QUEUE_CONFIG,
+    abi::H_INT_GET_QUEUE_CONFIG,
+    abi::H_INT_SET_OS_REPORTING_LINE,
+    abi::H_INT_GET_OS_REPORTING_LINE,
+    abi::H_INT_ESB,
+    abi::H_INT_SYNC,
+    abi::H_INT_RESET,
+];
+
+/// Anything, with a liking for what is right and for what is just wrong.
+fn argument() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        0u64..8,
+        Just(16),
+        Just(0xff),
+        Just(edge()),
+        Just(lsi()),
+        (0u64..0x4001).prop_map(|page| page << 16),
+        Just(RAM - 8),
+        Just(u64::from(Lisn::END.0)),
+        any::<u64>(),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn whatever_a_guest_passes_the_device_is_asked_for_what_there_is(
+        calls in prop::collection::vec(
+            (0..CALLS.len(), prop::array::uniform9(argument()), 0u32..6),
+            1..60,
+        )
+    ) {
+        let xive = xive();
+        for (number, arguments, fault) in calls {
+            fail_call(fault);
+            let mut args = arguments;
+            let code = xive.serve(CALLS[number], &mut args).expect("one of XIVE's");
+            fail_call(0);
+            prop_assert!((-512..=0).contains(&code.0));
+            if code != SUCCESS {
+                prop_assert_eq!(args, arguments, "a call that fails has no results");
+            }
+            // What the guest is told is what the device does.
+            let queues = xive.device().state().queues.clone();
+            let sources = xive.device().state().sources.clone();
+            for (lisn, (_, target)) in sources {
+                let (code, args) = call(&xive, abi::H_INT_GET_SOURCE_CONFIG, &[0, lisn.0.into()]);
+                prop_assert_eq!(code, SUCCESS);
+                let told = match target {
+                    Some((queue, data)) => [
+                        queue.server.into(),
+                        queue.priority.get().into(),
+                        data.get().into(),
+                    ],
+                    None => [0, 0xff, args[2]],
+                };
+                prop_assert_eq!(&args[..3], &told);
+            }
+            for server in 0..SERVERS {
+                for priority in 0..7 {
+                    let name = [0, server.into(), priority];
+                    let (_, args) = call(&xive, abi::H_INT_GET_QUEUE_CONFIG, &name);
+                    let told = (args[2] != 0).then_some(GuestPhysicalAddress(args[1]));
+                    let there = queues.get(&queue(server, priority)).copied();
+                    prop_assert_eq!(told, there);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn pages_of_sources_are_apart_and_below_those_of_processors(a in 0..Lisn::END.0, b in 0..Lisn::END.0) {
+        let pages = |lisn| [trigger_page(Lisn(lisn)).0, management_page(Lisn(lisn)).0];
+        if a != b {
+            for page in pages(a) {
+                prop_assert!(!pages(b).contains(&page));
+            }
+        }
+        prop_assert!(management_page(Lisn(a)).0 + PAGE_BYTES <= OS_THREAD_MANAGEMENT.0);
+    }
+}

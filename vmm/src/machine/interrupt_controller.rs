@@ -1,0 +1,119 @@
+//! The machine's interrupt controller, XICS or XIVE, as KVM makes it.
+
+use std::io;
+use std::sync::Arc;
+
+use kvm_ioctls::{VcpuFd, VmFd};
+use spapr_devices::interrupts::xive::Xive;
+use spapr_devices::interrupts::{ControllerKind, InterruptLines, Lisn, LisnBlock, Trigger};
+use spapr_hypercalls::abi::{Arguments, ReturnCode};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::kvm::irqfd::VmInterrupts;
+use crate::kvm::memory_slots::MemorySlots;
+use crate::kvm::xics::{Xics, XicsError};
+use crate::kvm::xive::{XiveError, XiveKvm};
+
+/// Why the interrupt controller could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum InterruptControllerError {
+    /// XICS.
+    #[error(transparent)]
+    Xics(#[from] XicsError),
+    /// XIVE.
+    #[error(transparent)]
+    Xive(#[from] XiveError),
+    /// The processors' interrupts to each other.
+    #[error("the processors' interrupts to each other cannot be made")]
+    Processors(#[source] io::Error),
+}
+
+/// The interrupt controller of a machine. Dropping it takes it out of the VM.
+#[derive(Debug)]
+pub struct InterruptController {
+    vm: Arc<VmFd>,
+    controller: Controller,
+}
+
+#[derive(Debug)]
+enum Controller {
+    Xics(Xics),
+    Xive(Xive<XiveKvm>),
+}
+
+impl InterruptController {
+    /// Makes the interrupt controller of `vm`, whose `cpus` processors are still to be made and whose
+    /// memory is `ram_bytes` from address 0 on.
+    ///
+    /// # Errors
+    /// KVM's refusal; all is given back then.
+    pub fn new(
+        kind: ControllerKind,
+        vm: &Arc<VmFd>,
+        slots: &Arc<MemorySlots>,
+        cpus: u32,
+        ram_bytes: u64,
+    ) -> Result<Self, InterruptControllerError> {
+        let controller = match kind {
+            ControllerKind::Xics => Controller::Xics(Xics::new(vm, cpus)?),
+            ControllerKind::Xive => {
+                let xive = Xive::new(XiveKvm::new(vm, slots, cpus)?, cpus, ram_bytes);
+                // A machine has a processor, and fewer than there are numbers.
+                if let Some(processors) = LisnBlock::new(Lisn::IPI, cpus) {
+                    xive.make_sources(processors, Trigger::Edge)
+                        .map_err(InterruptControllerError::Processors)?;
+                }
+                Controller::Xive(xive)
+            }
+        };
+        Ok(Self {
+            vm: Arc::clone(vm),
+            controller,
+        })
+    }
+
+    /// Connects a processor with interrupt server number `server`, before it first runs.
+    ///
+    /// # Errors
+    /// KVM's refusal.
+    pub fn connect_vcpu(&self, vcpu: &VcpuFd, server: u32) -> Result<(), InterruptControllerError> {
+        match &self.controller {
+            Controller::Xics(xics) => Ok(xics.connect_vcpu(vcpu, server)?),
+            Controller::Xive(xive) => Ok(xive.device().connect_vcpu(vcpu, server)?),
+        }
+    }
+
+    /// Serves hypercall `number`, if it is the interrupt controller's; else it is H_FUNCTION. Those
+    /// of XICS the kernel serves.
+    pub fn serve(&self, number: u64, args: &mut Arguments) -> ReturnCode {
+        match &self.controller {
+            Controller::Xics(_) => None,
+            Controller::Xive(xive) => xive.serve(number, args),
+        }
+        .unwrap_or(ReturnCode::FUNCTION)
+    }
+}
+
+impl InterruptLines for InterruptController {
+    fn make(&self, block: LisnBlock) -> io::Result<()> {
+        match &self.controller {
+            Controller::Xics(xics) => block
+                .iter()
+                .try_for_each(|lisn| xics.create_source(lisn.0, Trigger::Edge))
+                .map_err(io::Error::other),
+            Controller::Xive(xive) => xive.make_sources(block, Trigger::Edge),
+        }
+    }
+
+    fn connect(&self, lisn: Lisn, event: &EventFd) -> io::Result<()> {
+        self.vm
+            .assign_irqfd(lisn.0, event, None)
+            .map_err(io::Error::other)
+    }
+
+    fn disconnect(&self, lisn: Lisn, event: &EventFd) -> io::Result<()> {
+        self.vm
+            .deassign_irqfd(lisn.0, event)
+            .map_err(io::Error::other)
+    }
+}
