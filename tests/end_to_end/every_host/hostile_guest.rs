@@ -68,3 +68,10 @@ fn nonsense_about_a_device_gets_error_codes_in_user_mode() {
     check(vmm.option("--tce", "user").run());
     assert_nothing_is_left();
 }
+
+#[test]
+fn nonsense_about_interrupts_gets_error_codes_with_the_other_controller() {
+    let vmm = Vmm::bare_metal("hostile-guest", "seed=4 rounds=4000").nvme_with_windows();
+    check(vmm.option("--interrupt-controller", "xics").run());
+    assert_nothing_is_left();
+}

@@ -4,4 +4,5 @@ mod dma;
 pub(crate) mod dma_windows;
 mod host;
 mod hostile_guest;
+mod interrupt_controller;
 mod reboot;

@@ -86,6 +86,9 @@ pub(crate) mod request {
 /// KVM_CAP_PPC_MMU_RADIX.
 pub(crate) const KVM_CAP_PPC_MMU_RADIX: u32 = 134;
 
+/// KVM_CAP_PPC_IRQ_XIVE.
+pub(crate) const KVM_CAP_PPC_IRQ_XIVE: u32 = 169;
+
 /// KVM_CAP_SPAPR_TCE_VFIO.
 pub(crate) const KVM_CAP_SPAPR_TCE_VFIO: u32 = 142;
 

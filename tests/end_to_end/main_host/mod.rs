@@ -8,6 +8,7 @@ mod devices;
 mod dma;
 mod dma_isolation;
 mod dma_windows;
+mod interrupt_controllers;
 mod iommu;
 mod kexec;
 mod locked_memory;

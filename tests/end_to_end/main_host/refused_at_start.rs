@@ -12,18 +12,31 @@ const REASONS: [&str; 2] = ["Input/output error", "errno 5"];
 
 /// The first field of `struct kvm_create_device`: which kind.
 const XICS: (u64, u32) = (0, 3);
+const XIVE: (u64, u32) = (0, 9);
 const VFIO: (u64, u32) = (0, 4);
-/// The second field of `struct kvm_device_attr`, the group: KVM_DEV_XICS_GRP_SOURCES and
-/// KVM_DEV_VFIO_GROUP are the same number.
-const SOURCES_OR_VFIO_GROUP: (u64, u32) = (4, 1);
+/// The second field of `struct kvm_device_attr`, the group: KVM_DEV_XICS_GRP_SOURCES,
+/// KVM_DEV_XIVE_GRP_CTRL and KVM_DEV_VFIO_GROUP are the same number, and so are
+/// KVM_DEV_XICS_GRP_CTRL and KVM_DEV_XIVE_GRP_SOURCE.
+const XICS_SOURCES: (u64, u32) = (4, 1);
 const XICS_CONTROL: (u64, u32) = (4, 2);
-/// The third, the attribute's low half: an interrupt source, or what is done with the group.
+const XIVE_CONTROL: (u64, u32) = (4, 1);
+const XIVE_SOURCE: (u64, u32) = (4, 2);
+const VFIO_GROUP: (u64, u32) = (4, 1);
+/// The third, the attribute's low half: an interrupt source, what is set of the controller, or what
+/// is done with the group.
 const TERMINAL_SOURCE: (u64, u32) = (8, 0x1100);
+const FIRST_PROCESSOR_SOURCE: (u64, u32) = (8, 0);
+const XIVE_NR_SERVERS: (u64, u32) = (8, 3);
 const GROUP_ADD: (u64, u32) = (8, 1);
 const GROUP_SET_SPAPR_TCE: (u64, u32) = (8, 3);
 /// The first field of `struct kvm_enable_cap`.
 const PAPR: (u64, u32) = (0, 68);
 const IRQ_XICS: (u64, u32) = (0, 92);
+const IRQ_XIVE: (u64, u32) = (0, 169);
+/// The low half of the third field of `struct kvm_userspace_memory_region`, the guest's address:
+/// pages of XIVE.
+const THREAD_MANAGEMENT: (u64, u32) = (8, 0x031a_0000);
+const TERMINAL_PAGES: (u64, u32) = (8, 0x1100 << 17);
 const ENABLE_HCALL: (u64, u32) = (0, 104);
 
 /// A call that fails, and what comes of it.
@@ -106,25 +119,11 @@ fn a_call_of_kvm_that_fails_at_the_start_is_named() {
             1,
             "KVM_SET_USER_MEMORY_REGION failed for slot 0",
         ),
-        case(KVM_CREATE_DEVICE, &[XICS], 1, "KVM_DEV_TYPE_XICS"),
-        case(
-            KVM_SET_DEVICE_ATTR,
-            &[XICS_CONTROL],
-            1,
-            "KVM_DEV_XICS_NR_SERVERS",
-        ),
         case(KVM_CREATE_VCPU, &[], 1, "processor 0"),
         case(KVM_ENABLE_CAP, &[PAPR], 1, "KVM_CAP_PPC_PAPR"),
         case(KVM_GET_SREGS, &[], 1, "KVM_GET_SREGS"),
         case(KVM_PPC_GET_RMMU_INFO, &[], 2, "KVM_PPC_GET_RMMU_INFO"),
         case(KVM_SET_ONE_REG, &[], 1, "KVM_SET_ONE_REG"),
-        case(KVM_ENABLE_CAP, &[IRQ_XICS], 1, "KVM_CAP_IRQ_XICS"),
-        case(
-            KVM_PPC_RTAS_DEFINE_TOKEN,
-            &[],
-            1,
-            "KVM_PPC_RTAS_DEFINE_TOKEN",
-        ),
         case(
             KVM_ENABLE_CAP,
             &[ENABLE_HCALL],
@@ -132,20 +131,82 @@ fn a_call_of_kvm_that_fails_at_the_start_is_named() {
             "KVM_CAP_PPC_ENABLE_HCALL",
         )
         .with(&["--tce", "kernel"]),
-        case(
-            KVM_SET_DEVICE_ATTR,
-            &[SOURCES_OR_VFIO_GROUP, TERMINAL_SOURCE],
-            1,
-            "KVM_DEV_XICS_GRP_SOURCES",
-        ),
         case(KVM_IRQFD, &[], 1, "KVM_IRQFD"),
         case(KVM_SET_REGS, &[], 1, "set the vCPU's registers"),
     ]);
 }
 
 #[test]
+fn a_call_that_makes_xics_and_fails_is_named() {
+    const WITH_XICS: &[&str] = &["--interrupt-controller", "xics"];
+    run_all(&[
+        case(KVM_CREATE_DEVICE, &[XICS], 1, "KVM_DEV_TYPE_XICS").with(WITH_XICS),
+        case(
+            KVM_SET_DEVICE_ATTR,
+            &[XICS_CONTROL],
+            1,
+            "KVM_DEV_XICS_NR_SERVERS",
+        )
+        .with(WITH_XICS),
+        case(KVM_ENABLE_CAP, &[IRQ_XICS], 1, "KVM_CAP_IRQ_XICS").with(WITH_XICS),
+        case(
+            KVM_PPC_RTAS_DEFINE_TOKEN,
+            &[],
+            1,
+            "KVM_PPC_RTAS_DEFINE_TOKEN",
+        )
+        .with(WITH_XICS),
+        case(
+            KVM_SET_DEVICE_ATTR,
+            &[XICS_SOURCES, TERMINAL_SOURCE],
+            1,
+            "KVM_DEV_XICS_GRP_SOURCES",
+        )
+        .with(WITH_XICS),
+    ]);
+}
+
+#[test]
+fn a_call_that_makes_xive_and_fails_is_named() {
+    run_all(&[
+        case(KVM_CREATE_DEVICE, &[XIVE], 1, "KVM_DEV_TYPE_XIVE"),
+        case(
+            KVM_SET_DEVICE_ATTR,
+            &[XIVE_CONTROL, XIVE_NR_SERVERS],
+            1,
+            "KVM_DEV_XIVE_NR_SERVERS",
+        ),
+        case(
+            KVM_SET_USER_MEMORY_REGION,
+            &[THREAD_MANAGEMENT],
+            1,
+            "thread interrupt management area",
+        ),
+        case(
+            KVM_SET_DEVICE_ATTR,
+            &[XIVE_SOURCE, FIRST_PROCESSOR_SOURCE],
+            1,
+            "KVM_DEV_XIVE_GRP_SOURCE",
+        ),
+        case(KVM_ENABLE_CAP, &[IRQ_XIVE], 1, "KVM_CAP_PPC_IRQ_XIVE"),
+        case(
+            KVM_SET_DEVICE_ATTR,
+            &[XIVE_SOURCE, TERMINAL_SOURCE],
+            1,
+            "KVM_DEV_XIVE_GRP_SOURCE",
+        ),
+        case(
+            KVM_SET_USER_MEMORY_REGION,
+            &[TERMINAL_PAGES],
+            1,
+            "the pages of sources",
+        ),
+    ]);
+}
+
+#[test]
 fn a_call_that_takes_the_device_and_fails_is_named() {
-    const GROUP_ADD_FIELDS: &[(u64, u32)] = &[SOURCES_OR_VFIO_GROUP, GROUP_ADD];
+    const GROUP_ADD_FIELDS: &[(u64, u32)] = &[VFIO_GROUP, GROUP_ADD];
     run_all(&[
         case(KVM_CREATE_DEVICE, &[VFIO], 1, "KVM_DEV_TYPE_VFIO"),
         case(VFIO_GROUP_GET_STATUS, &[], 2, "VFIO_GROUP_GET_STATUS"),
@@ -215,7 +276,7 @@ fn a_window_that_cannot_be_made_at_the_start_is_named() {
         assert_eq!(finished.console(), "", "{finished}");
     }
     // What only makes things faster is no error.
-    const SET_SPAPR_TCE: &[(u64, u32)] = &[SOURCES_OR_VFIO_GROUP, GROUP_SET_SPAPR_TCE];
+    const SET_SPAPR_TCE: &[(u64, u32)] = &[VFIO_GROUP, GROUP_SET_SPAPR_TCE];
     for case in [
         case(KVM_CREATE_SPAPR_TCE_64, &[], 0, "KVM_CREATE_SPAPR_TCE_64").with(ATTACH),
         case(

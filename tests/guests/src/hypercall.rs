@@ -24,6 +24,28 @@ pub mod number {
     pub const H_SET_MODE: u64 = 0x31c;
     /// Tells where the process table is.
     pub const H_REGISTER_PROC_TBL: u64 = 0x37c;
+    /// Tells where the pages of an interrupt source are (XIVE).
+    pub const H_INT_GET_SOURCE_INFO: u64 = 0x3a8;
+    /// Says where the events of an interrupt source go.
+    pub const H_INT_SET_SOURCE_CONFIG: u64 = 0x3ac;
+    /// Tells where the events of an interrupt source go.
+    pub const H_INT_GET_SOURCE_CONFIG: u64 = 0x3b0;
+    /// Tells of the notification page of an event queue.
+    pub const H_INT_GET_QUEUE_INFO: u64 = 0x3b4;
+    /// Places an event queue.
+    pub const H_INT_SET_QUEUE_CONFIG: u64 = 0x3b8;
+    /// Tells where an event queue is.
+    pub const H_INT_GET_QUEUE_CONFIG: u64 = 0x3bc;
+    /// Has a processor's interrupt state reported to memory.
+    pub const H_INT_SET_OS_REPORTING_LINE: u64 = 0x3c0;
+    /// Tells where a processor's interrupt state is reported to.
+    pub const H_INT_GET_OS_REPORTING_LINE: u64 = 0x3c4;
+    /// Loads from, or stores to, an interrupt source's management page.
+    pub const H_INT_ESB: u64 = 0x3c8;
+    /// Waits until the events of an interrupt source are in their queue.
+    pub const H_INT_SYNC: u64 = 0x3cc;
+    /// Resets the interrupt controller.
+    pub const H_INT_RESET: u64 = 0x3d0;
     /// Calls a run-time abstraction service; r4 is the argument block's address.
     pub const KVMPPC_H_RTAS: u64 = 0xf000;
 }
@@ -38,6 +60,14 @@ pub mod code {
     pub const H_FUNCTION: i64 = -2;
     /// An argument is wrong.
     pub const H_PARAMETER: i64 = -4;
+    /// The second argument is wrong.
+    pub const H_P2: i64 = -55;
+    /// The third argument is wrong.
+    pub const H_P3: i64 = -56;
+    /// The fourth argument is wrong.
+    pub const H_P4: i64 = -57;
+    /// The fifth argument is wrong.
+    pub const H_P5: i64 = -58;
 }
 
 /// What comes back from a hypercall.

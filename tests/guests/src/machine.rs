@@ -77,6 +77,12 @@ impl<'a> Machine<'a> {
             .filter_map(move |node| bridge(tree, &node))
     }
 
+    /// Whether its interrupt controller is XIVE; XICS otherwise.
+    pub fn has_xive(&self) -> bool {
+        let mut nodes = self.tree.nodes();
+        nodes.any(|node| node.text("compatible") == Some("ibm,power-ivpe"))
+    }
+
     /// Ticks of the time base in a second.
     pub fn timebase_hertz(&self) -> Option<u32> {
         let mut nodes = self.tree.nodes();
@@ -225,5 +231,6 @@ mod tests {
         assert_eq!(machine.number_argument("lines"), Some(12));
         assert_eq!(machine.argument("line"), None);
         assert_eq!(machine.timebase_hertz(), Some(512_000_000));
+        assert!(!machine.has_xive());
     }
 }

@@ -12,6 +12,8 @@ mod arena;
 #[cfg(target_arch = "powerpc64")]
 mod hypercalls;
 #[cfg(target_arch = "powerpc64")]
+mod interrupts;
+#[cfg(target_arch = "powerpc64")]
 mod report;
 #[cfg(target_arch = "powerpc64")]
 mod services;
@@ -28,7 +30,7 @@ mod guest {
     use crate::arena::Arena;
     use crate::report::Report;
     use crate::values::Values;
-    use crate::{accesses, hypercalls, services};
+    use crate::{accesses, hypercalls, interrupts, services};
 
     fn main(machine: &Machine<'static>) {
         let mut report = Report::default();
@@ -40,10 +42,12 @@ mod guest {
         let rounds = machine.number_argument("rounds").unwrap_or(2_000);
         let mut arena = Arena::new(values.ram_bytes);
         hypercalls::mistakes(&values, &mut report);
+        interrupts::mistakes(machine, &values, &mut report);
         services::mistakes(&values, &mut arena, &mut report);
         services::at_random(&values, &mut random, &mut arena, rounds, &mut report);
         accesses::at_random(&values, &mut random, rounds / 8, &mut report);
         hypercalls::at_random(&values, &mut random, rounds, &mut report);
+        interrupts::at_random(machine, &values, &mut random, rounds / 2, &mut report);
         hypercalls::process_table_mistakes(&mut report);
         report.check(
             arena.is_unchanged(),
