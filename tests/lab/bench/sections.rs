@@ -348,14 +348,15 @@ pub(super) fn whole(results: &Results) -> Markup {
     }
 }
 
-/// Times of reads, also under QEMU with the interrupt controller that spapr-vmm has.
+/// Times of reads, also with the other interrupt controller.
 fn reads(results: &Results, peers: &[Peer]) -> Option<Markup> {
-    const QEMU: Peer = Peer::QemuKernel;
     let groups = READS.map(|name| {
         let mut group = group(results, name, 1, peers, &text::title(name))?;
-        let row = results.row(QEMU, &format!("xics-{name}"), 1);
-        let bar = row.map(|row| simple_bar(QEMU, &format!("{}, XICS", QEMU.name()), row));
-        group.bars.extend(bar);
+        for peer in [Peer::Auto, Peer::QemuKernel] {
+            let row = results.row(peer, &format!("xics-{name}"), 1);
+            let bar = row.map(|row| simple_bar(peer, &format!("{}, XICS", peer.name()), row));
+            group.bars.extend(bar);
+        }
         Some(group)
     });
     bar_plot(groups.into())

@@ -172,12 +172,9 @@ impl XiveKvm {
         };
         let device = vm.create_device(&mut request).map_err(XiveError::Create)?;
         let limit = control(KVM_DEV_XIVE_NR_SERVERS, std::ptr::from_ref(&servers) as u64);
-        // Without the attribute, kernels before 5.5 set aside as many as there can be.
-        if device.has_device_attr(&limit).is_ok() {
-            device
-                .set_device_attr(&limit)
-                .map_err(|source| XiveError::Servers { servers, source })?;
-        }
+        device
+            .set_device_attr(&limit)
+            .map_err(|source| XiveError::Servers { servers, source })?;
         let map = |what, first_page: u32, bytes| {
             let offset = u64::from(first_page) * PAGE_BYTES;
             SharedMapping::at(&device, offset, bytes)

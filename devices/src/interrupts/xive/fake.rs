@@ -123,9 +123,13 @@ impl XiveDevice for FakeDevice {
         self.assert_queue(queue);
         assert!(address.0.is_multiple_of(QUEUE_BYTES));
         assert!(address.0 + QUEUE_BYTES <= self.ram_bytes, "outside RAM");
-        check()?;
-        let old = self.state().queues.insert(queue, address);
-        assert_eq!(old, None, "KVM would hold on to the old page for good");
+        let failed = check();
+        if failed.is_err() && address.0 & QUEUE_BYTES != 0 {
+            // The kernel may fail on its way.
+            self.state().queues.remove(&queue);
+        }
+        failed?;
+        self.state().queues.insert(queue, address);
         Ok(())
     }
 

@@ -108,16 +108,26 @@ impl<D: XiveDevice> Xive<D> {
             None
         } else {
             let queue = self.queue_name(server, priority, ReturnCode::P3, ReturnCode::P4)?;
-            // Without one, KVM would send the events to whichever processor has a queue
-            // (`kvmppc_xive_select_target` in arch/powerpc/kvm/book3s_xive.c).
+            // Without one, KVM would send the events to whichever processor has a queue, and warn in
+            // the host's log (`kvmppc_xive_select_target` in arch/powerpc/kvm/book3s_xive.c).
             book.queue(queue).ok_or(ReturnCode::P4)?;
             (flags & MASK == 0).then_some(queue)
         };
-        let configured = match queue {
-            Some(queue) => self.device.target_source(lisn, queue, data),
-            None => self.device.mask_source(lisn),
+        if queue.is_some() && (source.queue, source.data) == (queue, data) {
+            return Ok(());
+        }
+        let queue = match queue {
+            Some(queue) => Some(book.queue_with_room(queue).ok_or(ReturnCode::RESOURCE)?),
+            None => None,
         };
-        configured.map_err(|error| refused("H_INT_SET_SOURCE_CONFIG", &error))?;
+        match queue {
+            Some(queue) => {
+                book.count_targeted(queue);
+                self.device.target_source(lisn, queue, data)
+            }
+            None => self.device.mask_source(lisn),
+        }
+        .map_err(|error| refused("H_INT_SET_SOURCE_CONFIG", &error))?;
         if let Some(source) = book.source_mut(lisn) {
             source.queue = queue;
             source.data = data;
@@ -165,17 +175,21 @@ impl<D: XiveDevice> Xive<D> {
             }
             Some(self.queue_address(address).ok_or(ReturnCode::P4)?)
         };
-        let refused = |error: io::Error| refused("H_INT_SET_QUEUE_CONFIG", &error);
         let mut book = self.book();
-        // KVM holds on to a queue's page, and forgets that it does when the queue moves
-        // (`kvmppc_xive_native_set_queue_config`): the old one is removed first.
-        if address.is_none() || book.queue(queue).is_some() {
-            self.device.remove_queue(queue).map_err(refused)?;
-            book.remove_queue(queue);
-        }
-        if let Some(address) = address {
-            self.device.place_queue(queue, address).map_err(refused)?;
-            book.add_queue(queue, address);
+        let configured = match address {
+            Some(address) => self.device.place_queue(queue, address),
+            None => self.device.remove_queue(queue),
+        };
+        match (configured, address) {
+            (Ok(()), Some(address)) => book.add_queue(queue, address),
+            (Ok(()), None) => book.remove_queue(queue),
+            (Err(error), _) => {
+                // It may be where it was, or nowhere.
+                if self.device.remove_queue(queue).is_ok() {
+                    book.remove_queue(queue);
+                }
+                return Err(refused("H_INT_SET_QUEUE_CONFIG", &error));
+            }
         }
         Ok(())
     }

@@ -158,17 +158,17 @@ pub trait XiveDevice: Send + Sync {
     /// The kernel's refusal.
     fn set_level(&self, lisn: Lisn, raised: bool) -> io::Result<()>;
 
-    /// Has `queue`, which is nowhere, begin at `address`: [`QUEUE_BYTES`] of guest RAM, aligned to
+    /// Has `queue` begin at `address`, and not where it was: [`QUEUE_BYTES`] of guest RAM, aligned to
     /// their size.
     ///
     /// # Errors
-    /// The kernel's refusal; the queue is nowhere then.
+    /// The kernel's refusal; the queue may be where it was, or nowhere.
     fn place_queue(&self, queue: QueueName, address: GuestPhysicalAddress) -> io::Result<()>;
 
-    /// Lets go of a queue's memory; it is nowhere then.
+    /// Lets go of a queue's memory, if it has some; it is nowhere then.
     ///
     /// # Errors
-    /// The kernel's refusal.
+    /// The kernel's refusal; the queue is where it was.
     fn remove_queue(&self, queue: QueueName) -> io::Result<()>;
 
     /// How far `queue` has been filled.

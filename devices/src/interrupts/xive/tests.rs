@@ -113,9 +113,11 @@ fn a_queue_is_told_of_as_it_was_placed_and_how_far_it_is_filled() {
     assert_eq!(args[..4], [1 | 1 << 62, 0x40_0000, 16, 0x123]);
     let (code_, args) = call(&xive, abi::H_INT_GET_QUEUE_INFO, &[0, 1, 6]);
     assert_eq!((code_, &args[..2]), (SUCCESS, &[u64::MAX, 0][..]));
-    // Moved, and removed: the fake device sees that nothing is held on to.
+    // Moved, and removed.
     let place = [1, 1, 6, 0x50_0000, 16];
     assert_eq!(code(&xive, abi::H_INT_SET_QUEUE_CONFIG, &place), SUCCESS);
+    let (_, args) = call(&xive, abi::H_INT_GET_QUEUE_CONFIG, &[0, 1, 6]);
+    assert_eq!(args[..3], [1, 0x50_0000, 16]);
     let remove = [0, 1, 6, 0, 0];
     assert_eq!(code(&xive, abi::H_INT_SET_QUEUE_CONFIG, &remove), SUCCESS);
     assert!(xive.device().state().queues.is_empty());
@@ -266,6 +268,55 @@ fn a_reset_forgets_queues_and_masks_sources() {
     assert_eq!(code(&xive, abi::H_INT_SET_SOURCE_CONFIG, &to), P4);
     assert_eq!(code(&xive, abi::H_INT_SET_QUEUE_CONFIG, &place), SUCCESS);
     assert_eq!(code(&xive, abi::H_INT_SET_SOURCE_CONFIG, &to), SUCCESS);
+}
+
+#[test]
+fn a_queue_that_kvm_takes_for_full_gives_way_to_another_of_its_priority() {
+    let xive = xive();
+    for (server, priority) in [(0, 6), (1, 5), (2, 6)] {
+        let place = [1, server, priority, 0x10_0000 << server, 16];
+        assert_eq!(code(&xive, abi::H_INT_SET_QUEUE_CONFIG, &place), SUCCESS);
+    }
+    let mut data = 0;
+    let mut target = || {
+        data += 1;
+        let to = [2, edge(), 0, 6, data];
+        let answer = code(&xive, abi::H_INT_SET_SOURCE_CONFIG, &to);
+        let target = xive.device().state().sources[&EDGE].1;
+        (answer, target.map(|(queue, _)| queue))
+    };
+    for _ in 0..book::MOST_TARGETED {
+        assert_eq!(target(), (SUCCESS, Some(queue(0, 6))));
+    }
+    for _ in 0..book::MOST_TARGETED {
+        assert_eq!(target(), (SUCCESS, Some(queue(2, 6))));
+    }
+    assert_eq!(target(), (ReturnCode::RESOURCE, Some(queue(2, 6))));
+}
+
+#[test]
+fn a_source_that_stays_where_it_is_is_not_sent_there_again() {
+    let xive = xive();
+    let place = [1, 0, 6, 0x10_0000, 16];
+    assert_eq!(code(&xive, abi::H_INT_SET_QUEUE_CONFIG, &place), SUCCESS);
+    for _ in 0..=book::MOST_TARGETED {
+        let to = [2, edge(), 0, 6, 1];
+        assert_eq!(code(&xive, abi::H_INT_SET_SOURCE_CONFIG, &to), SUCCESS);
+    }
+}
+
+#[test]
+fn a_queue_that_cannot_be_moved_is_nowhere() {
+    let xive = xive();
+    let place = |address| code(&xive, abi::H_INT_SET_QUEUE_CONFIG, &[1, 0, 6, address, 16]);
+    for address in [0x20_0000, 0x21_0000] {
+        assert_eq!(place(0x10_0000), SUCCESS);
+        fail_call(1);
+        assert_eq!(place(address), ReturnCode::HARDWARE);
+        assert!(xive.device().state().queues.is_empty());
+        let (_, args) = call(&xive, abi::H_INT_GET_QUEUE_CONFIG, &[0, 0, 6]);
+        assert_eq!(args[..4], [0; 4]);
+    }
 }
 
 const CALLS: [u64; 11] = [

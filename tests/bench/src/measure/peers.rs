@@ -52,7 +52,7 @@ pub(crate) enum Windows {
 /// A guest's interrupt controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Controller {
-    /// What the VMM gives it by itself: spapr-vmm XICS, QEMU the one that the guest likes best.
+    /// What the VMM gives it by itself: XIVE, where the host can.
     Default,
     /// XICS.
     Xics,
@@ -90,6 +90,9 @@ fn vmm(arguments: &RunArguments, guest: &Guest<'_>, tce: &str, iommu: &str) -> C
         Windows::AtMost(bytes) => format!("{}M", bytes >> 20),
     };
     command.args(["--ddw", &windows]);
+    if guest.controller == Controller::Xics {
+        command.args(["--interrupt-controller", "xics"]);
+    }
     for device in &guest.devices {
         command.args(["--vfio", &device.to_string()]);
     }

@@ -29,14 +29,19 @@ const HYPERCALL_PEERS: [Peer; 10] = [
 ];
 /// How long `--tce auto` is given to settle before each row, in milliseconds.
 const SETTLE: &str = "settle=30";
-/// The Linux guests. One under QEMU has the interrupt controller that all under spapr-vmm have.
-const LINUX_RUNS: [LinuxRun; 10] = [
+/// The Linux guests. All have XIVE where the host can, but two with XICS.
+const LINUX_RUNS: [LinuxRun; 11] = [
     linux_run(Peer::Auto),
     linux_run(Peer::Kernel),
     linux_run(Peer::User),
     linux_run(Peer::UserV1),
     linux_run(Peer::QemuKernel),
     linux_run(Peer::QemuUser),
+    LinuxRun {
+        controller: Controller::Xics,
+        prefix: "xics-",
+        ..linux_run(Peer::Auto)
+    },
     LinuxRun {
         controller: Controller::Xics,
         prefix: "xics-",
