@@ -38,7 +38,7 @@ pub struct InterruptController {
 #[derive(Debug)]
 enum Controller {
     Xics(Xics),
-    Xive(Xive<XiveKvm>),
+    Xive(Box<Xive<XiveKvm>>),
 }
 
 impl InterruptController {
@@ -63,7 +63,7 @@ impl InterruptController {
                     xive.make_sources(processors, Trigger::Edge)
                         .map_err(InterruptControllerError::Processors)?;
                 }
-                Controller::Xive(xive)
+                Controller::Xive(Box::new(xive))
             }
         };
         Ok(Self {
