@@ -287,8 +287,9 @@ impl Domain {
         self.wait_until(state, |domain| domain.state() == state);
     }
 
+    /// Waits until something is so; `what` it is, for the message when it never is.
     #[track_caller]
-    fn wait_until(&self, what: &str, mut is_so: impl FnMut(&Self) -> bool) {
+    pub(crate) fn wait_until(&self, what: &str, mut is_so: impl FnMut(&Self) -> bool) {
         let deadline = Instant::now() + LIMIT;
         while !is_so(self) {
             if Instant::now() > deadline {

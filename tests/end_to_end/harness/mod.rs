@@ -13,6 +13,7 @@
 //! | `host` | the host's devices, users, modules and pinned memory |
 //! | `refusal` | making the kernel refuse calls of one kind |
 //! | `faults` | answering single calls in the kernel's place |
+//! | `swapped_call` | having a thread make another system call than it wanted to |
 //! | `tce_calls` | a guest that makes the TCE calls it is told to |
 //! | `tce_handlers` | the kernel's own count of TCE calls |
 
@@ -25,6 +26,7 @@ pub(crate) mod libvirt;
 pub(crate) mod monitor;
 pub(crate) mod refusal;
 pub(crate) mod running;
+pub(crate) mod swapped_call;
 pub(crate) mod tce_calls;
 pub(crate) mod tce_handlers;
 pub(crate) mod typist;

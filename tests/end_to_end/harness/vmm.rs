@@ -270,7 +270,10 @@ impl Vmm {
     fn command(&self) -> Command {
         if self.namespace.is_none() && self.redirection.is_none() {
             let mut command = Command::new("spapr-vmm");
-            command.arg("run").args(&self.arguments).args(sandbox());
+            command
+                .arg("run")
+                .args(&self.arguments)
+                .args(sandbox(&self.arguments));
             return command;
         }
         let surroundings = self.namespace.as_deref().unwrap_or("true");
@@ -278,14 +281,17 @@ impl Vmm {
         let script = format!("{surroundings} && exec \"$@\" {redirection}");
         let mut command = Command::new("unshare");
         command.args(["-m", "sh", "-c", &script, "sh", "spapr-vmm", "run"]);
-        command.args(&self.arguments).args(sandbox());
+        command.args(&self.arguments).args(sandbox(&self.arguments));
         command
     }
 }
 
 /// With LAB_SANDBOX set, every run is in its sandbox, to see that nothing is missing there.
-fn sandbox() -> Option<&'static str> {
-    std::env::var_os("LAB_SANDBOX").map(|_| "--sandbox")
+fn sandbox(arguments: &[String]) -> Option<&'static str> {
+    const SANDBOX: &str = "--sandbox";
+    let has_it = arguments.iter().any(|argument| argument == SANDBOX);
+    let wanted = std::env::var_os("LAB_SANDBOX").is_some();
+    (wanted && !has_it).then_some(SANDBOX)
 }
 
 /// An archive that makes a Linux guest run a shell script, with more files in its root folder.

@@ -1,23 +1,34 @@
 //! A domain's life: definition, start, terminal, pause, reboot, power-off, crash.
 
-use crate::harness::libvirt::{Description, try_virsh, virsh};
+use crate::harness::libvirt::{Description, kill, start, try_virsh, virsh};
 
 /// Printed by the guest's init.
 const GUEST_IS_UP: &str = "LAB-GUEST-INIT";
 /// What Linux prints when it powers off.
 const POWERS_OFF: &str = "Power off requested";
 
+/// Starts libvirtd as it starts with the host: only then it starts domains by itself.
+fn restart_as_at_boot() {
+    kill();
+    // Its mark that it has done so.
+    std::fs::remove_file("/libvirt/run/libvirt/qemu/autostarted").expect("no mark");
+    start();
+}
+
 #[test]
 fn a_domain_lives_as_virsh_says() {
     let domain = Description::new("life").define();
     assert_eq!(domain.state(), "shut off (unknown)");
     domain.virsh("autostart");
-    assert!(domain.virsh("dominfo").contains("Autostart:      enable"));
-    virsh(&["autostart", "--disable", "life"]);
-    domain.start();
+    restart_as_at_boot();
+    domain.wait_until("a start by itself", |domain| {
+        domain.state() == "running (booted)"
+    });
     assert!(virsh(&["list"]).contains("life"));
-    assert_eq!(domain.state(), "running (booted)");
-    assert!(domain.virsh("dominfo").contains("CPU(s):         2"));
+    let information = domain.virsh("dominfo");
+    for fact in ["Autostart:      enable", "CPU(s):         2"] {
+        assert!(information.contains(fact), "{information}");
+    }
     let processors = domain.virsh("vcpuinfo");
     assert_eq!(
         processors.matches("State:          running").count(),

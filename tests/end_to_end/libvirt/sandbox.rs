@@ -8,7 +8,6 @@ use crate::harness::libvirt::Description;
 fn every_thread_of_a_domain_has_a_filter() {
     let domain = Description::new("sandbox").define();
     domain.start();
-    domain.wait_for_console("LAB-GUEST-INIT", 1);
     let mut names = Vec::new();
     for task in domain.threads() {
         let name = fs::read_to_string(task.join("comm")).expect("comm");
