@@ -8,6 +8,7 @@
 //! | [`machine`] | the lives of a machine under monitors |
 //! | [`chardev`] | opening character devices |
 //! | `logged` | a terminal's log |
+//! | `last_words` | what is said before the process ends |
 //! | [`daemon`] | leaving the terminal |
 //! | [`host`] | what monitors are told of the host |
 //! | [`state`] | what the guest is doing, and the way to change it |
@@ -22,6 +23,7 @@ pub mod daemon;
 pub mod events;
 pub mod fd_sets;
 pub mod host;
+mod last_words;
 mod logged;
 pub mod machine;
 pub mod monitor;
@@ -58,6 +60,7 @@ pub fn main() -> ExitCode {
         Ok(status) => status,
         Err(error) => {
             logging::tell(&format!("error: {}", chain(&error)));
+            last_words::wait_until_heard();
             ExitCode::FAILURE
         }
     }

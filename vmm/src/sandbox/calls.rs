@@ -178,9 +178,11 @@ const NON_BLOCKING: &[Rule] = &[OneOf {
     values: &[number(libc::FIONBIO)],
 }];
 
-/// Terminals: their modes, at the end. And a descriptor that programs are not to inherit.
+/// Terminals: their modes, at the end. And a descriptor that programs are not to inherit, and whether
+/// the last words were read.
 const TERMINALS: &[u32] = &[
     number(libc::FIOCLEX),
+    number(libc::FIONREAD),
     number(libc::TCGETS),
     number(libc::TCSETS),
     number(libc::TCSETSW),
