@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -161,7 +161,12 @@ pub fn open_monitor(chardev: &Chardev, endpoints: &mut Endpoints) -> Result<Stri
     let id = &chardev.id;
     match &chardev.backend {
         Backend::Listen(address) => {
-            endpoints.listeners.push(bind(id, address)?);
+            let listener = bind(id, address)?;
+            keep_open(&listener).map_err(|source| {
+                let address = describe(address, true);
+                socket_error(id, &address, source)
+            })?;
+            endpoints.listeners.push(listener);
             Ok(describe(address, true))
         }
         Backend::Connect(address) => {
@@ -173,6 +178,18 @@ pub fn open_monitor(chardev: &Chardev, endpoints: &mut Endpoints) -> Result<Stri
         }
         _ => Err(ChardevError::NoSocket(id.clone())),
     }
+}
+
+/// Keeps a monitor's socket open until the process is gone. libvirt connects before the machine is made:
+/// a connection that ended earlier would have it report that, and not why the machine cannot be made.
+fn keep_open(listener: &qmp::Listener) -> io::Result<()> {
+    let socket = match listener {
+        qmp::Listener::Unix(socket) => socket.as_fd(),
+        qmp::Listener::Tcp(socket) => socket.as_fd(),
+    };
+    // Never closed.
+    let _raw = socket.try_clone_to_owned()?.into_raw_fd();
+    Ok(())
 }
 
 fn open_output(id: &str, file: &OutputFile, fd_sets: &FdSets) -> Result<File, ChardevError> {
