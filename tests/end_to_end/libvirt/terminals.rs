@@ -14,19 +14,29 @@ use crate::harness::typist::Typist;
 /// Pages of 2 MiB for a domain of 1 GiB.
 const PAGES: u64 = 512;
 
-/// Sizes in KiB of the pages of the mappings that are as large as the guest's memory.
+/// Sizes in KiB of the pages of the mappings that are as large as the guest's memory. The interrupt
+/// controller's, of a file of KVM's, is as large.
 fn page_sizes(domain: &Domain) -> Vec<u64> {
     let smaps = domain.proc("smaps");
     let number = |line: &str, name| {
         let rest = line.strip_prefix(name)?;
         rest.trim().trim_end_matches(" kB").parse::<u64>().ok()
     };
-    let sizes = smaps.lines().filter_map(|line| number(line, "Size:"));
-    let pages = smaps
-        .lines()
-        .filter_map(|line| number(line, "KernelPageSize:"));
-    let guests = sizes.zip(pages).filter(|(size, _)| *size == 1 << 20);
-    guests.map(|(_, page)| page).collect()
+    let mut is_guests = false;
+    let mut is_kvms = false;
+    let mut pages = Vec::new();
+    for line in smaps.lines() {
+        // A mapping's first line is "FIRST-END PERMISSIONS OFFSET DEVICE INODE NAME".
+        let word = line.split_ascii_whitespace().next().unwrap_or_default();
+        if !word.ends_with(':') {
+            is_kvms = line.contains("anon_inode:");
+        } else if let Some(size) = number(line, "Size:") {
+            is_guests = size == 1 << 20 && !is_kvms;
+        } else if let Some(page) = number(line, "KernelPageSize:").filter(|_| is_guests) {
+            pages.push(page);
+        }
+    }
+    pages
 }
 
 fn log_of(name: &str) -> String {
