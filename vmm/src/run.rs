@@ -156,12 +156,13 @@ fn run_machine(
         let message = format!("the console is {}", name.display());
         crate::logging::tell(&message);
     }
+    // Threads have the paths that the one which starts them has.
+    let paths = sandbox::machine_paths(&description.kernel, description.initrd.as_deref());
+    sandbox::restrict_paths(&paths).map_err(RunError::Sandbox)?;
     let terminal = Terminal::start(&mut console, description.vty)?;
     let threads = ProcessorThreads::spawn(description.cpus, Some(sandbox::enter_processor))
         .map_err(RunError::Threads)?;
     let threads = Arc::new(threads);
-    let paths = sandbox::machine_paths(&description.kernel, description.initrd.as_deref());
-    sandbox::restrict_paths(&paths).map_err(RunError::Sandbox)?;
     sandbox::enter(Role::Main).map_err(RunError::Sandbox)?;
     loop {
         let next = match machine.take() {

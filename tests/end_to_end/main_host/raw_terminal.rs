@@ -58,8 +58,9 @@ fn the_terminal_is_as_it_was_when_the_guest_has_powered_off() {
 }
 
 #[test]
-fn the_terminal_is_as_it_was_after_ctrl_a_x() {
-    let finished = on_a_terminal(endless(), "FLOOD-LINE", |terminal, _| {
+fn the_terminal_is_as_it_was_after_ctrl_a_x_in_the_sandbox_too() {
+    let vmm = endless().argument("--sandbox");
+    let finished = on_a_terminal(vmm, "FLOOD-LINE", |terminal, _| {
         assert_raw(terminal);
         terminal.press("\u{1}x").expect("the keyboard");
     });

@@ -3,7 +3,7 @@
 
 use libc::c_ulong;
 
-use super::program::Rule::{self, Call, OneOf, Refused, WithBits};
+use super::program::Rule::{self, Call, OfThisProcess, OneOf, Refused, WithBits};
 
 /// A kind of thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +59,10 @@ const EVERYONE: &[Rule] = &[
     Call(libc::SYS_restart_syscall),
     Call(libc::SYS_getpid),
     Call(libc::SYS_gettid),
-    Call(libc::SYS_tgkill),
+    OfThisProcess {
+        call: libc::SYS_tgkill,
+        argument: 0,
+    },
     Call(libc::SYS_getrandom),
     Call(libc::SYS_set_robust_list),
     Call(libc::SYS_rseq),
@@ -123,7 +126,11 @@ const DEVICES: &[Rule] = &[
     Call(libc::SYS_statx),
     Call(libc::SYS_fstat),
     Call(libc::SYS_newfstatat),
-    Call(libc::SYS_prlimit64),
+    OneOf {
+        call: libc::SYS_prlimit64,
+        argument: 0,
+        values: &[0],
+    },
     Call(libc::SYS_getrlimit),
 ];
 
@@ -183,11 +190,24 @@ const NON_BLOCKING: &[Rule] = &[OneOf {
 const TERMINALS: &[u32] = &[
     number(libc::FIOCLEX),
     number(libc::FIONREAD),
+    TERMINAL_MODES[0],
+    TERMINAL_MODES[1],
+    TERMINAL_MODES[2],
+    TERMINAL_MODES[3],
+    number(libc::FIONBIO),
+];
+
+/// TCGETS, TCSETS, TCSETSW and TCSETSF as the kernel has them (arch/powerpc/include/uapi/asm/ioctls.h):
+/// the C library's have the size of its own `struct termios`, and it calls the kernel with these.
+#[cfg(target_arch = "powerpc64")]
+const TERMINAL_MODES: [u32; 4] = [0x402c_7413, 0x802c_7414, 0x802c_7415, 0x802c_7416];
+/// How a terminal's modes are read and set.
+#[cfg(not(target_arch = "powerpc64"))]
+const TERMINAL_MODES: [u32; 4] = [
     number(libc::TCGETS),
     number(libc::TCSETS),
     number(libc::TCSETSW),
     number(libc::TCSETSF),
-    number(libc::FIONBIO),
 ];
 
 /// An ioctl's number as the kernel takes it: 32 bits.

@@ -10,13 +10,7 @@ use landlock::{
 /// What may be read, beside what is asked for: facts of the kernel and of the host's devices.
 const READ: &[&str] = &["/proc", "/sys", "/dev/urandom"];
 /// What may be read and written.
-const READ_AND_WRITTEN: &[&str] = &[
-    "/dev/kvm",
-    "/dev/vfio",
-    "/dev/null",
-    "/dev/pts",
-    "/dev/ptmx",
-];
+const READ_AND_WRITTEN: &[&str] = &["/dev/kvm", "/dev/vfio", "/dev/null"];
 
 /// Files that a machine needs beyond those that every machine does.
 #[derive(Clone, Debug, Default)]

@@ -39,6 +39,8 @@ pub(super) enum Rule {
     },
     /// A call whose argument has all of these bits in its lower half.
     WithBits { call: i64, argument: u32, bits: u32 },
+    /// A call whose argument is this process, and no other.
+    OfThisProcess { call: i64, argument: u32 },
     /// A call that is answered with an error, and the process goes on.
     Refused { call: i64, errno: i32 },
 }
@@ -79,6 +81,9 @@ pub(super) fn assemble(rules: &[Rule]) -> Vec<sock_filter> {
                 argument,
                 values,
             } => (call, one_of(argument, values)),
+            Rule::OfThisProcess { call, argument } => {
+                (call, one_of(argument, &[std::process::id()]))
+            }
             Rule::WithBits {
                 call,
                 argument,

@@ -15,7 +15,7 @@ use crate::error_chain::chain;
 use crate::kvm::kick::{KickError, VcpuKick};
 use crate::kvm::time_base;
 use crate::kvm::vcpu::{EntryRegisters, PseriesVcpu, VcpuError, lpcr, msr};
-use crate::machine::lifecycle::{End, Lifecycle};
+use crate::machine::lifecycle::End;
 use crate::machine::partition::Partition;
 use crate::machine::processors::{Kick, StartAddress};
 
@@ -64,7 +64,7 @@ pub struct Processor {
 /// Ends the machine's run when its thread panics, which is a defect here: without the processor the
 /// guest would hang, and nobody would know.
 struct EndOnPanic {
-    lifecycle: Arc<Lifecycle>,
+    partition: Arc<Partition>,
     server: u32,
 }
 
@@ -72,7 +72,9 @@ impl Drop for EndOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let text = format!("processor {}: its thread panicked", self.server);
-            self.lifecycle.end(End::Failed(text));
+            self.partition.lifecycle.end(End::Failed(text));
+            // Whoever pauses the machine must not wait for this processor.
+            self.partition.pause.end();
         }
     }
 }
@@ -107,7 +109,7 @@ impl Processor {
     /// Runs the processor until the machine's run is over; for a thread of its own.
     pub fn run(mut self) -> Counters {
         let ends_with_a_panic = EndOnPanic {
-            lifecycle: Arc::clone(&self.partition.lifecycle),
+            partition: Arc::clone(&self.partition),
             server: self.server,
         };
         let result = self

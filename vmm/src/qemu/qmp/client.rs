@@ -110,9 +110,9 @@ impl Client {
         !self.ended && self.requests.is_empty() && self.output.len() < REPLIES_MOST_BYTES
     }
 
-    /// Whether something waits to be written.
+    /// Whether something waits to be written, or answered as soon as it can be written.
     pub(super) fn wants_to_write(&self) -> bool {
-        !self.output.is_empty()
+        !self.output.is_empty() || !self.requests.is_empty()
     }
 
     fn queue(&mut self, message: &Value) {

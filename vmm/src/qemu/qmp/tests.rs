@@ -193,6 +193,26 @@ fn a_client_that_never_reads_is_disconnected_and_disturbs_no_one() {
 }
 
 #[test]
+fn requests_that_come_all_at_once_are_all_answered() {
+    const REQUESTS: usize = 8192;
+    let fixture = Fixture::new();
+    // Over TCP a connection takes more at once than may wait to be sent.
+    let mut stream = TcpStream::connect(fixture.tcp).expect("connect");
+    let limit = Some(Duration::from_secs(20));
+    stream.set_read_timeout(limit).expect("timeout");
+    let mut replies = BufReader::new(stream.try_clone().expect("clone")).lines();
+    replies.next().expect("a greeting").expect("read");
+    let negotiation = br#"{"execute":"qmp_capabilities"}"#;
+    stream.write_all(negotiation).expect("written");
+    replies.next().expect("a reply").expect("read");
+    stream.write_all(&b"{}".repeat(REQUESTS)).expect("written");
+    for number in 0..REQUESTS {
+        let reply = replies.next().expect("a reply").expect("read");
+        assert!(reply.contains("error"), "{number}: {reply}");
+    }
+}
+
+#[test]
 fn a_descriptor_can_be_passed_and_is_kept() {
     let fixture = Fixture::new();
     let mut client = fixture.negotiated();

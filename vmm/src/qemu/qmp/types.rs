@@ -61,7 +61,7 @@ impl Type {
         };
         match (self, value) {
             (Self::Any, _) | (Self::Str, Value::String(_)) | (Self::Bool, Value::Bool(_)) => None,
-            (Self::Int, Value::Number(number)) if number.is_i64() || number.is_u64() => None,
+            (Self::Int, Value::Number(number)) if number.is_i64() => None,
             (Self::Object(members), Value::Object(object)) => members_mismatch(members, object),
             (Self::List(element), Value::Array(list)) => {
                 list.iter().find_map(|value| element.mismatch(name, value))
