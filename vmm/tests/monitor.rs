@@ -75,6 +75,15 @@ fn wait_until_gone(path: &Path) {
     }
 }
 
+/// Whether all threads of a process have a filter of system calls.
+fn is_filtered(pid: u32) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("tasks");
+    tasks.into_iter().all(|task| {
+        let status = task.expect("a task").path().join("status");
+        fs::read_to_string(status).is_ok_and(|status| status.contains("Seccomp:\t2"))
+    })
+}
+
 #[test]
 fn the_probe_becomes_a_daemon_answers_and_quits() {
     let folder = tempfile::tempdir().expect("folder");
@@ -88,14 +97,11 @@ fn the_probe_becomes_a_daemon_answers_and_quits() {
         let pid: u32 = pid.trim().parse().expect("a number");
         let mut client = Client::connect(folder.path());
         assert_eq!(client.ask("query-target")["arch"], "ppc64");
-        let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("tasks");
-        for task in tasks {
-            let status = task.expect("a task").path().join("status");
-            let status = fs::read_to_string(status).expect("status");
-            assert!(
-                *sandbox == "off" || status.contains("Seccomp:\t2"),
-                "{status}"
-            );
+        // The thread that started the monitor's may be behind it.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while *sandbox != "off" && !is_filtered(pid) {
+            assert!(Instant::now() < deadline, "a thread has no filter");
+            thread::sleep(Duration::from_millis(20));
         }
         client.ask("quit");
         assert_eq!(client.receive()["event"], "SHUTDOWN");

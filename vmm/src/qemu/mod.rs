@@ -31,6 +31,7 @@ pub mod qmp;
 pub mod run;
 pub mod state;
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -46,7 +47,21 @@ use run::QemuError;
 /// or a monitor ended it, and 1 for any failure.
 pub fn main() -> ExitCode {
     let started = Instant::now();
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Result<Vec<String>, _> = std::env::args_os()
+        .skip(1)
+        .map(OsString::into_string)
+        .collect();
+    let arguments = match arguments {
+        Ok(arguments) => arguments,
+        Err(argument) => {
+            logging::tell(&format!(
+                "error: argument {} is not UTF-8",
+                argument.display()
+            ));
+            last_words::wait_until_heard();
+            return ExitCode::FAILURE;
+        }
+    };
     if let [only] = arguments.as_slice()
         && matches!(
             only.as_str(),

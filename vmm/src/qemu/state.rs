@@ -250,7 +250,12 @@ impl GuestState {
     }
 
     fn stop_at(&self, state: &mut State, run: RunState) {
-        state.run = run;
+        // A reset that came while the machine was taken down: the next one is about to be made.
+        state.run = if state.pending == Some(End::Reset) {
+            RunState::Prelaunch
+        } else {
+            run
+        };
         self.events.send("STOP", &Value::Null);
     }
 
@@ -314,13 +319,19 @@ impl GuestState {
     }
 
     fn end(state: &mut State, end: End) {
-        match &state.lifecycle {
-            Some(lifecycle) => {
-                lifecycle.end(end);
-            }
-            // The end of the process is not forgotten for a reset.
-            None if state.pending == Some(End::Quit) => {}
-            None => state.pending = Some(end),
+        let ended = state.lifecycle.as_ref().and_then(|lifecycle| {
+            let is_first = lifecycle.end(end.clone());
+            if is_first { None } else { lifecycle.ended() }
+        });
+        if state.lifecycle.is_some() && ended.is_none() {
+            return;
+        }
+        // What came second is the next machine's, unless the first does it, too; the end of the
+        // process is not forgotten for a reset.
+        let starts_again = matches!(ended, Some(End::Reset | End::Reboot));
+        let is_done = end == End::Reset && starts_again;
+        if !is_done && state.pending != Some(End::Quit) {
+            state.pending = Some(end);
         }
     }
 
@@ -453,6 +464,42 @@ mod tests {
         fixture.guest.quit();
         fixture.guest.reset();
         assert_eq!(fixture.machine().ended(), Some(End::Quit));
+    }
+
+    #[test]
+    fn a_quit_in_the_moment_of_a_reboot_ends_the_next_machine() {
+        let fixture = Fixture::new(true, false);
+        let lifecycle = fixture.machine();
+        lifecycle.end(End::Reboot);
+        fixture.guest.reset();
+        fixture.guest.quit();
+        fixture.guest.detach();
+        assert_eq!(fixture.guest.ended(&End::Reboot), Next::Restart);
+        assert_eq!(fixture.machine().ended(), Some(End::Quit));
+    }
+
+    #[test]
+    fn a_second_reset_in_the_moment_of_the_first_makes_no_third_machine() {
+        let fixture = Fixture::new(true, false);
+        let lifecycle = fixture.machine();
+        fixture.guest.reset();
+        fixture.guest.reset();
+        assert_eq!(lifecycle.ended(), Some(End::Reset));
+        fixture.guest.detach();
+        assert_eq!(fixture.machine().ended(), None);
+    }
+
+    #[test]
+    fn a_reset_while_a_guest_that_powered_off_is_taken_down_leaves_the_next_one_waiting() {
+        let fixture = Fixture::new(true, false);
+        let lifecycle = fixture.machine();
+        lifecycle.end(End::PowerOff);
+        fixture.guest.detach();
+        fixture.guest.reset();
+        assert_eq!(fixture.guest.ended(&End::PowerOff), Next::Wait);
+        assert_eq!(fixture.guest.run_state(), RunState::Prelaunch);
+        assert_eq!(fixture.idle().ended(), Some(End::Reset));
+        fixture.guest.cont().expect("after the reset");
     }
 
     #[test]

@@ -169,7 +169,12 @@ impl Client {
         let request = self.requests.pop_front()?;
         let descriptors = &mut self.descriptors;
         let descriptor = || descriptors.pop_front();
-        Some(self.session.reply(&request, monitor, descriptor))
+        let reply = self.session.reply(&request, monitor, descriptor);
+        if self.requests.is_empty() {
+            // They came with requests that did not take them.
+            self.descriptors.clear();
+        }
+        Some(reply)
     }
 
     /// Queues a reply.

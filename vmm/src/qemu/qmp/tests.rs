@@ -213,6 +213,21 @@ fn requests_that_come_all_at_once_are_all_answered() {
 }
 
 #[test]
+fn a_descriptor_is_for_the_request_that_it_comes_with() {
+    let fixture = Fixture::new();
+    let mut client = fixture.negotiated();
+    let (reader, _writer) = std::io::pipe().expect("pipe");
+    let request = br#"{"execute":"query-status"}"#;
+    let sent = client
+        .stream
+        .send_with_fd(&request[..], std::os::fd::AsRawFd::as_raw_fd(&reader));
+    sent.expect("sent");
+    assert!(client.receive()["return"].is_object());
+    client.say(br#"{"execute":"getfd","arguments":{"fdname":"late"}}"#);
+    assert!(client.receive()["error"].is_object());
+}
+
+#[test]
 fn a_descriptor_can_be_passed_and_is_kept() {
     let fixture = Fixture::new();
     let mut client = fixture.negotiated();
