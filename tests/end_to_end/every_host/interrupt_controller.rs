@@ -2,10 +2,7 @@
 
 use crate::harness::Vmm;
 use crate::harness::host::lab;
-
-const NAME_CONTROLLER: &str = "
-echo LAB-GUEST-CONTROLLER $(awk '/hvc_console/ { print $(NF - 3) }' /proc/interrupts)
-";
+use crate::harness::jobs::NAME_CONTROLLER;
 
 #[test]
 fn a_guest_has_xive_and_where_the_hosts_pages_are_too_small_for_it_xics() {

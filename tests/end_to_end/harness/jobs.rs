@@ -49,6 +49,11 @@ while true; do
 done
 ";
 
+/// Says which interrupt controller there is: the terminal's interrupt names it.
+pub(crate) const NAME_CONTROLLER: &str = "
+echo LAB-GUEST-CONTROLLER $(awk '/hvc_console/ { print $(NF - 3) }' /proc/interrupts)
+";
+
 /// Brings the network card up, and waits until its network answers.
 pub(crate) const JOIN_NETWORK: &str = "
 ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up || exit 1

@@ -3,13 +3,10 @@
 use crate::harness::Vmm;
 use crate::harness::finished::Finished;
 use crate::harness::host::assert_nothing_is_left;
-use crate::harness::jobs::{READ_ALL, READ_SMALL, SMALL_READS, WAIT_FOR_NVME, data_sha256};
+use crate::harness::jobs::{
+    NAME_CONTROLLER, READ_ALL, READ_SMALL, SMALL_READS, WAIT_FOR_NVME, data_sha256,
+};
 use crate::harness::refusal::{KVM_CAP_PPC_IRQ_XIVE, Refusal, request};
-
-/// Says which interrupt controller there is: the terminal's interrupt names it.
-const NAME_CONTROLLER: &str = "
-echo LAB-GUEST-CONTROLLER $(awk '/hvc_console/ { print $(NF - 3) }' /proc/interrupts)
-";
 
 /// Interrupts of the NVMe so far, and of processors by each other.
 const COUNT_INTERRUPTS: &str = "

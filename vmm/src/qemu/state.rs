@@ -319,17 +319,14 @@ impl GuestState {
     }
 
     fn end(state: &mut State, end: End) {
-        let ended = state.lifecycle.as_ref().and_then(|lifecycle| {
-            let is_first = lifecycle.end(end.clone());
-            if is_first { None } else { lifecycle.ended() }
-        });
-        if state.lifecycle.is_some() && ended.is_none() {
-            return;
-        }
+        let first = match &state.lifecycle {
+            Some(lifecycle) if lifecycle.end(end.clone()) => return,
+            Some(lifecycle) => lifecycle.ended(),
+            None => None,
+        };
         // What came second is the next machine's, unless the first does it, too; the end of the
         // process is not forgotten for a reset.
-        let starts_again = matches!(ended, Some(End::Reset | End::Reboot));
-        let is_done = end == End::Reset && starts_again;
+        let is_done = end == End::Reset && matches!(first, Some(End::Reset | End::Reboot));
         if !is_done && state.pending != Some(End::Quit) {
             state.pending = Some(end);
         }
