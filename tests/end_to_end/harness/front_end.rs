@@ -8,7 +8,7 @@ use spapr_lab::initrd::write_with_overlay;
 
 use super::monitor::Monitor;
 use super::running::Running;
-use super::vmm::{Folder, INITRD, KERNEL, job_archive};
+use super::vmm::{Folder, INITRD, KERNEL, in_sandbox, job_archive};
 
 /// The most time that a run takes on an emulated host.
 const TIME_LIMIT: Duration = Duration::from_secs(150);
@@ -91,7 +91,9 @@ impl FrontEnd {
     pub(crate) fn start_alone(self) -> (Running, PathBuf) {
         let path = self.monitor();
         let mut command = Command::new("spapr-vmm-qemu");
-        command.args(&self.arguments);
+        command
+            .args(&self.arguments)
+            .args(in_sandbox(&self.arguments, &["-sandbox", "on"]));
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

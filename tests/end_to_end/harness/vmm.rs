@@ -23,7 +23,7 @@ pub(crate) const KERNEL: &str = "/boot/vmlinux";
 /// The Linux guest's initial RAM disk, without a job.
 pub(crate) const INITRD: &str = "/boot/initrd";
 /// Bare-metal guests.
-const GUESTS: &str = "/usr/lib/spapr-lab/guests";
+pub(super) const GUESTS: &str = "/usr/lib/spapr-lab/guests";
 /// The most time that a run takes on an emulated host.
 const TIME_LIMIT: Duration = Duration::from_secs(150);
 
@@ -286,12 +286,22 @@ impl Vmm {
     }
 }
 
-/// With LAB_SANDBOX set, every run is in its sandbox, to see that nothing is missing there.
-fn sandbox(arguments: &[String]) -> Option<&'static str> {
-    const SANDBOX: &str = "--sandbox";
-    let has_it = arguments.iter().any(|argument| argument == SANDBOX);
-    let wanted = std::env::var_os("LAB_SANDBOX").is_some();
-    (wanted && !has_it).then_some(SANDBOX)
+fn sandbox(arguments: &[String]) -> &'static [&'static str] {
+    in_sandbox(arguments, &["--sandbox"])
+}
+
+/// With LAB_SANDBOX set, every run is in its sandbox, to see that nothing is missing there: what
+/// asks for it, unless it is among the arguments.
+pub(super) fn in_sandbox(
+    arguments: &[String],
+    option: &'static [&'static str],
+) -> &'static [&'static str] {
+    let has_it = arguments.iter().any(|argument| argument == option[0]);
+    if has_it || std::env::var_os("LAB_SANDBOX").is_none() {
+        &[]
+    } else {
+        option
+    }
 }
 
 /// An archive that makes a Linux guest run a shell script, with more files in its root folder.
