@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use serde_json::json;
 use spapr_lab::initrd::write_with_overlay;
 
+use super::host;
 use super::monitor::Monitor;
 use super::running::Running;
-use super::vmm::{Folder, INITRD, KERNEL, in_sandbox, job_archive};
+use super::vmm::{Folder, GUESTS, INITRD, KERNEL, in_sandbox, job_archive};
 
 /// The most time that a run takes on an emulated host.
 const TIME_LIMIT: Duration = Duration::from_secs(150);
@@ -63,6 +65,36 @@ impl FrontEnd {
             .option("-kernel", KERNEL)
             .option("-initrd", initrd.to_str().expect("a path of ours"))
             .option("-append", "console=hvc0")
+    }
+
+    /// A bare-metal guest.
+    pub(crate) fn bare_metal(guest: &str, command_line: &str) -> Self {
+        Self::new()
+            .option("-kernel", &format!("{GUESTS}/{guest}"))
+            .option("-append", command_line)
+    }
+
+    /// Has what the guest prints written to a file of the run's, too.
+    pub(crate) fn logged(mut self) -> Self {
+        let log = self.folder.file("console.log");
+        let terminal = self
+            .arguments
+            .iter_mut()
+            .find(|argument| argument.starts_with("stdio,"));
+        let terminal = terminal.expect("the terminal is among the arguments");
+        terminal.push_str(&format!(",logfile={}", log.display()));
+        self
+    }
+
+    /// Passes the NVMe through.
+    pub(crate) fn nvme(self) -> Self {
+        let bridge = r#"{"driver":"spapr-pci-host-bridge","index":1,"id":"pci.1"}"#;
+        let device = json!({
+            "driver": "vfio-pci", "host": host::nvme(), "id": "hostdev0", "bus": "pci.1.0",
+            "addr": "0x1"
+        });
+        self.option("-device", bridge)
+            .option("-device", &device.to_string())
     }
 
     /// One more argument.

@@ -1,6 +1,7 @@
 //! A run of the VMM under way.
 
-use std::io::{Read, Write};
+use std::fs;
+use std::io::{self, Read, Write};
 use std::process::{Child, ChildStdin, Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -115,6 +116,27 @@ impl Running {
     /// Process id.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Its threads, by their ids, with their names.
+    pub(crate) fn threads(&self) -> Vec<(i32, String)> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.id())).expect("it has ended");
+        let describe = |task: io::Result<fs::DirEntry>| {
+            let task = task.expect("a thread");
+            let id = task.file_name().to_str().and_then(|id| id.parse().ok());
+            let name = fs::read_to_string(task.path().join("comm")).expect("a thread has ended");
+            (id.expect("a number"), name.trim().to_owned())
+        };
+        tasks.map(describe).collect()
+    }
+
+    /// The id of the thread with this name.
+    pub(crate) fn thread(&self, name: &str) -> i32 {
+        let threads = self.threads();
+        let found = threads.iter().find(|(_, its_name)| its_name == name);
+        found
+            .unwrap_or_else(|| panic!("no thread {name} in {threads:?}"))
+            .0
     }
 
     /// The run's standard input, if it is a pipe.
