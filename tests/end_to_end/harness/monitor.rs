@@ -62,7 +62,12 @@ impl Monitor {
     /// The reply to a command, an error or a return.
     pub(crate) fn reply(&mut self, command: &str, arguments: &Value) -> Value {
         let message = json!({"execute": command, "arguments": arguments});
-        self.send(message.to_string().as_bytes());
+        self.reply_to(message.to_string().as_bytes())
+    }
+
+    /// The next reply after these bytes were sent.
+    pub(crate) fn reply_to(&mut self, bytes: &[u8]) -> Value {
+        self.send(bytes);
         loop {
             let message = self.receive();
             if message.get("event").is_some() {

@@ -5,6 +5,7 @@ mod boot;
 mod bulk_calls;
 mod console;
 mod devices;
+mod disturbed_monitor;
 mod dma;
 mod dma_isolation;
 mod dma_windows;
