@@ -231,9 +231,11 @@ struct SignalWatch {
 
 impl SignalWatch {
     fn arrived(&mut self) {
-        let mut marks = [0; 16];
-        while matches!(self.pipe.read(&mut marks), Ok(length) if length != 0) {}
-        self.lifecycle.end(End::Asked(self.name));
+        // One that comes when the run has ended already, as by a reboot, is kept for the next life.
+        if self.lifecycle.end(End::Asked(self.name)) {
+            let mut marks = [0; 16];
+            while matches!(self.pipe.read(&mut marks), Ok(length) if length != 0) {}
+        }
     }
 }
 
@@ -262,6 +264,22 @@ mod tests {
         signal_hook::low_level::raise(SIGTERM).expect("raise");
         let end = control.wait_for_end(&lifecycle(), None).expect("wait");
         assert_eq!(end, End::Asked("SIGTERM"));
+    }
+
+    #[test]
+    fn a_signal_in_the_same_moment_as_a_reboot_ends_the_next_life() {
+        let signal = CaughtSignal::new(signal_hook::consts::SIGUSR1, "SIGUSR1").expect("signal");
+        let first = lifecycle();
+        let mut watch = signal.watch(&first).expect("descriptor");
+        let control = Control {
+            signals: vec![signal],
+        };
+        first.end(End::Reboot);
+        signal_hook::low_level::raise(signal_hook::consts::SIGUSR1).expect("raise");
+        watch.arrived();
+        assert_eq!(first.ended(), Some(End::Reboot));
+        let end = control.wait_for_end(&lifecycle(), None).expect("wait");
+        assert_eq!(end, End::Asked("SIGUSR1"));
     }
 
     #[test]
