@@ -13,7 +13,6 @@ use spapr_hypercalls::locking::RegionSize;
 
 use super::IommuReportError;
 use super::libvirt::LibvirtLimit;
-use super::need::Guest;
 use super::report::{
     ContainerNeed, ContainerReport, DynamicWindow, GroupReport, Limit, Report, State, locked,
     version_number,
@@ -21,6 +20,7 @@ use super::report::{
 use crate::cli::{IommuArguments, IommuTarget};
 use crate::error_chain::chain;
 use crate::machine::dma_windows;
+use crate::machine::locked_memory::Guest;
 
 /// The driver of bridges, which are never passed through.
 const BRIDGE_DRIVER: &str = "pcieport";

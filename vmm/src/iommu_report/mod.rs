@@ -4,14 +4,12 @@
 //! | module | what it is for |
 //! |---|---|
 //! | [`gather`] | asking the host, through VFIO, leaving everything as it was |
-//! | [`need`] | how much gets locked, and when |
 //! | [`libvirt`] | the limit that libvirt would set, to compare with |
 //! | [`report`] | the answer as data, which is what `--json` prints |
 //! | [`table`] | the answer for people |
 
 pub mod gather;
 pub mod libvirt;
-pub mod need;
 pub mod report;
 pub mod table;
 

@@ -6,7 +6,7 @@ use spapr_devices::vfio::{GroupMember, IommuInfo, IommuVersion, MemoryLimit};
 use spapr_hypercalls::policy::LockPolicy;
 
 use super::libvirt::LibvirtLimit;
-use super::need::Guest;
+use crate::machine::locked_memory::Guest;
 
 /// The whole answer.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -8,9 +8,9 @@ use spapr_hypercalls::address::PageShift;
 use spapr_hypercalls::locking::RegionSize;
 use spapr_hypercalls::policy::LockPolicy;
 
+use super::description::DEFAULT_WINDOW;
+use super::dma_windows;
 use crate::cli::DdwMode;
-use crate::machine::description::DEFAULT_WINDOW;
-use crate::machine::dma_windows;
 
 /// A guest, as far as it decides what gets locked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

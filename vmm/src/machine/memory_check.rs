@@ -5,8 +5,8 @@ use spapr_hypercalls::locking::RegionSize;
 use spapr_hypercalls::policy::{LockPolicy, Policy};
 
 use super::dma_windows;
+use super::locked_memory::Guest;
 use crate::cli::DdwMode;
-use crate::iommu_report::need::Guest;
 use crate::memory::GuestRam;
 
 /// Checks the limit for a guest with memory `ram`, these containers, and dynamic windows as `ddw`

@@ -5,6 +5,7 @@ pub mod dma_windows;
 pub mod guest_places;
 pub mod lasting;
 pub mod lifecycle;
+pub mod locked_memory;
 pub mod pause;
 pub mod processor_threads;
 pub mod processors;
