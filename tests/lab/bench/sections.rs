@@ -76,17 +76,7 @@ fn bar_plot(groups: Vec<Option<Group>>) -> Option<Markup> {
 
 /// The rows that say most, as bars.
 pub(super) fn overview(results: &Results) -> Markup {
-    const PEERS: [Peer; 9] = [
-        Peer::FloorExit,
-        Peer::FloorKernel,
-        Peer::FloorMap,
-        Peer::Auto,
-        Peer::Kernel,
-        Peer::User,
-        Peer::UserV1,
-        Peer::QemuKernel,
-        Peer::QemuUser,
-    ];
+    const FLOORS: [Peer; 3] = [Peer::FloorExit, Peer::FloorKernel, Peer::FloorMap];
     let shown = [
         ("exit", 1),
         ("put-remap", 1),
@@ -98,8 +88,9 @@ pub(super) fn overview(results: &Results) -> Markup {
     ];
     html! {
         @for (name, n) in shown {
-            @let peers: Vec<Peer> = PEERS
+            @let peers: Vec<Peer> = FLOORS
                 .into_iter()
+                .chain(Peer::VMMS)
                 .filter(|peer| *peer != Peer::FloorExit || is_exit_floor(name))
                 .filter(|peer| *peer != Peer::FloorMap || !is_exit_floor(name))
                 .collect();
@@ -275,14 +266,6 @@ pub(super) fn growth(results: &Results) -> Markup {
 
 /// The spread of samples.
 pub(super) fn distributions(results: &Results) -> Markup {
-    const PEERS: [Peer; 6] = [
-        Peer::Auto,
-        Peer::Kernel,
-        Peer::User,
-        Peer::UserV1,
-        Peer::QemuKernel,
-        Peer::QemuUser,
-    ];
     let shown = [
         ("exit", 1),
         ("put-remap", 1),
@@ -290,9 +273,9 @@ pub(super) fn distributions(results: &Results) -> Markup {
     ];
     html! {
         @for (name, n) in shown {
-            @let spreads: Vec<Spread> = PEERS
-                .iter()
-                .filter_map(|&peer| Some(spread(peer, results.row(peer, name, n)?)))
+            @let spreads: Vec<Spread> = Peer::VMMS
+                .into_iter()
+                .filter_map(|peer| Some(spread(peer, results.row(peer, name, n)?)))
                 .collect();
             (figure(
                 &format!("{}, n = {n}.", text::title(name)),
@@ -322,18 +305,10 @@ const READS: [&str; 4] = [
 
 /// The whole machine: start, memory, reads.
 pub(super) fn whole(results: &Results) -> Markup {
-    let peers = [
-        Peer::Auto,
-        Peer::Kernel,
-        Peer::User,
-        Peer::UserV1,
-        Peer::QemuKernel,
-        Peer::QemuUser,
-    ];
     let bars = |names: &[&str]| {
         let groups = names
             .iter()
-            .map(|name| group(results, name, 1, &peers, &text::title(name)));
+            .map(|name| group(results, name, 1, &Peer::VMMS, &text::title(name)));
         bar_plot(groups.collect())
     };
     html! {
@@ -342,16 +317,16 @@ pub(super) fn whole(results: &Results) -> Markup {
         (figure(
             "NVMe reads by a Linux guest.",
             "The time of a read in the guest; where instructions are counted, of the fastest quarter.",
-            reads(results, &peers),
+            reads(results),
         ))
         (figure("Dynamic DMA windows.", "Off, at most 512 MiB, and as large as guest memory (1 GiB).", windows(results)))
     }
 }
 
 /// Times of reads, also with the other interrupt controller.
-fn reads(results: &Results, peers: &[Peer]) -> Option<Markup> {
+fn reads(results: &Results) -> Option<Markup> {
     let groups = READS.map(|name| {
-        let mut group = group(results, name, 1, peers, &text::title(name))?;
+        let mut group = group(results, name, 1, &Peer::VMMS, &text::title(name))?;
         for peer in [Peer::Auto, Peer::QemuKernel] {
             let row = results.row(peer, &format!("xics-{name}"), 1);
             let bar = row.map(|row| simple_bar(peer, &format!("{}, XICS", peer.name()), row));

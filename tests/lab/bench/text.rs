@@ -185,7 +185,7 @@ const TITLES: &[(&str, &str)] = &[
     ),
     (
         "nvme-random-4k-tce-calls",
-        "NVMe, 500 reads of 4 KiB: TCE calls",
+        "NVMe, 2,000 reads of 4 KiB: TCE calls",
     ),
     (
         "nvme-sequential-1m-latency",
@@ -201,7 +201,7 @@ const TITLES: &[(&str, &str)] = &[
     ),
     (
         "nvme-sequential-1m-tce-calls",
-        "NVMe, 48 reads of 1 MiB: TCE calls",
+        "NVMe, 192 reads of 1 MiB: TCE calls",
     ),
 ];
 

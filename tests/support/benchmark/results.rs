@@ -48,6 +48,16 @@ impl Peer {
         Self::Host,
     ];
 
+    /// The VMMs: spapr-vmm's ways and QEMU's.
+    pub const VMMS: [Self; 6] = [
+        Self::Auto,
+        Self::Kernel,
+        Self::User,
+        Self::UserV1,
+        Self::QemuKernel,
+        Self::QemuUser,
+    ];
+
     /// Its name, as it is shown.
     pub const fn name(self) -> &'static str {
         match self {

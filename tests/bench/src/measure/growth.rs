@@ -5,7 +5,7 @@ use spapr_lab::benchmark::results::Peer;
 use super::AnyError;
 use super::engine_rows;
 use super::guest_runs::{self, Run};
-use super::peers::{Controller, GUEST_BYTES, Guest, Windows};
+use super::peers::{GUEST_BYTES, Guest, Windows};
 use super::plan::Session;
 
 /// Pieces of memory that are registered.
@@ -47,7 +47,7 @@ fn with_a_device(session: &mut Session<'_>) {
                 memory,
                 windows: Windows::On,
                 devices,
-                ..guest(session, "parts=windows samples=64")
+                ..Guest::bare_metal(session.arguments, "parts=windows samples=64")
             };
             let run = guest_runs::run(peer, session.arguments, &guest)?;
             session.add(peer, run);
@@ -62,26 +62,12 @@ fn with_a_device(session: &mut Session<'_>) {
                 cpus: PROCESSORS,
                 windows: Windows::On,
                 devices: arguments.vfio.into_iter().chain(arguments.second).collect(),
-                ..guest(session, "parts=processors")
+                ..Guest::bare_metal(session.arguments, "parts=processors")
             };
             let run = guest_runs::run(peer, arguments, &guest)?;
             session.add(peer, run);
             Ok(())
         });
-    }
-}
-
-fn guest<'a>(session: &Session<'a>, append: &'a str) -> Guest<'a> {
-    Guest {
-        kernel: &session.arguments.guest,
-        initrd: None,
-        append,
-        memory: GUEST_BYTES,
-        cpus: 1,
-        devices: Vec::new(),
-        windows: Windows::Off,
-        controller: Controller::Default,
-        floor_options: &[],
     }
 }
 
@@ -107,7 +93,7 @@ fn grown(
     let guest = Guest {
         devices: session.arguments.vfio.into_iter().collect(),
         floor_options: &options,
-        ..guest(session, "parts=single samples=64")
+        ..Guest::bare_metal(session.arguments, "parts=single samples=64")
     };
     let run = guest_runs::run(peer, session.arguments, &guest)?;
     Ok(run.map(|mut run| {

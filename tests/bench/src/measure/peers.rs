@@ -38,6 +38,23 @@ pub(crate) struct Guest<'a> {
     pub(crate) floor_options: &'a [String],
 }
 
+impl<'a> Guest<'a> {
+    /// The bare-metal guest with one processor and no device.
+    pub(crate) fn bare_metal(arguments: &'a RunArguments, append: &'a str) -> Self {
+        Self {
+            kernel: &arguments.guest,
+            initrd: None,
+            append,
+            memory: GUEST_BYTES,
+            cpus: 1,
+            devices: Vec::new(),
+            windows: Windows::Off,
+            controller: Controller::Default,
+            floor_options: &[],
+        }
+    }
+}
+
 /// Dynamic DMA windows that a guest is offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Windows {

@@ -1,5 +1,6 @@
 //! What is measured, in which order.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 
@@ -14,18 +15,12 @@ use super::memory::Memory;
 use super::peers::{Controller, GUEST_BYTES, Guest, Windows};
 use super::{AnyError, step, tell};
 
-/// The peers whose hypercalls are measured.
-const HYPERCALL_PEERS: [Peer; 10] = [
+/// The floors below the hypercalls of a guest with a device.
+const FLOORS: [Peer; 4] = [
     Peer::FloorExit,
     Peer::FloorMap,
     Peer::FloorMapV1,
     Peer::FloorKernel,
-    Peer::Auto,
-    Peer::Kernel,
-    Peer::User,
-    Peer::UserV1,
-    Peer::QemuKernel,
-    Peer::QemuUser,
 ];
 /// How long `--tce auto` is given to settle before each row, in milliseconds.
 const SETTLE: &str = "settle=30";
@@ -75,6 +70,9 @@ const fn linux_run(peer: Peer) -> LinuxRun {
 
 /// How often a guest is started to see how long that takes.
 const STARTS: usize = 3;
+/// How often a guest of spapr-vmm is started to see what its first mappings cost: there is one of each
+/// in its life, and they lock memory. QEMU has locked its guest's by then, so its are like any other.
+const FIRST_MAPPINGS: usize = 9;
 
 /// All that is found, as it grows.
 pub(super) struct Session<'a> {
@@ -101,6 +99,9 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), AnyError> {
     }
     session.starts();
     session.hypercalls();
+    if arguments.vfio.is_some() {
+        session.first_mappings();
+    }
     growth::measure(&mut session);
     if arguments.vfio.is_some() {
         session.linux();
@@ -118,15 +119,8 @@ impl Session<'_> {
             let title = format!("start: {}", peer.name());
             self.measure(&title, |session| {
                 let guest = Guest {
-                    kernel: &session.arguments.guest,
-                    initrd: None,
-                    append: "parts=exit samples=8",
-                    memory: GUEST_BYTES,
-                    cpus: 1,
-                    devices: Vec::new(),
                     windows: Windows::On,
-                    controller: Controller::Default,
-                    floor_options: &[],
+                    ..Guest::bare_metal(session.arguments, "parts=exit samples=8")
                 };
                 let (mut times, mut resident) = (Vec::new(), Vec::new());
                 for _ in 0..STARTS {
@@ -149,20 +143,13 @@ impl Session<'_> {
 
     /// The hypercalls of a guest with one processor and one device.
     fn hypercalls(&mut self) {
-        for peer in HYPERCALL_PEERS {
+        for peer in FLOORS.into_iter().chain(Peer::VMMS) {
             let title = format!("hypercalls: {}", peer.name());
             self.measure(&title, |session| {
                 let append = hypercall_parts(peer, session.arguments.vfio.is_some());
                 let guest = Guest {
-                    kernel: &session.arguments.guest,
-                    initrd: None,
-                    append: &append,
-                    memory: GUEST_BYTES,
-                    cpus: 1,
                     devices: session.arguments.vfio.into_iter().collect(),
-                    windows: Windows::Off,
-                    controller: Controller::Default,
-                    floor_options: &[],
+                    ..Guest::bare_metal(session.arguments, &append)
                 };
                 let run = guest_runs::run(peer, session.arguments, &guest)?;
                 if let Some(run) = &run
@@ -174,6 +161,26 @@ impl Session<'_> {
                     session.outside(peer, "locked-before-dma", Unit::Bytes, &[locked]);
                 }
                 session.add(peer, run);
+                Ok(())
+            });
+        }
+    }
+
+    /// The first mapping of all, and the first ones in further regions of memory.
+    fn first_mappings(&mut self) {
+        for peer in Peer::VMMS.into_iter().filter(|peer| peer.is_ours()) {
+            let title = format!("first mappings: {}", peer.name());
+            self.measure(&title, |session| {
+                let guest = Guest {
+                    devices: session.arguments.vfio.into_iter().collect(),
+                    ..Guest::bare_metal(session.arguments, "parts=first,regions")
+                };
+                let mut rows = Vec::new();
+                for _ in 0..FIRST_MAPPINGS {
+                    let run = guest_runs::run(peer, session.arguments, &guest)?;
+                    rows.extend(run.into_iter().flat_map(|run| run.rows));
+                }
+                session.add_rows(peer, merged(&rows));
                 Ok(())
             });
         }
@@ -252,13 +259,36 @@ impl Session<'_> {
     }
 }
 
+/// Rows of the same name from several runs as one, of the runs' medians.
+fn merged(rows: &[Row]) -> Vec<Row> {
+    let mut of_names: BTreeMap<(&str, u64), Vec<&Row>> = BTreeMap::new();
+    for row in rows {
+        let of_name = of_names.entry((&row.name, row.n)).or_default();
+        of_name.push(row);
+    }
+    let merged = of_names.into_iter().filter_map(|((name, n), rows)| {
+        let medians: Vec<u64> = rows.iter().map(|row| row.median()).collect();
+        let first = rows.first()?;
+        let agree = rows.iter().all(|row| row.digest == first.digest);
+        Some(Row {
+            failed: rows.iter().map(|row| row.failed).sum(),
+            digest: first.digest.filter(|_| agree),
+            ..Row::of_samples(name, n, first.unit, &medians)?
+        })
+    });
+    merged.collect()
+}
+
 /// The guest's command line, for what a peer does.
 fn hypercall_parts(peer: Peer, has_device: bool) -> String {
     let parts = match (peer, has_device) {
         (Peer::FloorExit, true) => "exit,single,rtas,stuff",
         (Peer::FloorMap | Peer::FloorMapV1, true) => "exit,single,indirect,stuff",
         (Peer::FloorKernel, true) => "single,indirect,stuff",
-        (_, true) => "exit,first,single,rtas,indirect,stuff,regions",
+        (Peer::QemuKernel | Peer::QemuUser, true) => {
+            "exit,first,single,rtas,indirect,stuff,regions"
+        }
+        (_, true) => "exit,single,rtas,indirect,stuff",
         (_, false) => "exit",
     };
     let settle = if peer == Peer::Auto { SETTLE } else { "" };
@@ -292,5 +322,38 @@ fn facts(arguments: &RunArguments) -> Facts {
         }),
         counts_instructions: arguments.counts_instructions,
         guest_bytes: GUEST_BYTES,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(name: &str, value: u64, digest: u64) -> Row {
+        let row = Row::of_samples(name, 1, Unit::Nanoseconds, &[value]).unwrap();
+        Row {
+            digest: Some(digest),
+            ..row
+        }
+    }
+
+    #[test]
+    fn rows_of_several_runs_become_one_that_has_a_digest_if_they_agree() {
+        let rows = [
+            row("first", 5, 1),
+            row("other", 7, 1),
+            row("first", 9, 1),
+            row("first", 6, 1),
+            row("other", 7, 2),
+        ];
+        let merged = merged(&rows);
+        let [first, other] = merged.as_slice() else {
+            panic!("{merged:?}")
+        };
+        assert_eq!(
+            (first.median(), first.samples, first.digest),
+            (6, 3, Some(1))
+        );
+        assert_eq!((other.median(), other.samples, other.digest), (7, 2, None));
     }
 }

@@ -35,6 +35,8 @@ pub(crate) struct Series {
     pub(crate) bytes: u64,
     /// How many there are.
     pub(crate) reads: u64,
+    /// How many of them there is memory for; later ones take the place of earlier ones.
+    pub(crate) kept: u64,
     /// Whether they follow each other.
     pub(crate) is_sequential: bool,
 }
@@ -44,13 +46,15 @@ pub(crate) const SERIES: [Series; 2] = [
     Series {
         name: "nvme-random-4k",
         bytes: 4 << 10,
-        reads: 500,
+        reads: 2000,
+        kept: 500,
         is_sequential: false,
     },
     Series {
         name: "nvme-sequential-1m",
         bytes: 1 << 20,
-        reads: 48,
+        reads: 192,
+        kept: 64,
         is_sequential: true,
     },
 ];
@@ -80,10 +84,7 @@ pub(crate) fn run(arguments: &ReadArguments) -> Result<(), AnyError> {
         .open(&arguments.device)?;
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "BENCH-START ticks=0 hertz=1000000000")?;
-    let most = SERIES
-        .iter()
-        .map(|series| series.bytes * series.reads)
-        .max();
+    let most = SERIES.iter().map(|series| series.bytes * series.kept).max();
     let most = usize::try_from(most.unwrap_or(0))?;
     // Written, so that all of it is there.
     let mut memory = vec![1u8; most + ALIGNMENT];
@@ -97,7 +98,7 @@ pub(crate) fn run(arguments: &ReadArguments) -> Result<(), AnyError> {
         let mut times = read_all(&device, series, buffer)?;
         writeln!(stdout, "BENCH-END {}", series.name)?;
         thread::sleep(PAUSE);
-        let bytes = usize::try_from(series.bytes * series.reads)?;
+        let bytes = usize::try_from(series.bytes * series.kept)?;
         let digest = digest(&buffer[..bytes]);
         let name = format!("{}-latency", series.name);
         print_row(&mut stdout, &name, &times, digest)?;
@@ -126,8 +127,11 @@ pub(crate) fn run(arguments: &ReadArguments) -> Result<(), AnyError> {
 /// The times of the reads, in nanoseconds.
 fn read_all(device: &File, series: Series, buffer: &mut [u8]) -> Result<Vec<u64>, AnyError> {
     let mut times = Vec::new();
-    let pieces = buffer.chunks_exact_mut(usize::try_from(series.bytes)?);
-    for (number, piece) in (0..series.reads).zip(pieces) {
+    let bytes = usize::try_from(series.bytes)?;
+    for number in 0..series.reads {
+        let start = bytes * usize::try_from(number % series.kept)?;
+        let piece = buffer.get_mut(start..start + bytes);
+        let piece = piece.ok_or("a series does not fit into memory")?;
         let before = Instant::now();
         device.read_exact_at(piece, series.offset(number))?;
         times.push(u64::try_from(before.elapsed().as_nanos())?);
@@ -177,7 +181,7 @@ mod tests {
             }
             let follow = offsets
                 .windows(2)
-                .all(|pair| pair[0] + series.bytes == pair[1]);
+                .all(|pair| (pair[0] + series.bytes) % DATA_BYTES == pair[1]);
             assert_eq!(follow, series.is_sequential);
         }
     }

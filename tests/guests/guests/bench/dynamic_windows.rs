@@ -10,8 +10,10 @@ use crate::meter::{Meter, Row, Samples};
 /// The sizes, as powers of two: 16 MiB to 64 GiB, as far as there are such windows.
 const SHIFTS: core::ops::RangeInclusive<u32> = 24..=36;
 const PAGE_SHIFT: u32 = 12;
-/// Windows of each size.
-const WINDOWS: u64 = 3;
+/// Windows of each size: fewer of the largest, which take long to remove.
+const fn windows_of(shift: u32) -> u64 {
+    if shift <= 28 { 9 } else { 5 }
+}
 
 /// Makes and removes windows behind a bridge.
 #[derive(Clone, Copy, Debug)]
@@ -77,7 +79,7 @@ pub(crate) fn measure(meter: &Meter, machine: &Machine<'static>, bridge: &HostBr
     for shift in SHIFTS {
         let (mut made, mut removed) = (Samples::new(), Samples::new());
         let mut mapped = None;
-        for _ in 0..WINDOWS {
+        for _ in 0..windows_of(shift) {
             let before = meter.clock.now();
             let window = windows.create(shift);
             let after = meter.clock.now();
