@@ -8,7 +8,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use super::command_line::{Backend, Chardev, OutputFile, SocketAddress};
-use super::fd_sets::{FdSetError, FdSets, inherit, set_of_path};
+use super::fd_sets::{FdSetError, FdSets, set_of_path};
+use super::inherited::Inherited;
 use super::logged;
 use super::qmp;
 use crate::console::socket::{self, Connection, Listener};
@@ -27,7 +28,7 @@ pub enum ChardevError {
         /// Why.
         source: io::Error,
     },
-    /// A descriptor that was to be passed in is not there.
+    /// A descriptor set has none for it.
     #[error("the chardev {id} cannot use its file descriptor")]
     Descriptor {
         /// The chardev.
@@ -75,7 +76,7 @@ pub type Endpoints = qmp::Endpoints;
 /// What cannot be opened.
 pub fn open_terminal(
     chardev: Option<&Chardev>,
-    fd_sets: &FdSets,
+    inherited: &mut Inherited,
 ) -> Result<Open<Console>, ChardevError> {
     let Some(chardev) = chardev else {
         let console = Console::with(io::sink(), None);
@@ -92,7 +93,7 @@ pub fn open_terminal(
     let log = chardev
         .log
         .as_ref()
-        .map(|file| open_output(id, file, fd_sets))
+        .map(|file| open_output(id, file, &inherited.sets))
         .transpose()?;
     let (console, filename) = match &chardev.backend {
         Backend::Null => (with_log(log, io::sink(), None), "null".to_owned()),
@@ -108,11 +109,11 @@ pub fn open_terminal(
             String::new(),
         ),
         Backend::File(file) => {
-            let output = open_output(id, file, fd_sets)?;
+            let output = open_output(id, file, &inherited.sets)?;
             (with_log(log, output, None), "file".to_owned())
         }
         Backend::Listen(address) => {
-            let (output, input) = socket::listen(match bind(id, address)? {
+            let (output, input) = socket::listen(match bind(id, address, inherited)? {
                 qmp::Listener::Unix(listener) => Listener::Unix(listener),
                 qmp::Listener::Tcp(listener) => Listener::Tcp(listener),
             });
@@ -120,7 +121,7 @@ pub fn open_terminal(
             (with_log(log, output, Some(Box::new(input))), filename)
         }
         Backend::Connect(address) => {
-            let connection = connect(id, address)?;
+            let connection = connect(id, address, inherited)?;
             let filename = describe(address, false);
             let (output, input) = socket::connected(connection)
                 .map_err(|source| socket_error(id, &filename, source))?;
@@ -157,11 +158,15 @@ fn stdio() -> io::Result<(File, File)> {
 ///
 /// # Errors
 /// What cannot be opened.
-pub fn open_monitor(chardev: &Chardev, endpoints: &mut Endpoints) -> Result<String, ChardevError> {
+pub fn open_monitor(
+    chardev: &Chardev,
+    inherited: &mut Inherited,
+    endpoints: &mut Endpoints,
+) -> Result<String, ChardevError> {
     let id = &chardev.id;
     match &chardev.backend {
         Backend::Listen(address) => {
-            let listener = bind(id, address)?;
+            let listener = bind(id, address, inherited)?;
             keep_open(&listener).map_err(|source| {
                 let address = describe(address, true);
                 socket_error(id, &address, source)
@@ -170,7 +175,7 @@ pub fn open_monitor(chardev: &Chardev, endpoints: &mut Endpoints) -> Result<Stri
             Ok(describe(address, true))
         }
         Backend::Connect(address) => {
-            match connect(id, address)? {
+            match connect(id, address, inherited)? {
                 Connection::Unix(stream) => endpoints.connected.push(stream),
                 Connection::Tcp(_) => return Err(ChardevError::NoSocket(id.clone())),
             }
@@ -223,14 +228,16 @@ fn socket_error(id: &str, address: &str, source: io::Error) -> ChardevError {
     }
 }
 
-fn take(id: &str, fd: RawFd) -> Result<OwnedFd, ChardevError> {
-    inherit(fd).map_err(|source| ChardevError::Descriptor {
-        id: id.to_owned(),
-        source,
-    })
+fn take(fd: RawFd, inherited: &mut Inherited) -> io::Result<OwnedFd> {
+    let taken = inherited.socket(fd);
+    taken.ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))
 }
 
-fn bind(id: &str, address: &SocketAddress) -> Result<qmp::Listener, ChardevError> {
+fn bind(
+    id: &str,
+    address: &SocketAddress,
+    inherited: &mut Inherited,
+) -> Result<qmp::Listener, ChardevError> {
     let error = |source| socket_error(id, &describe(address, true), source);
     match address {
         SocketAddress::Unix(path) => {
@@ -243,7 +250,7 @@ fn bind(id: &str, address: &SocketAddress) -> Result<qmp::Listener, ChardevError
             .map(qmp::Listener::Tcp)
             .map_err(error),
         SocketAddress::Descriptor(fd) => {
-            let descriptor = take(id, *fd)?;
+            let descriptor = take(*fd, inherited).map_err(error)?;
             Ok(if is_unix(&descriptor).map_err(error)? {
                 qmp::Listener::Unix(UnixListener::from(descriptor))
             } else {
@@ -265,7 +272,11 @@ fn remove_stale(path: &Path) {
     }
 }
 
-fn connect(id: &str, address: &SocketAddress) -> Result<Connection, ChardevError> {
+fn connect(
+    id: &str,
+    address: &SocketAddress,
+    inherited: &mut Inherited,
+) -> Result<Connection, ChardevError> {
     let error = |source| socket_error(id, &describe(address, false), source);
     match address {
         SocketAddress::Unix(path) => UnixStream::connect(path)
@@ -275,7 +286,7 @@ fn connect(id: &str, address: &SocketAddress) -> Result<Connection, ChardevError
             .map(Connection::Tcp)
             .map_err(error),
         SocketAddress::Descriptor(fd) => {
-            let descriptor = take(id, *fd)?;
+            let descriptor = take(*fd, inherited).map_err(error)?;
             Ok(if is_unix(&descriptor).map_err(error)? {
                 Connection::Unix(UnixStream::from(descriptor))
             } else {
@@ -339,7 +350,10 @@ mod tests {
     fn a_terminal_on_a_pty_has_a_name_and_a_log() {
         let folder = tempfile::tempdir().expect("folder");
         let log = folder.path().join("log");
-        let opened = open_terminal(Some(&chardev(Backend::Pty, Some(&log))), &FdSets::default());
+        let opened = open_terminal(
+            Some(&chardev(Backend::Pty, Some(&log))),
+            &mut Inherited::default(),
+        );
         let opened = opened.expect("opens");
         assert!(
             opened.filename.starts_with("pty:/dev/pts/"),
@@ -356,14 +370,17 @@ mod tests {
     fn a_file_can_be_a_descriptor_of_a_set() {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("console");
-        let fd_sets = FdSets::default();
+        let mut inherited = Inherited::default();
         let file = File::create(&path).expect("file");
-        fd_sets.add(Some(3), file.into(), None).expect("room");
+        inherited
+            .sets
+            .add(Some(3), file.into(), None)
+            .expect("room");
         let output = OutputFile {
             path: "/dev/fdset/3".into(),
             append: true,
         };
-        let opened = open_terminal(Some(&chardev(Backend::File(output), None)), &fd_sets);
+        let opened = open_terminal(Some(&chardev(Backend::File(output), None)), &mut inherited);
         let opened = opened.expect("opens");
         let sink: &dyn spapr_devices::vty::ConsoleSink = &opened.value.output;
         sink.try_write(b"x");
@@ -373,7 +390,7 @@ mod tests {
             path: "/dev/fdset/4".into(),
             append: true,
         };
-        let refused = open_terminal(Some(&chardev(Backend::File(missing), None)), &fd_sets);
+        let refused = open_terminal(Some(&chardev(Backend::File(missing), None)), &mut inherited);
         assert!(matches!(refused, Err(ChardevError::Descriptor { .. })));
     }
 
@@ -384,7 +401,11 @@ mod tests {
         let address = Backend::Listen(SocketAddress::Unix(path.clone()));
         let mut endpoints = Endpoints::default();
         for _ in 0..2 {
-            let name = open_monitor(&chardev(address.clone(), None), &mut endpoints);
+            let name = open_monitor(
+                &chardev(address.clone(), None),
+                &mut Inherited::default(),
+                &mut endpoints,
+            );
             assert_eq!(
                 name.expect("binds"),
                 format!("unix:{},server=on", path.display())
@@ -392,9 +413,20 @@ mod tests {
         }
         std::fs::remove_file(&path).expect("there");
         std::fs::write(&path, "precious").expect("write");
-        assert!(open_monitor(&chardev(address, None), &mut endpoints).is_err());
+        assert!(
+            open_monitor(
+                &chardev(address, None),
+                &mut Inherited::default(),
+                &mut endpoints
+            )
+            .is_err()
+        );
         assert_eq!(std::fs::read(&path).expect("kept"), b"precious");
-        let pty = open_monitor(&chardev(Backend::Pty, None), &mut endpoints);
+        let pty = open_monitor(
+            &chardev(Backend::Pty, None),
+            &mut Inherited::default(),
+            &mut endpoints,
+        );
         assert!(matches!(pty, Err(ChardevError::NoSocket(_))));
     }
 

@@ -86,11 +86,15 @@ fn wait_for(mut reader: PipeReader) -> bool {
 }
 
 impl Readiness {
-    /// Leaves the terminal and the folder, and lets the process that waits end.
+    /// Leaves the folder, does `last` of all that may fail, leaves the terminal and lets the process
+    /// that waits end.
     ///
     /// # Errors
-    /// The system call that failed.
-    pub fn tell(mut self) -> Result<(), DaemonError> {
+    /// The system call that failed, or what `last` says.
+    pub fn tell<E: From<DaemonError>>(
+        mut self,
+        last: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
         let call = |call| move |source| DaemonError::Call { call, source };
         std::env::set_current_dir("/").map_err(call("chdir"))?;
         let null = File::options()
@@ -98,11 +102,12 @@ impl Readiness {
             .write(true)
             .open("/dev/null")
             .map_err(call("open of /dev/null"))?;
+        last()?;
         for standard in 0..=2 {
             // SAFETY: both are numbers of descriptors; dup2 touches no memory, and standard streams
             // may be replaced while they are in use.
             if unsafe { libc::dup2(null.as_raw_fd(), standard) } < 0 {
-                return Err(call("dup2")(io::Error::last_os_error()));
+                return Err(call("dup2")(io::Error::last_os_error()).into());
             }
         }
         // A parent that is gone needs no word.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -22,14 +22,6 @@ pub enum FdSetError {
     /// There is no such set, or not such a descriptor in it.
     #[error("File descriptor named 'fdset-id:{0}' not found")]
     NoSet(u32),
-    /// It is not open.
-    #[error("file descriptor {fd} is not open")]
-    NotOpen {
-        /// Its number.
-        fd: RawFd,
-        /// Why.
-        source: io::Error,
-    },
     /// It cannot be shared.
     #[error("cannot duplicate a file descriptor")]
     Duplicate(#[source] io::Error),
@@ -175,27 +167,6 @@ pub(super) fn close_on_exec(descriptor: &OwnedFd) {
     debug_assert_eq!(set, 0, "F_SETFD of an open descriptor");
 }
 
-/// Takes over a descriptor that whoever started this process left open for it, and keeps it from
-/// programs that this process might start.
-///
-/// # Errors
-/// When it is not open.
-pub fn inherit(fd: RawFd) -> Result<OwnedFd, FdSetError> {
-    let not_open = |source| FdSetError::NotOpen { fd, source };
-    // SAFETY: fcntl with F_SETFD and flags touches no memory, and fails for what is not open.
-    if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
-        return Err(not_open(io::Error::last_os_error()));
-    }
-    if (0..=2).contains(&fd) {
-        // SAFETY: the descriptor is open, as was just seen, and stays so while it is borrowed.
-        let standard = unsafe { BorrowedFd::borrow_raw(fd) };
-        return standard.try_clone_to_owned().map_err(not_open);
-    }
-    // SAFETY: the descriptor is open, and by the command line's word this process' to use: it
-    // names each descriptor for one purpose.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs::File;
@@ -257,13 +228,5 @@ mod tests {
             .expect("in place of another");
         sets.close_named("name-0").expect("there");
         assert!(sets.close_named("name-0").is_err());
-    }
-
-    #[test]
-    fn what_is_not_open_is_not_inherited() {
-        assert!(matches!(
-            inherit(9999),
-            Err(FdSetError::NotOpen { fd: 9999, .. })
-        ));
     }
 }

@@ -13,7 +13,8 @@
 //! | [`host`] | what monitors are told of the host |
 //! | [`state`] | what the guest is doing, and the way to change it |
 //! | [`events`] | events on their way to monitors |
-//! | [`fd_sets`] | file descriptors that were passed in |
+//! | [`inherited`] | file descriptors that whoever started the process left open for it |
+//! | [`fd_sets`] | file descriptors that were passed in, by sets and names |
 //! | [`monitor`] | what monitors work on |
 //! | [`qmp`] | the monitor protocol |
 
@@ -23,6 +24,7 @@ pub mod daemon;
 pub mod events;
 pub mod fd_sets;
 pub mod host;
+pub mod inherited;
 mod last_words;
 mod logged;
 pub mod machine;
@@ -41,6 +43,7 @@ use crate::error_chain::chain;
 use crate::logging::{self, Prefix};
 use command_line::CommandLine;
 use daemon::{Detached, Readiness};
+use inherited::Inherited;
 use run::QemuError;
 
 /// The program `spapr-vmm-qemu`: runs what its arguments ask for. Its exit status is 0 when the guest
@@ -97,18 +100,20 @@ fn introduce() -> ExitCode {
 
 /// Leaves the terminal if asked to, and runs. Before there is a second thread.
 fn detach(line: CommandLine, started: Instant) -> Result<ExitCode, QemuError> {
+    let inherited = Inherited::take(&line)?;
     if !line.process.daemonize {
-        return run_logged(line, None, started);
+        return run_logged(line, inherited, None, started);
     }
     match daemon::detach()? {
         Detached::Parent { is_ready: true } => Ok(ExitCode::SUCCESS),
         Detached::Parent { is_ready: false } => Ok(ExitCode::FAILURE),
-        Detached::Daemon(readiness) => run_logged(line, Some(readiness), started),
+        Detached::Daemon(readiness) => run_logged(line, inherited, Some(readiness), started),
     }
 }
 
 fn run_logged(
     line: CommandLine,
+    inherited: Inherited,
     readiness: Option<Readiness>,
     started: Instant,
 ) -> Result<ExitCode, QemuError> {
@@ -125,7 +130,7 @@ fn run_logged(
         crate::sandbox::turn_on();
     }
     let logging = logging::start(process.log.unwrap_or(LogLevel::Warn).into());
-    let result = run::run(line, readiness, started);
+    let result = run::run(line, inherited, readiness, started);
     // What was logged stands before the last words.
     drop(logging);
     result.map(|()| ExitCode::SUCCESS)

@@ -10,7 +10,8 @@ use super::chardev::{self, ChardevError, Endpoints, Open};
 use super::command_line::{CommandLine, CommandLineError, DeviceKind, ProcessOptions};
 use super::daemon::{DaemonError, PidFile, Readiness};
 use super::events::{self, EventSource, Events};
-use super::fd_sets::{FdSetError, FdSets, inherit};
+use super::fd_sets::FdSets;
+use super::inherited::{Inherited, InheritedError};
 use super::monitor::{ChardevFacts, Facts, Monitor};
 use super::qmp::Server;
 use super::state::{GuestState, Next, Policy};
@@ -30,8 +31,8 @@ pub enum QemuError {
     #[error(transparent)]
     Daemon(#[from] DaemonError),
     /// A descriptor that was to be passed in is not there.
-    #[error("-add-fd")]
-    Descriptor(#[from] FdSetError),
+    #[error(transparent)]
+    Descriptor(#[from] InheritedError),
     /// A character device cannot be opened.
     #[error(transparent)]
     Chardev(#[from] ChardevError),
@@ -63,21 +64,21 @@ pub enum QemuError {
 /// When it cannot be run.
 pub fn run(
     line: CommandLine,
+    mut inherited: Inherited,
     readiness: Option<Readiness>,
     started: Instant,
 ) -> Result<(), QemuError> {
-    let fd_sets = take_descriptors(&line)?;
     // Signals are caught before anyone can send one to a process that is known.
     let control = Control::new()?;
     let (events, source) = events::channel().map_err(resource("an eventfd"))?;
-    let mut open = OpenDevices::open(&line, &fd_sets)?;
+    let mut open = OpenDevices::open(&line, &mut inherited)?;
     let terminal = open.terminal.take();
     if line.process.locks_memory {
         lock_memory().map_err(QemuError::LockMemory)?;
     }
     let waiting = Waiting {
         facts: facts(&line, open.chardevs),
-        fd_sets,
+        fd_sets: inherited.sets,
         endpoints: open.endpoints,
         events,
         source,
@@ -100,16 +101,6 @@ pub(super) fn resource(what: &'static str) -> impl Fn(io::Error) -> QemuError {
     move |source| QemuError::Resource { what, source }
 }
 
-/// First of all: numbers of descriptors mean what whoever started this process left open.
-fn take_descriptors(line: &CommandLine) -> Result<FdSets, QemuError> {
-    let fd_sets = FdSets::default();
-    for passed in &line.descriptors {
-        let descriptor = inherit(passed.fd)?;
-        fd_sets.add(Some(passed.set), descriptor, passed.opaque.clone())?;
-    }
-    Ok(fd_sets)
-}
-
 /// Character devices, open.
 struct OpenDevices {
     terminal: Option<Console>,
@@ -118,11 +109,12 @@ struct OpenDevices {
 }
 
 impl OpenDevices {
-    fn open(line: &CommandLine, fd_sets: &FdSets) -> Result<Self, QemuError> {
+    fn open(line: &CommandLine, inherited: &mut Inherited) -> Result<Self, QemuError> {
         let mut endpoints = Endpoints::default();
         let mut chardevs = Vec::new();
         let terminal = if line.machine.is_some() {
-            let Open { value, filename } = chardev::open_terminal(line.terminal.as_ref(), fd_sets)?;
+            let Open { value, filename } =
+                chardev::open_terminal(line.terminal.as_ref(), inherited)?;
             if let Some(chardev) = &line.terminal {
                 let label = chardev.id.clone();
                 chardevs.push(ChardevFacts { label, filename });
@@ -134,7 +126,7 @@ impl OpenDevices {
         for id in &line.monitors {
             let chardev = line.chardevs.iter().find(|chardev| chardev.id == *id);
             if let Some(chardev) = chardev {
-                let filename = chardev::open_monitor(chardev, &mut endpoints)?;
+                let filename = chardev::open_monitor(chardev, inherited, &mut endpoints)?;
                 let label = chardev.id.clone();
                 chardevs.push(ChardevFacts { label, filename });
             }
@@ -233,10 +225,11 @@ impl Waiting {
         let server = server.map_err(resource("the monitors' thread"))?;
         let pid_file = self.process.pid_file.as_deref().map(PidFile::write);
         let pid_file = pid_file.transpose()?;
-        if let Some(readiness) = self.readiness {
-            readiness.tell()?;
+        let enter = || sandbox::enter(Role::Main).map_err(resource("a sandbox"));
+        match self.readiness {
+            Some(readiness) => readiness.tell(enter)?,
+            None => enter()?,
         }
-        sandbox::enter(Role::Main).map_err(resource("a sandbox"))?;
         Ok(Serving {
             monitor,
             control: self.control,

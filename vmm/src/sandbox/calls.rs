@@ -150,8 +150,9 @@ const MACHINE: &[Rule] = &[
     Call(libc::SYS_unlinkat),
     Call(libc::SYS_uname),
     Call(libc::SYS_dup),
+    // Leaving the terminal is the last thing that a daemon does at its start.
+    Call(libc::SYS_dup2),
     Call(libc::SYS_dup3),
-    Call(libc::SYS_chdir),
     // Threads, and never processes. What clone3 would make is not to be seen from its arguments:
     // the C library does without.
     WithBits {

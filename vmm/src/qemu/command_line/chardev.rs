@@ -63,6 +63,15 @@ pub enum SocketAddress {
 pub const BACKENDS: &[&str] = &["file", "null", "pty", "socket", "stdio"];
 
 impl Chardev {
+    /// The inherited descriptor that it is on, if it is on one.
+    pub fn descriptor(&self) -> Option<RawFd> {
+        match self.backend {
+            Backend::Listen(SocketAddress::Descriptor(fd))
+            | Backend::Connect(SocketAddress::Descriptor(fd)) => Some(fd),
+            _ => None,
+        }
+    }
+
     pub(super) fn parse(text: &str) -> Result<Self, CommandLineError> {
         let mut properties = Properties::parse("-chardev", Some("backend"), text)?;
         let kind = properties.required("backend")?;

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use time::{Date, Month, OffsetDateTime, Time};
 use uuid::Uuid;
 
-use super::CommandLineError;
 use super::device::{Device, DeviceKind};
 use super::memory::MemoryOptions;
 use super::process::log_level;
 use super::properties::{Properties, parse_number};
+use super::{CommandLineError, absolute};
 use crate::cli::{
     DdwMode, InterruptControllerMode, IommuMode, LockMode, LockRegion, LogLevel, TceMode,
 };
@@ -43,6 +43,8 @@ pub(super) struct MachineOptions {
     processor: Option<ProcessorModel>,
     cpus: u32,
     threads_per_core: u32,
+    /// Threads for which a core has numbers (`vsmt`).
+    threads_per_virtual_core: Option<u32>,
     uuid: Option<Uuid>,
     kernel: Option<PathBuf>,
     initrd: Option<PathBuf>,
@@ -65,6 +67,7 @@ impl Default for MachineOptions {
             processor: None,
             cpus: 1,
             threads_per_core: 1,
+            threads_per_virtual_core: None,
             uuid: None,
             kernel: None,
             initrd: None,
@@ -104,8 +107,8 @@ impl MachineOptions {
                 })?;
                 self.uuid = Some(uuid);
             }
-            "kernel" => self.kernel = Some(value.into()),
-            "initrd" => self.initrd = Some(value.into()),
+            "kernel" => self.kernel = Some(absolute("-kernel", value)?),
+            "initrd" => self.initrd = Some(absolute("-initrd", value)?),
             "append" => value.clone_into(&mut self.command_line),
             "rtc" => self.read_clock(value)?,
             // How it logs and counts is read by `process`.
@@ -142,7 +145,7 @@ impl MachineOptions {
         properties.only("dump-guest-core", &["off"])?;
         // Memory is never merged.
         properties.only("mem-merge", &["off", "on"])?;
-        properties.only("vsmt", &["1", "2", "4", "8"])?;
+        self.threads_per_virtual_core = properties.number32("vsmt")?;
         if let Some(mode) = properties.text("ic-mode")? {
             self.interrupt_controller = match mode.as_str() {
                 "xive" => InterruptControllerMode::Xive,
@@ -297,6 +300,14 @@ impl MachineOptions {
                 "no -kernel: a guest starts from a kernel (<kernel> below <os> in a libvirt domain)",
             )
         })?;
+        if let Some(threads) = self.threads_per_virtual_core
+            && threads != self.threads_per_core
+        {
+            return Err(CommandLineError::Combination(format!(
+                "-machine vsmt={threads}: a core has as many numbers as threads, and -smp says threads={}",
+                self.threads_per_core
+            )));
+        }
         let backend = self.memory_backend.as_deref();
         let memory = memory.of_machine(backend)?;
         let vty = devices.iter().find_map(|device| match device.kind {

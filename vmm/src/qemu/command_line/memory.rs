@@ -96,7 +96,8 @@ impl MemoryOptions {
         };
         properties.only("prealloc", allowed)?;
         properties.only("share", &["on", "off"])?;
-        properties.only("dump", &["on", "off"])?;
+        // A core file never holds guest memory.
+        properties.only("dump", &["off"])?;
         properties.only("discard-data", &["on", "off"])?;
         properties.only("merge", &["off"])?;
         properties.finish()?;

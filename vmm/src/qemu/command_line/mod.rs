@@ -103,6 +103,14 @@ struct Reader {
     descriptors: Vec<PassedDescriptor>,
 }
 
+/// A path that means the same after the process has left its folder (`-daemonize`).
+fn absolute(option: &str, path: &str) -> Result<PathBuf, CommandLineError> {
+    std::path::absolute(path).map_err(|why| CommandLineError::Syntax {
+        option: option.to_owned(),
+        why: format!("{path:?} is no path: {why}"),
+    })
+}
+
 impl CommandLine {
     /// Reads the arguments, without the program's name.
     ///
@@ -220,14 +228,8 @@ impl Reader {
     /// A descriptor that two options use would be closed by the first that is done with it.
     fn check_descriptors(&self) -> Result<(), CommandLineError> {
         let of_sets = self.descriptors.iter().map(|it| ("-add-fd", it.fd));
-        let of_sockets = self
-            .chardevs
-            .iter()
-            .filter_map(|chardev| match chardev.backend {
-                Backend::Listen(SocketAddress::Descriptor(fd))
-                | Backend::Connect(SocketAddress::Descriptor(fd)) => Some(("-chardev", fd)),
-                _ => None,
-            });
+        let of_sockets = self.chardevs.iter().filter_map(Chardev::descriptor);
+        let of_sockets = of_sockets.map(|fd| ("-chardev", fd));
         let mut seen = Vec::new();
         for (option, fd) in of_sets.chain(of_sockets) {
             if seen.contains(&fd) {

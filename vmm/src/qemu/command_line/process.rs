@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 
 use super::properties::Properties;
-use super::{CommandLineError, PassedDescriptor, ProcessOptions};
+use super::{CommandLineError, PassedDescriptor, ProcessOptions, absolute};
 use crate::cli::LogLevel;
 
 /// Reads one option; false when it is none of these.
@@ -17,7 +17,7 @@ pub(super) fn read(
         "daemonize" => process.daemonize = true,
         "no-shutdown" => process.no_shutdown = true,
         "no-reboot" => process.no_reboot = true,
-        "pidfile" => process.pid_file = Some(value.into()),
+        "pidfile" => process.pid_file = Some(absolute("-pidfile", value)?),
         "name" => {
             let mut properties = Properties::parse("-name", Some("guest"), value)?;
             process.name = properties.text("guest")?;
@@ -61,8 +61,8 @@ pub(super) fn read(
             if let Some(level) = log_level(&mut properties, "log")? {
                 process.log = Some(level);
             }
-            if let Some(path) = properties.path("stats")? {
-                process.stats = Some(path);
+            if let Some(path) = properties.text("stats")? {
+                process.stats = Some(absolute("-spapr-vmm stats", &path)?);
             }
             // The others make the machine, and were checked with it.
         }

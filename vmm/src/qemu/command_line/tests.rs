@@ -146,6 +146,29 @@ fn topologies_have_a_place_for_each_processor() {
 }
 
 #[test]
+fn paths_mean_the_same_after_the_process_has_left_its_folder() {
+    let line = domain_with("/boot/vmlinux", "vmlinux").expect("parses");
+    let kernel = line.machine.expect("a machine").kernel;
+    assert!(kernel.is_absolute() && kernel.ends_with("vmlinux"));
+    let line = domain_with(
+        "-no-shutdown",
+        "-pidfile\npid\n-spapr-vmm\nstats=stats.json",
+    );
+    let process = line.expect("parses").process;
+    assert!(process.pid_file.expect("a path").is_absolute());
+    assert!(process.stats.expect("a path").is_absolute());
+    let refused = refusal("/boot/initrd", "");
+    assert!(refused.starts_with("-initrd: cannot be read"), "{refused}");
+}
+
+#[test]
+fn a_core_has_as_many_numbers_as_threads() {
+    assert!(domain_with("usb=off", "usb=off,vsmt=1").is_ok());
+    let refused = refusal("usb=off", "usb=off,vsmt=8");
+    assert!(refused.contains("-smp says threads=1"), "{refused}");
+}
+
+#[test]
 fn options_of_our_own_come_through() {
     let line = domain_with(
         "timestamp=on",

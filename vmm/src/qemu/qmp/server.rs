@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+use event_manager::{
+    EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberId, SubscriberOps,
+};
 
 use super::client::{Client, Connection, Stream};
 use crate::qemu::events::{self, EventSource};
@@ -23,6 +25,9 @@ const MOST_CLIENTS: usize = 32;
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How long the thread sleeps at most before it looks whether it is to end.
 const LOOK_UP_MILLISECONDS: i32 = 1000;
+/// How long a listener that cannot accept is left alone, as when there are no descriptors left: the
+/// client that waits would wake the thread again at once.
+const RETRY_ACCEPT: Duration = Duration::from_millis(500);
 
 /// Which of the things that are watched an event is of.
 const EVENTS_ARRIVED: u32 = 0;
@@ -107,6 +112,7 @@ impl Server {
             clients,
             monitor,
             source,
+            resting: Vec::new(),
             failed: None,
         };
         let mut manager = EventManager::new().map_err(other)?;
@@ -129,6 +135,7 @@ impl Server {
                         log::error!("the monitors' event loop failed: {error}");
                         return;
                     }
+                    rouse(&mut manager, id);
                 }
                 if let Ok(monitors) = manager.remove_subscriber(id) {
                     monitors.say_farewell();
@@ -166,7 +173,23 @@ struct Monitors {
     clients: HashMap<RawFd, Client>,
     monitor: Arc<Monitor>,
     source: EventSource,
+    /// Listeners that could not accept, by their data, and when to try again.
+    resting: Vec<(u32, Instant)>,
     failed: Option<event_manager::Error>,
+}
+
+/// Watches listeners again that have rested for long enough.
+fn rouse(manager: &mut EventManager<Monitors>, id: SubscriberId) {
+    let Ok(monitors) = manager.subscriber_mut(id) else {
+        return;
+    };
+    for (listener, fd) in monitors.take_rested(Instant::now()) {
+        let events = Events::with_data_raw(fd, listener, EventSet::IN);
+        let watched = manager.event_ops(id).and_then(|mut ops| ops.add(events));
+        if let Err(error) = watched {
+            log::error!("a monitor's socket cannot be watched: {error}");
+        }
+    }
 }
 
 impl MutEventSubscriber for Monitors {
@@ -192,6 +215,14 @@ impl MutEventSubscriber for Monitors {
     }
 }
 
+/// Whether accept(2) failed because the client is gone again, or there was none.
+fn is_the_clients(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted
+    )
+}
+
 /// What is to be waited for.
 fn interest(client: &Client) -> EventSet {
     let mut set = EventSet::empty();
@@ -205,17 +236,25 @@ fn interest(client: &Client) -> EventSet {
 }
 
 impl Monitors {
-    fn accept(&mut self, listener: u32, ops: &mut EventOps) {
-        let place = listener.checked_sub(FIRST_LISTENER).map(usize::try_from);
-        let Some(Ok(place)) = place else {
+    fn listener(&self, data: u32) -> Option<&Listener> {
+        let place = usize::try_from(data.checked_sub(FIRST_LISTENER)?).ok()?;
+        self.listeners.get(place)
+    }
+
+    fn accept(&mut self, data: u32, ops: &mut EventOps) {
+        let Some(listener) = self.listener(data) else {
             return;
         };
-        let Some(listener) = self.listeners.get(place) else {
-            return;
-        };
-        // Of one that is gone again, and of one too many, nothing is kept.
-        let Ok(stream) = listener.accept() else {
-            return;
+        let stream = match listener.accept() {
+            Ok(stream) => stream,
+            Err(error) if is_the_clients(&error) => return,
+            Err(error) => {
+                log::warn!("a monitor's client has to wait: {error}");
+                if ops.remove(Events::empty(listener)).is_ok() {
+                    self.resting.push((data, Instant::now() + RETRY_ACCEPT));
+                }
+                return;
+            }
         };
         if self.clients.len() >= MOST_CLIENTS {
             log::warn!("a monitor's client was refused: there are {MOST_CLIENTS} already");
@@ -230,6 +269,14 @@ impl Monitors {
             Ok(()) => drop(self.clients.insert(client.as_raw_fd(), client)),
             Err(error) => log::error!("a monitor's client cannot be watched: {error}"),
         }
+    }
+
+    /// Listeners whose rest is over `now`: their data and their descriptors.
+    fn take_rested(&mut self, now: Instant) -> Vec<(u32, RawFd)> {
+        let rested = self.resting.extract_if(.., |&mut (_, until)| until <= now);
+        let rested: Vec<u32> = rested.map(|(data, _)| data).collect();
+        let with_descriptor = |data| Some((data, self.listener(data)?.as_raw_fd()));
+        rested.into_iter().filter_map(with_descriptor).collect()
     }
 
     fn serve(&mut self, fd: RawFd, set: EventSet, ops: &mut EventOps) {
