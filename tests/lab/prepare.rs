@@ -31,6 +31,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<u8, SuiteError> {
 fn images(workspace: &Workspace) -> Result<(), SessionError> {
     let _locked = workspace.lock()?;
     Packages::provide(workspace, PackageSet::PeerEmulator)?;
+    Packages::provide(workspace, PackageSet::OldLibvirt)?;
     all_hosts(workspace)
 }
 

@@ -115,6 +115,14 @@ pub(crate) fn for_user_emulation() -> Result<&'static str, ToolError> {
     one_of(USER_EMULATION)
 }
 
+/// Whether this user may make user namespaces, in which a file of this machine can be replaced by
+/// another for one program.
+pub(crate) fn has_user_namespaces() -> bool {
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--user", "--map-root-user", "--mount", "true"]);
+    command::output(&mut unshare).is_ok()
+}
+
 /// The program that fetches Python packages, installed if it is missing.
 pub(crate) fn for_python_packages() -> Result<&'static str, ToolError> {
     one_of(PYTHON_PACKAGES)

@@ -15,8 +15,6 @@ use thiserror::Error;
 use crate::command::{self, CommandError};
 use crate::progress::Step;
 
-use super::RELEASE;
-
 /// Why the private apt did not deliver.
 #[derive(Debug, Error)]
 pub(crate) enum AptError {
@@ -33,16 +31,20 @@ pub(crate) enum AptError {
     #[error("/etc/os-release does not name this machine's Debian release (VERSION_CODENAME)")]
     NoCodename,
     #[error(
-        "this machine's package sources offer no Debian {RELEASE}; if its keyring is too old for it, run: apt-get install debian-archive-keyring"
+        "this machine's package sources offer no Debian {release}; if its keyring is too old for it, run: apt-get install debian-archive-keyring"
     )]
-    NoRelease(#[source] CommandError),
+    NoRelease {
+        release: &'static str,
+        #[source]
+        source: CommandError,
+    },
     #[error("apt did not do its work")]
     Command(#[from] CommandError),
     #[error("the package {package} depends on nothing, but should point to a kernel")]
     PointsNowhere { package: String },
 }
 
-/// A private apt for one architecture, its package lists fetched.
+/// A private apt for one release and architecture, its package lists fetched.
 #[derive(Debug)]
 pub(crate) struct Apt {
     folder: PathBuf,
@@ -51,23 +53,27 @@ pub(crate) struct Apt {
 
 impl Apt {
     /// Sets up apt in a folder below `folder` and fetches the package lists.
-    pub(crate) fn prepare(folder: &Path, architecture: &'static str) -> Result<Self, AptError> {
+    pub(crate) fn prepare(
+        folder: &Path,
+        release: &'static str,
+        architecture: &'static str,
+    ) -> Result<Self, AptError> {
         let apt = Self {
-            folder: folder.join(architecture),
+            folder: folder.join(format!("{release}-{architecture}")),
             architecture,
         };
         apt.write_settings()?;
         let step = Step::start(format!(
-            "fetching Debian {RELEASE}'s package lists ({architecture})"
+            "fetching Debian {release}'s package lists ({architecture})"
         ));
         let mut outcome = Err(AptError::NoMirror);
         for mirror in mirrors()? {
-            apt.write("sources.list", &source_line(&mirror))?;
+            apt.write("sources.list", &source_line(&mirror, release))?;
             let mut update = apt.command("apt-get");
             update.args(["update", "--error-on=any"]);
             outcome = match command::output(&mut update) {
                 Ok(_) => Ok(()),
-                Err(error) => Err(AptError::NoRelease(error)),
+                Err(source) => Err(AptError::NoRelease { release, source }),
             };
             if outcome.is_ok() {
                 break;
@@ -271,7 +277,7 @@ fn planned_bytes(plan: &str) -> u64 {
         .sum()
 }
 
-fn source_line(mirror: &str) -> String {
+fn source_line(mirror: &str, release: &str) -> String {
     let keyring = ["gpg", "pgp"]
         .map(|kind| format!("/usr/share/keyrings/debian-archive-keyring.{kind}"))
         .into_iter()
@@ -279,7 +285,7 @@ fn source_line(mirror: &str) -> String {
     let signed_by = keyring
         .map(|path| format!("[signed-by={path}] "))
         .unwrap_or_default();
-    format!("deb {signed_by}{mirror} {RELEASE} main\n")
+    format!("deb {signed_by}{mirror} {release} main\n")
 }
 
 /// The mirrors from which this machine's own sources take its own release.

@@ -1,7 +1,7 @@
 //! Debian packages the images are made of, unpacked into the cache.
 //!
-//! All come from one Debian release's `main`, fetched by a private apt that shares nothing with
-//! this machine's package state but the mirror it is configured to use.
+//! All but one old libvirt come from one Debian release's `main`, fetched by a private apt that shares
+//! nothing with this machine's package state but the mirror it is configured to use.
 
 mod apt;
 pub(crate) mod python;
@@ -20,7 +20,10 @@ use crate::workspace::{Workspace, WorkspaceError, at};
 use apt::{Apt, AptError};
 
 /// The Debian release: its QEMU emulates POWER hosts well, its ppc64el kernel has VFIO.
-pub(crate) const RELEASE: &str = "trixie";
+const RELEASE: &str = "trixie";
+
+/// The release before, Debian 12.
+const OLD_RELEASE: &str = "bookworm";
 
 /// Changes when the way packages are unpacked changes.
 const RECIPE_VERSION: &str = "1";
@@ -35,9 +38,10 @@ pub(crate) enum PackageError {
     Workspace(#[from] WorkspaceError),
     #[error(transparent)]
     Tools(#[from] ToolError),
-    #[error("cannot fetch {packages} ({architecture}) from Debian {RELEASE}")]
+    #[error("cannot fetch {packages} ({architecture}) from Debian {release}")]
     Fetch {
         packages: String,
+        release: &'static str,
         architecture: &'static str,
         #[source]
         source: Box<AptError>,
@@ -80,10 +84,13 @@ pub(crate) enum PackageSet {
     PeerEmulator,
     /// libvirt to run inside a host, with QEMU, which it depends on, and Python.
     Libvirt,
+    /// Debian 12's libvirt, for this machine, with every library it needs.
+    OldLibvirt,
 }
 
 struct Recipe {
     name: &'static str,
+    release: &'static str,
     architecture: &'static str,
     /// Its name; several with spaces between.
     package: &'static str,
@@ -139,9 +146,20 @@ impl PackageSet {
                  qemu-system-ppc python3 base-files coreutils bash bsdutils",
                 Depth::WithDependencies,
             ),
+            Self::OldLibvirt => (
+                "old-libvirt",
+                "amd64",
+                "libvirt-daemon-driver-qemu libvirt-clients",
+                Depth::WithDependencies,
+            ),
+        };
+        let release = match self {
+            Self::OldLibvirt => OLD_RELEASE,
+            _ => RELEASE,
         };
         Recipe {
             name,
+            release,
             architecture,
             package,
             depth,
@@ -161,7 +179,7 @@ impl Packages {
         let recipe = set.recipe();
         let depth = format!("{:?}", recipe.depth);
         let inputs = [
-            RELEASE,
+            recipe.release,
             RECIPE_VERSION,
             recipe.architecture,
             recipe.package,
@@ -208,10 +226,12 @@ impl Packages {
 fn fetch(workspace: &Workspace, recipe: &Recipe, into: &Path) -> Result<(), PackageError> {
     let fetch_error = |source| PackageError::Fetch {
         packages: recipe.package.to_owned(),
+        release: recipe.release,
         architecture: recipe.architecture,
         source: Box::new(source),
     };
-    let apt = Apt::prepare(&workspace.cached("apt"), recipe.architecture).map_err(fetch_error)?;
+    let folder = workspace.cached("apt");
+    let apt = Apt::prepare(&folder, recipe.release, recipe.architecture).map_err(fetch_error)?;
     let archives = tempfile::Builder::new()
         .prefix("archives")
         .tempdir_in(workspace.cached("partial"))

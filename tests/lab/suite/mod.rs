@@ -14,6 +14,7 @@ use crate::command::{self, CommandError};
 use crate::cross_build::{self, BuildError};
 use crate::exec::Passed;
 use crate::host::Output;
+use crate::packages::{PackageError, PackageSet, Packages};
 use crate::progress::say;
 use crate::session::SessionError;
 use crate::tools::{self, TARGET, ToolError};
@@ -33,6 +34,8 @@ pub(crate) enum SuiteError {
     Session(#[from] Box<SessionError>),
     #[error(transparent)]
     Workspace(#[from] WorkspaceError),
+    #[error(transparent)]
+    Packages(#[from] Box<PackageError>),
 }
 
 /// One part of the suite, done.
@@ -49,6 +52,9 @@ pub(crate) fn run(workspace: &Workspace, args: &TestArgs) -> Result<u8, SuiteErr
     let mut parts = Vec::new();
     if !only_in_hosts {
         parts.push(part("this machine", || native(workspace))?);
+        parts.push(part("Debian 12's libvirt, on this machine", || {
+            old_libvirt(workspace)
+        })?);
         parts.push(part("the TCE engine and its model", || model(workspace))?);
         parts.push(part(&format!("{TARGET}, under qemu-user"), || {
             user_emulation(workspace)
@@ -73,6 +79,22 @@ fn part(title: &str, run: impl FnOnce() -> Result<Tally, SuiteError>) -> Result<
 fn native(workspace: &Workspace) -> Result<Tally, SuiteError> {
     let mut cargo = cross_build::cargo(workspace);
     cargo.args(["test", "--locked", "--workspace", "--no-fail-fast"]);
+    counted(cargo)
+}
+
+/// Has Debian 12's libvirt probe this machine's build of the emulator.
+fn old_libvirt(workspace: &Workspace) -> Result<Tally, SuiteError> {
+    if !tools::has_user_namespaces() {
+        say("this machine lets this user make no user namespace: Debian 12's libvirt is not tried");
+        return Ok(Tally::default());
+    }
+    let locked = workspace.lock()?;
+    let libvirt = Packages::provide(workspace, PackageSet::OldLibvirt).map_err(Box::new)?;
+    drop(locked);
+    let mut cargo = cross_build::cargo(workspace);
+    cargo.args(["test", "--locked", "--package", "spapr-vmm"]);
+    cargo.args(["--test", "old_libvirt", "--", "--ignored"]);
+    cargo.env("OLD_LIBVIRT", libvirt.root());
     counted(cargo)
 }
 
