@@ -4,6 +4,7 @@ mod program;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command};
@@ -11,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -179,6 +181,47 @@ fn a_signal_ends_it_in_its_sandbox_too() {
         assert_eq!(status.code(), Some(0), "sandbox {sandbox}: {status:?}");
         assert!(!folder.path().join("pid").exists());
     }
+}
+
+#[test]
+fn a_descriptor_comes_with_the_request_that_takes_it() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut child = vmm(folder.path()).spawn().expect("starts");
+    let mut client = Client::connect(folder.path());
+    let (mut ours, theirs) = UnixStream::pair().expect("pair");
+    let request = br#"{"execute":"add-fd","arguments":{"fdset-id":7}}"#;
+    let sent = client.stream.send_with_fd(&request[..], theirs.as_raw_fd());
+    sent.expect("send");
+    assert_eq!(client.receive()["return"]["fdset-id"], 7);
+    assert_eq!(client.ask("query-fdsets")[0]["fdset-id"], 7);
+    client.stream.write_all(request).expect("write");
+    let reply = client.receive();
+    let told = reply["error"]["desc"].as_str().unwrap_or_default();
+    assert!(told.contains("No file descriptor"), "{reply}");
+    // One that sends several at once is disconnected, and they are closed.
+    let mut greedy = Client::connect(folder.path());
+    let several = [theirs.as_raw_fd(); 2];
+    let sent = greedy.stream.send_with_fds(&[&request[..]], &several);
+    sent.expect("send");
+    let mut line = String::new();
+    assert_eq!(greedy.reader.read_line(&mut line).ok(), Some(0), "{line}");
+    assert_eq!(
+        client.ask("query-fdsets")[0]["fds"]
+            .as_array()
+            .map(Vec::len),
+        Some(1)
+    );
+    drop(theirs);
+    client
+        .stream
+        .write_all(br#"{"execute":"remove-fd","arguments":{"fdset-id":7}}"#)
+        .expect("write");
+    assert_eq!(client.receive()["return"], json!({}));
+    // Nobody else has the other end open.
+    ours.set_read_timeout(Some(LIMIT)).expect("timeout");
+    assert_eq!(ours.read(&mut [0]).expect("the end"), 0);
+    client.ask("quit");
+    assert_eq!(child.wait().expect("wait").code(), Some(0));
 }
 
 #[test]
