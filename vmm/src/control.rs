@@ -83,14 +83,14 @@ impl Control {
     }
 
     /// Waits until the machine's run has ended, by the guest's doing or by a signal, and answers
-    /// the `alarm` meanwhile.
+    /// the `alarms` meanwhile.
     ///
     /// # Errors
     /// When events cannot be waited for; the run may not have ended then.
     pub fn wait_for_end(
         &self,
         lifecycle: &Arc<Lifecycle>,
-        alarm: Option<Alarm>,
+        alarms: Vec<Alarm>,
     ) -> Result<End, ControlError> {
         let mut manager = EventManager::new().map_err(ControlError::EventManager)?;
         let watch_end = Subscriber::End {
@@ -105,9 +105,9 @@ impl Control {
                 manager.add_subscriber(Subscriber::Signal(watch)),
             ));
         }
-        if let Some(alarm) = alarm {
+        for alarm in alarms {
             let id = manager.add_subscriber(Subscriber::Alarm(alarm));
-            ids.push(("a timer", id));
+            ids.push(("a timer or a device", id));
         }
         for (what, id) in ids {
             let subscriber = manager
@@ -255,14 +255,16 @@ mod tests {
         let control = Control::new().expect("signals");
         let first = lifecycle();
         thread::scope(|scope| {
-            let waiter = scope.spawn(|| control.wait_for_end(&first, None));
+            let waiter = scope.spawn(|| control.wait_for_end(&first, Vec::new()));
             first.end(End::PowerOff);
             let end = waiter.join().expect("waiter").expect("wait");
             assert_eq!(end, End::PowerOff);
         });
         // Between two lives of the machine: it counts for the next.
         signal_hook::low_level::raise(SIGTERM).expect("raise");
-        let end = control.wait_for_end(&lifecycle(), None).expect("wait");
+        let end = control
+            .wait_for_end(&lifecycle(), Vec::new())
+            .expect("wait");
         assert_eq!(end, End::Asked("SIGTERM"));
     }
 
@@ -278,7 +280,9 @@ mod tests {
         signal_hook::low_level::raise(signal_hook::consts::SIGUSR1).expect("raise");
         watch.arrived();
         assert_eq!(first.ended(), Some(End::Reboot));
-        let end = control.wait_for_end(&lifecycle(), None).expect("wait");
+        let end = control
+            .wait_for_end(&lifecycle(), Vec::new())
+            .expect("wait");
         assert_eq!(end, End::Asked("SIGUSR1"));
     }
 
@@ -301,7 +305,7 @@ mod tests {
         let control = Control {
             signals: Vec::new(),
         };
-        let end = control.wait_for_end(&lifecycle, Some(alarm));
+        let end = control.wait_for_end(&lifecycle, vec![alarm]);
         assert_eq!(end.expect("wait"), End::Reboot);
     }
 }

@@ -173,8 +173,8 @@ fn run_machine(
             })?,
         };
         let mut running = next.start(&terminal, &lasting, &threads, false)?;
-        let alarm = running.alarm();
-        let waited = control.wait_for_end(running.lifecycle(), alarm);
+        let alarms = running.alarms();
+        let waited = control.wait_for_end(running.lifecycle(), alarms);
         let (end, released) = running.stop(started, statistics);
         waited?;
         let released = released.map_err(|source| RunError::Later {

@@ -4,6 +4,7 @@ mod bad_arguments;
 mod boot;
 mod bulk_calls;
 mod console;
+mod device_notices;
 mod devices;
 mod disturbed_monitor;
 mod dma;

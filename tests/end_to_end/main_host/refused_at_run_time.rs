@@ -189,7 +189,8 @@ fn what_the_kernel_does_not_serve_is_served_in_user_space() {
 fn interrupts_that_the_host_refuses_are_a_hardware_error() {
     // Those of the terminal and of power events come first.
     let irqfd = errno(KVM_IRQFD, libc::EIO).after(2);
-    let set_irqs = errno(VFIO_DEVICE_SET_IRQS, libc::EIO);
+    // Those of the device's notices, too.
+    let set_irqs = errno(VFIO_DEVICE_SET_IRQS, libc::EIO).after(2);
     for (fault, message) in [(irqfd, "KVM_IRQFD"), (set_irqs, "VFIO_DEVICE_SET_IRQS")] {
         let calls = [("msi 1", HARDWARE), ("msi 1", DONE), ("msi 0", DONE)];
         let finished = make_with(&fault, &[], &calls);

@@ -39,6 +39,11 @@ const THREAD_MANAGEMENT: (u64, u32) = (8, 0x031a_0000);
 const TERMINAL_PAGES: (u64, u32) = (8, 0x1100 << 17);
 const ENABLE_HCALL: (u64, u32) = (0, 104);
 
+/// The third field of `struct vfio_irq_info` and of `struct vfio_irq_set`: which kind.
+const MSI: &[(u64, u32)] = &[(8, 1)];
+const ERROR_NOTICE: &[(u64, u32)] = &[(8, 3)];
+const REQUEST_NOTICE: &[(u64, u32)] = &[(8, 4)];
+
 /// A call that fails, and what comes of it.
 struct Case {
     request: u32,
@@ -297,7 +302,16 @@ fn a_window_that_cannot_be_made_at_the_start_is_named() {
 /// What fails when the guest is there already, or when it has ended.
 #[test]
 fn what_a_guest_can_do_without_is_logged() {
-    case(VFIO_DEVICE_GET_IRQ_INFO, &[], 0, "VFIO_DEVICE_GET_IRQ_INFO").run();
+    for irq in [ERROR_NOTICE, MSI] {
+        case(VFIO_DEVICE_GET_IRQ_INFO, irq, 0, "VFIO_DEVICE_GET_IRQ_INFO").run();
+    }
+    case(
+        VFIO_DEVICE_SET_IRQS,
+        REQUEST_NOTICE,
+        0,
+        "VFIO_DEVICE_SET_IRQS",
+    )
+    .run();
     case(
         VFIO_GROUP_UNSET_CONTAINER,
         &[],

@@ -28,6 +28,7 @@ use super::passthrough::{self, AttachedGroup, PassthroughError};
 use super::processor_facts::{self, ProcessorError};
 use crate::boot::{self, BootError, Entry, Payload, device_tree::MachineTree};
 use crate::cli::{LockMode, TceMode};
+use crate::control::Alarm;
 use crate::kvm::host::{self, Capabilities, HostError};
 use crate::kvm::memory_slots::{MemorySlotError, MemorySlots};
 use crate::kvm::vcpu::{PseriesVcpu, VcpuError};
@@ -144,6 +145,7 @@ pub struct Machine {
     pub(super) engine: Engine<GuestRam, GroupIommu>,
     /// Readable when the engine is to take bulk calls back.
     pub(super) bulk_calls_due: Option<OwnedFd>,
+    pub(super) notices: Vec<Alarm>,
     pub(super) dma_windows: DmaWindows,
     pub(super) bridges: Vec<HostBridge>,
     pub(super) interrupts: Arc<InterruptController>,
@@ -197,6 +199,7 @@ impl Machine {
         let Attached {
             engine,
             bulk_calls_due,
+            notices,
             dma_windows,
             bridges,
         } = attach_devices(description, &ram, &vm, &capabilities, &pci)?;
@@ -229,6 +232,7 @@ impl Machine {
         Ok(Self {
             engine,
             bulk_calls_due,
+            notices,
             dma_windows,
             bridges,
             interrupts,
@@ -331,6 +335,7 @@ fn host_bridge_node(bridge: &HostBridge, dma_windows: &DmaWindows) -> HostBridge
 struct Attached {
     engine: Engine<GuestRam, GroupIommu>,
     bulk_calls_due: Option<OwnedFd>,
+    notices: Vec<Alarm>,
     dma_windows: DmaWindows,
     bridges: Vec<HostBridge>,
 }
@@ -345,6 +350,7 @@ fn attach_devices(
     let policy = policy(description);
     let mut bridges = Vec::new();
     let mut engine_bridges = Vec::new();
+    let mut notices = Vec::new();
     if !description.vfio.is_empty() {
         let kvm_device = Arc::new(VfioKvmDevice::new(vm).map_err(KvmRefusal::from)?);
         let groups = passthrough::attach(&description.vfio, description.iommu.into(), &kvm_device)?;
@@ -356,7 +362,9 @@ fn attach_devices(
                 bridge: number,
                 container,
                 functions,
+                notices: of_group,
             } = group;
+            notices.extend(of_group);
             bridges.push(HostBridge::new(number, pci, functions)?);
             let host = GroupIommu::new(container, Arc::clone(vm), kvm_device.clone(), can_bind);
             engine_bridges.push(EngineBridge {
@@ -389,6 +397,7 @@ fn attach_devices(
     Ok(Attached {
         engine,
         bulk_calls_due,
+        notices,
         dma_windows,
         bridges,
     })

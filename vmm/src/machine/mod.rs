@@ -17,6 +17,8 @@ mod build;
 #[cfg(target_arch = "powerpc64")]
 mod bulk_calls;
 #[cfg(target_arch = "powerpc64")]
+mod device_notices;
+#[cfg(target_arch = "powerpc64")]
 mod host_iommu;
 #[cfg(target_arch = "powerpc64")]
 pub mod interrupt_controller;

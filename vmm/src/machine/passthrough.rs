@@ -1,6 +1,7 @@
 //! Passed-through devices: from their addresses on the host to functions behind host bridges.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -11,9 +12,11 @@ use spapr_devices::vfio::{
 };
 
 use super::description::PassedThroughDevice;
+use super::device_notices;
 use super::guest_places::{self, PlaceError};
 use super::vfio_function::VfioFunction;
 use crate::cli::IommuMode;
+use crate::control::Alarm;
 use crate::kvm::vfio_device::{VfioDeviceError, VfioKvmDevice};
 
 /// Why a device cannot be passed through.
@@ -42,6 +45,14 @@ pub enum PassthroughError {
         /// Why.
         source: PlaceError,
     },
+    /// There are no descriptors for what the host says of a device.
+    #[error("cannot watch PCI device {address}")]
+    Watch {
+        /// The device.
+        address: PciAddress,
+        /// Why.
+        source: io::Error,
+    },
     /// One device twice.
     #[error("PCI device {0} is given twice (--vfio)")]
     Twice(PciAddress),
@@ -63,6 +74,8 @@ pub(super) struct AttachedGroup {
     pub(super) bridge: u8,
     pub(super) container: Arc<Container>,
     pub(super) functions: Vec<(DeviceFunction, Arc<dyn PhysicalFunction>)>,
+    /// What the host may say of them.
+    pub(super) notices: Vec<Alarm>,
 }
 
 /// Takes the groups of `devices` and opens them, reset. Nothing is locked yet.
@@ -125,6 +138,7 @@ fn attach_group(
     // Before a device is opened: the kernel ties the device to the VM then.
     kvm_device.add_group(&container.group().as_fd())?;
     let mut functions: Vec<(DeviceFunction, Arc<dyn PhysicalFunction>)> = Vec::new();
+    let mut notices = Vec::new();
     for (member, place) in members.iter().zip(places) {
         let address = member.host;
         let device = Device::open(Arc::clone(&container), address)?;
@@ -134,11 +148,14 @@ fn attach_group(
                  user left it, and so it does after a reboot"
             );
         }
+        let watched = device_notices::watch(&device);
+        notices.extend(watched.map_err(|source| PassthroughError::Watch { address, source })?);
         functions.push((place, Arc::new(VfioFunction::new(device)?)));
     }
     Ok(AttachedGroup {
         bridge,
         container,
         functions,
+        notices,
     })
 }

@@ -37,6 +37,7 @@ pub struct RunningMachine {
     working: u32,
     lifecycle: Arc<Lifecycle>,
     bulk_calls_due: Option<OwnedFd>,
+    notices: Vec<Alarm>,
 }
 
 impl Machine {
@@ -91,6 +92,7 @@ impl Machine {
             working: 0,
             lifecycle,
             bulk_calls_due: self.bulk_calls_due,
+            notices: self.notices,
         };
         for (server, vcpu) in (0..).zip(self.vcpus) {
             let processor = Processor::new(vcpu, server, Arc::clone(&running.partition))?;
@@ -126,11 +128,15 @@ impl RunningMachine {
     }
 
     /// What the control plane has to do for the machine beside waiting for its end. To be dropped
-    /// before the machine is stopped; there is one.
-    pub fn alarm(&mut self) -> Option<Alarm> {
-        let due = self.bulk_calls_due.take()?;
-        let partition = Arc::clone(&self.partition);
-        Some(Alarm::new(due, move || partition.engine.take_back_calls()))
+    /// before the machine is stopped; each is there once.
+    pub fn alarms(&mut self) -> Vec<Alarm> {
+        let mut alarms = std::mem::take(&mut self.notices);
+        if let Some(due) = self.bulk_calls_due.take() {
+            let partition = Arc::clone(&self.partition);
+            let take_back = move || partition.engine.take_back_calls();
+            alarms.push(Alarm::new(due, take_back));
+        }
+        alarms
     }
 
     /// Stops the processors, adds what was counted to `statistics`, and gives back devices, windows

@@ -143,8 +143,8 @@ mod with_kvm {
             let mut running =
                 machine.start(&self.terminal, &self.lasting, &self.threads, paused)?;
             guest.attach(running.lifecycle(), Box::new(running.controls()));
-            let alarm = running.alarm();
-            let waited = self.serving.wait_for_end(running.lifecycle(), alarm);
+            let alarms = running.alarms();
+            let waited = self.serving.wait_for_end(running.lifecycle(), alarms);
             guest.detach();
             let (end, released) = running.stop(self.started, &mut self.statistics);
             waited?;

@@ -262,16 +262,16 @@ impl Serving {
     pub(super) fn wait_for_end(
         &self,
         lifecycle: &Arc<Lifecycle>,
-        alarm: Option<crate::control::Alarm>,
+        alarms: Vec<crate::control::Alarm>,
     ) -> Result<End, QemuError> {
-        Ok(self.control.wait_for_end(lifecycle, alarm)?)
+        Ok(self.control.wait_for_end(lifecycle, alarms)?)
     }
 
     /// Waits for what a monitor or a signal says while there is no machine.
     pub(super) fn wait_without_machine(&self) -> Result<End, QemuError> {
         let lifecycle = Arc::new(Lifecycle::new().map_err(resource("an eventfd"))?);
         self.guest().attach_idle(&lifecycle);
-        let end = self.control.wait_for_end(&lifecycle, None);
+        let end = self.control.wait_for_end(&lifecycle, Vec::new());
         self.guest().detach();
         Ok(end?)
     }
