@@ -33,6 +33,11 @@ pub(crate) enum ToolError {
         package: &'static str,
         wanted: &'static str,
     },
+    #[error(
+        "this user can make no user and mount namespaces, in which Debian 12's libvirt is tried; have \
+         someone run: sysctl user.max_user_namespaces=10000 kernel.unprivileged_userns_clone=1"
+    )]
+    Namespaces(#[source] CommandError),
     #[error("cannot add the Rust target; try it by hand: rustup target add {TARGET}")]
     RustTarget(#[source] CommandError),
 }
@@ -75,12 +80,13 @@ const LINKING: &[Requirement] = &[
     },
 ];
 
-/// To run ppc64le programs on this machine.
+/// To fetch Python packages.
 const PYTHON_PACKAGES: &[Requirement] = &[Requirement {
     wanted: &["pip3", "pip"],
     package: "python3-pip",
 }];
 
+/// To run ppc64le programs on this machine.
 const USER_EMULATION: &[Requirement] = &[Requirement {
     wanted: &["qemu-ppc64le-static", "qemu-ppc64le"],
     package: "qemu-user-static",
@@ -115,12 +121,13 @@ pub(crate) fn for_user_emulation() -> Result<&'static str, ToolError> {
     one_of(USER_EMULATION)
 }
 
-/// Whether this user may make user namespaces, in which a file of this machine can be replaced by
-/// another for one program.
-pub(crate) fn has_user_namespaces() -> bool {
+/// Makes sure that this user may make namespaces, in which an old libvirt finds its own files in place of
+/// this machine's.
+pub(crate) fn for_old_libvirt() -> Result<(), ToolError> {
     let mut unshare = Command::new("unshare");
     unshare.args(["--user", "--map-root-user", "--mount", "true"]);
-    command::output(&mut unshare).is_ok()
+    command::output(&mut unshare).map_err(ToolError::Namespaces)?;
+    Ok(())
 }
 
 /// The program that fetches Python packages, installed if it is missing.

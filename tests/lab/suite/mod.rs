@@ -84,10 +84,7 @@ fn native(workspace: &Workspace) -> Result<Tally, SuiteError> {
 
 /// Has Debian 12's libvirt probe this machine's build of the emulator.
 fn old_libvirt(workspace: &Workspace) -> Result<Tally, SuiteError> {
-    if !tools::has_user_namespaces() {
-        say("this machine lets this user make no user namespace: Debian 12's libvirt is not tried");
-        return Ok(Tally::default());
-    }
+    tools::for_old_libvirt()?;
     let locked = workspace.lock()?;
     let libvirt = Packages::provide(workspace, PackageSet::OldLibvirt).map_err(Box::new)?;
     drop(locked);
