@@ -295,11 +295,11 @@ fn spread(peer: Peer, row: &Row) -> Spread {
     }
 }
 
-/// Times of reads; where instructions are counted there are the prompt ones, else the others.
+/// Times of reads; where instructions are counted there are those of processors alone.
 const READS: [&str; 4] = [
-    "nvme-random-4k-prompt",
+    "nvme-random-4k-processor-time",
     "nvme-random-4k-latency",
-    "nvme-sequential-1m-prompt",
+    "nvme-sequential-1m-processor-time",
     "nvme-sequential-1m-latency",
 ];
 
@@ -316,7 +316,8 @@ pub(super) fn whole(results: &Results) -> Markup {
         (figure("Memory.", "", bars(&["resident-above-guest-ram", "resident-with-device", "locked-before-dma", "locked"])))
         (figure(
             "NVMe reads by a Linux guest.",
-            "The time of a read in the guest; where instructions are counted, of the fastest quarter.",
+            "The time that the VMM's threads run for a read, its guest's included; on a real host also how long \
+             the guest waits for it.",
             reads(results),
         ))
         (figure("Dynamic DMA windows.", "Off, at most 512 MiB, and as large as guest memory (1 GiB).", windows(results)))

@@ -176,24 +176,16 @@ const TITLES: &[(&str, &str)] = &[
     ("get-liobns", "H_GET_TCE in kernel, n LIOBNs"),
     ("nvme-random-4k-latency", "NVMe, read of 4 KiB, random"),
     (
-        "nvme-random-4k-prompt",
-        "NVMe, read of 4 KiB, random, its data there at once",
-    ),
-    (
         "nvme-random-4k-processor-time",
         "NVMe, read of 4 KiB, random: processor time",
     ),
     (
         "nvme-random-4k-tce-calls",
-        "NVMe, 2,000 reads of 4 KiB: TCE calls",
+        "NVMe, 400 reads of 4 KiB: TCE calls",
     ),
     (
         "nvme-sequential-1m-latency",
         "NVMe, read of 1 MiB, sequential",
-    ),
-    (
-        "nvme-sequential-1m-prompt",
-        "NVMe, read of 1 MiB, sequential, its data there at once",
     ),
     (
         "nvme-sequential-1m-processor-time",
@@ -201,7 +193,7 @@ const TITLES: &[(&str, &str)] = &[
     ),
     (
         "nvme-sequential-1m-tce-calls",
-        "NVMe, 192 reads of 1 MiB: TCE calls",
+        "NVMe, 40 reads of 1 MiB: TCE calls",
     ),
 ];
 

@@ -15,16 +15,20 @@ use super::guest_runs::LIMIT;
 use super::hide;
 use super::hypercall_count::HypercallCount;
 use super::peers::{self, Controller, GUEST_BYTES, Guest, Windows};
-use super::read::{SERIES, Series};
+use super::read::{LATENCY, SERIES, Series};
 use super::watch::{self, Running};
 
-const JOB: &str = "\
+/// Reads the NVMe.
+pub(crate) const READ_JOB: &str = "\
 for _ in 1 2 3 4 5 6 7 8 9 10; do
     [ -b /dev/nvme0n1 ] && break
     sleep 0.5
 done
 exec /spapr-bench read /dev/nvme0n1
 ";
+
+/// Nothing: the guest powers off.
+pub(crate) const NO_JOB: &str = "exit 0\n";
 
 const COMMAND_LINE: &str = "console=hvc0";
 /// Where instructions are counted, an idle guest gives the processor up at once: by default it looks
@@ -53,15 +57,15 @@ pub(crate) struct Linux {
 }
 
 impl Linux {
-    /// Puts this program and the job that runs it into the guest's initial RAM disk.
+    /// Puts this program and a job, which may run it, into the guest's initial RAM disk.
     ///
     /// # Errors
     /// When a file cannot be read or written.
-    pub(crate) fn prepare(kernel: &Path, initrd: &Path) -> Result<Self, AnyError> {
+    pub(crate) fn prepare(kernel: &Path, initrd: &Path, job: &str) -> Result<Self, AnyError> {
         let folder = tempfile::tempdir()?;
         let program = fs::read(std::env::current_exe()?)?;
         let mut overlay = Archive::new();
-        overlay.file("job", 0o755, JOB.as_bytes())?;
+        overlay.file("job", 0o755, job.as_bytes())?;
         overlay.file("spapr-bench", 0o755, &program)?;
         let target = folder.path().join("initrd");
         write_with_overlay(initrd, &overlay.finish()?, &target)?;
@@ -81,6 +85,38 @@ impl Linux {
         arguments: &RunArguments,
         run: &LinuxRun,
     ) -> Result<Option<Vec<Measured>>, AnyError> {
+        let watcher = self.boot(arguments, run)?;
+        let peer = run.peer;
+        let Some(watcher) = watcher else {
+            return Ok(None);
+        };
+        let rows = watcher.finish()?.into_iter().map(|mut row| {
+            row.name = format!("{}{}", run.prefix, row.name);
+            Measured { peer, row }
+        });
+        Ok(Some(rows.collect()))
+    }
+
+    /// Boots it `times` times with nothing to do. Returns the times to its init, in nanoseconds; none
+    /// when the peer cannot.
+    ///
+    /// # Errors
+    /// As for [`Linux::run`].
+    pub(crate) fn starts(
+        &self,
+        arguments: &RunArguments,
+        run: &LinuxRun,
+        times: usize,
+    ) -> Result<Vec<u64>, AnyError> {
+        let mut starts = Vec::new();
+        for _ in 0..times {
+            let watcher = self.boot(arguments, run)?;
+            starts.extend(watcher.and_then(|watcher| watcher.start));
+        }
+        Ok(starts)
+    }
+
+    fn boot(&self, arguments: &RunArguments, run: &LinuxRun) -> Result<Option<Watcher>, AnyError> {
         let guest = Guest {
             kernel: &self.kernel,
             initrd: Some(&self.initrd),
@@ -121,11 +157,7 @@ impl Linux {
             },
             &mut |running, at, line| watcher.see(running, at, line),
         )?;
-        let rows = watcher.finish()?.into_iter().map(|mut row| {
-            row.name = format!("{}{}", run.prefix, row.name);
-            Measured { peer, row }
-        });
-        Ok(Some(rows.collect()))
+        Ok(Some(watcher))
     }
 }
 
@@ -133,10 +165,15 @@ impl Linux {
 #[derive(Debug, Default)]
 struct Watcher {
     counts_instructions: bool,
+    /// From the start of the VMM to the guest's init, in nanoseconds.
+    start: Option<u64>,
     rows: Vec<Row>,
     hertz: u64,
     run_time: u64,
+    /// The processor time of a read, in each round of the series under way.
+    processor_times: Vec<u64>,
     calls: u64,
+    locked: u64,
     count: Option<HypercallCount>,
     is_done: bool,
     is_complete: bool,
@@ -148,7 +185,7 @@ impl Watcher {
         if line.contains("LAB-GUEST-INIT ") {
             let spent = running.time_since_start(self.counts_instructions, at)?;
             let spent = u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX);
-            self.add("start-init", Unit::Nanoseconds, spent);
+            self.start = Some(spent);
         }
         if line.contains("LAB-GUEST-STATUS 0") {
             self.is_complete = true;
@@ -162,11 +199,12 @@ impl Watcher {
         match (word, series) {
             ("BENCH-START", _) => self.hertz = 1_000_000_000,
             ("BENCH-BEGIN", Some(_)) => self.run_time = running.run_time()?,
-            ("BENCH-END", Some(series)) => self.series_ended(running, series)?,
+            ("BENCH-END", Some(series)) => self.round_ended(running, series)?,
             ("BENCH-COUNT", _) => self.count = HypercallCount::start().ok(),
             ("BENCH-COUNT-BEGIN", Some(_)) => self.calls = self.tce_calls()?,
             ("BENCH-COUNT-END", Some(series)) => self.calls_ended(series)?,
             ("BENCH-DONE", _) => {
+                self.add("locked", Unit::Bytes, self.locked);
                 self.count = None;
                 self.is_done = true;
             }
@@ -180,23 +218,27 @@ impl Watcher {
         Ok(())
     }
 
-    /// The times that the guest saw: where instructions are counted, those of the fastest reads alone
-    /// are such.
+    /// The guest's row of a series. Where instructions are counted, the times that it saw are not: how
+    /// long a read waits is how long the emulator takes to read its disk.
     fn guests_row(&mut self, row: Row) {
-        if row.name.ends_with("-prompt") == self.counts_instructions {
+        let processor_times = std::mem::take(&mut self.processor_times);
+        let series = row.name.strip_suffix(LATENCY).unwrap_or(&row.name);
+        let name = format!("{series}-processor-time");
+        let processor_time = Row::of_samples(&name, 1, Unit::Nanoseconds, &processor_times);
+        self.rows.extend(processor_time.map(|its| Row {
+            digest: row.digest,
+            ..its
+        }));
+        if !self.counts_instructions {
             self.rows.push(row);
         }
     }
 
-    fn series_ended(&mut self, running: &Running, series: Series) -> std::io::Result<()> {
-        if !self.counts_instructions {
-            let spent = running.run_time()?.saturating_sub(self.run_time);
-            let name = format!("{}-processor-time", series.name);
-            self.add(&name, Unit::Nanoseconds, spent / series.reads);
-        }
+    fn round_ended(&mut self, running: &Running, series: Series) -> std::io::Result<()> {
+        let spent = running.run_time()?.saturating_sub(self.run_time);
+        self.processor_times.push(spent / series.reads);
         if series.is_sequential {
-            let locked = running.memory()?.locked;
-            self.add("locked", Unit::Bytes, locked);
+            self.locked = running.memory()?.locked;
         }
         Ok(())
     }

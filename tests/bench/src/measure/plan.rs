@@ -10,7 +10,7 @@ use spapr_lab::benchmark::row::{Row, Unit};
 use super::command_line::RunArguments;
 use super::growth;
 use super::guest_runs::{self, Run};
-use super::linux_runs::{Linux, LinuxRun};
+use super::linux_runs::{Linux, LinuxRun, NO_JOB, READ_JOB};
 use super::memory::Memory;
 use super::peers::{Controller, GUEST_BYTES, Guest, Windows};
 use super::{AnyError, step, tell};
@@ -22,8 +22,9 @@ const FLOORS: [Peer; 4] = [
     Peer::FloorMapV1,
     Peer::FloorKernel,
 ];
-/// How long `--tce auto` is given to settle before each row, in milliseconds.
-const SETTLE: &str = "settle=30";
+/// How long `--tce auto` is given to settle before each row, in milliseconds: it weighs what is best
+/// after 1, 3, 7, 15, 31, 63, … of them, and a moment later that is no longer felt.
+const SETTLE: &str = "settle=50";
 /// The Linux guests. All have XIVE where the host can, but two with XICS.
 const LINUX_RUNS: [LinuxRun; 11] = [
     linux_run(Peer::Auto),
@@ -68,8 +69,11 @@ const fn linux_run(peer: Peer) -> LinuxRun {
     }
 }
 
-/// How often a guest is started to see how long that takes.
-const STARTS: usize = 3;
+/// How often a guest is started to see how long that takes. QEMU's take some twenty seconds each where
+/// instructions are counted.
+const STARTS: usize = 9;
+const QEMU_STARTS: usize = 3;
+const LINUX_STARTS: usize = 3;
 /// How often a guest of spapr-vmm is started to see what its first mappings cost: there is one of each
 /// in its life, and they lock memory. QEMU has locked its guest's by then, so its are like any other.
 const FIRST_MAPPINGS: usize = 9;
@@ -123,7 +127,8 @@ impl Session<'_> {
                     ..Guest::bare_metal(session.arguments, "parts=exit samples=8")
                 };
                 let (mut times, mut resident) = (Vec::new(), Vec::new());
-                for _ in 0..STARTS {
+                let starts = if peer.is_ours() { STARTS } else { QEMU_STARTS };
+                for _ in 0..starts {
                     let Some(run) = guest_runs::run(peer, session.arguments, &guest)? else {
                         return Ok(());
                     };
@@ -191,16 +196,25 @@ impl Session<'_> {
         let (Some(kernel), Some(initrd)) = (&self.arguments.kernel, &self.arguments.initrd) else {
             return;
         };
-        let mut linux = None;
-        self.measure("Linux: preparing its initial RAM disk", |_| {
-            linux = Some(Linux::prepare(kernel, initrd)?);
-            Ok(())
-        });
-        let Some(linux) = linux else { return };
+        let prepared = [NO_JOB, READ_JOB].map(|job| Linux::prepare(kernel, initrd, job));
+        let [Ok(idle), Ok(reading)] = &prepared else {
+            self.measure("Linux: preparing its initial RAM disk", |_| {
+                prepared.into_iter().try_for_each(|linux| linux.map(drop))
+            });
+            return;
+        };
+        for run in [linux_run(Peer::Auto), linux_run(Peer::QemuKernel)] {
+            let title = format!("start: Linux: {}", run.peer.name());
+            self.measure(&title, |session| {
+                let times = idle.starts(session.arguments, &run, LINUX_STARTS)?;
+                session.outside(run.peer, "start-init", Unit::Nanoseconds, &times);
+                Ok(())
+            });
+        }
         for run in &LINUX_RUNS {
             let title = format!("Linux: {}{}", run.prefix, run.peer.name());
             self.measure(&title, |session| {
-                let measured = linux.run(session.arguments, run)?;
+                let measured = reading.run(session.arguments, run)?;
                 session
                     .results
                     .measured

@@ -1,7 +1,8 @@
 //! What runs in a Linux guest: reads of a block device past the page cache, timed one by one.
 //!
-//! Before and after each series it says so and waits a little, so that whoever watches from outside can
-//! look at the VMM in between. Each series is then made again, for the guest's hypercalls to be counted.
+//! Each series is made in some rounds. Before and after each it says so and waits a little, so that
+//! whoever watches from outside can look at the VMM in between. Each series is then made again, for the
+//! guest's hypercalls to be counted.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -18,13 +19,15 @@ use super::command_line::ReadArguments;
 const DATA_BYTES: u64 = 64 << 20;
 /// What direct reads need at most: a page.
 const ALIGNMENT: usize = 64 << 10;
-/// One read in so many is among the fastest, whose data was there at once: with an emulated disk, how
-/// long the others take is the emulator's doing.
-const PROMPT_SHARE: usize = 4;
+/// How often each series is made.
+const ROUNDS: u32 = 5;
 /// The time that whoever watches has to look.
 const PAUSE: Duration = Duration::from_millis(40);
 /// The time that it has to start counting.
 const LONG_PAUSE: Duration = Duration::from_millis(200);
+
+/// What the name of a series' row ends in.
+pub(crate) const LATENCY: &str = "-latency";
 
 /// A series of reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +38,6 @@ pub(crate) struct Series {
     pub(crate) bytes: u64,
     /// How many there are.
     pub(crate) reads: u64,
-    /// How many of them there is memory for; later ones take the place of earlier ones.
-    pub(crate) kept: u64,
     /// Whether they follow each other.
     pub(crate) is_sequential: bool,
 }
@@ -46,15 +47,13 @@ pub(crate) const SERIES: [Series; 2] = [
     Series {
         name: "nvme-random-4k",
         bytes: 4 << 10,
-        reads: 2000,
-        kept: 500,
+        reads: 400,
         is_sequential: false,
     },
     Series {
         name: "nvme-sequential-1m",
         bytes: 1 << 20,
-        reads: 192,
-        kept: 64,
+        reads: 40,
         is_sequential: true,
     },
 ];
@@ -84,7 +83,10 @@ pub(crate) fn run(arguments: &ReadArguments) -> Result<(), AnyError> {
         .open(&arguments.device)?;
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "BENCH-START ticks=0 hertz=1000000000")?;
-    let most = SERIES.iter().map(|series| series.bytes * series.kept).max();
+    let most = SERIES
+        .iter()
+        .map(|series| series.bytes * series.reads)
+        .max();
     let most = usize::try_from(most.unwrap_or(0))?;
     // Written, so that all of it is there.
     let mut memory = vec![1u8; most + ALIGNMENT];
@@ -93,23 +95,16 @@ pub(crate) fn run(arguments: &ReadArguments) -> Result<(), AnyError> {
         .get_mut(start..start + most)
         .ok_or("memory cannot be aligned")?;
     for series in SERIES {
-        writeln!(stdout, "BENCH-BEGIN {}", series.name)?;
-        thread::sleep(PAUSE);
-        let mut times = read_all(&device, series, buffer)?;
-        writeln!(stdout, "BENCH-END {}", series.name)?;
-        thread::sleep(PAUSE);
-        let bytes = usize::try_from(series.bytes * series.kept)?;
-        let digest = digest(&buffer[..bytes]);
-        let name = format!("{}-latency", series.name);
-        print_row(&mut stdout, &name, &times, digest)?;
-        times.sort_unstable();
-        let prompt = &times[..times.len() / PROMPT_SHARE];
-        print_row(
-            &mut stdout,
-            &format!("{}-prompt", series.name),
-            prompt,
-            digest,
-        )?;
+        let mut times = Vec::new();
+        for _ in 0..ROUNDS {
+            writeln!(stdout, "BENCH-BEGIN {}", series.name)?;
+            thread::sleep(PAUSE);
+            times.extend(read_all(&device, series, buffer)?);
+            writeln!(stdout, "BENCH-END {}", series.name)?;
+            thread::sleep(PAUSE);
+        }
+        let bytes = usize::try_from(series.bytes * series.reads)?;
+        print_row(&mut stdout, series, &times, digest(&buffer[..bytes]))?;
     }
     writeln!(stdout, "BENCH-COUNT")?;
     thread::sleep(LONG_PAUSE);
@@ -127,11 +122,8 @@ pub(crate) fn run(arguments: &ReadArguments) -> Result<(), AnyError> {
 /// The times of the reads, in nanoseconds.
 fn read_all(device: &File, series: Series, buffer: &mut [u8]) -> Result<Vec<u64>, AnyError> {
     let mut times = Vec::new();
-    let bytes = usize::try_from(series.bytes)?;
-    for number in 0..series.reads {
-        let start = bytes * usize::try_from(number % series.kept)?;
-        let piece = buffer.get_mut(start..start + bytes);
-        let piece = piece.ok_or("a series does not fit into memory")?;
+    let pieces = buffer.chunks_exact_mut(usize::try_from(series.bytes)?);
+    for (number, piece) in (0..series.reads).zip(pieces) {
         let before = Instant::now();
         device.read_exact_at(piece, series.offset(number))?;
         times.push(u64::try_from(before.elapsed().as_nanos())?);
@@ -150,11 +142,13 @@ fn digest(bytes: &[u8]) -> u64 {
 /// As the bare-metal guest prints its rows.
 fn print_row(
     stdout: &mut impl Write,
-    name: &str,
+    series: Series,
     times: &[u64],
     digest: u64,
 ) -> Result<(), AnyError> {
-    let row = Row::of_samples(name, 1, Unit::Nanoseconds, times).ok_or("a series without reads")?;
+    let name = format!("{}{LATENCY}", series.name);
+    let row =
+        Row::of_samples(&name, 1, Unit::Nanoseconds, times).ok_or("a series without reads")?;
     let quantiles: Vec<String> = row.quantiles.iter().map(u64::to_string).collect();
     writeln!(
         stdout,
@@ -181,7 +175,7 @@ mod tests {
             }
             let follow = offsets
                 .windows(2)
-                .all(|pair| (pair[0] + series.bytes) % DATA_BYTES == pair[1]);
+                .all(|pair| pair[0] + series.bytes == pair[1]);
             assert_eq!(follow, series.is_sequential);
         }
     }
@@ -189,10 +183,11 @@ mod tests {
     #[test]
     fn a_printed_row_reads_back() {
         let mut text = Vec::new();
-        print_row(&mut text, "nvme", &[3, 1, 2], 7).unwrap();
+        print_row(&mut text, SERIES[0], &[3, 1, 2], 7).unwrap();
         let row = Row::parse(&String::from_utf8(text).unwrap(), 1_000_000_000);
         let row = row.unwrap().unwrap();
-        assert_eq!((row.name.as_str(), row.median()), ("nvme", 2));
+        assert_eq!(row.name, "nvme-random-4k-latency");
+        assert_eq!(row.median(), 2);
         assert_eq!((row.samples, row.digest), (3, Some(7)));
     }
 
