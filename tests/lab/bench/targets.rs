@@ -171,7 +171,7 @@ fn whole(results: &Results, targets: &mut Vec<Target>) {
 
 fn reads(results: &Results, targets: &mut Vec<Target>) {
     let kind = if results.facts.counts_instructions {
-        "processor-time"
+        "busy"
     } else {
         "latency"
     };

@@ -174,6 +174,10 @@ const TITLES: &[(&str, &str)] = &[
     ("get-regions", "H_GET_TCE, n registered regions"),
     ("put-remap-liobns", "H_PUT_TCE in kernel, n LIOBNs"),
     ("get-liobns", "H_GET_TCE in kernel, n LIOBNs"),
+    (
+        "nvme-random-4k-busy",
+        "NVMe, read of 4 KiB, random, by a busy processor",
+    ),
     ("nvme-random-4k-latency", "NVMe, read of 4 KiB, random"),
     (
         "nvme-random-4k-processor-time",
@@ -182,6 +186,10 @@ const TITLES: &[(&str, &str)] = &[
     (
         "nvme-random-4k-tce-calls",
         "NVMe, 400 reads of 4 KiB: TCE calls",
+    ),
+    (
+        "nvme-sequential-1m-busy",
+        "NVMe, read of 1 MiB, sequential, by a busy processor",
     ),
     (
         "nvme-sequential-1m-latency",

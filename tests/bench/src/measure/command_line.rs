@@ -63,6 +63,10 @@ pub(crate) struct RunArguments {
 pub(crate) struct ReadArguments {
     /// The block device
     pub(crate) device: PathBuf,
+    /// Keep the processor busy while a read is under way, and tell what the read takes besides: for
+    /// clocks that count instructions
+    #[arg(long)]
+    pub(crate) busy: bool,
 }
 
 /// A floor to run.

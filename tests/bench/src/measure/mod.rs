@@ -1,5 +1,6 @@
 //! Measuring: one file for each kind of measurement, and what they share.
 
+mod busy_reader;
 mod command_line;
 mod engine_rows;
 mod floor;
