@@ -19,30 +19,29 @@ pub(super) enum Ratio {
     Refused(&'static str),
 }
 
-/// One of our rows.
+/// A row beside others.
 #[derive(Clone, Debug)]
 pub(super) struct Compared<'a> {
-    /// Which of our ways.
+    /// Whose it is.
     pub(super) peer: Peer,
     /// The row.
     pub(super) row: &'a Row,
-    /// Beside QEMU's way that does the same.
+    /// Of one of ours: beside QEMU's way that does the same.
     pub(super) qemu: Ratio,
     /// Beside the least that such a way takes.
     pub(super) floor: Ratio,
 }
 
-/// All our rows, in the order in which they were measured.
+/// All rows, in the order in which they were measured.
 pub(super) fn all(results: &Results) -> Vec<Compared<'_>> {
     results
         .measured
         .iter()
-        .filter(|measured| measured.peer.is_ours())
         .map(|measured| of(results, measured.peer, &measured.row))
         .collect()
 }
 
-/// One row of ours.
+/// One row.
 pub(super) fn of<'a>(results: &Results, peer: Peer, row: &'a Row) -> Compared<'a> {
     let other = |peer| results.row(peer, &row.name, row.n);
     let qemu = peer.qemu().and_then(other);
@@ -95,19 +94,22 @@ pub(super) fn takes_no_call(name: &str) -> bool {
     .contains(&name)
 }
 
+/// The row of a floor for the same call: that of one processor in the default window.
+fn floor_name(row: &Row) -> (&str, u64) {
+    match row.name.as_str() {
+        "exit-processors" => ("exit", 1),
+        "put-remap-processors-apart" | "put-remap-processors-together" => ("put-remap", 1),
+        "window-map-last" => ("put-map", 1),
+        same => (same, row.n),
+    }
+}
+
 /// The least that a row can take: what the kernel takes if it serves the call, else an exit and the
 /// VFIO calls that cannot be avoided. None for rows that have no such thing.
 pub(super) fn floor<'a>(results: &'a Results, peer: Peer, row: &Row) -> Option<&'a Row> {
-    let at = |floor| results.row(floor, &row.name, row.n);
-    // Entries that are clear already, or only read, take no VFIO call.
-    let takes_none = [
-        "exit",
-        "rtas-config-read",
-        "get",
-        "put-clear",
-        "stuff-clear",
-    ];
-    let takes_none = takes_none.contains(&row.name.as_str());
+    let (name, n) = floor_name(row);
+    let at = |floor| results.row(floor, name, n);
+    let takes_none = takes_no_call(name);
     let user = |mapping| at(if takes_none { Peer::FloorExit } else { mapping });
     match peer {
         Peer::Kernel => at(Peer::FloorKernel).or_else(|| at(Peer::FloorExit)),
@@ -161,8 +163,9 @@ pub(super) mod tests {
             (Peer::QemuUser, "put-map", 1, 300),
             (Peer::QemuKernel, "put-map", 1, 120),
         ]);
-        let compared = all(&results);
-        assert_eq!(compared.len(), 2);
+        let mut compared = all(&results);
+        assert_eq!(compared.len(), 6);
+        compared.retain(|it| it.peer.is_ours());
         assert_eq!(ratio(&compared[0].qemu), Some(0.5));
         assert_eq!(ratio(&compared[0].floor), Some(1.5));
         assert_eq!(ratio(&compared[1].qemu), Some(0.5));
@@ -176,8 +179,17 @@ pub(super) mod tests {
             (Peer::FloorMap, "stuff-clear", 512, 1000),
             (Peer::User, "stuff-clear", 512, 150),
         ]);
-        assert_eq!(ratio(&all(&results)[0].floor), Some(1.5));
-        assert_eq!(all(&results)[0].qemu, Ratio::None);
+        assert_eq!(ratio(&all(&results)[2].floor), Some(1.5));
+        assert_eq!(all(&results)[2].qemu, Ratio::None);
+    }
+
+    #[test]
+    fn several_processors_have_the_floor_of_one() {
+        let results = results(&[
+            (Peer::FloorExit, "exit", 1, 100),
+            (Peer::User, "exit-processors", 4, 150),
+        ]);
+        assert_eq!(ratio(&all(&results)[1].floor), Some(1.5));
     }
 
     #[test]

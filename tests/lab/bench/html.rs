@@ -81,9 +81,9 @@ fn targets(results: &Results) -> Markup {
                                 td { (is) }
                                 td { (at_most) }
                                 @if target.holds() {
-                                    td .holds { "✓ holds" }
+                                    td .holds { "✓ " (text::verdict(target)) }
                                 } @else {
-                                    td .missed { "✗ missed" }
+                                    td .missed { "✗ " (text::verdict(target)) }
                                 }
                             }
                         }

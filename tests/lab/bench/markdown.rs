@@ -16,7 +16,7 @@ pub(super) fn short(results: &Results) -> String {
     text
 }
 
-/// Every row of ours, with its spread.
+/// Every row, with its spread.
 pub(super) fn full(results: &Results) -> String {
     let mut text = String::new();
     // Writing to a string does not fail.
@@ -149,12 +149,13 @@ fn write_targets(out: &mut String, results: &Results) -> std::fmt::Result {
     writeln!(out, "|---|--:|--:|---|")?;
     for target in targets::judge(results) {
         let (is, at_most) = text::target(&target);
-        let verdict = if target.holds() {
-            "holds"
-        } else {
-            "**missed**"
-        };
-        writeln!(out, "| {} | {is} | {at_most} | {verdict} |", target.what)?;
+        let mark = if target.holds() { "" } else { "**" };
+        let verdict = text::verdict(&target);
+        writeln!(
+            out,
+            "| {} | {is} | {at_most} | {mark}{verdict}{mark} |",
+            target.what
+        )?;
     }
     Ok(())
 }

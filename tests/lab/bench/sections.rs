@@ -5,7 +5,7 @@ use spapr_lab::benchmark::results::{Peer, Results};
 use spapr_lab::benchmark::row::Row;
 
 use super::charts::{self, Bar, Group, Line, Part, Spread};
-use super::compare::as_number;
+use super::compare::{as_number, takes_no_call};
 use super::text;
 
 /// The class of a peer's colour.
@@ -91,8 +91,8 @@ pub(super) fn overview(results: &Results) -> Markup {
             @let peers: Vec<Peer> = FLOORS
                 .into_iter()
                 .chain(Peer::VMMS)
-                .filter(|peer| *peer != Peer::FloorExit || is_exit_floor(name))
-                .filter(|peer| *peer != Peer::FloorMap || !is_exit_floor(name))
+                .filter(|peer| *peer != Peer::FloorExit || takes_no_call(name))
+                .filter(|peer| *peer != Peer::FloorMap || !takes_no_call(name))
                 .collect();
             @let count = if n > 1 { format!(", {n} entries") } else { String::new() };
             (figure(
@@ -161,11 +161,6 @@ pub(super) fn profile(results: &Results) -> Markup {
          calls, and what is left.",
         plot,
     )
-}
-
-/// Whether the exit alone is what such a call takes at least.
-fn is_exit_floor(name: &str) -> bool {
-    matches!(name, "exit" | "rtas-config-read" | "stuff-clear")
 }
 
 /// Lines of a row over n, for some peers.

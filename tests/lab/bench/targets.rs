@@ -11,8 +11,8 @@ use super::text;
 pub(super) struct Target {
     /// What of.
     pub(super) what: String,
-    /// What it is.
-    pub(super) is: f64,
+    /// What it is, or why that cannot be said.
+    pub(super) is: Result<f64, &'static str>,
     /// What it is to be at most.
     pub(super) at_most: f64,
     /// In which unit.
@@ -31,9 +31,9 @@ pub(super) enum TargetUnit {
 }
 
 impl Target {
-    /// Whether it holds.
+    /// Whether it holds; one that cannot be judged does not.
     pub(super) fn holds(&self) -> bool {
-        self.is <= self.at_most
+        self.is.is_ok_and(|is| is <= self.at_most)
     }
 }
 
@@ -42,7 +42,7 @@ const AGREEMENT: f64 = 1.02;
 /// The modes that share the way of an exit.
 const MODES: [Peer; 4] = [Peer::Auto, Peer::Kernel, Peer::User, Peer::UserV1];
 
-/// All promises that can be judged by these results.
+/// All promises about what these results have of spapr-vmm.
 pub(super) fn judge(results: &Results) -> Vec<Target> {
     let mut targets = Vec::new();
     exits(results, &mut targets);
@@ -64,16 +64,29 @@ fn times(
     at_most: f64,
     name: &'static str,
 ) {
-    if let (Some(row), Some(other)) = of
-        && let Ratio::Of { ratio, .. } = compare::beside(row, other)
-    {
-        targets.push(Target {
-            what,
-            is: ratio,
-            at_most,
-            unit: TargetUnit::Times(name),
-        });
+    let (Some(row), other) = of else {
+        return;
+    };
+    let ratio = other.map_or(Ratio::None, |other| compare::beside(row, other));
+    let is = match ratio {
+        Ratio::Of { ratio, .. } => Ok(ratio),
+        Ratio::Refused(why) => Err(why),
+        Ratio::None => Err("there is nothing to compare with"),
+    };
+    targets.push(Target {
+        what,
+        is,
+        at_most,
+        unit: TargetUnit::Times(name),
+    });
+}
+
+/// A row's median, if all its calls went well.
+fn median(row: &Row) -> Result<f64, &'static str> {
+    if row.failed > 0 {
+        return Err("calls failed");
     }
+    Ok(as_number(row.median()))
 }
 
 fn exits(results: &Results, targets: &mut Vec<Target>) {
@@ -111,7 +124,7 @@ fn instructions(results: &Results, targets: &mut Vec<Target>) {
         if let Some(row) = results.row(peer, name, n) {
             targets.push(Target {
                 what: format!("{}, n = {n}, {}", text::title(name), peer.name()),
-                is: as_number(row.median()),
+                is: median(row),
                 at_most: as_number(at_most),
                 unit: TargetUnit::Instructions,
             });
@@ -159,10 +172,15 @@ fn whole(results: &Results, targets: &mut Vec<Target>) {
     );
     beside_qemu("start-init", "exec to the Linux guest's init", 0.45);
     beside_qemu("resident-above-guest-ram", "resident above guest RAM", 0.1);
+    beside_qemu(
+        "resident-with-device",
+        "resident above guest RAM, with a device",
+        0.1,
+    );
     if let Some(row) = results.row(Peer::Auto, "resident-above-guest-ram", 1) {
         targets.push(Target {
             what: "resident above guest RAM".to_owned(),
-            is: as_number(row.median()),
+            is: median(row),
             at_most: as_number(5 << 20),
             unit: TargetUnit::Bytes,
         });
@@ -198,10 +216,12 @@ fn growth(results: &Results, targets: &mut Vec<Target>) {
             let (Some(first), Some(last)) = (series.first(), series.last()) else {
                 continue;
             };
-            if last.n > 1 && first.median() > 0 {
+            if last.n > 1 {
+                let what = format!("{}, n = {}, {}", text::title(name), last.n, peer.name());
+                let is = median(last).and_then(|last| Ok(last / median(first)?.max(1.0)));
                 targets.push(Target {
-                    what: format!("{}, n = {}, {}", text::title(name), last.n, peer.name()),
-                    is: as_number(last.median()) / as_number(first.median()),
+                    what,
+                    is,
                     at_most: 1.10,
                     unit: TargetUnit::Times("one alone"),
                 });
@@ -233,6 +253,23 @@ mod tests {
         assert_eq!(held(1100), [true, true]);
         assert_eq!(held(1101), [false, true]);
         assert_eq!(held(1400), [false, false]);
+    }
+
+    #[test]
+    fn what_failed_or_stands_alone_is_not_judged_and_does_not_hold() {
+        let mut results = results(&[
+            (Peer::FloorExit, "exit", 1, 1000),
+            (Peer::Auto, "exit", 1, 1000),
+        ]);
+        let verdicts = |results: &Results| {
+            let targets = judge(results);
+            targets.iter().map(|it| it.is).collect::<Vec<_>>()
+        };
+        let alone = Err("there is nothing to compare with");
+        assert_eq!(verdicts(&results), [Ok(1.0), alone]);
+        results.measured[1].row.failed = 1;
+        assert_eq!(verdicts(&results), [Err("calls failed"), alone]);
+        assert!(!judge(&results).iter().any(Target::holds));
     }
 
     #[test]

@@ -61,19 +61,24 @@ pub(super) fn ratio(ratio: &Ratio) -> String {
 
 /// What a target's value is and what it is to be at most.
 pub(super) fn target(target: &Target) -> (String, String) {
-    match target.unit {
-        TargetUnit::Times(other) => (
-            format!("{:.3} × {other}", target.is),
-            format!("{:.2} × {other}", target.at_most),
-        ),
-        TargetUnit::Instructions => (
-            format!("{} instructions", rounded(target.is)),
-            format!("{} instructions", rounded(target.at_most)),
-        ),
-        TargetUnit::Bytes => (
-            format!("{:.2} MiB", target.is / 1_048_576.0),
-            format!("{:.2} MiB", target.at_most / 1_048_576.0),
-        ),
+    let put = |value: f64, digits| match target.unit {
+        TargetUnit::Times(other) => format!("{value:.digits$} × {other}"),
+        TargetUnit::Instructions => format!("{} instructions", rounded(value)),
+        TargetUnit::Bytes => format!("{:.2} MiB", value / 1_048_576.0),
+    };
+    let is = match target.is {
+        Ok(is) => put(is, 3),
+        Err(why) => why.to_owned(),
+    };
+    (is, put(target.at_most, 2))
+}
+
+/// What became of a target.
+pub(super) fn verdict(target: &Target) -> &'static str {
+    match target.is {
+        Ok(_) if target.holds() => "holds",
+        Ok(_) => "missed",
+        Err(_) => "not judged",
     }
 }
 

@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use spapr_lab::benchmark::results::{Measured, Peer};
-use spapr_lab::benchmark::row::{Row, Unit};
+use spapr_lab::benchmark::row::{Row, RowError, Unit};
 use spapr_lab::cpio::Archive;
 use spapr_lab::initrd::write_with_overlay;
 
-use super::AnyError;
 use super::command_line::RunArguments;
 use super::guest_runs::LIMIT;
 use super::hide;
@@ -17,6 +16,7 @@ use super::hypercall_count::HypercallCount;
 use super::peers::{self, Controller, GUEST_BYTES, Guest, Windows};
 use super::read::{LATENCY, SERIES, Series};
 use super::watch::{self, Running};
+use super::{AnyError, tell};
 
 /// Reads the NVMe.
 pub(crate) const READ_JOB: &str = "\
@@ -176,6 +176,7 @@ struct Watcher {
     calls: u64,
     locked: u64,
     count: Option<HypercallCount>,
+    wrong: Option<RowError>,
     is_done: bool,
     is_complete: bool,
 }
@@ -201,7 +202,10 @@ impl Watcher {
             ("BENCH-START", _) => self.hertz = 1_000_000_000,
             ("BENCH-BEGIN", Some(_)) => self.run_time = running.run_time()?,
             ("BENCH-END", Some(series)) => self.round_ended(running, series)?,
-            ("BENCH-COUNT", _) => self.count = HypercallCount::start().ok(),
+            ("BENCH-COUNT", _) => match HypercallCount::start() {
+                Ok(count) => self.count = Some(count),
+                Err(error) => tell(&format!("TCE calls are not counted: {error}")),
+            },
             ("BENCH-COUNT-BEGIN", Some(_)) => self.calls = self.tce_calls()?,
             ("BENCH-COUNT-END", Some(series)) => self.calls_ended(series)?,
             ("BENCH-DONE", _) => {
@@ -209,11 +213,11 @@ impl Watcher {
                 self.count = None;
                 self.is_done = true;
             }
-            ("BENCH", _) => {
-                if let Some(Ok(row)) = Row::parse(line, self.hertz) {
-                    self.guests_row(row);
-                }
-            }
+            ("BENCH", _) => match Row::parse(line, self.hertz) {
+                Some(Ok(row)) => self.guests_row(row),
+                Some(Err(error)) => self.wrong = Some(error),
+                None => {}
+            },
             _ => {}
         }
         Ok(())
@@ -261,6 +265,9 @@ impl Watcher {
     }
 
     fn finish(self) -> Result<Vec<Row>, AnyError> {
+        if let Some(error) = self.wrong {
+            return Err(error.into());
+        }
         if self.is_done && self.is_complete {
             Ok(self.rows)
         } else {

@@ -273,7 +273,8 @@ impl Session<'_> {
     }
 }
 
-/// Rows of the same name from several runs as one, of the runs' medians.
+/// Rows of the same name from several runs as one. Rows of a few samples have them all among their
+/// quantiles; of others, the medians are taken.
 fn merged(rows: &[Row]) -> Vec<Row> {
     let mut of_names: BTreeMap<(&str, u64), Vec<&Row>> = BTreeMap::new();
     for row in rows {
@@ -281,16 +282,24 @@ fn merged(rows: &[Row]) -> Vec<Row> {
         of_name.push(row);
     }
     let merged = of_names.into_iter().filter_map(|((name, n), rows)| {
-        let medians: Vec<u64> = rows.iter().map(|row| row.median()).collect();
+        let samples: Vec<u64> = rows.iter().flat_map(|row| samples(row)).collect();
         let first = rows.first()?;
         let agree = rows.iter().all(|row| row.digest == first.digest);
         Some(Row {
             failed: rows.iter().map(|row| row.failed).sum(),
             digest: first.digest.filter(|_| agree),
-            ..Row::of_samples(name, n, first.unit, &medians)?
+            ..Row::of_samples(name, n, first.unit, &samples)?
         })
     });
     merged.collect()
+}
+
+fn samples(row: &Row) -> Vec<u64> {
+    if row.samples == 3 {
+        [0, 50, 100].map(|percent| row.quantile(percent)).to_vec()
+    } else {
+        vec![row.median()]
+    }
 }
 
 /// The guest's command line, for what a peer does.
