@@ -120,8 +120,13 @@ impl Scales {
         if self.place.load(Relaxed) != HERE {
             return Advice::Here;
         }
-        let balance = self.balance.load(Relaxed).saturating_add(excess);
-        self.balance.store(balance.max(-MEMORY), Relaxed);
+        let before = self.balance.load(Relaxed);
+        let balance = before.saturating_add(excess);
+        let kept = balance.max(-MEMORY);
+        // Long runs leave it where it is: processors that map them do not take the line from each other.
+        if kept != before {
+            self.balance.store(kept, Relaxed);
+        }
         if balance < TIPPING || excess <= 0 {
             Advice::Here
         } else if excess > MAKING_AGAIN {

@@ -278,7 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_test_is_somebodys_and_long_ones_are_a_second_hosts() {
+    fn long_tests_are_a_second_hosts_and_those_with_libvirt_run_when_they_are_named() {
         let names = |hosts: Vec<Wanted>| -> Vec<(&str, Tests)> {
             let name = |wanted: Wanted| (wanted.kind.name(), wanted.tests);
             hosts.into_iter().map(name).collect()

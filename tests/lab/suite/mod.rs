@@ -1,4 +1,4 @@
-//! `cargo lab test`: every test there is, and a count of them.
+//! `cargo lab test`: all tests but those with libvirt, or what a filter names, and a count of them.
 
 mod hosts;
 mod tally;

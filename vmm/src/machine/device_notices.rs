@@ -20,7 +20,7 @@ pub(super) fn watch(device: &Device) -> io::Result<Vec<Alarm>> {
     let address = device.address();
     let mut alarms = Vec::new();
     for (irq, tell) in [
-        (Irq::Error, failed as fn(PciAddress, bool)),
+        (Irq::Error, failed as fn(PciAddress)),
         (Irq::Request, wanted_back),
     ] {
         let event = EventFd::new(EFD_NONBLOCK)?;
@@ -34,11 +34,13 @@ pub(super) fn watch(device: &Device) -> io::Result<Vec<Alarm>> {
         }
         // SAFETY: the eventfd is open, and stays so while it is borrowed.
         let ready = unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }.try_clone_to_owned()?;
-        let mut is_first = true;
+        let mut is_told = false;
         alarms.push(Alarm::new(ready, move || {
-            if event.read().is_ok() {
-                tell(address, is_first);
-                is_first = false;
+            // A guest may be able to make its device fail again and again, and the kernel asks for one
+            // back every ten seconds (`vfio_unregister_group_dev` in drivers/vfio/vfio_main.c).
+            if event.read().is_ok() && !is_told {
+                tell(address);
+                is_told = true;
             }
         }));
     }
@@ -58,19 +60,16 @@ fn give(device: &Device, irq: Irq, event: &EventFd) -> Result<bool, IrqError> {
 
 /// An error that neither the device nor its bus recovers from (drivers/vfio/pci/vfio_pci_core.c,
 /// `vfio_pci_core_aer_err_detected`).
-fn failed(address: PciAddress, _is_first: bool) {
+fn failed(address: PciAddress) {
     log::error!(
         "PCI device {address} has had an error that it does not recover from: its guest cannot rely on \
          it any more. Shut the guest down and start it again, which resets the device"
     );
 }
 
-/// The kernel asks again every ten seconds (`vfio_unregister_group_dev` in drivers/vfio/vfio_main.c).
-fn wanted_back(address: PciAddress, is_first: bool) {
-    if is_first {
-        log::warn!(
-            "the host wants PCI device {address} back (it is being unbound from its driver, or removed): \
-             that waits until this guest has ended"
-        );
-    }
+fn wanted_back(address: PciAddress) {
+    log::warn!(
+        "the host wants PCI device {address} back (it is being unbound from its driver, or removed): that \
+         waits until this guest has ended"
+    );
 }

@@ -175,10 +175,12 @@ pub fn open_monitor(
             Ok(describe(address, true))
         }
         Backend::Connect(address) => {
-            match connect(id, address, inherited)? {
-                Connection::Unix(stream) => endpoints.connected.push(stream),
-                Connection::Tcp(_) => return Err(ChardevError::NoSocket(id.clone())),
-            }
+            endpoints
+                .connected
+                .push(match connect(id, address, inherited)? {
+                    Connection::Unix(stream) => qmp::Stream::Unix(stream),
+                    Connection::Tcp(stream) => qmp::Stream::Tcp(stream),
+                });
             Ok(describe(address, false))
         }
         _ => Err(ChardevError::NoSocket(id.clone())),

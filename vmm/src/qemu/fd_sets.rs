@@ -9,6 +9,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Descriptors that are kept at most, sets and names together.
 const MOST: usize = 256;
+/// Bytes of a name, or of what is said of a descriptor, at most.
+const LONGEST: usize = 255;
 
 /// Why a descriptor is not to be had or not taken.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +18,9 @@ pub enum FdSetError {
     /// There are too many.
     #[error("no more than {MOST} file descriptors are kept")]
     TooMany,
+    /// A name or a note is too long.
+    #[error("a file descriptor's name or opaque text has at most {LONGEST} bytes")]
+    TooLong,
     /// There is none of that name.
     #[error("File descriptor named '{0}' not found")]
     NoName(String),
@@ -62,13 +67,14 @@ impl FdSets {
     /// descriptor's.
     ///
     /// # Errors
-    /// [`FdSetError::TooMany`].
+    /// [`FdSetError::TooMany`] or [`FdSetError::TooLong`].
     pub fn add(
         &self,
         set: Option<u32>,
         descriptor: OwnedFd,
         opaque: Option<String>,
     ) -> Result<(u32, RawFd), FdSetError> {
+        check_length(opaque.as_deref().unwrap_or_default())?;
         let mut kept = self.lock();
         kept.check_room()?;
         let first_free = || (0..).find(|number| !kept.sets.contains_key(number));
@@ -100,8 +106,9 @@ impl FdSets {
     /// Keeps a descriptor under a name, in place of one that had it.
     ///
     /// # Errors
-    /// [`FdSetError::TooMany`].
+    /// [`FdSetError::TooMany`] or [`FdSetError::TooLong`].
     pub fn name(&self, name: String, descriptor: OwnedFd) -> Result<(), FdSetError> {
+        check_length(&name)?;
         let mut kept = self.lock();
         if !kept.named.contains_key(&name) {
             kept.check_room()?;
@@ -147,6 +154,13 @@ impl FdSets {
     fn lock(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn check_length(text: &str) -> Result<(), FdSetError> {
+    if text.len() > LONGEST {
+        return Err(FdSetError::TooLong);
+    }
+    Ok(())
 }
 
 /// The number of the set that `path` names as `/dev/fdset/N`.
@@ -226,6 +240,12 @@ mod tests {
         ));
         sets.name("name-0".into(), writer)
             .expect("in place of another");
+        let long = "x".repeat(LONGEST + 1);
+        let (reader, writer) = pipe();
+        let refused = sets.name(long.clone(), reader);
+        assert!(matches!(refused, Err(FdSetError::TooLong)));
+        let refused = sets.add(None, writer, Some(long));
+        assert!(matches!(refused, Err(FdSetError::TooLong)));
         sets.close_named("name-0").expect("there");
         assert!(sets.close_named("name-0").is_err());
     }

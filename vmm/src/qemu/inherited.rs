@@ -103,7 +103,9 @@ mod tests {
             error.to_string(),
             "-add-fd: file descriptor 9999 is not open"
         );
-        let forgotten = line("-machine none -chardev socket,id=mon,fd=9998,server=on,wait=off");
+        let forgotten = line(
+            "-machine none -chardev socket,id=mon,fd=9998,server=on,wait=off -mon chardev=mon,mode=control",
+        );
         let error = Inherited::take(&forgotten).expect_err("not open");
         assert_eq!(
             error.to_string(),
@@ -115,8 +117,9 @@ mod tests {
     fn a_socket_is_given_once_and_a_set_has_its_descriptor() {
         let (ours, theirs) = UnixStream::pair().expect("sockets");
         let (ours, theirs) = (ours.into_raw_fd(), theirs.into_raw_fd());
-        let words =
-            format!("-machine none -add-fd set=3,fd={ours} -chardev socket,id=mon,fd={theirs}");
+        let words = format!(
+            "-machine none -add-fd set=3,fd={ours} -chardev socket,id=mon,fd={theirs} -mon chardev=mon,mode=control"
+        );
         let mut inherited = Inherited::take(&line(&words)).expect("open");
         assert_eq!(inherited.sets.list(), [(3, vec![(ours, None)])]);
         let socket = inherited.socket(theirs).expect("the socket");

@@ -192,9 +192,7 @@ pub(super) struct Serving {
 impl Waiting {
     /// The files that the process needs from here on.
     fn paths(&self, machine: Option<&MachineDescription>) -> sandbox::Paths {
-        let mut paths = machine.map_or_else(sandbox::Paths::default, |machine| {
-            sandbox::machine_paths(&machine.kernel, machine.initrd.as_deref())
-        });
+        let mut paths = machine.map_or_else(sandbox::Paths::default, sandbox::machine_paths);
         // Made later, and removed at the end.
         let made = [&self.process.pid_file, &self.process.stats];
         let folders = made.into_iter().flatten().filter_map(|path| path.parent());

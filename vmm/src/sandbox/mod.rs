@@ -19,9 +19,11 @@ mod paths;
 mod program;
 
 use std::io;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use spapr_devices::vfio::HostPaths;
+
+use crate::machine::description::MachineDescription;
 pub use calls::Role;
 pub use install::SandboxError;
 pub use paths::Paths;
@@ -51,11 +53,16 @@ pub fn restrict_paths(paths: &Paths) -> io::Result<()> {
     paths::restrict_paths(paths).map_err(io::Error::other)
 }
 
-/// The files of a machine with this kernel and initial RAM disk.
-pub fn machine_paths(kernel: &Path, initrd: Option<&Path>) -> Paths {
-    let files = [Some(kernel), initrd];
+/// The files of a machine: its kernel and initial RAM disk, and the nodes of its devices' IOMMU groups.
+pub fn machine_paths(machine: &MachineDescription) -> Paths {
+    let files = [Some(&machine.kernel), machine.initrd.as_ref()];
+    let host = HostPaths::default();
+    // What is wrong with a device is said when it is taken.
+    let groups = machine.vfio.iter();
+    let groups = groups.filter_map(|device| host.group_of(device.host).ok());
     Paths {
-        read: files.into_iter().flatten().map(Path::to_owned).collect(),
+        read: files.into_iter().flatten().cloned().collect(),
+        written: groups.map(|group| host.group_node(group)).collect(),
         written_in: Vec::new(),
     }
 }

@@ -10,13 +10,15 @@ use landlock::{
 /// What may be read, beside what is asked for: facts of the kernel and of the host's devices.
 const READ: &[&str] = &["/proc", "/sys", "/dev/urandom"];
 /// What may be read and written.
-const READ_AND_WRITTEN: &[&str] = &["/dev/kvm", "/dev/vfio", "/dev/null"];
+const READ_AND_WRITTEN: &[&str] = &["/dev/kvm", "/dev/vfio/vfio", "/dev/null"];
 
 /// Files that a machine needs beyond those that every machine does.
 #[derive(Clone, Debug, Default)]
 pub struct Paths {
     /// Read at every start of the machine: kernel and initial RAM disk.
     pub read: Vec<PathBuf>,
+    /// Read and written: the nodes of IOMMU groups.
+    pub written: Vec<PathBuf>,
     /// Folders in which files are made, and removed at the end.
     pub written_in: Vec<PathBuf>,
 }
@@ -41,6 +43,9 @@ pub(super) fn restrict_paths(paths: &Paths) -> Result<(), RulesetError> {
     }
     for path in READ_AND_WRITTEN {
         ruleset = add(ruleset, Path::new(path), written)?;
+    }
+    for path in &paths.written {
+        ruleset = add(ruleset, path, written)?;
     }
     for path in &paths.read {
         ruleset = add(ruleset, path, file_read.into())?;
@@ -97,7 +102,7 @@ mod tests {
         fs::write(&other, "o").expect("write");
         let paths = Paths {
             read: vec![kernel.clone()],
-            written_in: Vec::new(),
+            ..Paths::default()
         };
         // Only the thread is restricted.
         let seen = thread::spawn(move || {

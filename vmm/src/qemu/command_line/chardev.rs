@@ -109,10 +109,9 @@ impl Chardev {
         })
     }
 
-    /// The monitor that `-qmp unix:PATH,server=on,wait=off` asks for, or `-qmp stdio`.
+    /// The monitor that `-qmp unix:PATH,server=on,wait=off` or `-qmp tcp:HOST:PORT,…` asks for.
     pub(super) fn of_monitor(id: String, text: &str) -> Result<Self, CommandLineError> {
         let backend = match text.split_once(':') {
-            None if text == "stdio" => Backend::Stdio,
             Some(("unix", rest)) => {
                 let mut properties = Properties::parse("-qmp", Some("path"), rest)?;
                 let backend = socket(&mut properties)?;
@@ -130,7 +129,7 @@ impl Chardev {
                 return Err(CommandLineError::Kind {
                     option: "-qmp",
                     name: text.to_owned(),
-                    supported: "stdio, unix:PATH and tcp:HOST:PORT".to_owned(),
+                    supported: "unix:PATH and tcp:HOST:PORT".to_owned(),
                 });
             }
         };

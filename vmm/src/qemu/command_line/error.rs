@@ -78,6 +78,14 @@ pub enum CommandLineError {
         /// Its id.
         id: String,
     },
+    /// Something named that nothing uses.
+    #[error("{option}: {id} is used by nothing")]
+    Unused {
+        /// The option.
+        option: &'static str,
+        /// Its id.
+        id: String,
+    },
     /// Options that do not go together, or one that is missing.
     #[error("{0}")]
     Combination(String),

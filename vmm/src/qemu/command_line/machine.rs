@@ -223,6 +223,11 @@ impl MachineOptions {
                 "-smp {value}: {places} places for {cpus} processors; processors cannot be added later"
             )));
         }
+        if cpus % places != 0 {
+            return Err(CommandLineError::Combination(format!(
+                "-smp {value}: groups of {places} do not make up {cpus} processors"
+            )));
+        }
         let most = properties.number32("maxcpus")?.unwrap_or(cpus);
         if most != cpus {
             return Err(properties.wrong(

@@ -113,6 +113,13 @@ impl MemoryOptions {
 
     /// The memory of a machine whose back end has the name `backend`.
     pub(super) fn of_machine(&self, backend: Option<&str>) -> Result<Memory, CommandLineError> {
+        let unused = self.backends.iter().find(|it| Some(&*it.id) != backend);
+        if let Some(unused) = unused {
+            return Err(CommandLineError::Unused {
+                option: "-object",
+                id: unused.id.clone(),
+            });
+        }
         let Some(id) = backend else {
             let bytes = self.bytes.unwrap_or(DEFAULT_BYTES);
             return Ok(Memory {

@@ -65,8 +65,6 @@ pub struct PassedDescriptor {
 pub struct ProcessOptions {
     /// The guest's name (`-name`).
     pub name: Option<String>,
-    /// Whether processors' threads have names of their own (`debug-threads`).
-    pub names_threads: bool,
     /// Leave the terminal once all is set up (`-daemonize`).
     pub daemonize: bool,
     /// Gets this process' id (`-pidfile`).
@@ -210,7 +208,10 @@ impl Reader {
             let is_used = self.monitors.contains(&chardev.id)
                 || terminal.as_ref().is_some_and(|it| it.id == chardev.id);
             if !is_used {
-                log::info!("the chardev {} is used by nothing", chardev.id);
+                return Err(CommandLineError::Unused {
+                    option: "-chardev",
+                    id: chardev.id.clone(),
+                });
             }
         }
         let machine = self.machine.finish(&self.memory, &self.devices)?;

@@ -21,8 +21,8 @@ pub(super) fn read(
         "name" => {
             let mut properties = Properties::parse("-name", Some("guest"), value)?;
             process.name = properties.text("guest")?;
-            process.names_threads = properties.switch("debug-threads")?.unwrap_or(false);
-            properties.ignore(&["process"]);
+            // Threads have names in any case.
+            properties.ignore(&["debug-threads", "process"]);
             properties.finish()?;
         }
         "sandbox" => sandbox(process, value)?,

@@ -119,7 +119,7 @@ fn a_domain_becomes_the_description_that_run_uses() {
     assert_eq!(line.descriptors[0].fd, 31);
     let process = line.process;
     assert!(process.no_shutdown && process.sandbox && process.starts_paused);
-    assert!(process.timestamps && process.names_threads && !process.daemonize);
+    assert!(process.timestamps && !process.daemonize);
     assert_eq!(process.name.as_deref(), Some("g1"));
 }
 
@@ -162,10 +162,34 @@ fn paths_mean_the_same_after_the_process_has_left_its_folder() {
 }
 
 #[test]
+fn what_nothing_uses_is_refused() {
+    let chardev = "timestamp=on\n-chardev\nnull,id=spare";
+    assert_eq!(
+        refusal("timestamp=on", chardev),
+        "-chardev: spare is used by nothing"
+    );
+    let memory = "timestamp=on\n-object\nmemory-backend-ram,id=spare,size=1G";
+    assert_eq!(
+        refusal("timestamp=on", memory),
+        "-object: spare is used by nothing"
+    );
+}
+
+#[test]
 fn a_core_has_as_many_numbers_as_threads() {
     assert!(domain_with("usb=off", "usb=off,vsmt=1").is_ok());
     let refused = refusal("usb=off", "usb=off,vsmt=8");
     assert!(refused.contains("-smp says threads=1"), "{refused}");
+}
+
+#[test]
+fn processors_fill_whole_sockets() {
+    let topology = "2,sockets=2,cores=1,threads=1";
+    for bad in ["4,cores=4,threads=4", "6,sockets=2,threads=2", "3,cores=2"] {
+        let refused = refusal(topology, bad);
+        assert!(refused.contains("do not make up"), "{refused}");
+    }
+    assert!(domain_with(topology, "8,cores=2,threads=4").is_ok());
 }
 
 #[test]

@@ -25,7 +25,7 @@ const CHUNK_BYTES: usize = 16 << 10;
 
 /// A connected stream.
 #[derive(Debug)]
-pub(super) enum Stream {
+pub enum Stream {
     /// In the file system; descriptors can come over it.
     Unix(UnixStream),
     /// Over TCP.

@@ -24,4 +24,5 @@ mod session;
 mod tests;
 mod types;
 
+pub use client::Stream;
 pub use server::{Endpoints, Listener, Server};

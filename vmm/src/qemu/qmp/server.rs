@@ -74,7 +74,7 @@ pub struct Endpoints {
     /// Sockets that clients connect to.
     pub listeners: Vec<Listener>,
     /// Clients that are connected from the start.
-    pub connected: Vec<std::os::unix::net::UnixStream>,
+    pub connected: Vec<Stream>,
 }
 
 /// The monitors' thread.
@@ -102,7 +102,6 @@ impl Server {
         }
         let mut clients = HashMap::new();
         for stream in endpoints.connected {
-            let stream = Stream::Unix(stream);
             stream.set_nonblocking()?;
             clients.insert(stream.as_raw_fd(), Client::new(stream));
         }
