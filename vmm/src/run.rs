@@ -157,7 +157,7 @@ fn run_machine(
         crate::logging::tell(&message);
     }
     // Threads have the paths that the one which starts them has.
-    let paths = sandbox::machine_paths(&description);
+    let paths = sandbox::machine_paths(description);
     sandbox::restrict_paths(&paths).map_err(RunError::Sandbox)?;
     let terminal = Terminal::start(&mut console, description.vty)?;
     let threads = ProcessorThreads::spawn(description.cpus, Some(sandbox::enter_processor))

@@ -111,16 +111,21 @@ impl MemoryOptions {
         Ok(())
     }
 
-    /// The memory of a machine whose back end has the name `backend`.
-    pub(super) fn of_machine(&self, backend: Option<&str>) -> Result<Memory, CommandLineError> {
-        let unused = self.backends.iter().find(|it| Some(&*it.id) != backend);
-        if let Some(unused) = unused {
-            return Err(CommandLineError::Unused {
+    /// Refuses back ends other than that of the machine.
+    fn check_used(&self, machines: &str) -> Result<(), CommandLineError> {
+        match self.backends.iter().find(|it| it.id != machines) {
+            Some(unused) => Err(CommandLineError::Unused {
                 option: "-object",
                 id: unused.id.clone(),
-            });
+            }),
+            None => Ok(()),
         }
+    }
+
+    /// The memory of a machine whose back end has the name `backend`.
+    pub(super) fn of_machine(&self, backend: Option<&str>) -> Result<Memory, CommandLineError> {
         let Some(id) = backend else {
+            self.check_used("")?;
             let bytes = self.bytes.unwrap_or(DEFAULT_BYTES);
             return Ok(Memory {
                 size: ByteSize(bytes),
@@ -133,6 +138,7 @@ impl MemoryOptions {
             what: "object",
             id: id.to_owned(),
         })?;
+        self.check_used(id)?;
         if let Some(bytes) = self.bytes.filter(|bytes| *bytes != backend.bytes) {
             return Err(CommandLineError::Combination(format!(
                 "-m says {} and the object {id} has {}",
