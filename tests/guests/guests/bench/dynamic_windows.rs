@@ -10,9 +10,9 @@ use crate::meter::{Meter, Row, Samples};
 /// The sizes, as powers of two: 16 MiB to 64 GiB, as far as there are such windows.
 const SHIFTS: core::ops::RangeInclusive<u32> = 24..=36;
 const PAGE_SHIFT: u32 = 12;
-/// Windows of each size: fewer of the largest, which take long to remove.
+/// Windows of each size: fewer of those that take long to remove.
 const fn windows_of(shift: u32) -> u64 {
-    if shift <= 28 { 9 } else { 5 }
+    if shift >= 29 && shift <= 33 { 5 } else { 9 }
 }
 
 /// Makes and removes windows behind a bridge.
