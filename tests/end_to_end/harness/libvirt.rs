@@ -322,6 +322,12 @@ impl Domain {
             .join("fd")
     }
 
+    /// Its /dev, which is not the host's.
+    pub(crate) fn devices(&self) -> PathBuf {
+        let folder = self.emulator().expect("no pid file of libvirt's");
+        folder.join("root/dev")
+    }
+
     /// Its threads: their folders in /proc.
     pub(crate) fn threads(&self) -> Vec<PathBuf> {
         let folder = self.emulator().expect("no pid file of libvirt's");

@@ -2,6 +2,7 @@
 //! host that has libvirt.
 
 mod client;
+mod confinement;
 mod domain;
 mod host_device;
 mod limits;

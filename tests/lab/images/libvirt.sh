@@ -12,15 +12,13 @@ make_root() {
     mount -t overlay overlay $root \
         -o lowerdir=/opt,upperdir=/tmp/libvirt-upper/changes,workdir=/tmp/libvirt-upper/work ||
         exit 1
+    mount -t cgroup2 cgroup2 /sys/fs/cgroup || exit 1
     mkdir -p $root/dev $root/proc $root/sys $root/tmp $root/run $root/var/run $root/root \
         $root/boot $root/var/log/libvirt/qemu $root/var/lib/libvirt/qemu
     for folder in dev proc sys tmp boot; do
         mount --rbind /$folder $root/$folder || exit 1
     done
     mount -t tmpfs tmpfs $root/run
-    # Where systemd has them, if the kernel does.
-    mkdir -p $root/dev/hugepages
-    mount -t hugetlbfs hugetlbfs $root/dev/hugepages 2>/dev/null
     ifconfig lo up
     rm -rf $root/var/run
     ln -s /run $root/var/run
@@ -44,12 +42,6 @@ GROUPS
     chown 0:104 /dev/kvm
     chmod 660 /dev/kvm
     echo 0123456789abcdef0123456789abcdef >$root/etc/machine-id
-    cat >>$root/etc/libvirt/qemu.conf <<CONFIGURATION
-security_driver = "none"
-namespaces = []
-cgroup_controllers = []
-stdio_handler = "logd"
-CONFIGURATION
     cat >>$root/etc/libvirt/libvirtd.conf <<CONFIGURATION
 log_outputs = "3:file:/var/log/libvirt/libvirtd.log"
 auth_unix_rw = "none"
@@ -64,10 +56,12 @@ runs() {
     return 1
 }
 
+# libvirt makes a guest's devices from within the guest's mount namespace, and who enters one begins at the
+# namespace's own root: chroot alone would not do.
 inside() {
-    env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C TERM=dumb \
-        PYTHONPATH=/usr/lib/lab-python \
-        chroot $root "$@"
+    unshare --mount sh -c 'cd "$0" && mount --move . / && exec chroot . "$@"' $root \
+        env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C TERM=dumb \
+        PYTHONPATH=/usr/lib/lab-python "$@"
 }
 
 case $1 in
