@@ -1,8 +1,9 @@
 //! A monitor under random and mutated input, with file descriptors and without: no panic, no hang, no
 //! leak.
 //!
-//! Plain runs take some seconds; `MONITOR_FUZZ_SECONDS=600 cargo test --test monitor_fuzz` is the
-//! long one.
+//! Plain runs take some seconds, and send the same each time; `MONITOR_FUZZ_SECONDS=600 cargo test --test
+//! monitor_fuzz` is a long one, and sends something else each time. Both say with which seed they fail;
+//! `MONITOR_FUZZ_SEED`, a number as it is printed, has the same sent again.
 
 mod program;
 
@@ -13,7 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
@@ -60,6 +61,41 @@ const GROWTH_BYTES: u64 = if cfg!(target_arch = "x86_64") {
 } else {
     64 << 20
 };
+
+/// What plain runs begin with.
+const PLAIN_SEED: u64 = 0x5eed;
+
+/// Where random numbers begin. Whoever reads that the test failed reads it, too.
+struct Seed(u64);
+
+impl Seed {
+    /// The one that was asked for, or else what the clock says for a long run.
+    fn choose(is_long: bool) -> Self {
+        if let Ok(text) = std::env::var("MONITOR_FUZZ_SEED") {
+            return Self(text.parse().expect("MONITOR_FUZZ_SEED is a number"));
+        }
+        if !is_long {
+            return Self(PLAIN_SEED);
+        }
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let nanoseconds = now.expect("a clock that is set").as_nanos();
+        Self(u64::try_from(nanoseconds).expect("before the year 2554"))
+    }
+
+    fn tell(&self) {
+        // Past the capture of a test's output.
+        let told = format!("MONITOR_FUZZ_SEED={}\n", self.0);
+        let _ = std::io::stderr().write_all(told.as_bytes());
+    }
+}
+
+impl Drop for Seed {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.tell();
+        }
+    }
+}
 
 struct Random(u64);
 
@@ -358,18 +394,23 @@ fn pass_descriptors(vmm: &Vmm, random: &mut Random) {
 #[test]
 fn whatever_clients_send_others_are_served_and_nothing_grows() {
     let seconds = std::env::var("MONITOR_FUZZ_SECONDS").ok();
+    let seed = Seed::choose(seconds.is_some());
+    if seconds.is_some() {
+        seed.tell();
+    }
     let seconds = seconds.map_or(4, |text| text.parse().expect("a number of seconds"));
     let folder = tempfile::tempdir().unwrap();
     let mut vmm = Vmm::start(folder.path());
     vmm.assert_alive();
     let descriptors = vmm.settled_descriptors();
-    let mut random = Random(0x5eed);
+    let mut random = Random(seed.0);
     let end = Instant::now() + Duration::from_secs(seconds);
     let (mut rounds, mut after_warm_up) = (0u64, 0);
     while Instant::now() < end {
         for _ in 0..10 {
-            disturb(&vmm, &mut random);
-            pass_descriptors(&vmm, &mut random);
+            // Numbers of its own for each: one that is disconnected early does not change the next one's.
+            disturb(&vmm, &mut Random(random.next()));
+            pass_descriptors(&vmm, &mut Random(random.next()));
         }
         vmm.assert_alive();
         vmm.assert_nothing_is_left(descriptors);

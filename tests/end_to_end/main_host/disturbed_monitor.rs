@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -14,6 +15,17 @@ use crate::harness::monitor::Monitor;
 /// What the guest prints in front of a digest.
 const DIGEST: &str = "LAB-GUEST-SHA256 ";
 
+/// Has the guest print its clock, which stands still while the guest is stopped.
+const PRINT_UPTIME: &str = "
+echo LAB-GUEST-UPTIME $(cut -d' ' -f1 /proc/uptime)
+";
+
+/// What the guest prints in front of it.
+const UPTIME: &str = "LAB-GUEST-UPTIME ";
+
+/// Digests before any client does something wrong: from one to the next is what they take.
+const UNDISTURBED: usize = 5;
+
 /// How often all that clients do wrong is done.
 const ROUNDS: usize = 3;
 
@@ -21,11 +33,28 @@ const ROUNDS: usize = 3;
 /// waits for a client.
 const UNREAD_REQUESTS: usize = 200;
 
-/// The digests that a console shows, without a last line that has not ended yet.
-fn digests(console: &str) -> Vec<&str> {
+/// What the guest printed behind a name, without a last line that has not ended yet.
+fn printed<'a>(console: &'a str, name: &str) -> Vec<&'a str> {
     let ended = console.rsplit_once('\n').map_or("", |(ended, _rest)| ended);
-    let digests = ended.lines().filter_map(|line| line.split_once(DIGEST));
-    digests.map(|(_, digest)| digest.trim()).collect()
+    let values = ended.lines().filter_map(|line| line.split_once(name));
+    values.map(|(_, value)| value.trim()).collect()
+}
+
+/// What each digest took after the one before it, by the guest's clock.
+fn times(console: &str) -> Vec<Duration> {
+    let uptimes: Vec<Duration> = printed(console, UPTIME)
+        .iter()
+        .map(|uptime| Duration::from_secs_f64(uptime.parse().expect("seconds")))
+        .collect();
+    let times = uptimes.windows(2).map(|pair| pair[1] - pair[0]);
+    times.collect()
+}
+
+/// What a digest may take beside bad clients, by what the slowest took without them. An emulated host has
+/// slow moments of its own; a minute is none.
+fn limit(undisturbed: &[Duration]) -> Duration {
+    let slowest = undisturbed.iter().max().expect("a time");
+    (*slowest * 10).clamp(Duration::from_secs(10), Duration::from_secs(50))
 }
 
 /// A client that asks for more than it will ever read, and for events.
@@ -81,13 +110,22 @@ fn sends_half(path: &Path) -> UnixStream {
 
 #[test]
 fn a_guest_reads_on_whatever_its_monitors_clients_do() {
-    let job = [WAIT_FOR_NVME, "while true; do", READ_HEAD, "done\n"].concat();
-    let (mut running, path) = FrontEnd::job(&job).nvme().start_alone();
+    let job = [
+        WAIT_FOR_NVME,
+        "while true; do",
+        READ_HEAD,
+        PRINT_UPTIME,
+        "done\n",
+    ];
+    let (mut running, path) = FrontEnd::job(&job.concat()).nvme().start_alone();
     let mut monitor = Monitor::connect(&path);
-    running.wait_for_console(DIGEST, 1);
+    // The last line may not have ended yet.
+    running.wait_for_console(UPTIME, UNDISTURBED + 1);
+    let undisturbed = times(&running.console());
+    let limit = limit(&undisturbed);
     let mut waiting = Vec::new();
     for _ in 0..ROUNDS {
-        let before = digests(&running.console()).len();
+        let before = printed(&running.console(), DIGEST).len();
         waiting.push(never_reads(&path));
         waiting.push(sends_half(&path));
         talk_nonsense(&path);
@@ -100,16 +138,26 @@ fn a_guest_reads_on_whatever_its_monitors_clients_do() {
         monitor.wait_for("RESUME");
         assert_eq!(monitor.status(), "running");
         // One may have been under way.
-        running.wait_for_console(DIGEST, before + 3);
+        for more in 1..=3 {
+            let start = Instant::now();
+            running.wait_for_console(DIGEST, before + more);
+            let took = start.elapsed();
+            assert!(took < limit, "{took:?}; {undisturbed:?} undisturbed");
+        }
     }
     monitor.ask("quit");
     let finished = running.finish();
     finished.assert_status(0);
     let expected = head_sha256();
-    let digests = digests(finished.console());
-    assert!(digests.len() > ROUNDS, "{finished}");
+    let digests = printed(finished.console(), DIGEST);
+    assert!(digests.len() > UNDISTURBED + ROUNDS, "{finished}");
     let wrong = digests.iter().find(|digest| **digest != expected);
     assert_eq!(wrong, None, "{finished}");
+    let slow = times(finished.console()).into_iter().max();
+    assert!(
+        slow.is_some_and(|slow| slow < limit),
+        "{slow:?}; {undisturbed:?} undisturbed"
+    );
     drop(waiting);
     assert_nothing_is_left();
 }
