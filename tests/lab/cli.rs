@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::host::HostKind;
+use crate::kernels::KernelArgs;
 use crate::workspace::Workspace;
 use crate::{bench, demo, exec, prepare, shell, suite};
 
@@ -22,7 +23,7 @@ pub(crate) struct Cli {
 enum Command {
     /// Boot a host and show a guest with a passed-through NVMe, once for each way to serve its
     /// TCE hypercalls
-    Demo,
+    Demo(KernelArgs),
     /// Run every test: on this machine, on ppc64le under qemu-user, of the lab, and in the emulated
     /// hosts
     Test(TestArgs),
@@ -34,7 +35,7 @@ enum Command {
     Shell(HostArgs),
     /// Install what is missing on this machine, fetch all crates and packages, and make all images,
     /// so that later commands need no network
-    Prepare,
+    Prepare(PrepareArgs),
 }
 
 /// Which host to boot, and what to have in it.
@@ -43,6 +44,11 @@ pub(crate) struct HostArgs {
     /// The host to boot: CPU and page size of its kernel
     #[arg(long, value_enum, default_value_t = HostKind::P9Pages64k)]
     pub(crate) host: HostKind,
+    #[command(flatten)]
+    pub(crate) kernels: KernelArgs,
+    /// Have every kernel for guests in the host, as /lab/guests/RELEASE-PAGES/{vmlinux,initrd}
+    #[arg(long)]
+    pub(crate) all_guest_kernels: bool,
     /// One CPU whose clock counts executed instructions, so that costs repeat
     #[arg(long)]
     pub(crate) icount: bool,
@@ -79,7 +85,17 @@ pub(crate) struct ExecArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct PrepareArgs {
+    /// Take the newest packages that can be had in place of those last tested, and write to
+    /// tests/lab/packages.lock which they are
+    #[arg(long)]
+    pub(crate) update: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct TestArgs {
+    #[command(flatten)]
+    pub(crate) kernels: KernelArgs,
     /// Run the in-host tests on these hosts only, and none of the tests outside
     #[arg(long, value_enum)]
     pub(crate) host: Vec<HostKind>,
@@ -89,6 +105,8 @@ pub(crate) struct TestArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
+    #[command(flatten)]
+    pub(crate) kernels: KernelArgs,
     /// Measure on this machine, with its own KVM, which takes a POWER machine
     #[arg(long)]
     pub(crate) native: bool,
@@ -141,6 +159,8 @@ impl HostArgs {
     pub(crate) fn plain(host: HostKind) -> Self {
         Self {
             host,
+            kernels: KernelArgs::default(),
+            all_guest_kernels: false,
             icount: false,
             hugepages: false,
             with: Vec::new(),
@@ -156,21 +176,21 @@ impl Cli {
     /// Runs the command and returns the exit status.
     pub(crate) fn run(self) -> Result<u8, Box<dyn Error>> {
         let name = match &self.command {
-            Command::Demo => "demo",
+            Command::Demo(_) => "demo",
             Command::Test(_) => "test",
             Command::Bench(_) => "bench",
             Command::Exec(_) => "exec",
             Command::Shell(_) => "shell",
-            Command::Prepare => "prepare",
+            Command::Prepare(_) => "prepare",
         };
         let workspace = Workspace::open(name)?;
         Ok(match &self.command {
-            Command::Demo => demo::run(&workspace)?,
+            Command::Demo(kernels) => demo::run(&workspace, *kernels)?,
             Command::Test(args) => suite::run(&workspace, args)?,
             Command::Bench(args) => bench::run(&workspace, args)?,
             Command::Exec(args) => exec::run(&workspace, args)?,
             Command::Shell(args) => shell::run(&workspace, args)?,
-            Command::Prepare => prepare::run(&workspace)?,
+            Command::Prepare(args) => prepare::run(&workspace, args)?,
         })
     }
 }

@@ -63,3 +63,19 @@ pub(crate) fn checked(command: &Command, output: &Output) -> Result<String, Comm
         said: last.join("\n"),
     })
 }
+
+/// The word as the shell takes it literally.
+pub(crate) fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quoted_text_is_one_word_to_the_shell() {
+        assert_eq!(quoted("a b"), "'a b'");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+    }
+}

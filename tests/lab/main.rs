@@ -12,6 +12,7 @@ mod demo;
 mod exec;
 mod host;
 mod images;
+mod kernels;
 mod packages;
 mod prepare;
 mod progress;

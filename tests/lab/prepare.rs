@@ -1,10 +1,11 @@
 //! `cargo lab prepare`: everything that the other commands would fetch or make when first needed.
 
+use crate::cli::PrepareArgs;
 use crate::command;
 use crate::cross_build;
-use crate::host::HostKind;
 use crate::images::{self, nvme};
-use crate::packages::{PackageSet, Packages, python};
+use crate::kernels::Kernel;
+use crate::packages::{self, PackageError, PackageSet, Packages, python};
 use crate::progress::{Step, say};
 use crate::session::SessionError;
 use crate::suite::SuiteError;
@@ -12,7 +13,7 @@ use crate::tools::{self, TARGET};
 use crate::workspace::Workspace;
 
 /// Makes the machine and the cache ready.
-pub(crate) fn run(workspace: &Workspace) -> Result<u8, SuiteError> {
+pub(crate) fn run(workspace: &Workspace, args: &PrepareArgs) -> Result<u8, SuiteError> {
     tools::for_packages()?;
     tools::for_cross_builds()?;
     tools::for_user_emulation()?;
@@ -23,27 +24,48 @@ pub(crate) fn run(workspace: &Workspace) -> Result<u8, SuiteError> {
     fetch.args(["--target", "x86_64-unknown-linux-gnu"]);
     command::output(&mut fetch)?;
     step.done();
-    images(workspace).map_err(Box::new)?;
+    let _locked = workspace.lock()?;
+    if args.update {
+        packages::update(workspace).map_err(Box::new)?;
+    }
+    everything(workspace).map_err(Box::new)?;
+    tell_differences(workspace).map_err(Box::new)?;
     say("everything is there");
     Ok(0)
 }
 
-fn images(workspace: &Workspace) -> Result<(), SessionError> {
+/// Makes what any host and any test needs.
+pub(crate) fn everything(workspace: &Workspace) -> Result<(), SessionError> {
     let _locked = workspace.lock()?;
-    Packages::provide(workspace, PackageSet::PeerEmulator)?;
-    Packages::provide(workspace, PackageSet::OldLibvirt)?;
-    all_hosts(workspace)
+    for set in PackageSet::all() {
+        Packages::provide(workspace, set)?;
+    }
+    for kernel in Kernel::all() {
+        images::of_guest(workspace, kernel)?;
+        if kernel.runs_hosts() {
+            images::of_host(workspace, kernel)?;
+        }
+    }
+    images::kexec(workspace)?;
+    nvme::stock(workspace)?;
+    python::qmp_client(workspace)?;
+    Ok(())
 }
 
-/// Makes what any of the hosts needs to boot.
-pub(crate) fn all_hosts(workspace: &Workspace) -> Result<(), SessionError> {
-    let _locked = workspace.lock()?;
-    Packages::provide(workspace, PackageSet::HostEmulator)?;
-    for kind in HostKind::ALL {
-        images::boot_files(workspace, kind)?;
+/// Says how all sets stand to those last tested.
+pub(crate) fn tell_differences(workspace: &Workspace) -> Result<(), PackageError> {
+    let differences = packages::differences(workspace, &PackageSet::all())?;
+    match &differences[..] {
+        [] => say("Debian packages: as last tested"),
+        lines => {
+            say(&format!(
+                "Debian packages: {} other than last tested",
+                lines.len()
+            ));
+            for line in lines {
+                say(&format!("  {line}"));
+            }
+        }
     }
-    nvme::stock(workspace)?;
-    Packages::provide(workspace, PackageSet::Libvirt)?;
-    python::qmp_client(workspace)?;
     Ok(())
 }

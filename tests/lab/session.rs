@@ -13,8 +13,9 @@ use crate::cli::{Copy, Extra, Fetch, HostArgs};
 use crate::cross_build::{self, BuildError};
 use crate::host::{HostError, HostRun, Input, Output, fresh_copy};
 use crate::images::nvme::{self, NvmeImage};
-use crate::images::{self, ImageError};
-use crate::packages::{PackageError, PackageSet, Packages, python};
+use crate::images::{self, BootFiles, ImageError};
+use crate::kernels::Kernel;
+use crate::packages::{self, PackageError, PackageSet, Packages, python};
 use crate::progress::report;
 use crate::workspace::{Workspace, WorkspaceError, at};
 
@@ -63,6 +64,8 @@ pub(crate) enum SessionError {
         expected: String,
         found: String,
     },
+    #[error("{0}")]
+    GuestKernel(String),
     #[error("not in the host, so not fetched: {}", paths.join(", "))]
     NotFetched { paths: Vec<String> },
 }
@@ -96,6 +99,7 @@ impl Session<'_> {
         input: Option<Input<'_>>,
     ) -> Result<Ended, SessionError> {
         let kind = self.host.host;
+        guest_kernel(self.host)?;
         // Building needs no lock: another lab may use the cache meanwhile.
         let vmm = match self.host.without_vmm {
             true => Vec::new(),
@@ -103,19 +107,18 @@ impl Session<'_> {
         };
         let _locked = workspace.lock()?;
         let emulator = Packages::provide(workspace, PackageSet::HostEmulator)?;
-        let boot = images::boot_files(workspace, kind)?;
+        let pages = kind.page_size();
+        let boot = images::of_host(workspace, self.host.kernels.of_host(pages))?;
+        let guest = images::of_guest(workspace, guest_kernel(self.host)?)?;
+        let kexec = images::kexec(workspace)?;
         let stock = nvme::stock(workspace)?;
         let client = match self.host.with.contains(&Extra::Libvirt) {
             true => Some(python::qmp_client(workspace)?),
             false => None,
         };
-        // libvirt's packages have QEMU among them.
-        let extra = if self.host.with.contains(&Extra::Libvirt) {
-            Some(Packages::provide(workspace, PackageSet::Libvirt)?)
-        } else if self.host.with.contains(&Extra::Qemu) {
-            Some(Packages::provide(workspace, PackageSet::PeerEmulator)?)
-        } else {
-            None
+        let extra = match extra_packages(self.host) {
+            Some(set) => Some(Packages::provide(workspace, set)?),
+            None => None,
         };
         let folder = workspace.run_folder()?;
         let share = folder.path().join("share");
@@ -126,10 +129,14 @@ impl Session<'_> {
                 &share.join("files/usr/lib/spapr-lab").join(python::IN_HOST),
             )?;
         }
-        for (from, name) in [(&boot.kernel, "vmlinux"), (&boot.guest_initrd, "initrd")] {
-            copy(from, &share.join(name))?;
+        copy_boot_files(&guest, &share)?;
+        if self.host.all_guest_kernels {
+            for kernel in Kernel::all() {
+                let folder = share.join("guests").join(kernel.name());
+                copy_boot_files(&images::of_guest(workspace, kernel)?, &folder)?;
+            }
         }
-        copy(&boot.kexec, &share.join("files/boot/kexec"))?;
+        copy(&kexec, &share.join("files/boot/kexec"))?;
         let nvme = folder.path().join("nvme");
         fresh_copy(&stock.disk, &nvme)?;
         let logs = workspace.log_folder(kind.name())?;
@@ -145,7 +152,7 @@ impl Session<'_> {
             hugepages: self.host.hugepages,
             emulator: emulator.root(),
             kernel: &boot.kernel,
-            initrd: &boot.host_initrd,
+            initrd: &boot.initrd,
             share: &share,
             extra: extra.as_ref().map(Packages::root),
             nvme: &nvme,
@@ -255,6 +262,52 @@ fn copy(from: &Path, to: &Path) -> Result<(), SessionError> {
         copy(&entry.path(), &to.join(entry.file_name()))?;
     }
     Ok(())
+}
+
+/// The kernel of the host's guests.
+fn guest_kernel(host: &HostArgs) -> Result<Kernel, SessionError> {
+    let kernel = host.kernels.of_guests(host.host.page_size());
+    kernel.map_err(SessionError::GuestKernel)
+}
+
+/// The packages that the host has beside its own; libvirt's have QEMU among them.
+fn extra_packages(host: &HostArgs) -> Option<PackageSet> {
+    if host.with.contains(&Extra::Libvirt) {
+        Some(PackageSet::Libvirt)
+    } else if host.with.contains(&Extra::Qemu) {
+        Some(PackageSet::PeerEmulator)
+    } else {
+        None
+    }
+}
+
+/// Which of the packages that the host needs are not those last tested, a line each. Fetches what is not
+/// in the cache yet.
+pub(crate) fn differences(
+    workspace: &Workspace,
+    host: &HostArgs,
+) -> Result<Vec<String>, SessionError> {
+    let _locked = workspace.lock()?;
+    let own = host.kernels.of_host(host.host.page_size());
+    let mut sets = vec![
+        PackageSet::HostEmulator,
+        PackageSet::Busybox,
+        PackageSet::KexecTools,
+        PackageSet::CLibrary,
+        PackageSet::Kernel(own),
+        PackageSet::Kernel(guest_kernel(host)?),
+    ];
+    if host.all_guest_kernels {
+        sets.extend(Kernel::all().map(PackageSet::Kernel));
+    }
+    sets.extend(extra_packages(host));
+    Ok(packages::differences(workspace, &sets)?)
+}
+
+/// Puts what a guest boots from where the host expects it.
+fn copy_boot_files(guest: &BootFiles, folder: &Path) -> Result<(), SessionError> {
+    copy(&guest.kernel, &folder.join("vmlinux"))?;
+    copy(&guest.initrd, &folder.join("initrd"))
 }
 
 /// Copies what the host left for this machine to where it shall be.

@@ -50,7 +50,7 @@ fn facts(results: &Results) -> Markup {
     let facts = &results.facts;
     html! {
         p .facts {
-            (facts.cpu) ", Linux " (facts.kernel) ", pages of " (facts.page_bytes >> 10) " KiB; "
+            (facts.cpu) ", Linux " (facts.kernel) ", pages of " (facts.page_bytes >> 10) " KiB" (text::guest_kernel(facts)) "; "
             @if let Some(qemu) = &facts.qemu { (qemu) "; " }
             "one run on one host, guests of " (text::value(facts.guest_bytes, spapr_lab::benchmark::row::Unit::Bytes)) ". "
             @if facts.counts_instructions {
@@ -60,6 +60,7 @@ fn facts(results: &Results) -> Markup {
             } @else {
                 "Costs are nanoseconds."
             }
+            (text::packages(facts))
         }
     }
 }

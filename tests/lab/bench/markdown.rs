@@ -136,10 +136,12 @@ fn write_facts(out: &mut String, results: &Results) -> std::fmt::Result {
     let qemu = facts.qemu.as_deref().unwrap_or("no QEMU");
     writeln!(
         out,
-        "Host: {}, Linux {}, pages of {} KiB. Peer: {qemu}. Times are {what}.\n",
+        "Host: {}, Linux {}, pages of {} KiB{}. Peer: {qemu}. Times are {what}.{}\n",
         facts.cpu,
         facts.kernel,
-        facts.page_bytes >> 10
+        facts.page_bytes >> 10,
+        text::guest_kernel(facts),
+        text::packages(facts),
     )
 }
 

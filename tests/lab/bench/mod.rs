@@ -10,6 +10,7 @@ mod sections;
 mod targets;
 mod text;
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -21,15 +22,19 @@ use thiserror::Error;
 use agreement::Agreement;
 
 use crate::cli::{BenchArgs, Copy, Extra, Fetch, HostArgs};
-use crate::command::{self, CommandError};
+use crate::command::{self, CommandError, quoted};
 use crate::cross_build::{self, BuildError};
 use crate::host::HostKind;
 use crate::images::{self, BootFiles};
+use crate::kernels::KernelArgs;
+use crate::packages;
 use crate::progress::{report, say};
-use crate::session::{Session, SessionError};
+use crate::session::{self, Session, SessionError};
 use crate::steps::Steps;
 use crate::workspace::{Workspace, WorkspaceError, at};
 
+/// The host that is measured on.
+const HOST: HostKind = HostKind::P9Pages64k;
 /// The program in the host.
 const PROGRAM_IN_HOST: &str = "/usr/bin/spapr-bench";
 /// The bare-metal guest in the host.
@@ -122,7 +127,8 @@ pub(crate) fn run(workspace: &Workspace, args: &BenchArgs) -> Result<u8, BenchEr
 fn emulated(workspace: &Workspace, args: &BenchArgs, results: &Path) -> Result<(), BenchError> {
     let program = cross_build::bench_program(workspace)?;
     let guest = guest(workspace)?;
-    let mut host = HostArgs::plain(HostKind::P9Pages64k);
+    let mut host = HostArgs::plain(HOST);
+    host.kernels = args.kernels;
     host.icount = true;
     host.with.push(Extra::Qemu);
     for (source, destination) in [(program, PROGRAM_IN_HOST), (guest, GUEST_IN_HOST)] {
@@ -138,7 +144,7 @@ fn emulated(workspace: &Workspace, args: &BenchArgs, results: &Path) -> Result<(
     });
     let session = Session {
         host: &host,
-        script: Some(script(args.only.as_deref())),
+        script: Some(script(workspace, args, &host)?),
         environment: String::new(),
         timeout: None,
     };
@@ -151,16 +157,24 @@ fn emulated(workspace: &Workspace, args: &BenchArgs, results: &Path) -> Result<(
 }
 
 /// What runs in the host. It is given some seconds to settle: its own background work counts, too.
-fn script(only: Option<&str>) -> String {
-    let only = only.map_or_else(String::new, |word| {
-        format!(" --only '{}'", word.replace('\'', r"'\''"))
-    });
-    format!(
+fn script(workspace: &Workspace, args: &BenchArgs, host: &HostArgs) -> Result<String, BenchError> {
+    let differences = session::differences(workspace, host).map_err(Box::new)?;
+    let packages = quoted(&packages::standing(&differences));
+    let mut more = format!(" --packages {packages}");
+    if args.kernels.guest_kernel.is_some() || args.kernels.guest_pages.is_some() {
+        let kernel = args.kernels.of_guests(HOST.page_size());
+        let kernel = kernel.map_err(|error| Box::new(SessionError::GuestKernel(error)))?;
+        let _ = write!(more, " --guest-kernel {}", quoted(&kernel.name()));
+    }
+    if let Some(word) = &args.only {
+        let _ = write!(more, " --only {}", quoted(word));
+    }
+    Ok(format!(
         "sleep 5
          exec {PROGRAM_IN_HOST} run --output {RESULTS_IN_HOST} --guest {GUEST_IN_HOST} \
              --kernel /boot/vmlinux --initrd /boot/initrd --counts-instructions \
-             --vfio $LAB_NVME --second $LAB_NIC{only}"
-    )
+             --vfio $LAB_NVME --second $LAB_NIC{more}"
+    ))
 }
 
 /// Measures on this machine.
@@ -171,10 +185,10 @@ fn native(workspace: &Workspace, args: &BenchArgs, results: &Path) -> Result<(),
     let mut command = Command::new(program);
     command.arg("run").arg("--output").arg(results);
     command.arg("--guest").arg(guest).arg("--vmm").arg(vmm);
-    match linux(workspace) {
+    match linux(workspace, args.kernels) {
         Ok(boot) => {
             command.arg("--kernel").arg(boot.kernel);
-            command.arg("--initrd").arg(boot.guest_initrd);
+            command.arg("--initrd").arg(boot.initrd);
         }
         Err(error) => {
             report(&error);
@@ -204,9 +218,11 @@ fn native(workspace: &Workspace, args: &BenchArgs, results: &Path) -> Result<(),
 }
 
 /// The Linux guest: Debian's kernel and the lab's initial RAM disk.
-fn linux(workspace: &Workspace) -> Result<BootFiles, SessionError> {
+fn linux(workspace: &Workspace, kernels: KernelArgs) -> Result<BootFiles, SessionError> {
     let _locked = workspace.lock()?;
-    Ok(images::boot_files(workspace, HostKind::P9Pages64k)?)
+    let kernel = kernels.of_guests(HOST.page_size());
+    let kernel = kernel.map_err(SessionError::GuestKernel)?;
+    Ok(images::of_guest(workspace, kernel)?)
 }
 
 fn guest(workspace: &Workspace) -> Result<PathBuf, BenchError> {

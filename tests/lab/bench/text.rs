@@ -1,5 +1,6 @@
 //! How numbers and names are written.
 
+use spapr_lab::benchmark::results::Facts;
 use spapr_lab::benchmark::row::Unit;
 
 use super::compare::{Ratio, as_number};
@@ -26,6 +27,18 @@ pub(super) fn value(value: u64, unit: Unit) -> String {
         Unit::Bytes if value >= 1 << 20 => format!("{:.2} MiB", as_number(value) / 1_048_576.0),
         Unit::Bytes => format!("{} KiB", thousands(value >> 10)),
     }
+}
+
+/// What is said of the guests' kernel behind the host's, if it is another one.
+pub(super) fn guest_kernel(facts: &Facts) -> String {
+    let kernel = facts.guest_kernel.as_deref();
+    kernel.map_or_else(String::new, |name| format!(", Linux guests with {name}"))
+}
+
+/// A sentence on the packages, if the run knew about them.
+pub(super) fn packages(facts: &Facts) -> String {
+    let packages = facts.packages.as_deref();
+    packages.map_or_else(String::new, |text| format!(" Debian packages: {text}."))
 }
 
 /// A value for the scale of a plot.

@@ -13,8 +13,10 @@ use thiserror::Error;
 use crate::cli::{Fetch, HostArgs};
 use crate::host::HostKind;
 use crate::images::nvme;
+use crate::kernels::KernelArgs;
+use crate::packages;
 use crate::progress::say;
-use crate::session::{Session, SessionError};
+use crate::session::{self, Session, SessionError};
 use crate::steps::Steps;
 use crate::workspace::{Workspace, WorkspaceError, at};
 
@@ -45,10 +47,11 @@ pub(crate) enum DemoError {
 }
 
 /// Runs the demo; status 0 only when everything was as it should be.
-pub(crate) fn run(workspace: &Workspace) -> Result<u8, DemoError> {
+pub(crate) fn run(workspace: &Workspace, kernels: KernelArgs) -> Result<u8, DemoError> {
     let folder = tempfile::tempdir().map_err(at("write in", &std::env::temp_dir()))?;
     let findings = folder.path().join("findings");
     let mut host = HostArgs::plain(HostKind::P9Pages64k);
+    host.kernels = kernels;
     host.fetch.push(Fetch {
         source: FINDINGS.to_owned(),
         destination: findings.clone(),
@@ -59,6 +62,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<u8, DemoError> {
         environment: String::new(),
         timeout: None,
     };
+    let packages = session::differences(workspace, &host).map_err(Box::new)?;
     let mut steps = Steps::default();
     let ended = session.run(workspace, &mut steps, None).map_err(Box::new)?;
     drop(steps);
@@ -79,7 +83,11 @@ pub(crate) fn run(workspace: &Workspace) -> Result<u8, DemoError> {
     let passed = ended.status == 0 && runs.iter().all(|(verdict, _)| verdict.is_empty());
     let mut stdout = std::io::stdout().lock();
     // The exit status says the result even where nobody reads the table.
-    let _ = writeln!(stdout, "{}", table::of(&runs, &expected));
+    let _ = writeln!(
+        stdout,
+        "{}",
+        table::of(&runs, &expected, &packages::standing(&packages))
+    );
     for (verdict, evidence) in &runs {
         for failure in verdict {
             say(&format!("--tce {}: {failure}", evidence.mode));

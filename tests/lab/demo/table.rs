@@ -6,7 +6,7 @@ use super::evidence::{Evidence, Expected, HYPERCALLS};
 use super::stats::Stats;
 
 /// One column per run, with what is wrong with it.
-pub(super) fn of(runs: &[(Vec<String>, Evidence)], expected: &Expected) -> Table {
+pub(super) fn of(runs: &[(Vec<String>, Evidence)], expected: &Expected, packages: &str) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_FULL_CONDENSED);
     let mut header = vec![Cell::new("")];
@@ -24,6 +24,7 @@ pub(super) fn of(runs: &[(Vec<String>, Evidence)], expected: &Expected) -> Table
         table.add_row(cells);
     };
     machine_rows(&mut row);
+    row("Debian packages", &|_| packages.to_owned());
     tce_rows(&mut row);
     row("VFIO map / unmap ioctls", &|run| {
         of_windows(run, |stats| {

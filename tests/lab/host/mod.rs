@@ -8,6 +8,8 @@ mod run;
 
 use clap::ValueEnum;
 
+use crate::kernels::PageSize;
+
 pub(crate) use run::{HostError, HostRun, Input, Output, fresh_copy};
 
 /// A kind of host, by CPU and page size of its kernel.
@@ -24,13 +26,6 @@ pub(crate) enum HostKind {
     P10Pages64k,
 }
 
-/// The page size of a kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum PageSize {
-    Pages4k,
-    Pages64k,
-}
-
 impl HostKind {
     /// Every kind, the usual one first.
     pub(crate) const ALL: [Self; 3] = [Self::P9Pages64k, Self::P9Pages4k, Self::P10Pages64k];
@@ -44,7 +39,7 @@ impl HostKind {
         }
     }
 
-    /// The page size of the host's kernel, and of its guests'.
+    /// The page size of the host's kernel.
     pub(crate) fn page_size(self) -> PageSize {
         match self {
             Self::P9Pages64k | Self::P10Pages64k => PageSize::Pages64k,

@@ -3,13 +3,14 @@
 mod modules;
 pub(crate) mod nvme;
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use spapr_lab::cpio::{Archive, CpioError};
 use thiserror::Error;
 
-use crate::host::{HostKind, PageSize};
+use crate::kernels::Kernel;
 use crate::packages::{PackageError, PackageSet, Packages};
 use crate::progress::Step;
 use crate::workspace::{Workspace, WorkspaceError, at};
@@ -17,7 +18,7 @@ use crate::workspace::{Workspace, WorkspaceError, at};
 use modules::{KernelModules, ModuleError};
 
 /// Changes when images are put together differently from the same parts.
-const RECIPE_VERSION: &[u8] = b"2";
+const RECIPE_VERSION: &[u8] = b"3";
 
 const HOST_INIT: &str = include_str!("host-init.sh");
 const GUEST_INIT: &str = include_str!("guest-init.sh");
@@ -50,67 +51,98 @@ pub(crate) enum ImageError {
     Modules(#[from] ModuleError),
     #[error("cannot pack the initial RAM disk")]
     Pack(#[from] CpioError),
+    #[error("{} is no ELF file, which is what QEMU boots; Debian's package has changed", path.display())]
+    NotElf { path: PathBuf },
 }
 
-/// What a host boots from and what its guests boot from.
+/// What a host or a guest boots from.
 #[derive(Debug)]
 pub(crate) struct BootFiles {
-    /// The kernel, an ELF file, for host and guest.
+    /// The kernel, an ELF file.
     pub(crate) kernel: PathBuf,
-    /// The host's initial RAM disk.
-    pub(crate) host_initrd: PathBuf,
-    /// The guest's initial RAM disk.
-    pub(crate) guest_initrd: PathBuf,
-    /// An archive with kexec, to append to the guest's initial RAM disk.
-    pub(crate) kexec: PathBuf,
+    /// The initial RAM disk.
+    pub(crate) initrd: PathBuf,
 }
 
-/// The boot files for a kind of host.
-pub(crate) fn boot_files(workspace: &Workspace, kind: HostKind) -> Result<BootFiles, ImageError> {
-    let (set, name) = match kind.page_size() {
-        PageSize::Pages4k => (PackageSet::KernelPages4k, "boot-4k"),
-        PageSize::Pages64k => (PackageSet::KernelPages64k, "boot-64k"),
-    };
-    let kernel_package = Packages::provide(workspace, set)?;
-    let busybox = Packages::provide(workspace, PackageSet::Busybox)?;
+/// What a host with this kernel boots from.
+pub(crate) fn of_host(workspace: &Workspace, kernel: Kernel) -> Result<BootFiles, ImageError> {
+    let names = [HOST_FIRST, HOST_THEN].map(|names| names.join(" "));
+    let recipe = [HOST_INIT, &names.join(";")];
+    boot_files(workspace, kernel, "host", &recipe, host_initrd)
+}
+
+/// What a guest with this kernel boots from.
+pub(crate) fn of_guest(workspace: &Workspace, kernel: Kernel) -> Result<BootFiles, ImageError> {
+    let mut recipe = vec![GUEST_INIT];
+    for (name, text) in GUEST_JOBS.iter().chain(GUEST_DRIVERS) {
+        recipe.extend([name, text]);
+    }
+    boot_files(workspace, kernel, "guest", &recipe, guest_initrd)
+}
+
+/// An archive with kexec, to append to a guest's initial RAM disk.
+pub(crate) fn kexec(workspace: &Workspace) -> Result<PathBuf, ImageError> {
     let kexec = Packages::provide(workspace, PackageSet::KexecTools)?;
     let c_library = Packages::provide(workspace, PackageSet::CLibrary)?;
-    let jobs: Vec<u8> = GUEST_JOBS
-        .iter()
-        .flat_map(|(name, job)| [*name, *job].concat().into_bytes())
-        .collect();
-    let guest_drivers: Vec<&str> = GUEST_DRIVERS.iter().map(|(_, driver)| *driver).collect();
-    let module_names = [HOST_FIRST, HOST_THEN, &guest_drivers]
-        .map(|names| names.join(" "))
-        .join(";");
-    let recipe = [
-        RECIPE_VERSION,
-        HOST_INIT.as_bytes(),
-        GUEST_INIT.as_bytes(),
-        &jobs,
-        module_names.as_bytes(),
-        &kernel_package.stamp()?,
-        &busybox.stamp()?,
-        &kexec.stamp()?,
-        &c_library.stamp()?,
-    ];
-    let images = workspace.provide("images", name, &recipe, |into| {
-        let step = Step::start(format!("making the initial RAM disks ({name})"));
-        let modules = KernelModules::open(&kernel_package.root().join("usr/lib/modules"))?;
+    let recipe = [RECIPE_VERSION, &kexec.stamp()?, &c_library.stamp()?];
+    let folder = workspace.provide("images", "kexec", &recipe, |into| {
+        write(&into.join("kexec"), &kexec_archive(&kexec, &c_library)?)
+    })?;
+    Ok(folder.join("kexec"))
+}
+
+fn boot_files(
+    workspace: &Workspace,
+    kernel: Kernel,
+    of: &str,
+    recipe: &[&str],
+    make: fn(&KernelModules, &[u8]) -> Result<Vec<u8>, ImageError>,
+) -> Result<BootFiles, ImageError> {
+    let package = Packages::provide(workspace, PackageSet::Kernel(kernel))?;
+    let busybox = Packages::provide(workspace, PackageSet::Busybox)?;
+    let stamps = [package.stamp()?, busybox.stamp()?];
+    let mut parts = vec![RECIPE_VERSION];
+    parts.extend(recipe.iter().map(|part| part.as_bytes()));
+    parts.extend(stamps.iter().map(Vec::as_slice));
+    let name = format!("{of}-{}", kernel.name());
+    let folder = workspace.provide("images", &name, &parts, |into| {
+        let step = Step::start(format!("making the initial RAM disk {name}"));
+        let modules = KernelModules::open(&modules_folder(&package))?;
         let path = busybox.root().join("usr/bin/busybox");
         let busybox = fs::read(&path).map_err(at("read", &path))?;
-        write(&into.join("host"), &host_initrd(&modules, &busybox)?)?;
-        write(&into.join("guest"), &guest_initrd(&modules, &busybox)?)?;
-        write(&into.join("kexec"), &kexec_archive(&kexec, &c_library)?)?;
+        write(&into.join("initrd"), &make(&modules, &busybox)?)?;
         step.done();
         Ok::<(), ImageError>(())
     })?;
     Ok(BootFiles {
-        kernel: kernel_package.find("boot", "vmlinux-")?,
-        host_initrd: images.join("host"),
-        guest_initrd: images.join("guest"),
-        kexec: images.join("kexec"),
+        kernel: kernel_file(&package)?,
+        initrd: folder.join("initrd"),
     })
+}
+
+/// Where the package has its modules: Debian 12's still have them outside of `/usr`.
+fn modules_folder(package: &Packages) -> PathBuf {
+    let folders = ["usr/lib/modules", "lib/modules"];
+    let [newer, older] = folders.map(|folder| package.root().join(folder));
+    if newer.is_dir() { newer } else { older }
+}
+
+/// The kernel itself: up to 6.x `boot/vmlinux-VERSION`, since 7.x `vmlinuz` beside the modules, which in
+/// spite of its name is a plain ELF file.
+fn kernel_file(package: &Packages) -> Result<PathBuf, ImageError> {
+    let path = if package.root().join("boot").is_dir() {
+        package.find("boot", "vmlinux-")?
+    } else {
+        package.find("usr/lib/modules", "")?.join("vmlinuz")
+    };
+    let mut magic = [0; 4];
+    File::open(&path)
+        .and_then(|mut file| file.read_exact(&mut magic))
+        .map_err(at("read", &path))?;
+    match &magic {
+        b"\x7fELF" => Ok(path),
+        _ => Err(ImageError::NotElf { path }),
+    }
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), ImageError> {

@@ -1,8 +1,9 @@
 //! apt with everything of its own: sources, lists, state, cache and architecture.
 //!
-//! Of this machine it takes the mirror, the proxy and other transport settings, and the Debian
-//! keyring. apt verifies all it fetches against that keyring.
+//! Of this machine it takes the proxy and other transport settings. apt verifies indexes against the
+//! Debian keyring; files of packages are checked against what an index or the lock file says of them.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,9 @@ use thiserror::Error;
 use crate::command::{self, CommandError};
 use crate::progress::Step;
 
+/// apt's helper for single tasks: it fetches files as apt does, and reads compressed ones.
+const HELPER: &str = "/usr/lib/apt/apt-helper";
+
 /// Why the private apt did not deliver.
 #[derive(Debug, Error)]
 pub(crate) enum AptError {
@@ -24,175 +28,112 @@ pub(crate) enum AptError {
         #[source]
         source: io::Error,
     },
-    #[error(
-        "this machine's package sources name no Debian mirror; `apt-get update --print-uris` shows what they name"
-    )]
-    NoMirror,
-    #[error("/etc/os-release does not name this machine's Debian release (VERSION_CODENAME)")]
-    NoCodename,
-    #[error(
-        "this machine's package sources offer no Debian {release}; if its keyring is too old for it, run: apt-get install debian-archive-keyring"
-    )]
-    NoRelease {
-        release: &'static str,
-        #[source]
-        source: CommandError,
-    },
     #[error("apt did not do its work")]
     Command(#[from] CommandError),
-    #[error("the package {package} depends on nothing, but should point to a kernel")]
-    PointsNowhere { package: String },
+    #[error("no room on the disk for {}: {answer}", path.display())]
+    DiskFull { path: PathBuf, answer: String },
 }
 
-/// A private apt for one release and architecture, its package lists fetched.
+/// A private apt for one architecture.
 #[derive(Debug)]
-pub(crate) struct Apt {
+pub(super) struct Apt {
     folder: PathBuf,
     architecture: &'static str,
 }
 
+/// A file to fetch, whole or not at all.
+#[derive(Debug)]
+pub(super) struct Download {
+    pub(super) uri: String,
+    /// In hex.
+    pub(super) sha256: String,
+    pub(super) path: PathBuf,
+}
+
 impl Apt {
-    /// Sets up apt in a folder below `folder` and fetches the package lists.
-    pub(crate) fn prepare(
+    /// Sets up apt in a folder below `folder`.
+    pub(super) fn set_up(
         folder: &Path,
-        release: &'static str,
+        name: &str,
         architecture: &'static str,
     ) -> Result<Self, AptError> {
         let apt = Self {
-            folder: folder.join(format!("{release}-{architecture}")),
+            folder: folder.join(format!("{name}-{architecture}")),
             architecture,
         };
         apt.write_settings()?;
-        let step = Step::start(format!(
-            "fetching Debian {release}'s package lists ({architecture})"
-        ));
-        let mut outcome = Err(AptError::NoMirror);
-        for mirror in mirrors()? {
-            apt.write("sources.list", &source_line(&mirror, release))?;
-            let mut update = apt.command("apt-get");
-            update.args(["update", "--error-on=any"]);
-            outcome = match command::output(&mut update) {
-                Ok(_) => Ok(()),
-                Err(source) => Err(AptError::NoRelease { release, source }),
-            };
-            if outcome.is_ok() {
-                break;
-            }
-        }
-        outcome?;
-        step.done();
         Ok(apt)
     }
 
-    /// The packages that `package` depends on directly.
-    pub(crate) fn dependencies(&self, package: &str) -> Result<Vec<String>, AptError> {
-        let mut depends = self.command("apt-cache");
-        depends.args(["depends", "--important", package]);
-        let packages: Vec<String> = command::output(&mut depends)?
-            .lines()
-            .filter_map(|line| Some(line.trim().strip_prefix("Depends:")?.trim().to_owned()))
-            .collect();
-        if packages.is_empty() {
-            return Err(AptError::PointsNowhere {
-                package: package.to_owned(),
-            });
+    /// Fetches a suite's index of packages from the mirror, if what is there is not the newest, and returns
+    /// its text.
+    pub(super) fn index(
+        &self,
+        mirror: &str,
+        signatures: &str,
+        suite: &str,
+    ) -> Result<String, AptError> {
+        self.write(
+            "sources.list",
+            &format!("deb {signatures}{mirror} {suite} main\n"),
+        )?;
+        let mut update = self.command("apt-get");
+        update.args(["update", "--error-on=any"]);
+        command::output(&mut update)?;
+        let mut files = self.command("apt-get");
+        files.args(["indextargets", "--format", "$(FILENAME)"]);
+        files.arg("Created-By: Packages");
+        let files = command::output(&mut files)?;
+        let mut read = self.command(HELPER);
+        read.arg("cat-file").args(files.lines());
+        Ok(command::output(&mut read)?)
+    }
+
+    /// Fetches the files, as many as can be had, while `step` shows how far it is. Returns the answer to
+    /// each request for a file that did not arrive, by URI.
+    pub(super) fn download(
+        &self,
+        files: &[Download],
+        step: &Step,
+    ) -> Result<HashMap<String, String>, AptError> {
+        let mut helper = self.command(HELPER);
+        helper.arg("download-file");
+        for file in files {
+            helper.arg(&file.uri).arg(&file.path);
+            helper.arg(format!("SHA256:{}", file.sha256));
         }
-        Ok(packages)
-    }
-
-    /// Downloads the packages into `into`.
-    pub(crate) fn download(&self, packages: &[String], into: &Path) -> Result<(), AptError> {
-        let mut download = self.command("apt-get");
-        download.arg("download").args(packages).current_dir(into);
-        let mut plan = self.command("apt-get");
-        plan.args(["download", "--print-uris"])
-            .args(packages)
-            .current_dir(into);
-        self.watch(&packages.join(", "), download, plan, into)
-    }
-
-    /// Downloads the package, or several with spaces between, and all they need to run into `into`.
-    pub(crate) fn download_with_dependencies(
-        &self,
-        package: &str,
-        into: &Path,
-    ) -> Result<(), AptError> {
-        let command = |extra: &str| {
-            let mut command = self.command("apt-get");
-            command.args(["install", "--yes", extra]);
-            command.args(package.split_whitespace());
-            command
-                .arg("--option")
-                .arg(format!("Dir::Cache::archives={}", into.display()));
-            command
-        };
-        let partial = into.join("partial");
-        fs::create_dir_all(&partial).map_err(|source| AptError::Write {
-            path: partial,
-            source,
-        })?;
-        self.watch(
-            package,
-            command("--download-only"),
-            command("--print-uris"),
-            into,
-        )
-    }
-
-    /// Runs `download`, showing how much of what `plan` announces has arrived.
-    fn watch(
-        &self,
-        what: &str,
-        mut download: Command,
-        mut plan: Command,
-        into: &Path,
-    ) -> Result<(), AptError> {
-        let total = planned_bytes(&command::output(&mut plan)?);
-        let title = format!(
-            "downloading {what} ({}), {} MB",
-            self.architecture,
-            total / 1_000_000
-        );
-        let step = Step::start(title);
-        step.expect_bytes(total);
-        let log = into.join("apt.log");
+        let log = self.folder.join("download.log");
         let write_error = |source| AptError::Write {
             path: log.clone(),
             source,
         };
         let output = fs::File::create(&log).map_err(write_error)?;
         let errors = output.try_clone().map_err(write_error)?;
-        let start = |command: &Command, source| CommandError::Start {
-            program: command::shown(command),
+        let start = |source| CommandError::Start {
+            program: HELPER.to_owned(),
             source,
         };
-        let mut child = download
+        let mut child = helper
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(errors)
             .spawn()
-            .map_err(|source| start(&download, source))?;
-        let status = loop {
-            match child
-                .try_wait()
-                .map_err(|source| start(&download, source))?
-            {
-                Some(status) => break status,
-                None => report(&step, into),
-            }
-        };
-        if !status.success() {
-            let said = fs::read_to_string(&log).unwrap_or_default();
-            let program = command::shown(&download);
-            return Err(CommandError::Failed {
-                program,
-                status: status.to_string(),
-                said,
-            }
-            .into());
+            .map_err(start)?;
+        while child.try_wait().map_err(start)?.is_none() {
+            step.at_bytes(files.iter().map(|file| length(&file.path)).sum());
+            thread::sleep(Duration::from_millis(100));
         }
-        step.done();
-        Ok(())
+        let answers = answers(&fs::read_to_string(&log).map_err(write_error)?);
+        match full_disk(&answers) {
+            None => Ok(answers),
+            Some(answer) => Err(AptError::DiskFull {
+                path: files
+                    .first()
+                    .map(|file| file.path.clone())
+                    .unwrap_or_default(),
+                answer: answer.clone(),
+            }),
+        }
     }
 
     fn command(&self, program: &str) -> Command {
@@ -241,10 +182,10 @@ Dir::Cache::archives "archives";
 Dir::Log "{own}";
 APT::Architecture "{architecture}";
 APT::Architectures {{ "{architecture}"; }};
-APT::Install-Recommends "false";
 APT::Sandbox::User "";
 {}
 Acquire::Languages {{ "none"; }};
+Acquire::Retries "2";
 "#,
             transport.join("\n")
         );
@@ -252,75 +193,75 @@ Acquire::Languages {{ "none"; }};
     }
 }
 
-/// Says how far the download is, then waits a moment.
-fn report(step: &Step, into: &Path) {
-    step.at_bytes(bytes_in(into) + bytes_in(&into.join("partial")));
-    thread::sleep(Duration::from_millis(100));
+fn length(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |metadata| metadata.len())
 }
 
-fn bytes_in(folder: &Path) -> u64 {
-    let Ok(entries) = fs::read_dir(folder) else {
-        return 0;
-    };
-    entries
-        .filter_map(|entry| entry.ok()?.metadata().ok())
-        .filter(fs::Metadata::is_file)
-        .map(|metadata| metadata.len())
-        .sum()
-}
-
-/// The sizes in the output of `--print-uris`: 'URI' file size hash.
-fn planned_bytes(plan: &str) -> u64 {
-    plan.lines()
-        .filter(|line| line.starts_with('\''))
-        .filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok())
-        .sum()
-}
-
-fn source_line(mirror: &str, release: &str) -> String {
-    let keyring = ["gpg", "pgp"]
-        .map(|kind| format!("/usr/share/keyrings/debian-archive-keyring.{kind}"))
-        .into_iter()
-        .find(|path| Path::new(path).exists());
-    let signed_by = keyring
-        .map(|path| format!("[signed-by={path}] "))
-        .unwrap_or_default();
-    format!("deb {signed_by}{mirror} {release} main\n")
-}
-
-/// The mirrors from which this machine's own sources take its own release.
-fn mirrors() -> Result<Vec<String>, AptError> {
-    let release = fs::read_to_string("/etc/os-release").map_err(|_| AptError::NoCodename)?;
-    let codename = release
-        .lines()
-        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
-        .map(|value| value.trim_matches('"').to_owned())
-        .ok_or(AptError::NoCodename)?;
-    let mut print = Command::new("apt-get");
-    print.args(["update", "--print-uris"]).env("LC_ALL", "C");
-    let mirrors = mirrors_of(&command::output(&mut print)?, &codename);
-    if mirrors.is_empty() {
-        Err(AptError::NoMirror)
-    } else {
-        Ok(mirrors)
+/// What apt said of files that did not arrive: a line `Err:NUMBER URI`, the answer on the next one.
+fn answers(log: &str) -> HashMap<String, String> {
+    let mut answers = HashMap::new();
+    let mut lines = log.lines().peekable();
+    while let Some(line) = lines.next() {
+        let uri = line
+            .strip_prefix("Err:")
+            .and_then(|rest| rest.split_once(' '))
+            .map(|(_, uri)| uri.trim());
+        if let (Some(uri), Some(answer)) = (uri, lines.peek()) {
+            answers.insert(unescaped(uri), without_address(answer.trim()));
+        }
     }
+    answers
 }
 
-fn mirrors_of(uris: &str, codename: &str) -> Vec<String> {
-    let ending = format!("/dists/{codename}/InRelease");
-    let mut mirrors: Vec<String> = uris
+/// The line without the address of the server that sent it.
+fn without_address(answer: &str) -> String {
+    let end = answer.find(" [IP:").unwrap_or(answer.len());
+    answer[..end]
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// A URI without escapes: apt writes some characters so that it was given plain.
+fn unescaped(uri: &str) -> String {
+    let mut parts = uri.split('%');
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let code = part
+            .get(..2)
+            .and_then(|code| u8::from_str_radix(code, 16).ok());
+        match code.filter(u8::is_ascii) {
+            Some(code) => {
+                plain.push(char::from(code));
+                plain.push_str(&part[2..]);
+            }
+            None => {
+                plain.push('%');
+                plain.push_str(part);
+            }
+        }
+    }
+    plain
+}
+
+/// The answer that says that there is no room, if one does: another version would find none either.
+fn full_disk(answers: &HashMap<String, String>) -> Option<&String> {
+    answers
+        .values()
+        .find(|answer| answer.contains("No space left on device"))
+}
+
+/// The first error in what a failed apt said, without the server's address.
+pub(super) fn first_error(error: &AptError) -> String {
+    let AptError::Command(CommandError::Failed { said, .. }) = error else {
+        return error.to_string();
+    };
+    let line = said
         .lines()
-        .filter_map(|line| {
-            line.strip_prefix('\'')?
-                .split('\'')
-                .next()?
-                .strip_suffix(&ending)
-        })
-        .map(str::to_owned)
-        .collect();
-    // Other projects name their releases after Debian's; Debian's own mirrors first.
-    mirrors.sort_by_key(|mirror| !mirror.ends_with("/debian"));
-    mirrors
+        .find_map(|line| line.strip_prefix("E: "))
+        .or(said.lines().last())
+        .unwrap_or_default();
+    without_address(line)
 }
 
 #[cfg(test)]
@@ -328,21 +269,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_mirror_of_the_machines_own_release_comes_first() {
-        let uris = "\
-            'http://other.example/tool/dists/bookworm/InRelease' a 0 \n\
-            'http://mirror.example/debian/dists/bookworm/InRelease' b 0 \n\
-            'http://mirror.example/debian/dists/bookworm-updates/InRelease' c 0 \n";
+    fn the_answer_to_each_request_is_read_from_what_apt_says() {
+        let log = "\
+Ign:1 http://m.example/pool/c
+Get:2 http://m.example/pool/a+b.deb [12 kB]
+Err:3 http://m.example/pool/x%2b1.deb
+  404  Not Found [IP: 192.0.2.1 80]
+Err:1 http://m.example/pool/c
+  Could not connect to m.example:80
+E: Failed to fetch http://m.example/pool/x%2b1.deb  404  Not Found
+";
+        let answers = answers(log);
+        assert_eq!(answers.len(), 2);
+        assert_eq!(answers["http://m.example/pool/x+1.deb"], "404 Not Found");
         assert_eq!(
-            mirrors_of(uris, "bookworm"),
-            ["http://mirror.example/debian", "http://other.example/tool"]
+            answers["http://m.example/pool/c"],
+            "Could not connect to m.example:80"
         );
+        assert_eq!(full_disk(&answers), None);
     }
 
     #[test]
-    fn planned_bytes_are_summed() {
-        let plan =
-            "Reading lists\n'http://m/a.deb' a.deb 10 SHA256:0\n'http://m/b.deb' b.deb 32 X\n";
-        assert_eq!(planned_bytes(plan), 42);
+    fn escapes_are_undone_where_they_are_whole() {
+        assert_eq!(unescaped("a%7eb%2Bc%"), "a~b+c%");
+        assert_eq!(unescaped("a%zzb%e9"), "a%zzb%e9");
     }
 }

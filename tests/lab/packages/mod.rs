@@ -1,35 +1,54 @@
 //! Debian packages the images are made of, unpacked into the cache.
 //!
-//! All but one old libvirt come from one Debian release's `main`, fetched by a private apt that shares
-//! nothing with this machine's package state but the mirror it is configured to use.
+//! | file | what |
+//! |---|---|
+//! | `sources` | which suites, in which order, and from which mirrors |
+//! | `lock` | the versions that the project was last tested with |
+//! | `index` | what suites offer |
+//! | `resolve` | which versions go together |
+//! | `search` | the best set among what is on offer, and how it differs from the one wished |
+//! | `fetch` | fetching a set, and giving way where something cannot be had |
+//! | `apt` | a private apt that transports and verifies |
+//! | `archive` | packages' files, kept until they are unpacked |
+//! | `unpack` | unpacking them |
+//! | `python` | the one package that is not Debian's |
 
 mod apt;
+mod archive;
+mod fetch;
+mod index;
+mod lock;
 pub(crate) mod python;
+mod resolve;
+mod search;
+mod sources;
+mod unpack;
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use thiserror::Error;
 
-use crate::command::{self, CommandError};
-use crate::progress::Step;
+use crate::command::CommandError;
+use crate::kernels::{Kernel, PageSize};
+use crate::progress::{Step, say};
 use crate::tools::{self, ToolError};
 use crate::workspace::{Workspace, WorkspaceError, at};
 
-use apt::{Apt, AptError};
-
-/// The Debian release: its QEMU emulates POWER hosts well, its ppc64el kernel has VFIO.
-const RELEASE: &str = "trixie";
-
-/// The release before, Debian 12.
-const OLD_RELEASE: &str = "bookworm";
+use archive::{Archive, Store};
+use fetch::{Depot, FetchError, Fetched, Learnt, Wanted};
+use lock::{Lock, LockError};
+use sources::{Mirrors, Release};
 
 /// Changes when the way packages are unpacked changes.
-const RECIPE_VERSION: &str = "1";
+const RECIPE_VERSION: &str = "2";
 
-/// The file in an unpacked set that lists the packages with their versions.
+/// The file in an unpacked set that lists its packages, as lines of the lock file.
 const LIST: &str = "packages.list";
+
+/// The file in an unpacked set that says what is not as it was last tested, a line each.
+const DIFFERENCES: &str = "packages.differences";
 
 /// Why packages are not there.
 #[derive(Debug, Error)]
@@ -38,13 +57,15 @@ pub(crate) enum PackageError {
     Workspace(#[from] WorkspaceError),
     #[error(transparent)]
     Tools(#[from] ToolError),
-    #[error("cannot fetch {packages} ({architecture}) from Debian {release}")]
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error("cannot fetch {packages} ({architecture}) of Debian {release}")]
     Fetch {
         packages: String,
         release: &'static str,
         architecture: &'static str,
         #[source]
-        source: Box<AptError>,
+        source: Box<FetchError>,
     },
     #[error("cannot unpack {package}")]
     Unpack {
@@ -70,10 +91,8 @@ pub(crate) enum PackageError {
 pub(crate) enum PackageSet {
     /// The emulator of the hosts, with every library it needs, for this machine.
     HostEmulator,
-    /// The kernel with 4 KiB pages, for hosts and guests.
-    KernelPages4k,
-    /// The kernel with 64 KiB pages, for hosts and guests.
-    KernelPages64k,
+    /// A kernel for hosts and guests, with its modules.
+    Kernel(Kernel),
     /// The tools of hosts and guests.
     Busybox,
     /// kexec, for guests that start another kernel.
@@ -89,81 +108,92 @@ pub(crate) enum PackageSet {
 }
 
 struct Recipe {
-    name: &'static str,
-    release: &'static str,
+    name: String,
+    release: Release,
     architecture: &'static str,
-    /// Its name; several with spaces between.
-    package: &'static str,
-    depth: Depth,
-}
-
-/// How much beside the named package is fetched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Depth {
-    /// The package alone.
-    Alone,
-    /// The packages it names as its direct dependencies: it is an empty one that points to the
-    /// newest version of something.
-    PointedTo,
-    /// All it needs to run, the C library included.
-    WithDependencies,
+    wanted: Wanted,
 }
 
 impl PackageSet {
+    /// Every set there is.
+    pub(crate) fn all() -> Vec<Self> {
+        let mut all = vec![
+            Self::HostEmulator,
+            Self::Busybox,
+            Self::KexecTools,
+            Self::CLibrary,
+            Self::PeerEmulator,
+            Self::Libvirt,
+            Self::OldLibvirt,
+        ];
+        all.extend(Kernel::all().map(Self::Kernel));
+        all
+    }
+
     fn recipe(self) -> Recipe {
-        let (name, architecture, package, depth) = match self {
-            Self::HostEmulator => (
-                "host-emulator",
-                "amd64",
-                "qemu-system-ppc",
-                Depth::WithDependencies,
-            ),
-            Self::KernelPages4k => (
-                "kernel-4k",
-                "ppc64el",
-                "linux-image-powerpc64le",
-                Depth::PointedTo,
-            ),
-            Self::KernelPages64k => (
-                "kernel-64k",
-                "ppc64el",
-                "linux-image-powerpc64le-64k",
-                Depth::PointedTo,
-            ),
-            Self::Busybox => ("busybox", "ppc64el", "busybox-static", Depth::Alone),
-            Self::KexecTools => ("kexec-tools", "ppc64el", "kexec-tools", Depth::Alone),
-            Self::CLibrary => ("c-library", "ppc64el", "libc6", Depth::Alone),
-            Self::PeerEmulator => (
-                "peer-emulator",
-                "ppc64el",
-                "qemu-system-ppc",
-                Depth::WithDependencies,
-            ),
-            Self::Libvirt => (
+        let trixie = |name: &str, architecture, wanted| Recipe {
+            name: name.to_owned(),
+            release: Release::Trixie,
+            architecture,
+            wanted,
+        };
+        let qemu = Wanted::WithDependencies(&["qemu-system-ppc"]);
+        match self {
+            // Debian 13's QEMU emulates POWER hosts well.
+            Self::HostEmulator => trixie("host-emulator", "amd64", qemu),
+            Self::Kernel(kernel) => kernel_recipe(kernel),
+            Self::Busybox => trixie("busybox", "ppc64el", Wanted::Alone("busybox-static")),
+            Self::KexecTools => trixie("kexec-tools", "ppc64el", Wanted::Alone("kexec-tools")),
+            Self::CLibrary => trixie("c-library", "ppc64el", Wanted::Alone("libc6")),
+            Self::PeerEmulator => trixie("peer-emulator", "ppc64el", qemu),
+            Self::Libvirt => trixie(
                 "libvirt",
                 "ppc64el",
-                "libvirt-daemon-driver-qemu libvirt-daemon libvirt-daemon-log libvirt-clients \
-                 qemu-system-ppc python3 base-files coreutils bash bsdutils",
-                Depth::WithDependencies,
+                Wanted::WithDependencies(&[
+                    "libvirt-daemon-driver-qemu",
+                    "libvirt-daemon",
+                    "libvirt-daemon-log",
+                    "libvirt-clients",
+                    "qemu-system-ppc",
+                    "python3",
+                    "base-files",
+                    "coreutils",
+                    "bash",
+                    "bsdutils",
+                ]),
             ),
-            Self::OldLibvirt => (
-                "old-libvirt",
-                "amd64",
-                "libvirt-daemon-driver-qemu libvirt-clients",
-                Depth::WithDependencies,
-            ),
-        };
-        let release = match self {
-            Self::OldLibvirt => OLD_RELEASE,
-            _ => RELEASE,
-        };
-        Recipe {
-            name,
-            release,
-            architecture,
-            package,
-            depth,
+            Self::OldLibvirt => Recipe {
+                name: "old-libvirt".to_owned(),
+                release: Release::Bookworm,
+                architecture: "amd64",
+                wanted: Wanted::WithDependencies(&[
+                    "libvirt-daemon-driver-qemu",
+                    "libvirt-clients",
+                ]),
+            },
         }
+    }
+}
+
+fn kernel_recipe(kernel: Kernel) -> Recipe {
+    use crate::kernels::KernelRelease;
+    let (release, series) = match kernel.release {
+        KernelRelease::Bookworm => (Release::Bookworm, "6.1."),
+        KernelRelease::BookwormBackports => (Release::BookwormBackports, "6.12."),
+        KernelRelease::Trixie => (Release::Trixie, "6.12."),
+        // It moves on until it is released.
+        KernelRelease::Forky => (Release::Forky, ""),
+    };
+    // Debian 12's only kernel of its own has pages of 64 KiB.
+    let flavour = match (kernel.release, kernel.pages) {
+        (KernelRelease::Bookworm, _) | (_, PageSize::Pages4k) => "powerpc64le",
+        (_, PageSize::Pages64k) => "powerpc64le-64k",
+    };
+    Recipe {
+        name: format!("kernel-{}", kernel.name()),
+        release,
+        architecture: "ppc64el",
+        wanted: Wanted::Kernel { flavour, series },
     }
 }
 
@@ -177,21 +207,28 @@ impl Packages {
     /// The set's files, fetched and unpacked if they are not in the cache.
     pub(crate) fn provide(workspace: &Workspace, set: PackageSet) -> Result<Self, PackageError> {
         let recipe = set.recipe();
-        let depth = format!("{:?}", recipe.depth);
+        let lock = Lock::read(&workspace.root().join(lock::FILE))?;
+        let locked = lock.set(&recipe.name);
+        let tested: String = locked.unwrap_or_default().iter().map(lock::line).collect();
+        let wanted = format!("{:?}", recipe.wanted);
         let inputs = [
-            recipe.release,
+            recipe.release.name(),
             RECIPE_VERSION,
             recipe.architecture,
-            recipe.package,
-            &depth,
+            &wanted,
+            &tested,
         ];
         let root = workspace.provide(
             "packages",
-            recipe.name,
+            &recipe.name,
             &inputs.map(str::as_bytes),
             |into| {
                 tools::for_packages()?;
-                fetch(workspace, &recipe, into)
+                let store = store(workspace)?;
+                let fetched = fetch(workspace, &store, &recipe, locked)?;
+                unpack_all(&recipe, &store, &fetched, into)?;
+                store.forget(&fetched.archives);
+                Ok::<(), PackageError>(())
             },
         )?;
         Ok(Self { root })
@@ -206,6 +243,13 @@ impl Packages {
     pub(crate) fn stamp(&self) -> Result<Vec<u8>, PackageError> {
         let list = self.root.join(LIST);
         Ok(fs::read(&list).map_err(at("read", &list))?)
+    }
+
+    /// What is not as it was last tested, a line each.
+    pub(crate) fn differences(&self) -> Result<Vec<String>, PackageError> {
+        let path = self.root.join(DIFFERENCES);
+        let text = fs::read_to_string(&path).map_err(at("read", &path))?;
+        Ok(text.lines().map(str::to_owned).collect())
     }
 
     /// The one file in `folder` whose name starts with `prefix`.
@@ -223,103 +267,114 @@ impl Packages {
     }
 }
 
-fn fetch(workspace: &Workspace, recipe: &Recipe, into: &Path) -> Result<(), PackageError> {
-    let fetch_error = |source| PackageError::Fetch {
-        packages: recipe.package.to_owned(),
-        release: recipe.release,
-        architecture: recipe.architecture,
-        source: Box::new(source),
-    };
-    let folder = workspace.cached("apt");
-    let apt = Apt::prepare(&folder, recipe.release, recipe.architecture).map_err(fetch_error)?;
-    let archives = tempfile::Builder::new()
-        .prefix("archives")
-        .tempdir_in(workspace.cached("partial"))
-        .map_err(at("write in", &workspace.cached("partial")))?;
-    match recipe.depth {
-        Depth::Alone => apt.download(&[recipe.package.to_owned()], archives.path()),
-        Depth::PointedTo => apt
-            .dependencies(recipe.package)
-            .and_then(|packages| apt.download(&packages, archives.path())),
-        Depth::WithDependencies => apt.download_with_dependencies(recipe.package, archives.path()),
+/// How the sets differ from what was last tested, a line each, those that several sets share once.
+pub(crate) fn differences(
+    workspace: &Workspace,
+    sets: &[PackageSet],
+) -> Result<Vec<String>, PackageError> {
+    let mut lines = Vec::new();
+    for set in sets {
+        lines.extend(Packages::provide(workspace, *set)?.differences()?);
     }
-    .map_err(fetch_error)?;
-    unpack_all(recipe, archives.path(), into)
+    lines.sort();
+    lines.dedup();
+    Ok(lines)
 }
 
-fn unpack_all(recipe: &Recipe, archives: &Path, into: &Path) -> Result<(), PackageError> {
-    let step = Step::start(format!(
-        "unpacking {} ({})",
-        recipe.package, recipe.architecture
-    ));
-    let mut list = Vec::new();
-    for entry in fs::read_dir(archives).map_err(at("read the folder", archives))? {
-        let archive = entry.map_err(at("read the folder", archives))?.path();
-        if archive
-            .extension()
-            .is_none_or(|extension| extension != "deb")
-        {
-            continue;
-        }
-        let name = archive
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        unpack(&archive, into).map_err(|source| PackageError::Unpack {
-            package: name.clone(),
-            source: Box::new(source),
-        })?;
-        list.push(name);
+/// The same in a line.
+pub(crate) fn standing(differences: &[String]) -> String {
+    match differences {
+        [] => "as last tested".to_owned(),
+        [one] => format!("1 other than last tested: {one}"),
+        lines => format!("{} other than last tested", lines.len()),
     }
-    list.sort();
-    let path = into.join(LIST);
-    fs::write(&path, list.join("\n") + "\n").map_err(at("write", &path))?;
-    step.done();
+}
+
+/// Fetches the newest of each set that can be had, and writes to the lock file what that is.
+pub(crate) fn update(workspace: &Workspace) -> Result<(), PackageError> {
+    tools::for_packages()?;
+    let path = workspace.root().join(lock::FILE);
+    let before = Lock::read(&path)?;
+    let store = store(workspace)?;
+    let mut after = Lock::default();
+    for set in PackageSet::all() {
+        let recipe = set.recipe();
+        let fetched = fetch(workspace, &store, &recipe, None)?;
+        let old = before.set(&recipe.name).unwrap_or_default();
+        let changed = fetched.archives.iter().filter(|new| !old.contains(new));
+        say(&format!(
+            "{}: {} packages, {} of them other than before",
+            recipe.name,
+            fetched.archives.len(),
+            changed.count()
+        ));
+        after.insert(&recipe.name, fetched.archives);
+    }
+    after.write(&path)?;
+    say(&format!("{} is written", lock::FILE));
     Ok(())
 }
 
-fn unpack(archive: &Path, into: &Path) -> Result<(), CommandError> {
-    let mut reader = Command::new("dpkg-deb");
-    reader
-        .arg("--fsys-tarfile")
-        .arg(archive)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit());
-    let start_error = |command: &Command, source| CommandError::Start {
-        program: command::shown(command),
-        source,
+fn store(workspace: &Workspace) -> Result<Store, PackageError> {
+    let folder = workspace.cached("archives");
+    Ok(Store::open(folder.clone()).map_err(at("make the folder", &folder))?)
+}
+
+fn fetch(
+    workspace: &Workspace,
+    store: &Store,
+    recipe: &Recipe,
+    locked: Option<&[Archive]>,
+) -> Result<Fetched, PackageError> {
+    let fetch_error = |source| PackageError::Fetch {
+        packages: recipe.wanted.title(),
+        release: recipe.release.name(),
+        architecture: recipe.architecture,
+        source: Box::new(source),
     };
-    let mut reading = reader
-        .spawn()
-        .map_err(|source| start_error(&reader, source))?;
-    let mut writer = Command::new("tar");
-    // Whoever runs the lab owns the files; no package needs devices or special owners here.
-    writer
-        .args([
-            "--extract",
-            "--no-same-owner",
-            "--no-same-permissions",
-            "--directory",
-        ])
-        .arg(into);
-    if let Some(archive) = reading.stdout.take() {
-        writer.stdin(archive);
+    // One for all sets of this process.
+    static LEARNT: Learnt = Learnt::new();
+    let depot = Depot {
+        learnt: &LEARNT,
+        mirrors: Mirrors::of_this_machine().map_err(|source| fetch_error(source.into()))?,
+        store,
+        apt: &workspace.cached("apt"),
+        architecture: recipe.architecture,
+    };
+    depot
+        .fetch(recipe.release, recipe.wanted, locked)
+        .map_err(fetch_error)
+}
+
+fn unpack_all(
+    recipe: &Recipe,
+    store: &Store,
+    fetched: &Fetched,
+    into: &Path,
+) -> Result<(), PackageError> {
+    let step = Step::start(format!(
+        "unpacking {} ({})",
+        recipe.name, recipe.architecture
+    ));
+    let mut list = Vec::new();
+    for archive in &fetched.archives {
+        unpack::unpack(&store.path(archive), into).map_err(|source| PackageError::Unpack {
+            package: archive.title(),
+            source: Box::new(source),
+        })?;
+        list.push(lock::line(archive));
     }
-    let written = writer
-        .output()
-        .map_err(|source| start_error(&writer, source))?;
-    let read = reading
-        .wait()
-        .map_err(|source| start_error(&reader, source))?;
-    command::checked(&writer, &written)?;
-    if read.success() {
-        Ok(())
-    } else {
-        Err(CommandError::Failed {
-            program: command::shown(&reader),
-            status: read.to_string(),
-            said: String::new(),
-        })
-    }
+    list.sort();
+    let write =
+        |name: &str, text: String| -> Result<(), io::Error> { fs::write(into.join(name), text) };
+    let differences: String = fetched
+        .differences
+        .iter()
+        .map(|line| format!("{line}\n"))
+        .collect();
+    write(LIST, list.concat())
+        .and_then(|()| write(DIFFERENCES, differences))
+        .map_err(at("write in", into))?;
+    step.done();
+    Ok(())
 }

@@ -9,9 +9,11 @@ use std::time::Duration;
 use super::tally::Tally;
 use super::{Part, SuiteError, part};
 use crate::cli::{Copy, Extra, HostArgs, TestArgs};
+use crate::command::quoted;
 use crate::cross_build;
 use crate::exec::Passed;
 use crate::host::{HostError, HostKind, Output};
+use crate::kernels::{HostKernel, KernelArgs};
 use crate::prepare;
 use crate::progress::report;
 use crate::session::{Session, SessionError};
@@ -25,13 +27,17 @@ const GUESTS_IN_HOST: &str = "/usr/lib/spapr-lab/guests";
 const MAIN_HOST_TESTS: &str = "main_host::";
 /// The module of tests that need libvirt in the host.
 const LIBVIRT_TESTS: &str = "libvirt::";
-/// Those of them that take longest: in a run of everything they are a second host's of that kind, so
-/// that both lanes take as long.
-const LONG_TESTS: [&str; 2] = ["main_host::kexec::", "main_host::tce_sequences::"];
+/// The module of tests that take too long for every change.
+const LONG_TESTS: &str = "long::";
+/// Tests that in a run of everything are a second host's of the main kind, so that both lanes take as
+/// long.
+const SECOND_LANE_TESTS: [&str; 2] = ["main_host::kexec::", "main_host::tce_sequences::"];
 /// The host that runs them, unless hosts are named.
 const MAIN_HOST: HostKind = HostKind::P9Pages64k;
 /// The most time a host's tests may take in all, so that a change that slows them down fails.
 const HOST_LIMIT: Duration = Duration::from_secs(1200);
+/// The same for those that take long.
+const LONG_LIMIT: Duration = Duration::from_secs(5400);
 
 /// Runs the tests in all hosts asked for.
 pub(super) fn run(workspace: &Workspace, args: &TestArgs) -> Result<Vec<Part>, SuiteError> {
@@ -41,14 +47,14 @@ pub(super) fn run(workspace: &Workspace, args: &TestArgs) -> Result<Vec<Part>, S
         tests: cross_build::end_to_end_tests(workspace)?,
         guests: cross_build::test_guests(workspace)?,
     };
-    let (main, others) = wanted(&args.host, args.filter.as_deref());
+    let (main, others) = wanted(args);
     let processors = thread::available_parallelism().map_or(1, usize::from);
     if processors < 2 || main.is_empty() || others.is_empty() {
         let all = main.into_iter().chain(others);
         return suite.lane(all.collect(), Shown::Now);
     }
     // What they share is built and made before they start, and the cache is theirs together.
-    prepare::all_hosts(workspace).map_err(Box::new)?;
+    prepare::everything(workspace).map_err(Box::new)?;
     let _locked = workspace.lock()?;
     let (main, others) = thread::scope(|scope| {
         let others = scope.spawn(|| suite.lane(others, Shown::WhenDone));
@@ -63,36 +69,45 @@ pub(super) fn run(workspace: &Workspace, args: &TestArgs) -> Result<Vec<Part>, S
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Wanted {
     kind: HostKind,
+    kernels: KernelArgs,
     tests: Tests,
 }
 
 /// Which tests a host runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Tests {
-    /// All, or what a filter names, but those for libvirt.
+    /// All, or what a filter names, but those for libvirt and those that take long.
     All,
     /// Those that are the same on every kind of host.
     OfEveryHost,
-    /// All but the long ones and those for libvirt.
-    AllButLong,
-    /// The long ones.
-    Long,
+    /// All but the second lane's.
+    FirstLane,
+    /// The second lane's.
+    SecondLane,
     /// Those for libvirt, which the host has.
     Libvirt,
+    /// Those that take long.
+    Long,
 }
 
 impl Tests {
     /// What the program of tests is told: which to skip, and which to run if not all others.
     fn arguments(self, filter: Option<&str>) -> String {
         let skipped: &[&str] = match self {
-            Self::All => &[LIBVIRT_TESTS],
-            Self::OfEveryHost => &[LIBVIRT_TESTS, MAIN_HOST_TESTS],
-            Self::AllButLong => &[LIBVIRT_TESTS, LONG_TESTS[0], LONG_TESTS[1]],
-            Self::Long | Self::Libvirt => &[],
+            Self::All => &[LIBVIRT_TESTS, LONG_TESTS],
+            Self::OfEveryHost => &[LIBVIRT_TESTS, LONG_TESTS, MAIN_HOST_TESTS],
+            Self::FirstLane => &[
+                LIBVIRT_TESTS,
+                LONG_TESTS,
+                SECOND_LANE_TESTS[0],
+                SECOND_LANE_TESTS[1],
+            ],
+            Self::SecondLane | Self::Libvirt | Self::Long => &[],
         };
         let run: Vec<&str> = match self {
-            Self::Long => LONG_TESTS.to_vec(),
+            Self::SecondLane => SECOND_LANE_TESTS.to_vec(),
             Self::Libvirt => vec![filter.unwrap_or(LIBVIRT_TESTS)],
+            Self::Long => vec![filter.unwrap_or(LONG_TESTS)],
             _ => filter.into_iter().collect(),
         };
         let skipped = skipped.iter().map(|skipped| format!("--skip {skipped}"));
@@ -100,47 +115,91 @@ impl Tests {
         skipped.chain(run).collect::<Vec<_>>().join(" ")
     }
 
-    /// What is said of them beside the host's name.
-    fn title(self) -> &'static str {
+    fn limit(self) -> Duration {
         match self {
-            Self::All | Self::OfEveryHost | Self::AllButLong => "",
-            Self::Long => ", long ones",
-            Self::Libvirt => ", libvirt",
+            Self::Long => LONG_LIMIT,
+            _ => HOST_LIMIT,
         }
     }
 }
 
+impl Wanted {
+    /// The host's name, its kernel if it is not the usual one, and which tests.
+    fn title(&self) -> String {
+        let mut title = format!("emulated host {}", self.kind.name());
+        if self.kernels != KernelArgs::default() {
+            title.push_str(&format!(", {}", self.kernels.title()));
+        }
+        title.push_str(match self.tests {
+            Tests::All | Tests::OfEveryHost | Tests::FirstLane => "",
+            Tests::SecondLane => ", second lane",
+            Tests::Libvirt => ", libvirt",
+            Tests::Long => ", long ones",
+        });
+        title
+    }
+}
+
 /// The hosts of the two lanes: those asked for, or all. Tests for libvirt run when a filter names them,
-/// on a host of their own that has it.
-fn wanted(asked_for: &[HostKind], filter: Option<&str>) -> (Vec<Wanted>, Vec<Wanted>) {
-    let main = |tests| Wanted {
-        kind: MAIN_HOST,
+/// on a host of their own that has it; so do those that take long, on hosts with each kernel.
+fn wanted(args: &TestArgs) -> (Vec<Wanted>, Vec<Wanted>) {
+    let kernels = args.kernels;
+    let filter = args.filter.as_deref();
+    let names = |module| filter.is_some_and(|filter| filter.contains(module));
+    let with = |kind, kernels, tests| Wanted {
+        kind,
+        kernels,
         tests,
     };
-    let has_main = asked_for.is_empty() || asked_for.contains(&MAIN_HOST);
-    if filter.is_some_and(|filter| filter.contains(LIBVIRT_TESTS)) {
-        let libvirt = has_main.then(|| main(Tests::Libvirt));
-        return (Vec::new(), libvirt.into_iter().collect());
-    }
-    let (kinds, tests) = match asked_for {
-        [] => (HostKind::ALL.to_vec(), Tests::OfEveryHost),
-        asked_for => (asked_for.to_vec(), Tests::All),
+    let everything = args.host.is_empty() && filter.is_none();
+    let kinds = match &args.host[..] {
+        [] => HostKind::ALL.to_vec(),
+        asked_for => asked_for.to_vec(),
     };
-    let others = kinds.into_iter().filter(|kind| *kind != MAIN_HOST);
-    let others = others.map(|kind| Wanted { kind, tests });
-    match (asked_for, filter) {
-        ([], None) => {
-            let long = main(Tests::Long);
-            (
-                vec![main(Tests::AllButLong)],
-                others.chain([long]).collect(),
-            )
-        }
-        _ => {
-            let main = has_main.then(|| main(Tests::All));
-            (main.into_iter().collect(), others.collect())
-        }
+    let (main_kind, other_kinds): (Vec<_>, Vec<_>) =
+        kinds.into_iter().partition(|kind| *kind == MAIN_HOST);
+    if names(LIBVIRT_TESTS) {
+        let libvirt = main_kind.into_iter();
+        let libvirt = libvirt.map(|kind| with(kind, kernels, Tests::Libvirt));
+        return (Vec::new(), libvirt.collect());
     }
+    let newer = KernelArgs {
+        kernel: HostKernel::Forky,
+        ..kernels
+    };
+    if names(LONG_TESTS) {
+        let each = match kernels.kernel {
+            HostKernel::Trixie => vec![kernels, newer],
+            _ => vec![kernels],
+        };
+        let long = |kinds: Vec<HostKind>| -> Vec<Wanted> {
+            let of_kind = |kind| {
+                each.iter()
+                    .map(move |kernels| with(kind, *kernels, Tests::Long))
+            };
+            kinds.into_iter().flat_map(of_kind).collect()
+        };
+        return (long(main_kind), long(other_kinds));
+    }
+    let tests = match args.host.is_empty() {
+        true => Tests::OfEveryHost,
+        false => Tests::All,
+    };
+    let mut others: Vec<Wanted> = other_kinds
+        .into_iter()
+        .map(|kind| with(kind, kernels, tests))
+        .collect();
+    let mut main_tests = Tests::All;
+    if everything {
+        main_tests = Tests::FirstLane;
+        if kernels == KernelArgs::default() {
+            others.push(with(MAIN_HOST, newer, Tests::OfEveryHost));
+        }
+        others.push(with(MAIN_HOST, kernels, Tests::SecondLane));
+    }
+    let main = main_kind.into_iter();
+    let main = main.map(|kind| with(kind, kernels, main_tests));
+    (main.collect(), others)
 }
 
 /// When a lane's output is shown.
@@ -163,11 +222,7 @@ impl InHosts<'_> {
     fn lane(&self, hosts: Vec<Wanted>, shown: Shown) -> Result<Vec<Part>, SuiteError> {
         hosts
             .into_iter()
-            .map(|wanted| {
-                let (host, tests) = (wanted.kind.name(), wanted.tests.title());
-                let title = format!("emulated host {host}{tests}");
-                part(&title, || self.in_host(wanted, shown))
-            })
+            .map(|wanted| part(&wanted.title(), || self.in_host(wanted, shown)))
             .collect()
     }
 
@@ -176,6 +231,8 @@ impl InHosts<'_> {
         // The main host's lane is the longer one, and has the guests with many processors.
         host.gives_way = matches!(shown, Shown::WhenDone);
         host.hugepages = true;
+        host.kernels = wanted.kernels;
+        host.all_guest_kernels = true;
         if wanted.tests == Tests::Libvirt {
             host.with.push(Extra::Libvirt);
         }
@@ -202,7 +259,7 @@ impl InHosts<'_> {
             host: &self.host(wanted, shown),
             script: Some(format!("{IN_HOST} --test-threads=1 {arguments}")),
             environment: String::new(),
-            timeout: Some(HOST_LIMIT),
+            timeout: Some(wanted.tests.limit()),
         };
         let mut counting = Counting {
             shown,
@@ -224,11 +281,6 @@ impl InHosts<'_> {
         };
         Ok(counting.tally.checked(clean))
     }
-}
-
-/// The word as the shell takes it literally.
-fn quoted(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 /// Passes the tests' output on and counts.
@@ -277,54 +329,89 @@ impl Output for Counting {
 mod tests {
     use super::*;
 
-    #[test]
-    fn long_tests_are_a_second_hosts_and_those_with_libvirt_run_when_they_are_named() {
-        let names = |hosts: Vec<Wanted>| -> Vec<(&str, Tests)> {
-            let name = |wanted: Wanted| (wanted.kind.name(), wanted.tests);
-            hosts.into_iter().map(name).collect()
+    fn args(host: &[HostKind], filter: Option<&str>) -> TestArgs {
+        TestArgs {
+            kernels: KernelArgs::default(),
+            host: host.to_vec(),
+            filter: filter.map(str::to_owned),
+        }
+    }
+
+    fn lanes(args: &TestArgs) -> [Vec<(String, Tests)>; 2] {
+        let lanes: [Vec<Wanted>; 2] = wanted(args).into();
+        let title = |wanted: Wanted| {
+            let title = wanted.title();
+            (title["emulated host ".len()..].to_owned(), wanted.tests)
         };
-        let (main, others) = wanted(&[], None);
-        assert_eq!(names(main), [("p9-64k", Tests::AllButLong)]);
+        lanes.map(|hosts| hosts.into_iter().map(title).collect())
+    }
+
+    fn named(hosts: &[(&str, Tests)]) -> Vec<(String, Tests)> {
+        let name = |(name, tests): &(&str, Tests)| ((*name).to_owned(), *tests);
+        hosts.iter().map(name).collect()
+    }
+
+    #[test]
+    fn a_run_of_everything_has_each_host_and_a_newer_kernel_in_two_lanes() {
         let every = Tests::OfEveryHost;
+        let [main, others] = lanes(&args(&[], None));
+        assert_eq!(main, named(&[("p9-64k", Tests::FirstLane)]));
         let expected = [
             ("p9-4k", every),
             ("p10-64k", every),
-            ("p9-64k", Tests::Long),
+            ("p9-64k, forky", every),
+            ("p9-64k, second lane", Tests::SecondLane),
         ];
-        assert_eq!(names(others), expected);
-        let (main, others) = wanted(&[MAIN_HOST], Some("dma"));
-        assert_eq!(
-            (names(main), others),
-            (vec![("p9-64k", Tests::All)], vec![])
-        );
-        let (main, others) = wanted(&[], Some("kexec"));
-        assert_eq!(names(main), [("p9-64k", Tests::All)]);
+        assert_eq!(others, named(&expected));
+    }
+
+    #[test]
+    fn a_kernel_that_is_named_is_every_hosts() {
+        let mut args = args(&[], None);
+        args.kernels.kernel = HostKernel::Forky;
+        let [main, others] = lanes(&args);
+        assert_eq!(main, named(&[("p9-64k, forky", Tests::FirstLane)]));
+        let expected = [
+            ("p9-4k, forky", Tests::OfEveryHost),
+            ("p10-64k, forky", Tests::OfEveryHost),
+            ("p9-64k, forky, second lane", Tests::SecondLane),
+        ];
+        assert_eq!(others, named(&expected));
+    }
+
+    #[test]
+    fn a_host_or_a_filter_runs_all_that_fits_but_for_libvirt_and_long_ones_when_named() {
+        let [main, others] = lanes(&args(&[MAIN_HOST], Some("dma")));
+        assert_eq!(main, named(&[("p9-64k", Tests::All)]));
+        assert_eq!(others, []);
+        let [main, others] = lanes(&args(&[], Some("kexec")));
+        assert_eq!(main, named(&[("p9-64k", Tests::All)]));
         assert_eq!(others.len(), 2);
-        let (main, others) = wanted(&[], Some("libvirt::domain"));
-        assert_eq!(
-            (main, names(others)),
-            (vec![], vec![("p9-64k", Tests::Libvirt)])
-        );
+        let [main, others] = lanes(&args(&[], Some("libvirt::domain")));
+        assert_eq!(main, []);
+        assert_eq!(others, named(&[("p9-64k, libvirt", Tests::Libvirt)]));
+        let [main, others] = lanes(&args(&[], Some("long::")));
+        let expected = [
+            ("p9-64k, long ones", Tests::Long),
+            ("p9-64k, forky, long ones", Tests::Long),
+        ];
+        assert_eq!(main, named(&expected));
+        assert_eq!(others.len(), 4);
     }
 
     #[test]
     fn the_program_of_tests_is_told_what_to_skip_and_what_to_run() {
-        let skip_long =
-            "--skip libvirt:: --skip main_host::kexec:: --skip main_host::tce_sequences::";
-        assert_eq!(Tests::AllButLong.arguments(None), skip_long);
-        let long = "'main_host::kexec::' 'main_host::tce_sequences::'";
-        assert_eq!(Tests::Long.arguments(None), long);
-        let every = "--skip libvirt:: --skip main_host:: 'dma'";
+        let first = "--skip libvirt:: --skip long:: --skip main_host::kexec:: \
+                     --skip main_host::tce_sequences::";
+        assert_eq!(Tests::FirstLane.arguments(None), first);
+        let second = "'main_host::kexec::' 'main_host::tce_sequences::'";
+        assert_eq!(Tests::SecondLane.arguments(None), second);
+        let every = "--skip libvirt:: --skip long:: --skip main_host:: 'dma'";
         assert_eq!(Tests::OfEveryHost.arguments(Some("dma")), every);
         assert_eq!(
             Tests::Libvirt.arguments(Some("libvirt::probe")),
             "'libvirt::probe'"
         );
-    }
-
-    #[test]
-    fn a_filter_is_one_word_to_the_shell() {
-        assert_eq!(quoted("a b"), "'a b'");
-        assert_eq!(quoted("it's"), r"'it'\''s'");
+        assert_eq!(Tests::Long.arguments(Some("long::")), "'long::'");
     }
 }

@@ -14,7 +14,9 @@ use crate::command::{self, CommandError};
 use crate::cross_build::{self, BuildError};
 use crate::exec::Passed;
 use crate::host::Output;
+use crate::kernels::KernelArgs;
 use crate::packages::{PackageError, PackageSet, Packages};
+use crate::prepare;
 use crate::progress::say;
 use crate::session::SessionError;
 use crate::tools::{self, TARGET, ToolError};
@@ -48,8 +50,12 @@ struct Part {
 
 /// Runs the tests and returns 0 when there were some and none failed.
 pub(crate) fn run(workspace: &Workspace, args: &TestArgs) -> Result<u8, SuiteError> {
-    let only_in_hosts = !args.host.is_empty() || args.filter.is_some();
+    let only_in_hosts =
+        !args.host.is_empty() || args.filter.is_some() || args.kernels != KernelArgs::default();
     let mut parts = Vec::new();
+    // What stands in the way of all is told before the first test.
+    prepare::everything(workspace).map_err(Box::new)?;
+    prepare::tell_differences(workspace).map_err(Box::new)?;
     if !only_in_hosts {
         parts.push(part("this machine", || native(workspace))?);
         parts.push(part("Debian 12's libvirt, on this machine", || {

@@ -116,6 +116,12 @@ pub struct Facts {
     pub cpu: String,
     /// Kernel.
     pub kernel: String,
+    /// Kernel of Linux guests, if that is another one.
+    #[serde(default)]
+    pub guest_kernel: Option<String>,
+    /// How the Debian packages that hosts and guests are made of stand to those last tested.
+    #[serde(default)]
+    pub packages: Option<String>,
     /// Size of a page in bytes.
     pub page_bytes: u64,
     /// Version of QEMU; none when there is none.

@@ -50,6 +50,12 @@ pub(crate) struct RunArguments {
     /// A Linux guest's initial RAM disk, as the lab makes it
     #[arg(long, value_name = "FILE")]
     pub(crate) initrd: Option<PathBuf>,
+    /// Which kernel that is, for the report, if not the host's
+    #[arg(long, value_name = "NAME")]
+    pub(crate) guest_kernel: Option<String>,
+    /// What the report says of the packages that host and guests are made of
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) packages: Option<String>,
     /// The host's clock counts instructions
     #[arg(long)]
     pub(crate) counts_instructions: bool,

@@ -338,6 +338,8 @@ fn facts(arguments: &RunArguments) -> Facts {
             .and_then(value)
             .unwrap_or_default(),
         kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+        guest_kernel: arguments.guest_kernel.clone(),
+        packages: arguments.packages.clone(),
         page_bytes: spapr_devices::vfio::host_page_bytes(),
         qemu: qemu.and_then(|output| {
             let text = String::from_utf8_lossy(&output.stdout).into_owned();
