@@ -11,6 +11,12 @@ pub(crate) const COUNT_CPUS: &str = "
 echo LAB-GUEST-CPUS $(nproc)
 ";
 
+/// Prints the kernel's version and the size of its pages in bytes.
+pub(crate) const NAME_KERNEL: &str = "
+echo LAB-GUEST-KERNEL $(uname -r)
+echo LAB-GUEST-PAGE $(awk '/^KernelPageSize:/ { print $2 * 1024; exit }' /proc/self/smaps)
+";
+
 /// Waits for the NVMe.
 pub(crate) const WAIT_FOR_NVME: &str = "
 for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do

@@ -34,6 +34,41 @@ pub(crate) struct User {
     pub(crate) memlock: u64,
 }
 
+/// A kernel that guests can run, with an initial RAM disk for it.
+#[derive(Debug)]
+pub(crate) struct GuestKernel {
+    /// Its Debian release and page size, say `forky-64k`.
+    pub(crate) name: String,
+    folder: PathBuf,
+}
+
+impl GuestKernel {
+    /// Every one that the lab has.
+    pub(crate) fn all() -> Vec<Self> {
+        let folders = fs::read_dir("/lab/guests").expect("no kernels for guests");
+        let mut kernels: Vec<Self> = folders
+            .map(|entry| {
+                let entry = entry.expect("a readable folder");
+                Self {
+                    name: entry.file_name().into_string().expect("a name of ours"),
+                    folder: entry.path(),
+                }
+            })
+            .collect();
+        kernels.sort_by(|left, right| left.name.cmp(&right.name));
+        kernels
+    }
+
+    /// The size of its pages in bytes.
+    pub(crate) fn page_bytes(&self) -> u64 {
+        if self.name.ends_with("-64k") {
+            0x1_0000
+        } else {
+            0x1000
+        }
+    }
+}
+
 /// A run to be started.
 #[derive(Debug)]
 pub(crate) struct Vmm {
@@ -120,11 +155,23 @@ impl Vmm {
 
     /// A Linux guest of 1 GiB with archives appended to its initial RAM disk.
     pub(crate) fn with_overlay(overlay: &[u8]) -> Self {
+        Self::linux_with_overlay(Path::new("/boot"), overlay)
+    }
+
+    /// A Linux guest of 1 GiB with a kernel of its own, that runs a shell script and powers off.
+    pub(crate) fn job_of(kernel: &GuestKernel, script: &str) -> Self {
+        Self::linux_with_overlay(&kernel.folder, &job_archive(script, &[]))
+    }
+
+    fn linux_with_overlay(boot: &Path, overlay: &[u8]) -> Self {
         let vmm = Self::new();
         let initrd = vmm.folder.file("initrd");
-        write_with_overlay(Path::new(INITRD), overlay, &initrd).expect("cannot write the initrd");
-        let initrd = initrd.to_str().expect("a path of ours").to_owned();
-        vmm.option("--kernel", KERNEL).option("--initrd", &initrd)
+        write_with_overlay(&boot.join("initrd"), overlay, &initrd)
+            .expect("cannot write the initrd");
+        let text = |path: &Path| path.to_str().expect("a path of ours").to_owned();
+        let kernel = text(&boot.join("vmlinux"));
+        vmm.option("--kernel", &kernel)
+            .option("--initrd", &text(&initrd))
     }
 
     /// A bare-metal guest of 1 GiB.

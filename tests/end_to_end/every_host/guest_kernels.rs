@@ -1,0 +1,52 @@
+//! Guests with other kernels than the host's: older and newer ones, with smaller and larger pages.
+
+use crate::harness::Vmm;
+use crate::harness::host::assert_nothing_is_left;
+use crate::harness::jobs::{
+    COUNT_CPUS, NAME_KERNEL, READ_HEAD, READ_SMALL, WAIT_FOR_NVME, head_sha256,
+};
+use crate::harness::vmm::GuestKernel;
+
+/// Has a guest with each kernel read the NVMe in large and in small pieces, with these options.
+pub(crate) fn read_with_every_kernel(options: &[&str]) {
+    let kernels = GuestKernel::all();
+    for series in [
+        "bookworm-64k",
+        "trixie-4k",
+        "trixie-64k",
+        "forky-4k",
+        "forky-64k",
+    ] {
+        assert!(
+            kernels.iter().any(|kernel| kernel.name == series),
+            "no {series} in {kernels:?}"
+        );
+    }
+    let job = [
+        COUNT_CPUS,
+        NAME_KERNEL,
+        WAIT_FOR_NVME,
+        READ_HEAD,
+        READ_SMALL,
+    ]
+    .concat();
+    for kernel in &kernels {
+        let vmm = Vmm::job_of(kernel, &job)
+            .nvme_with_windows()
+            .option("--cpus", "2");
+        let vmm = options.iter().fold(vmm, |vmm, option| vmm.argument(option));
+        let finished = vmm.run().assert_job_done();
+        let name = &kernel.name;
+        assert_eq!(finished.guest("CPUS"), "2", "{name}: {finished}");
+        let page = kernel.page_bytes().to_string();
+        assert_eq!(finished.guest("PAGE"), page, "{name}: {finished}");
+        let digest = finished.guest("SHA256");
+        assert_eq!(digest, head_sha256(), "{name}: {finished}");
+        assert_nothing_is_left();
+    }
+}
+
+#[test]
+fn guests_of_every_kernel_and_page_size_read_their_device() {
+    read_with_every_kernel(&[]);
+}

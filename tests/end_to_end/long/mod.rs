@@ -1,0 +1,5 @@
+//! Tests that take too long for every change: `cargo lab test long::` runs them on each kind of host, with
+//! each kernel.
+
+mod guest_kernels;
+mod reboots;
