@@ -12,12 +12,16 @@
 //! | `archive` | packages' files, kept until they are unpacked |
 //! | `unpack` | unpacking them |
 //! | `python` | the one package that is not Debian's |
+//! | `loopback_tests` | all of it against mirrors on loopback, broken in many ways |
 
 mod apt;
 mod archive;
 mod fetch;
 mod index;
 mod lock;
+#[cfg(test)]
+#[cfg(feature = "lab-program")]
+mod loopback_tests;
 pub(crate) mod python;
 mod resolve;
 mod search;
