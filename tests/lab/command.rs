@@ -1,8 +1,10 @@
 //! Running programs of this machine, with errors that show what they said.
 
 use std::io;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 
+use rustix::process::{Signal, set_parent_process_death_signal};
 use thiserror::Error;
 
 /// How many of a failed program's last lines the message shows.
@@ -34,6 +36,16 @@ pub(crate) fn shown(command: &Command) -> String {
             .map(|word| word.to_string_lossy().into_owned()),
     );
     words.join(" ")
+}
+
+/// Asks the kernel to kill the program when the thread that starts it ends, however it ends.
+pub(crate) fn ends_with_its_starter(command: &mut Command) {
+    let arrange = || Ok(set_parent_process_death_signal(Some(Signal::KILL))?);
+    // SAFETY: between fork and exec only async-signal-safe work is allowed; the closure makes one
+    // system call and touches no memory of the parent's.
+    unsafe {
+        command.pre_exec(arrange);
+    }
 }
 
 /// Runs the command to its end and returns its standard output; failure shows what it said last.
@@ -72,6 +84,18 @@ pub(crate) fn quoted(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_ends_with_the_thread_that_started_it() {
+        use std::os::unix::process::ExitStatusExt;
+        let start = || {
+            let mut sleep = Command::new("sleep");
+            ends_with_its_starter(sleep.arg("60"));
+            sleep.spawn().unwrap()
+        };
+        let mut sleeping = std::thread::spawn(start).join().unwrap();
+        assert_eq!(sleeping.wait().unwrap().signal(), Some(9));
+    }
 
     #[test]
     fn a_quoted_text_is_one_word_to_the_shell() {

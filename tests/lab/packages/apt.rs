@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -18,6 +18,9 @@ use crate::progress::Step;
 
 /// apt's helper for single tasks: it fetches files as apt does, and reads compressed ones.
 const HELPER: &str = "/usr/lib/apt/apt-helper";
+
+/// What the C library calls a full disk.
+const NO_ROOM: &str = "No space left on device";
 
 /// Why the private apt did not deliver.
 #[derive(Debug, Error)]
@@ -79,14 +82,25 @@ impl Apt {
         )?;
         let mut update = self.command("apt-get");
         update.args(["update", "--error-on=any"]);
-        command::output(&mut update)?;
+        self.output(update)?;
         let mut files = self.command("apt-get");
         files.args(["indextargets", "--format", "$(FILENAME)"]);
         files.arg("Created-By: Packages");
-        let files = command::output(&mut files)?;
+        let files = self.output(files)?;
         let mut read = self.command(HELPER);
         read.arg("cat-file").args(files.lines());
-        Ok(command::output(&mut read)?)
+        self.output(read)
+    }
+
+    /// Runs a command of apt's and returns what it writes.
+    fn output(&self, mut command: Command) -> Result<String, AptError> {
+        command::output(&mut command).map_err(|error| match &error {
+            CommandError::Failed { said, .. } if said.contains(NO_ROOM) => AptError::DiskFull {
+                path: self.folder.clone(),
+                answer: first_error(said),
+            },
+            _ => error.into(),
+        })
     }
 
     /// Fetches the files, as many as can be had, while `step` shows how far it is. Returns the answer to
@@ -102,28 +116,42 @@ impl Apt {
             helper.arg(&file.uri).arg(&file.path);
             helper.arg(format!("SHA256:{}", file.sha256));
         }
-        let log = self.folder.join("download.log");
-        let write_error = |source| AptError::Write {
-            path: log.clone(),
-            source,
-        };
-        let output = fs::File::create(&log).map_err(write_error)?;
-        let errors = output.try_clone().map_err(write_error)?;
         let start = |source| CommandError::Start {
             program: HELPER.to_owned(),
             source,
         };
+        let (mut output, writer) = io::pipe().map_err(start)?;
+        let errors = writer.try_clone().map_err(start)?;
         let mut child = helper
             .stdin(Stdio::null())
-            .stdout(output)
+            .stdout(writer)
             .stderr(errors)
             .spawn()
             .map_err(start)?;
-        while child.try_wait().map_err(start)?.is_none() {
+        // It holds this process's copies of the pipe's end.
+        drop(helper);
+        let said = thread::spawn(move || {
+            let mut said = Vec::new();
+            output.read_to_end(&mut said).map(|_| said)
+        });
+        let status = loop {
+            if let Some(status) = child.try_wait().map_err(start)? {
+                break status;
+            }
             step.at_bytes(files.iter().map(|file| length(&file.path)).sum());
             thread::sleep(Duration::from_millis(100));
+        };
+        let said = said.join().unwrap_or_else(|_| Ok(Vec::new()));
+        let said = said.map_err(start)?;
+        let said = String::from_utf8_lossy(&said);
+        let answers = answers(&said);
+        if answers.is_empty() && !status.success() {
+            return Err(AptError::Command(CommandError::Failed {
+                program: HELPER.to_owned(),
+                status: status.to_string(),
+                said: said.into_owned(),
+            }));
         }
-        let answers = answers(&fs::read_to_string(&log).map_err(write_error)?);
         match full_disk(&answers) {
             None => Ok(answers),
             Some(answer) => Err(AptError::DiskFull {
@@ -141,6 +169,8 @@ impl Apt {
         command
             .env("APT_CONFIG", self.folder.join("apt.conf"))
             .env("LC_ALL", "C");
+        // It would be in the way of the next lab.
+        command::ends_with_its_starter(&mut command);
         command
     }
 
@@ -150,7 +180,8 @@ impl Apt {
     }
 
     /// APT_CONFIG is read before everything else, so it can keep apt away from the machine's
-    /// own configuration files; what concerns transport is carried over.
+    /// own configuration files; what concerns transport is carried over. A proxy cannot reach this
+    /// machine's loopback. Caches of indexes' entries serve the installing of packages alone: none.
     fn write_settings(&self) -> Result<(), AptError> {
         for folder in ["lists/partial", "archives/partial", "none"] {
             let path = self.folder.join(folder);
@@ -179,11 +210,14 @@ Dir::State::lists "lists";
 Dir::State::status "{own}/status";
 Dir::Cache "{own}";
 Dir::Cache::archives "archives";
+Dir::Cache::pkgcache "";
+Dir::Cache::srcpkgcache "";
 Dir::Log "{own}";
 APT::Architecture "{architecture}";
 APT::Architectures {{ "{architecture}"; }};
 APT::Sandbox::User "";
 {}
+Acquire::http::Proxy::127.0.0.1 "DIRECT";
 Acquire::Languages {{ "none"; }};
 Acquire::Retries "2";
 "#,
@@ -246,16 +280,29 @@ fn unescaped(uri: &str) -> String {
 
 /// The answer that says that there is no room, if one does: another version would find none either.
 fn full_disk(answers: &HashMap<String, String>) -> Option<&String> {
-    answers
-        .values()
-        .find(|answer| answer.contains("No space left on device"))
+    answers.values().find(|answer| answer.contains(NO_ROOM))
+}
+
+/// Whether this is not a mirror's answer, but that there was none.
+pub(super) fn is_silence(answer: &str) -> bool {
+    [
+        "Could not connect to",
+        "Unable to connect to",
+        "Cannot initiate the connection to",
+        "Could not resolve",
+        "failure resolving",
+        "error resolving",
+        "happened resolving",
+        "Connection timed out",
+        "connection timed out",
+        "Connection failed",
+    ]
+    .iter()
+    .any(|silence| answer.contains(silence))
 }
 
 /// The first error in what a failed apt said, without the server's address.
-pub(super) fn first_error(error: &AptError) -> String {
-    let AptError::Command(CommandError::Failed { said, .. }) = error else {
-        return error.to_string();
-    };
+pub(super) fn first_error(said: &str) -> String {
     let line = said
         .lines()
         .find_map(|line| line.strip_prefix("E: "))

@@ -58,20 +58,28 @@ impl Store {
         &self.folder
     }
 
-    /// Whether the file is there, of the right length and with the right SHA-256. Another one in its place
+    /// Whether the file is there, of the right length and with the right SHA-256. Anything else in its place
     /// is removed.
     pub(super) fn has(&self, archive: &Archive) -> io::Result<bool> {
         let path = self.path(archive);
-        let mut file = match fs::File::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            file => file?,
+        let found = match fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            found => Some(found?),
         };
-        let mut hasher = Sha256::new();
-        let length = io::copy(&mut file, &mut hasher)?;
-        if length == archive.bytes && hex(&hasher.finalize()) == archive.sha256 {
-            return Ok(true);
+        if found.is_some_and(|found| found.is_file() && found.len() == archive.bytes) {
+            let mut hasher = Sha256::new();
+            io::copy(&mut fs::File::open(&path)?, &mut hasher)?;
+            if hex(&hasher.finalize()) == archive.sha256 {
+                return Ok(true);
+            }
         }
-        fs::remove_file(&path)?;
+        // Under the other name apt keeps one with a wrong SHA-256.
+        for wrong in [path.with_extension("deb.FAILED"), path] {
+            match fs::remove_file(wrong) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
         Ok(false)
     }
 
@@ -105,5 +113,17 @@ mod tests {
         }
         fs::write(store.path(&archive), "abc").unwrap();
         assert!(store.has(&archive).unwrap());
+    }
+
+    #[test]
+    fn a_link_in_a_files_place_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path().to_owned()).unwrap();
+        let archive = Archive::default();
+        let path = store.path(&archive);
+        // apt makes a file that vanishes while it arrives a link to itself.
+        std::os::unix::fs::symlink(&path, &path).unwrap();
+        assert!(!store.has(&archive).unwrap());
+        assert!(fs::symlink_metadata(&path).is_err());
     }
 }

@@ -18,6 +18,9 @@ use super::search::Search;
 use super::sources::{Mirrors, Release, SourcesError, area_of};
 use crate::progress::{Step, say};
 
+/// What is told of a file that apt takes for whole and that is another one.
+const DAMAGED: &str = "arrived damaged";
+
 /// What a set is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wanted {
@@ -195,7 +198,9 @@ impl Depot<'_> {
             missing = self.ask(&apt, mirror, missing, &step)?;
         }
         step.done();
-        let answered = |answer: &str| answer.starts_with('4') || answer.contains("mismatch");
+        let answered = |answer: &str| {
+            answer.starts_with('4') || answer.contains("mismatch") || answer == DAMAGED
+        };
         if let [(_, answer), ..] = &missing[..]
             && missing.len() == asked
             && !missing.iter().any(|(_, answer)| answered(answer))
@@ -249,7 +254,7 @@ impl Depot<'_> {
                 Some(uri) => answers.get(&uri).cloned(),
                 None => Some(before),
             };
-            still.push((archive, answer.unwrap_or("arrived damaged".to_owned())));
+            still.push((archive, answer.unwrap_or(DAMAGED.to_owned())));
         }
         Ok(still)
     }

@@ -12,12 +12,16 @@
 //! | `archive` | packages' files, kept until they are unpacked |
 //! | `unpack` | unpacking them |
 //! | `python` | the one package that is not Debian's |
+//! | `loopback_tests` | all of it against mirrors on loopback, broken in many ways |
 
 mod apt;
 mod archive;
 mod fetch;
 mod index;
 mod lock;
+#[cfg(test)]
+#[cfg(feature = "lab-program")]
+mod loopback_tests;
 pub(crate) mod python;
 mod resolve;
 mod search;
@@ -39,7 +43,8 @@ use crate::workspace::{Workspace, WorkspaceError, at};
 use archive::{Archive, Store};
 use fetch::{Depot, FetchError, Fetched, Learnt, Wanted};
 use lock::{Lock, LockError};
-use sources::{Mirrors, Release};
+use sources::{Mirrors, Release, SourcesError};
+use unpack::UnpackError;
 
 /// Changes when the way packages are unpacked changes.
 const RECIPE_VERSION: &str = "2";
@@ -71,7 +76,7 @@ pub(crate) enum PackageError {
     Unpack {
         package: String,
         #[source]
-        source: Box<CommandError>,
+        source: Box<UnpackError>,
     },
     #[error("cannot fetch the Python package {package}")]
     Python {
@@ -208,7 +213,20 @@ impl Packages {
     pub(crate) fn provide(workspace: &Workspace, set: PackageSet) -> Result<Self, PackageError> {
         let recipe = set.recipe();
         let lock = Lock::read(&workspace.root().join(lock::FILE))?;
-        let locked = lock.set(&recipe.name);
+        Self::of_recipe(
+            workspace,
+            &recipe,
+            lock.set(&recipe.name),
+            Mirrors::of_this_machine,
+        )
+    }
+
+    fn of_recipe(
+        workspace: &Workspace,
+        recipe: &Recipe,
+        locked: Option<&[Archive]>,
+        mirrors: impl FnOnce() -> Result<Mirrors, SourcesError>,
+    ) -> Result<Self, PackageError> {
         let tested: String = locked.unwrap_or_default().iter().map(lock::line).collect();
         let wanted = format!("{:?}", recipe.wanted);
         let inputs = [
@@ -225,8 +243,8 @@ impl Packages {
             |into| {
                 tools::for_packages()?;
                 let store = store(workspace)?;
-                let fetched = fetch(workspace, &store, &recipe, locked)?;
-                unpack_all(&recipe, &store, &fetched, into)?;
+                let fetched = fetch(workspace, &store, recipe, locked, mirrors)?;
+                unpack_all(recipe, &store, &fetched, into)?;
                 store.forget(&fetched.archives);
                 Ok::<(), PackageError>(())
             },
@@ -299,7 +317,7 @@ pub(crate) fn update(workspace: &Workspace) -> Result<(), PackageError> {
     let mut after = Lock::default();
     for set in PackageSet::all() {
         let recipe = set.recipe();
-        let fetched = fetch(workspace, &store, &recipe, None)?;
+        let fetched = fetch(workspace, &store, &recipe, None, Mirrors::of_this_machine)?;
         let old = before.set(&recipe.name).unwrap_or_default();
         let changed = fetched.archives.iter().filter(|new| !old.contains(new));
         say(&format!(
@@ -325,6 +343,7 @@ fn fetch(
     store: &Store,
     recipe: &Recipe,
     locked: Option<&[Archive]>,
+    mirrors: impl FnOnce() -> Result<Mirrors, SourcesError>,
 ) -> Result<Fetched, PackageError> {
     let fetch_error = |source| PackageError::Fetch {
         packages: recipe.wanted.title(),
@@ -336,7 +355,7 @@ fn fetch(
     static LEARNT: Learnt = Learnt::new();
     let depot = Depot {
         learnt: &LEARNT,
-        mirrors: Mirrors::of_this_machine().map_err(|source| fetch_error(source.into()))?,
+        mirrors: mirrors().map_err(|source| fetch_error(source.into()))?,
         store,
         apt: &workspace.cached("apt"),
         architecture: recipe.architecture,

@@ -29,6 +29,7 @@ pub(crate) fn qmp_client(workspace: &Workspace) -> Result<PathBuf, PackageError>
             .args(["--no-compile", "--root-user-action=ignore", "--target"])
             .arg(into)
             .arg(QMP_CLIENT);
+        command::ends_with_its_starter(&mut pip);
         command::output(&mut pip).map_err(|source| PackageError::Python {
             package: QMP_CLIENT,
             source: Box::new(source),

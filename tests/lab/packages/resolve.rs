@@ -53,7 +53,8 @@ pub(super) fn closure(
             Ok(chosen.into_iter().map(number).collect())
         }
         Err(UnsolvableOrCancelled::Unsolvable(conflict)) => {
-            Err(conflict.display_user_friendly(&solver).to_string())
+            let reason = conflict.display_user_friendly(&solver).to_string();
+            Err(reason.trim_end().to_owned())
         }
         Err(UnsolvableOrCancelled::Cancelled(_)) => Err("interrupted".to_owned()),
     }

@@ -4,12 +4,13 @@
 use std::cmp::Ordering;
 use std::fmt::Write as _;
 
-use super::apt::{Apt, first_error};
+use super::apt::{Apt, AptError, first_error, is_silence};
 use super::archive::Archive;
 use super::fetch::{Depot, FetchError, Refused, Wanted};
 use super::index::{self, Offer, Offers, compare};
 use super::resolve;
 use super::sources::{Release, area_of};
+use crate::command::CommandError;
 use crate::progress::{Step, say};
 
 /// A search; indexes are fetched group by group as they are needed.
@@ -64,6 +65,9 @@ impl<'a> Search<'a> {
             }
             match self.offers_of(suite)? {
                 Ok(offers) => all.extend(offers),
+                Err(answer) if all.is_empty() && is_silence(&answer) => {
+                    return Err(FetchError::Unreachable { answer });
+                }
                 Err(reason) => {
                     let architecture = self.depot.architecture;
                     say(&format!(
@@ -97,7 +101,11 @@ impl<'a> Search<'a> {
                     step.done();
                     return Ok(Ok(offers));
                 }
-                Err(error) => reason = first_error(&error),
+                Err(AptError::Command(CommandError::Failed { said, .. })) => {
+                    reason = first_error(&said);
+                }
+                // No mirror's fault.
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(Err(reason))
@@ -266,7 +274,14 @@ impl<'a> Search<'a> {
             .map(|number| &self.offers.all()[*number])
             .find(|offer| offer.archive.version == old.version);
         let Some(offered) = offered else {
-            return "no longer offered".to_owned();
+            let left_out = self.depot.learnt.left_out();
+            let mut suites = left_out
+                .iter()
+                .filter(|((architecture, _), _)| *architecture == self.depot.architecture);
+            return match suites.find(|((_, suite), _)| *suite == old.suite) {
+                Some((_, reason)) => format!("all of Debian {} is left out: {reason}", old.suite),
+                None => "no longer offered".to_owned(),
+            };
         };
         match self.needed_by(old, taken, |group| {
             group.iter().any(|needed| offered.answers(needed))

@@ -65,6 +65,10 @@ pub(crate) fn run(workspace: &Workspace, args: &TestArgs) -> Result<u8, SuiteErr
         parts.push(part(&format!("{TARGET}, under qemu-user"), || {
             user_emulation(workspace)
         })?);
+        parts.push(part(
+            "fetching packages, from a mirror on loopback",
+            || package_fetching(workspace),
+        )?);
         parts.push(part("the lab itself", || lab_program(workspace))?);
     }
     parts.extend(hosts::run(workspace, args)?);
@@ -127,6 +131,16 @@ fn user_emulation(workspace: &Workspace) -> Result<Tally, SuiteError> {
         "CARGO_TARGET_POWERPC64LE_UNKNOWN_LINUX_GNU_RUNNER",
         emulator,
     );
+    counted(cargo)
+}
+
+/// Runs the tests that fetch packages from mirrors of their own.
+fn package_fetching(workspace: &Workspace) -> Result<Tally, SuiteError> {
+    tools::for_packages()?;
+    let mut cargo = cross_build::cargo(workspace);
+    cargo.args(["test", "--locked", "--package", "spapr-lab"]);
+    cargo.args(["--features", "lab-program", "--bin", "lab"]);
+    cargo.arg("packages::loopback_tests");
     counted(cargo)
 }
 
