@@ -16,7 +16,7 @@ use crate::images::nvme::{self, NvmeImage};
 use crate::images::{self, BootFiles, ImageError};
 use crate::kernels::Kernel;
 use crate::packages::{self, PackageError, PackageSet, Packages, python};
-use crate::progress::report;
+use crate::progress::{report, say};
 use crate::workspace::{Workspace, WorkspaceError, at};
 
 /// Starts the peer emulator through its own loader: its libraries are not the host's.
@@ -100,6 +100,9 @@ impl Session<'_> {
     ) -> Result<Ended, SessionError> {
         let kind = self.host.host;
         guest_kernel(self.host)?;
+        if let Some(defect) = kind.defect_with(self.host.kernels.kernel) {
+            say(&format!("beware: {defect}"));
+        }
         // Building needs no lock: another lab may use the cache meanwhile.
         let vmm = match self.host.without_vmm {
             true => Vec::new(),

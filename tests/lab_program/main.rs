@@ -1,5 +1,5 @@
-//! Tests of `cargo lab exec` and `cargo lab shell` as programs: each boots a host. `cargo lab test`
-//! runs them.
+//! Tests of the lab's commands as programs: `exec` and `shell`, which boot a host, and `prepare`.
+//! `cargo lab test` runs them.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -55,6 +55,27 @@ fn exec_passes_on_streams_status_and_files_and_tells_all_that_went_wrong() {
     for offset in ["512 bytes at 0 have", "512 bytes at 67108864 have"] {
         assert!(stderr.contains(offset), "{all}");
     }
+}
+
+#[test]
+fn with_a_full_cache_nothing_needs_the_network() {
+    let prepare = |network: &[&str], check: &str| {
+        let output = Command::new("unshare")
+            .args(["--user", "--map-root-user"])
+            .args(network)
+            .args(["sh", "-c", &format!("{check} && exec \"$0\" prepare")])
+            .arg(env!("CARGO_BIN_EXE_lab"))
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{stderr}");
+        assert!(stderr.ends_with("lab: everything is there\n"), "{stderr}");
+    };
+    // The first one fills the cache where it is not full yet.
+    prepare(&[], "true");
+    // The table of routes has a heading alone.
+    prepare(&["--net"], "[ $(wc -l </proc/net/route) -le 1 ]");
 }
 
 #[test]

@@ -8,7 +8,7 @@ mod run;
 
 use clap::ValueEnum;
 
-use crate::kernels::PageSize;
+use crate::kernels::{HostKernel, PageSize};
 
 pub(crate) use run::{HostError, HostRun, Input, Output, fresh_copy};
 
@@ -44,6 +44,21 @@ impl HostKind {
         match self {
             Self::P9Pages64k | Self::P10Pages64k => PageSize::Pages64k,
             Self::P9Pages4k => PageSize::Pages4k,
+        }
+    }
+
+    /// Why the host cannot do its work with this kernel, if it cannot.
+    ///
+    /// Seen with QEMU 10.0 and 11.1 and Linux 7.2, with guests of ours and of QEMU's, with and without a
+    /// device: when a guest has two processors, one of the emulated POWER10's stays at an instruction of
+    /// the guest's for ever and takes no interrupt, not even the hypervisor's decrementer's.
+    pub(crate) fn defect_with(self, kernel: HostKernel) -> Option<&'static str> {
+        match (self, kernel) {
+            (Self::P10Pages64k, HostKernel::Forky) => Some(
+                "an emulated POWER10 with Linux 7.2 hangs when a guest has more than one processor, \
+                 whatever VMM runs it",
+            ),
+            _ => None,
         }
     }
 

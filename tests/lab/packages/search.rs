@@ -213,7 +213,11 @@ impl<'a> Search<'a> {
     fn nothing_left(&self, missing: String) -> FetchError {
         let depot = self.depot;
         let mut tried = String::new();
+        let groups = self.release.suites();
         for Refused { archive, answer } in depot.learnt.refused().iter() {
+            if self.group(archive) == groups.len() {
+                continue;
+            }
             let _ = write!(tried, "\n  {}: {answer}", archive.title());
         }
         let mut left_out = String::new();

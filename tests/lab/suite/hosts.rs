@@ -15,7 +15,7 @@ use crate::exec::Passed;
 use crate::host::{HostError, HostKind, Output};
 use crate::kernels::{HostKernel, KernelArgs};
 use crate::prepare;
-use crate::progress::report;
+use crate::progress::{report, say};
 use crate::session::{Session, SessionError};
 use crate::workspace::Workspace;
 
@@ -48,6 +48,7 @@ pub(super) fn run(workspace: &Workspace, args: &TestArgs) -> Result<Vec<Part>, S
         guests: cross_build::test_guests(workspace)?,
     };
     let (main, others) = wanted(args);
+    let others = without_defects(others, args);
     let processors = thread::available_parallelism().map_or(1, usize::from);
     if processors < 2 || main.is_empty() || others.is_empty() {
         let all = main.into_iter().chain(others);
@@ -200,6 +201,20 @@ fn wanted(args: &TestArgs) -> (Vec<Wanted>, Vec<Wanted>) {
     let main = main_kind.into_iter();
     let main = main.map(|kind| with(kind, kernels, main_tests));
     (main.collect(), others)
+}
+
+/// The hosts without those that cannot do their work, which is told; who names a host gets it.
+fn without_defects(mut hosts: Vec<Wanted>, args: &TestArgs) -> Vec<Wanted> {
+    if args.host.is_empty() {
+        hosts.retain(|wanted| {
+            let defect = wanted.kind.defect_with(wanted.kernels.kernel);
+            if let Some(defect) = defect {
+                say(&format!("no tests on {}: {defect}", wanted.title()));
+            }
+            defect.is_none()
+        });
+    }
+    hosts
 }
 
 /// When a lane's output is shown.
@@ -397,6 +412,18 @@ mod tests {
         ];
         assert_eq!(main, named(&expected));
         assert_eq!(others.len(), 4);
+    }
+
+    #[test]
+    fn a_host_that_cannot_do_its_work_runs_nothing_unless_it_is_named() {
+        let of = |kind| {
+            let mut args = args(&[], None);
+            args.kernels.kernel = HostKernel::Forky;
+            args.host.extend(kind);
+            without_defects(wanted(&args).1, &args).len()
+        };
+        assert_eq!(of(None), 2);
+        assert_eq!(of(Some(HostKind::P10Pages64k)), 1);
     }
 
     #[test]

@@ -24,11 +24,13 @@ const ADDRESS: &str = "LOOPBACK_ADDRESS";
 const LIBRARIES: usize = 12;
 const BYTES: usize = 60_000;
 
-/// A part of the other tests: they run it in a process of its own.
+/// A part of the other tests: they run it in a process of its own, and without them it does nothing.
 #[test]
-#[ignore = "the other tests here start it"]
 fn child_fetches() {
-    let mirrors = mirrors(&[&env::var(ADDRESS).unwrap()]);
+    let Ok(address) = env::var(ADDRESS) else {
+        return;
+    };
+    let mirrors = mirrors(&[&address]);
     let recipe = Recipe {
         name: "tool".to_owned(),
         release: Release::Trixie,
@@ -65,7 +67,7 @@ fn fetching(server: &Server, cache: &Path) -> Command {
         "--exact",
         "packages::loopback_tests::interrupted::child_fetches",
     ]);
-    child.args(["--ignored", "--nocapture"]);
+    child.arg("--nocapture");
     child.env(ADDRESS, server.address()).env("LAB_CACHE", cache);
     child.stdin(Stdio::null()).stdout(Stdio::null());
     child
