@@ -24,8 +24,8 @@ enum Command {
     /// Boot a host and show a guest with a passed-through NVMe, once for each way to serve its
     /// TCE hypercalls
     Demo(KernelArgs),
-    /// Run every test: on this machine, on ppc64le under qemu-user, of the lab, and in the emulated
-    /// hosts
+    /// Run the tests: on this machine, on ppc64le under qemu-user, of the lab, and in the emulated
+    /// hosts. Those with libvirt and those that take long run when FILTER names them
     Test(TestArgs),
     /// Measure spapr-vmm beside QEMU and beside what the kernel alone costs, and write a report
     Bench(BenchArgs),
@@ -99,7 +99,8 @@ pub(crate) struct TestArgs {
     /// Run the in-host tests on these hosts only, and none of the tests outside
     #[arg(long, value_enum)]
     pub(crate) host: Vec<HostKind>,
-    /// Run only in-host tests whose name contains this, and none of the tests outside
+    /// Run only in-host tests whose name contains this, and none of the tests outside. `libvirt::` runs
+    /// those with libvirt, `long::` those that take long, on hosts with each kernel
     pub(crate) filter: Option<String>,
 }
 

@@ -25,7 +25,7 @@ impl PageSize {
 pub(crate) enum KernelRelease {
     /// Debian 13's, Linux 6.12
     Trixie,
-    /// The next Debian's, Linux 7.2 today
+    /// The next Debian's, Linux 7.2 or later
     Forky,
     /// Debian 13's as built for Debian 12, Linux 6.12
     BookwormBackports,
@@ -38,7 +38,7 @@ pub(crate) enum KernelRelease {
 pub(crate) enum HostKernel {
     /// Debian 13's, Linux 6.12
     Trixie,
-    /// The next Debian's, Linux 7.2 today
+    /// The next Debian's, Linux 7.2 or later
     Forky,
     /// Debian 13's as built for Debian 12, Linux 6.12
     BookwormBackports,

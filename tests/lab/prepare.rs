@@ -46,6 +46,7 @@ pub(crate) fn everything(workspace: &Workspace) -> Result<(), SessionError> {
             images::of_host(workspace, kernel)?;
         }
     }
+    packages::remove_leftovers(workspace)?;
     images::kexec(workspace)?;
     nvme::stock(workspace)?;
     python::qmp_client(workspace)?;
@@ -55,17 +56,6 @@ pub(crate) fn everything(workspace: &Workspace) -> Result<(), SessionError> {
 /// Says how all sets stand to those last tested.
 pub(crate) fn tell_differences(workspace: &Workspace) -> Result<(), PackageError> {
     let differences = packages::differences(workspace, &PackageSet::all())?;
-    match &differences[..] {
-        [] => say("Debian packages: as last tested"),
-        lines => {
-            say(&format!(
-                "Debian packages: {} other than last tested",
-                lines.len()
-            ));
-            for line in lines {
-                say(&format!("  {line}"));
-            }
-        }
-    }
+    packages::tell(&differences);
     Ok(())
 }

@@ -125,7 +125,7 @@ impl Session<'_> {
         };
         let folder = workspace.run_folder()?;
         let share = folder.path().join("share");
-        self.gather(&share, &vmm, &stock)?;
+        self.gather(&share, &vmm, &stock, &boot.version)?;
         if let Some(client) = client {
             copy(
                 &client,
@@ -183,7 +183,13 @@ impl Session<'_> {
     }
 
     /// Fills the folder that the host's init reads.
-    fn gather(&self, share: &Path, vmm: &[PathBuf], stock: &NvmeImage) -> Result<(), SessionError> {
+    fn gather(
+        &self,
+        share: &Path,
+        vmm: &[PathBuf],
+        stock: &NvmeImage,
+        kernel: &str,
+    ) -> Result<(), SessionError> {
         let files = share.join("files");
         let programs = files.join("usr/bin");
         fs::create_dir_all(&programs).map_err(at("make the folder", &programs))?;
@@ -211,7 +217,10 @@ impl Session<'_> {
             }
             copy(source, &files.join(destination.trim_start_matches('/')))?;
         }
-        write(&share.join("environment"), &self.environment_file(stock))?;
+        write(
+            &share.join("environment"),
+            &self.environment_file(stock, kernel),
+        )?;
         if let Some(script) = &self.script {
             write(&share.join("script"), script)?;
         }
@@ -222,14 +231,14 @@ impl Session<'_> {
         write(&share.join("fetch"), &list)
     }
 
-    fn environment_file(&self, stock: &NvmeImage) -> String {
+    fn environment_file(&self, stock: &NvmeImage, kernel: &str) -> String {
         let extra = if self.host.with.is_empty() { "" } else { "yes" };
         let sandbox = match std::env::var_os(SANDBOX) {
             Some(_) => format!("export {SANDBOX}=1\n"),
             None => String::new(),
         };
         format!(
-            "{sandbox}export LAB_HOST={}\nexport LAB_NVME_SHA256={}\nexport LAB_NVME_DATA_SHA256={}\n\
+            "{sandbox}export LAB_HOST={}\nexport LAB_KERNEL={kernel}\nexport LAB_NVME_SHA256={}\nexport LAB_NVME_DATA_SHA256={}\n\
              export LAB_NVME_HEAD_SHA256={}\nLAB_EXTRA={extra}\n{}\n",
             self.host.host.name(),
             stock.sha256,
@@ -310,7 +319,8 @@ pub(crate) fn differences(
 /// Puts what a guest boots from where the host expects it.
 fn copy_boot_files(guest: &BootFiles, folder: &Path) -> Result<(), SessionError> {
     copy(&guest.kernel, &folder.join("vmlinux"))?;
-    copy(&guest.initrd, &folder.join("initrd"))
+    copy(&guest.initrd, &folder.join("initrd"))?;
+    write(&folder.join("version"), &guest.version)
 }
 
 /// Copies what the host left for this machine to where it shall be.

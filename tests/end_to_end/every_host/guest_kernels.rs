@@ -1,14 +1,16 @@
 //! Guests with other kernels than the host's: older and newer ones, with smaller and larger pages.
 
 use crate::harness::Vmm;
+use crate::harness::finished::Finished;
 use crate::harness::host::assert_nothing_is_left;
 use crate::harness::jobs::{
     COUNT_CPUS, NAME_KERNEL, READ_HEAD, READ_SMALL, WAIT_FOR_NVME, head_sha256,
 };
 use crate::harness::vmm::GuestKernel;
 
-/// Has a guest with each kernel read the NVMe in large and in small pieces, with these options.
-pub(crate) fn read_with_every_kernel(options: &[&str]) {
+/// Has a guest with each kernel read the NVMe in large and in small pieces, with these options, and checks
+/// how it went.
+pub(crate) fn read_with_every_kernel(options: &[&str], check: impl Fn(&Finished)) {
     let kernels = GuestKernel::all();
     for series in [
         "bookworm-64k",
@@ -40,13 +42,35 @@ pub(crate) fn read_with_every_kernel(options: &[&str]) {
         assert_eq!(finished.guest("CPUS"), "2", "{name}: {finished}");
         let page = kernel.page_bytes().to_string();
         assert_eq!(finished.guest("PAGE"), page, "{name}: {finished}");
+        assert_eq!(
+            finished.guest("KERNEL"),
+            kernel.version(),
+            "{name}: {finished}"
+        );
+        check(&finished);
         let digest = finished.guest("SHA256");
         assert_eq!(digest, head_sha256(), "{name}: {finished}");
         assert_nothing_is_left();
     }
 }
 
+/// Fails unless the guest's DMA went through a dynamic window that stands so.
+#[track_caller]
+pub(crate) fn uses_dynamic_window(finished: &Finished, path: &str) {
+    assert_eq!(finished.stat("/windows/1/path"), path, "{finished}");
+    assert!(finished.number("/windows/1/map_ioctls") > 0, "{finished}");
+}
+
+/// Fails unless the guest's DMA went through the default window, which stands so, and there is no other.
+#[track_caller]
+pub(crate) fn uses_default_window(finished: &Finished, path: &str) {
+    assert_eq!(finished.stat("/windows/0/path"), path, "{finished}");
+    assert!(finished.number("/windows/0/map_ioctls") > 0, "{finished}");
+    let windows = finished.stat("/windows").as_array().map(Vec::len);
+    assert_eq!(windows, Some(1), "{finished}");
+}
+
 #[test]
 fn guests_of_every_kernel_and_page_size_read_their_device() {
-    read_with_every_kernel(&[]);
+    read_with_every_kernel(&[], |finished| uses_dynamic_window(finished, "bound"));
 }

@@ -14,6 +14,12 @@ fn kvm_is_there() {
 }
 
 #[test]
+fn the_kernel_is_the_one_that_was_asked_for() {
+    let version = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("no version");
+    assert_eq!(version.trim(), lab("LAB_KERNEL"));
+}
+
+#[test]
 fn the_nvme_is_bound_to_vfio_pci_and_its_group_is_there() {
     let driver = format!("/sys/bus/pci/devices/{}/driver", lab("LAB_NVME"));
     let driver = std::fs::read_link(&driver).expect("the NVMe has no driver");

@@ -59,6 +59,11 @@ impl GuestKernel {
         kernels
     }
 
+    /// Its version, as `uname -r` has it.
+    pub(crate) fn version(&self) -> String {
+        fs::read_to_string(self.folder.join("version")).expect("the lab says which it is")
+    }
+
     /// The size of its pages in bytes.
     pub(crate) fn page_bytes(&self) -> u64 {
         if self.name.ends_with("-64k") {

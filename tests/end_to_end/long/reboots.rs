@@ -19,16 +19,16 @@ const COUNT_BLOCK: u64 = (SCRATCH_MIB + 6) * 256;
 fn reboot_with(kernel: &str) {
     let count_and_reboot = format!(
         r#"
-dmesg | grep -q 'pe-dma-window(2027)' || {{ echo LAB-GUEST-ERROR no dynamic window; exit 1; }}
+dmesg | grep -q 'create-pe-dma-window(2027).* returned 0 ' || {{ echo LAB-GUEST-ERROR no dynamic window; exit 1; }}
 mark() {{
     printf '%-4096s' "$1" |
         dd of=/dev/nvme0n1 bs=4096 seek={COUNT_BLOCK} iflag=fullblock oflag=direct || exit 1
 }}
 lives=$(dd if=/dev/nvme0n1 bs=4096 skip={COUNT_BLOCK} count=1 iflag=direct |
-    sed -n 's/^life \([0-9]*\) .*/\1/p')
+    sed -n "s/^life \([0-9]*\) $(uname -r) .*/\1/p")
 lives=${{lives:-0}}
 if [ $lives -lt {REBOOTS} ]; then
-    mark "life $((lives + 1)) "
+    mark "life $((lives + 1)) $(uname -r) "
     reboot -f
     sleep 60
     exit 1
@@ -51,7 +51,8 @@ mark done
     assert_eq!(Ok(read), usize::try_from(REBOOTS + 1), "{finished}");
     let windows = finished
         .console()
-        .matches("ibm,create-pe-dma-window(2027)")
+        .lines()
+        .filter(|line| line.contains("create-pe-dma-window(2027)") && line.contains(" returned 0 "))
         .count();
     assert!(
         windows > usize::try_from(REBOOTS).expect("small"),

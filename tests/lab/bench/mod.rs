@@ -159,8 +159,11 @@ fn emulated(workspace: &Workspace, args: &BenchArgs, results: &Path) -> Result<(
 /// What runs in the host. It is given some seconds to settle: its own background work counts, too.
 fn script(workspace: &Workspace, args: &BenchArgs, host: &HostArgs) -> Result<String, BenchError> {
     let differences = session::differences(workspace, host).map_err(Box::new)?;
-    let packages = quoted(&packages::standing(&differences));
-    let mut more = format!(" --packages {packages}");
+    let mut packages = packages::standing(&differences);
+    if !differences.is_empty() {
+        let _ = write!(packages, ": {}", differences.join("; "));
+    }
+    let mut more = format!(" --packages {}", quoted(&packages));
     if args.kernels.guest_kernel.is_some() || args.kernels.guest_pages.is_some() {
         let kernel = args.kernels.of_guests(HOST.page_size());
         let kernel = kernel.map_err(|error| Box::new(SessionError::GuestKernel(error)))?;
@@ -189,6 +192,7 @@ fn native(workspace: &Workspace, args: &BenchArgs, results: &Path) -> Result<(),
         Ok(boot) => {
             command.arg("--kernel").arg(boot.kernel);
             command.arg("--initrd").arg(boot.initrd);
+            command.arg("--guest-kernel").arg(boot.version);
         }
         Err(error) => {
             report(&error);

@@ -88,6 +88,9 @@ pub(crate) fn run(workspace: &Workspace, kernels: KernelArgs) -> Result<u8, Demo
         "{}",
         table::of(&runs, &expected, &packages::standing(&packages))
     );
+    if !packages.is_empty() {
+        packages::tell(&packages);
+    }
     for (verdict, evidence) in &runs {
         for failure in verdict {
             say(&format!("--tce {}: {failure}", evidence.mode));

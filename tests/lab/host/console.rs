@@ -16,8 +16,6 @@ const FATAL: &[&str] = &[
     "kernel BUG at ",
     "BUG: Unable to handle kernel",
     "Machine check interrupt unrecoverable",
-    // It stays so: nothing is gained by waiting for a time limit.
-    "detected hard LOCKUP on other CPUs",
 ];
 
 /// The host's console.

@@ -60,6 +60,8 @@ pub(crate) enum ImageError {
 pub(crate) struct BootFiles {
     /// The kernel, an ELF file.
     pub(crate) kernel: PathBuf,
+    /// Its version, as `uname -r` has it.
+    pub(crate) version: String,
     /// The initial RAM disk.
     pub(crate) initrd: PathBuf,
 }
@@ -116,8 +118,18 @@ fn boot_files(
     })?;
     Ok(BootFiles {
         kernel: kernel_file(&package)?,
+        version: version(&package)?,
         initrd: folder.join("initrd"),
     })
+}
+
+/// The kernel's version: its modules are in a folder of that name, the only one.
+fn version(package: &Packages) -> Result<String, ImageError> {
+    let folder = modules_folder(package);
+    let folder = folder.strip_prefix(package.root()).unwrap_or(&folder);
+    let modules = package.find(&folder.to_string_lossy(), "")?;
+    let name = modules.file_name().unwrap_or_default();
+    Ok(name.to_string_lossy().into_owned())
 }
 
 /// Where the package has its modules: Debian 12's still have them outside of `/usr`.

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use super::sources::Mirrors;
 use crate::command::{self, CommandError};
 use crate::progress::Step;
 
@@ -35,6 +36,11 @@ pub(crate) enum AptError {
     Command(#[from] CommandError),
     #[error("no room on the disk for {}: {answer}", path.display())]
     DiskFull { path: PathBuf, answer: String },
+    #[error(
+        "{} cannot be written: {answer}; if another user has filled the cache, give it back or remove it",
+        path.display()
+    )]
+    Unwritable { path: PathBuf, answer: String },
 }
 
 /// A private apt for one architecture.
@@ -68,6 +74,21 @@ impl Apt {
         Ok(apt)
     }
 
+    /// Names the mirrors that files are fetched from: some of apt's transports look up there how
+    /// (`mirror+file:`).
+    pub(super) fn name_mirrors(&self, mirrors: &Mirrors) -> Result<(), AptError> {
+        let mut lines = String::new();
+        for (mirrors_of, suite) in [
+            (&mirrors.main, "trixie"),
+            (&mirrors.security, "trixie-security"),
+        ] {
+            for mirror in mirrors_of {
+                lines.push_str(&source_line(mirror, &mirrors.signatures, suite));
+            }
+        }
+        self.write("sources.list", &lines)
+    }
+
     /// Fetches a suite's index of packages from the mirror, if what is there is not the newest, and returns
     /// its text.
     pub(super) fn index(
@@ -76,10 +97,7 @@ impl Apt {
         signatures: &str,
         suite: &str,
     ) -> Result<String, AptError> {
-        self.write(
-            "sources.list",
-            &format!("deb {signatures}{mirror} {suite} main\n"),
-        )?;
+        self.write("sources.list", &source_line(mirror, signatures, suite))?;
         let mut update = self.command("apt-get");
         update.args(["update", "--error-on=any"]);
         self.output(update)?;
@@ -152,16 +170,15 @@ impl Apt {
                 said: said.into_owned(),
             }));
         }
-        match full_disk(&answers) {
-            None => Ok(answers),
-            Some(answer) => Err(AptError::DiskFull {
-                path: files
-                    .first()
-                    .map(|file| file.path.clone())
-                    .unwrap_or_default(),
-                answer: answer.clone(),
-            }),
-        }
+        let Some(answer) = local_fault(&answers).cloned() else {
+            return Ok(answers);
+        };
+        let path = files.first().map(|file| file.path.clone());
+        let path = path.unwrap_or_default();
+        Err(match answer.contains(NO_ROOM) {
+            true => AptError::DiskFull { path, answer },
+            false => AptError::Unwritable { path, answer },
+        })
     }
 
     fn command(&self, program: &str) -> Command {
@@ -227,11 +244,16 @@ Acquire::Retries "2";
     }
 }
 
+fn source_line(mirror: &str, signatures: &str, suite: &str) -> String {
+    format!("deb {signatures}{mirror} {suite} main\n")
+}
+
 fn length(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |metadata| metadata.len())
 }
 
-/// What apt said of files that did not arrive: a line `Err:NUMBER URI`, the answer on the next one.
+/// What apt said of files that did not arrive: a line `Err:NUMBER URI`, and the answer indented on the next
+/// one. apt 3 puts the answers of earlier attempts before it; a mirror's answer says more than silence.
 fn answers(log: &str) -> HashMap<String, String> {
     let mut answers = HashMap::new();
     let mut lines = log.lines().peekable();
@@ -240,8 +262,18 @@ fn answers(log: &str) -> HashMap<String, String> {
             .strip_prefix("Err:")
             .and_then(|rest| rest.split_once(' '))
             .map(|(_, uri)| uri.trim());
-        if let (Some(uri), Some(answer)) = (uri, lines.peek()) {
-            answers.insert(unescaped(uri), without_address(answer.trim()));
+        let Some(uri) = uri else { continue };
+        let mut all = Vec::new();
+        while let Some(answer) = lines.next_if(|line| line.starts_with("  ")) {
+            all.push(without_address(answer.trim()));
+        }
+        let is_answer = |answer: &&String| {
+            answer.starts_with(['4', '5'])
+                || answer.contains("mismatch")
+                || answer.contains("unexpected size")
+        };
+        if let Some(answer) = all.iter().find(is_answer).or(all.first()) {
+            answers.insert(unescaped(uri), answer.clone());
         }
     }
     answers
@@ -257,7 +289,7 @@ fn without_address(answer: &str) -> String {
 }
 
 /// A URI without escapes: apt writes some characters so that it was given plain.
-fn unescaped(uri: &str) -> String {
+pub(super) fn unescaped(uri: &str) -> String {
     let mut parts = uri.split('%');
     let mut plain = parts.next().unwrap_or_default().to_owned();
     for part in parts {
@@ -278,9 +310,16 @@ fn unescaped(uri: &str) -> String {
     plain
 }
 
-/// The answer that says that there is no room, if one does: another version would find none either.
-fn full_disk(answers: &HashMap<String, String>) -> Option<&String> {
-    answers.values().find(|answer| answer.contains(NO_ROOM))
+/// The answer that says that a file cannot be written, if one does: neither could another version's.
+fn local_fault(answers: &HashMap<String, String>) -> Option<&String> {
+    const FAULTS: [&str; 4] = [
+        NO_ROOM,
+        "Disk quota exceeded",
+        "Permission denied",
+        "Read-only file system",
+    ];
+    let is_fault = |answer: &&String| FAULTS.iter().any(|fault| answer.contains(fault));
+    answers.values().find(is_fault)
 }
 
 /// Whether this is not a mirror's answer, but that there was none.
@@ -324,16 +363,21 @@ Err:3 http://m.example/pool/x%2b1.deb
   404  Not Found [IP: 192.0.2.1 80]
 Err:1 http://m.example/pool/c
   Could not connect to m.example:80
+Err:4 http://m.example/pool/d
+  Connection timed out [IP: 192.0.2.1 80]
+  404  Not Found [IP: 192.0.2.1 80]
 E: Failed to fetch http://m.example/pool/x%2b1.deb  404  Not Found
 ";
         let answers = answers(log);
-        assert_eq!(answers.len(), 2);
+        assert_eq!(answers.len(), 3);
+        // As apt 3 has it, with the answer to an earlier attempt.
+        assert_eq!(answers["http://m.example/pool/d"], "404 Not Found");
         assert_eq!(answers["http://m.example/pool/x+1.deb"], "404 Not Found");
         assert_eq!(
             answers["http://m.example/pool/c"],
             "Could not connect to m.example:80"
         );
-        assert_eq!(full_disk(&answers), None);
+        assert_eq!(local_fault(&answers), None);
     }
 
     #[test]

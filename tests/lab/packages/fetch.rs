@@ -12,10 +12,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use thiserror::Error;
 
-use super::apt::{Apt, AptError, Download};
+use super::apt::{Apt, AptError, Download, is_silence, unescaped};
 use super::archive::{Archive, Store};
 use super::search::Search;
-use super::sources::{Mirrors, Release, SourcesError, area_of};
+use super::sources::{Mirrors, Release, SourcesError, area_of, no_mirror_of};
 use crate::progress::{Step, say};
 
 /// What is told of a file that apt takes for whole and that is another one.
@@ -32,7 +32,8 @@ pub(crate) enum Wanted {
     Kernel {
         /// The end of its packages' names.
         flavour: &'static str,
-        /// How its version starts; one of another series is taken only if no such one is left.
+        /// How its version starts; one of another series is taken only if the release's suites have no
+        /// such one left.
         series: &'static str,
     },
 }
@@ -173,11 +174,10 @@ impl Depot<'_> {
             if self.learnt.answer(archive).is_some() {
                 complete = false;
             } else if !self.has(archive)? {
-                missing.push((archive, "no mirror".to_owned()));
+                missing.push((archive, no_mirror_of(&archive.suite)));
             }
         }
-        let asked = missing.len();
-        if asked == 0 {
+        if missing.is_empty() {
             return Ok(complete);
         }
         let bytes: u64 = missing.iter().map(|(archive, _)| archive.bytes).sum();
@@ -193,18 +193,15 @@ impl Depot<'_> {
         ));
         step.expect_bytes(bytes);
         let apt = Apt::set_up(self.apt, "transport", self.architecture)?;
+        apt.name_mirrors(&self.mirrors)?;
         let most_mirrors = self.mirrors.main.len().max(self.mirrors.security.len());
         for mirror in 0..most_mirrors {
             missing = self.ask(&apt, mirror, missing, &step)?;
         }
         step.done();
-        let answered = |answer: &str| {
-            answer.starts_with('4') || answer.contains("mismatch") || answer == DAMAGED
-        };
-        if let [(_, answer), ..] = &missing[..]
-            && missing.len() == asked
-            && !missing.iter().any(|(_, answer)| answered(answer))
-        {
+        // What a mirror says of a file holds for this run. That it says nothing may be over in a moment,
+        // and must not change what is tested.
+        if let Some((_, answer)) = missing.iter().find(|(_, answer)| is_silence(answer)) {
             let answer = answer.clone();
             return Err(FetchError::Unreachable { answer });
         }
@@ -229,6 +226,11 @@ impl Depot<'_> {
     ) -> Result<Vec<(&'a Archive, String)>, FetchError> {
         let uri = |archive: &Archive| {
             let mirror = self.mirrors.of(area_of(&archive.suite)).get(mirror)?;
+            // apt would make a link to a file.
+            let mirror = match mirror.strip_prefix("file:") {
+                Some(folder) => format!("copy:{folder}"),
+                None => mirror.clone(),
+            };
             Some(format!("{mirror}/{}", archive.path))
         };
         let files: Vec<Download> = missing
@@ -251,7 +253,7 @@ impl Depot<'_> {
                 continue;
             }
             let answer = match uri(archive) {
-                Some(uri) => answers.get(&uri).cloned(),
+                Some(uri) => answers.get(&unescaped(&uri)).cloned(),
                 None => Some(before),
             };
             still.push((archive, answer.unwrap_or(DAMAGED.to_owned())));
@@ -282,7 +284,13 @@ impl Wanted {
         match self {
             Self::WithDependencies(packages) => packages.join(", "),
             Self::Alone(package) => package.to_owned(),
-            Self::Kernel { flavour, series } => format!("linux {series} {flavour}"),
+            Self::Kernel { flavour, series } => {
+                let series = series.trim_end_matches('.');
+                format!(
+                    "the kernel {series}{}{flavour}",
+                    if series.is_empty() { "" } else { "-" }
+                )
+            }
         }
     }
 }

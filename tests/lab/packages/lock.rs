@@ -62,20 +62,41 @@ impl Lock {
     /// The number of the first line that is not as it should be.
     fn parse(text: &str) -> Result<Self, usize> {
         let mut lock = Self::default();
-        let mut set: Option<&mut Vec<Archive>> = None;
+        let mut set = None;
         for (number, line) in (1_usize..).zip(text.lines()) {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
             if let Some(name) = line.strip_prefix('[') {
                 let name = name.strip_suffix(']').ok_or(number)?;
-                set = Some(lock.sets.entry(name.to_owned()).or_default());
+                let before = lock.sets.insert(name.to_owned(), Vec::new());
+                // A merge can leave a set twice, or nothing of one.
+                if before.is_some() || lock.has_empty_set_but(name) {
+                    return Err(number);
+                }
+                set = Some(name.to_owned());
                 continue;
             }
-            let archives = set.as_mut().ok_or(number)?;
-            archives.push(archive(line).ok_or(number)?);
+            let archives = set.as_ref().and_then(|name| lock.sets.get_mut(name));
+            let archives = archives.ok_or(number)?;
+            let archive = archive(line).ok_or(number)?;
+            if archives
+                .iter()
+                .any(|other| other.package == archive.package)
+            {
+                return Err(number);
+            }
+            archives.push(archive);
         }
-        Ok(lock)
+        match lock.has_empty_set_but("") {
+            true => Err(text.lines().count()),
+            false => Ok(lock),
+        }
+    }
+
+    fn has_empty_set_but(&self, name: &str) -> bool {
+        let mut sets = self.sets.iter();
+        sets.any(|(other, archives)| other != name && archives.is_empty())
     }
 
     /// The set's packages, if the file has the set.
@@ -162,7 +183,7 @@ mod tests {
         };
         let mut lock = Lock::default();
         lock.insert("tools", vec![archive("saw"), archive("hammer")]);
-        lock.insert("empty", vec![]);
+        lock.insert("bench", vec![archive("bench")]);
         lock
     }
 
@@ -178,9 +199,14 @@ mod tests {
     fn a_line_that_is_cut_short_is_named_by_its_number() {
         let text = sample().text();
         let cut = text.replace("saw_2.0-1+b3_ppc64el.deb", "../x");
-        assert_eq!(Lock::parse(&cut), Err(8));
+        assert_eq!(Lock::parse(&cut), Err(9));
         assert_eq!(Lock::parse(text.trim_end()), Ok(sample()));
         assert_eq!(Lock::parse("a b c\n"), Err(1));
+        let twice = format!("{text}{}", text.lines().last().unwrap());
+        assert_eq!(Lock::parse(&twice), Err(10));
+        assert_eq!(Lock::parse("[a]\n[b]\n"), Err(2));
+        assert_eq!(Lock::parse("[a]\n"), Err(1));
+        assert_eq!(Lock::parse(&format!("{text}[tools]\n")), Err(10));
         assert_eq!(Lock::parse("[a\n"), Err(1));
     }
 }

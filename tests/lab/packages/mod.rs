@@ -243,7 +243,12 @@ impl Packages {
             |into| {
                 tools::for_packages()?;
                 let store = store(workspace)?;
-                let fetched = fetch(workspace, &store, recipe, locked, mirrors)?;
+                let mut fetched = fetch(workspace, &store, recipe, locked, mirrors)?;
+                if locked.is_none() {
+                    let name = &recipe.name;
+                    let line = format!("{name}: not in {}, so never tested", lock::FILE);
+                    fetched.differences.push(line);
+                }
                 unpack_all(recipe, &store, &fetched, into)?;
                 store.forget(&fetched.archives);
                 Ok::<(), PackageError>(())
@@ -299,13 +304,29 @@ pub(crate) fn differences(
     Ok(lines)
 }
 
-/// The same in a line.
+/// The same in a word or two.
 pub(crate) fn standing(differences: &[String]) -> String {
-    match differences {
-        [] => "as last tested".to_owned(),
-        [one] => format!("1 other than last tested: {one}"),
-        lines => format!("{} other than last tested", lines.len()),
+    match differences.len() {
+        0 => "as last tested".to_owned(),
+        count => format!("{count} other than last tested"),
     }
+}
+
+/// Says how packages stand to those last tested, and in which way others are others.
+pub(crate) fn tell(differences: &[String]) {
+    say(&format!("Debian packages: {}", standing(differences)));
+    for line in differences {
+        say(&format!("  {line}"));
+    }
+}
+
+/// Removes what was fetched and is not needed any more; to be called when all sets are there.
+pub(crate) fn remove_leftovers(workspace: &Workspace) -> Result<(), PackageError> {
+    let folder = workspace.cached("archives");
+    if folder.exists() {
+        fs::remove_dir_all(&folder).map_err(at("remove", &folder))?;
+    }
+    Ok(())
 }
 
 /// Fetches the newest of each set that can be had, and writes to the lock file what that is.

@@ -44,12 +44,18 @@ impl<'a> Search<'a> {
 
     /// The best set without what was refused.
     pub(super) fn best(&mut self) -> Result<Vec<Archive>, FetchError> {
+        // As far as what was last tested can be had: a better group would hide it.
+        let tested = self.locked.iter();
+        let tested = tested.filter(|archive| self.depot.learnt.answer(archive).is_none());
+        let groups = tested.map(|archive| self.group(archive) + 1).max();
+        let most = self.release.suites().len();
+        while self.groups < groups.unwrap_or(1).min(most) {
+            self.widen()?;
+        }
         loop {
             match self.among_offers() {
                 Ok(archives) => return Ok(archives),
-                Err(missing) if self.groups == self.release.suites().len() => {
-                    return Err(self.nothing_left(missing));
-                }
+                Err(missing) if self.groups == most => return Err(self.nothing_left(missing)),
                 Err(_) => self.widen()?,
             }
         }
@@ -198,6 +204,10 @@ impl<'a> Search<'a> {
             }
         }
         kernels.retain(|(_, files)| files.iter().all(|number| usable(&all[*number])));
+        if self.release == Release::Bookworm {
+            // Packages of these names have pages of another size in later releases.
+            kernels.retain(|(version, _)| version.starts_with(series));
+        }
         kernels.sort_by(|(left, left_files), (right, right_files)| {
             let of_series = |version: &str| !version.starts_with(series);
             let [left_offer, right_offer] =
@@ -215,7 +225,8 @@ impl<'a> Search<'a> {
         let mut tried = String::new();
         let groups = self.release.suites();
         for Refused { archive, answer } in depot.learnt.refused().iter() {
-            if self.group(archive) == groups.len() {
+            let fits = [depot.architecture, "all"].contains(&archive.architecture.as_str());
+            if self.group(archive) == groups.len() || !fits {
                 continue;
             }
             let _ = write!(tried, "\n  {}: {answer}", archive.title());
@@ -245,7 +256,14 @@ impl<'a> Search<'a> {
             let old = wished.iter().find(|old| same(old, new));
             let old = match self.wanted {
                 // Another kernel is another package.
-                Wanted::Kernel { .. } if old.is_none() => gone.pop(),
+                Wanted::Kernel { .. } if old.is_none() => {
+                    let kind = |archive: &Archive| {
+                        let end = archive.package.find(|c: char| c.is_ascii_digit());
+                        archive.package[..end.unwrap_or(0)].to_owned()
+                    };
+                    let twin = gone.iter().position(|old| kind(old) == kind(new));
+                    (!gone.is_empty()).then(|| gone.remove(twin.unwrap_or(0)))
+                }
                 _ => old,
             };
             match old {

@@ -74,6 +74,11 @@ pub(super) fn area_of(suite: &str) -> Area {
     }
 }
 
+/// What is said of a suite that no mirror has.
+pub(super) fn no_mirror_of(suite: &str) -> String {
+    format!("this machine's package sources name no mirror of Debian {suite}")
+}
+
 /// The mirrors to fetch from, the ones to ask first in front.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Mirrors {

@@ -41,14 +41,18 @@ const LONG_LIMIT: Duration = Duration::from_secs(5400);
 
 /// Runs the tests in all hosts asked for.
 pub(super) fn run(workspace: &Workspace, args: &TestArgs) -> Result<Vec<Part>, SuiteError> {
+    let (main, others) = wanted(args);
+    let others = without_defects(others, args);
+    for wanted in main.iter().chain(&others) {
+        let kernel = wanted.kernels.of_guests(wanted.kind.page_size());
+        kernel.map_err(|error| Box::new(SessionError::GuestKernel(error)))?;
+    }
     let suite = InHosts {
         workspace,
         args,
         tests: cross_build::end_to_end_tests(workspace)?,
         guests: cross_build::test_guests(workspace)?,
     };
-    let (main, others) = wanted(args);
-    let others = without_defects(others, args);
     let processors = thread::available_parallelism().map_or(1, usize::from);
     if processors < 2 || main.is_empty() || others.is_empty() {
         let all = main.into_iter().chain(others);

@@ -54,8 +54,10 @@ pub(crate) fn run(workspace: &Workspace, args: &TestArgs) -> Result<u8, SuiteErr
         !args.host.is_empty() || args.filter.is_some() || args.kernels != KernelArgs::default();
     let mut parts = Vec::new();
     // What stands in the way of all is told before the first test.
+    let locked = workspace.lock()?;
     prepare::everything(workspace).map_err(Box::new)?;
     prepare::tell_differences(workspace).map_err(Box::new)?;
+    drop(locked);
     if !only_in_hosts {
         parts.push(part("this machine", || native(workspace))?);
         parts.push(part("Debian 12's libvirt, on this machine", || {

@@ -3,6 +3,7 @@
 //! `cargo lab test` runs these tests: they need apt, and `interrupted` needs namespaces, too.
 
 mod interrupted;
+mod lockfile;
 mod repository;
 mod server;
 mod states;
