@@ -1,8 +1,11 @@
 //! Tests in the emulated hosts, in two lanes: beside the main host with its many tests, the others run
-//! theirs, one after the other. A host keeps one processor of this machine busy most of the time.
+//! theirs, one after the other; when the main host is done, its lane takes of the others. A host keeps one
+//! processor of this machine busy most of the time.
 
 use std::io::Write;
+use std::iter;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -56,14 +59,19 @@ pub(super) fn run(workspace: &Workspace, args: &TestArgs) -> Result<Vec<Part>, S
     let processors = thread::available_parallelism().map_or(1, usize::from);
     if processors < 2 || main.is_empty() || others.is_empty() {
         let all = main.into_iter().chain(others);
-        return suite.lane(all.collect(), Shown::Now);
+        return suite.lane(all, Shown::Now);
     }
     // What they share is built and made before they start, and the cache is theirs together.
     prepare::everything(workspace).map_err(Box::new)?;
     let _locked = workspace.lock()?;
+    let others = Mutex::new(others.into_iter());
+    let next = || others.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let rest = || suite.lane(iter::from_fn(next), Shown::WhenDone);
     let (main, others) = thread::scope(|scope| {
-        let others = scope.spawn(|| suite.lane(others, Shown::WhenDone));
-        let main = suite.lane(main, Shown::Now);
+        let others = scope.spawn(rest);
+        let main = suite
+            .lane(main, Shown::Now)
+            .and_then(|main| Ok([main, rest()?].concat()));
         (main, others.join())
     });
     let others = others.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -238,7 +246,11 @@ struct InHosts<'a> {
 }
 
 impl InHosts<'_> {
-    fn lane(&self, hosts: Vec<Wanted>, shown: Shown) -> Result<Vec<Part>, SuiteError> {
+    fn lane(
+        &self,
+        hosts: impl IntoIterator<Item = Wanted>,
+        shown: Shown,
+    ) -> Result<Vec<Part>, SuiteError> {
         hosts
             .into_iter()
             .map(|wanted| part(&wanted.title(), || self.in_host(wanted, shown)))
