@@ -5,6 +5,11 @@ use crate::every_host::guest_kernels::{
 };
 
 #[test]
+fn in_the_default_mode() {
+    read_with_every_kernel(&[], |run| uses_dynamic_window(run, "bound"));
+}
+
+#[test]
 fn with_the_default_window_alone() {
     read_with_every_kernel(&["--ddw", "off"], |run| uses_default_window(run, "bound"));
 }

@@ -205,6 +205,9 @@ fn wanted(args: &TestArgs) -> (Vec<Wanted>, Vec<Wanted>) {
     let mut main_tests = Tests::All;
     if everything {
         main_tests = Tests::FirstLane;
+        if args.with_libvirt {
+            others.push(with(MAIN_HOST, kernels, Tests::Libvirt));
+        }
         if kernels == KernelArgs::default() {
             others.push(with(MAIN_HOST, newer, Tests::OfEveryHost));
         }
@@ -364,6 +367,7 @@ mod tests {
         TestArgs {
             kernels: KernelArgs::default(),
             host: host.to_vec(),
+            with_libvirt: false,
             filter: filter.map(str::to_owned),
         }
     }
@@ -394,6 +398,11 @@ mod tests {
             ("p9-64k, second lane", Tests::SecondLane),
         ];
         assert_eq!(others, named(&expected));
+        let mut with_libvirt = args(&[], None);
+        with_libvirt.with_libvirt = true;
+        let [_, others] = lanes(&with_libvirt);
+        assert_eq!(others[2], ("p9-64k, libvirt".to_owned(), Tests::Libvirt));
+        assert_eq!(others.len(), 5);
     }
 
     #[test]
