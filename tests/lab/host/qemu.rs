@@ -4,10 +4,11 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rustix::process::{Signal, nice, set_parent_process_death_signal};
+use rustix::process::nice;
 
 use super::HostKind;
 use super::channels::Channel;
+use crate::command::ends_with_its_starter;
 
 const KERNEL_COMMAND_LINE: &str = "console=hvc0 panic=-1";
 
@@ -162,20 +163,17 @@ fn joined(before: &str, path: &Path) -> String {
 /// its firmware must not seem to hang.
 const GIVES_WAY_BY: i32 = 5;
 
-/// Asks the kernel to kill the emulator when the thread that starts it ends, however it ends, and to
-/// prefer others to it if it gives way.
+/// Has the emulator end with the thread that starts it, and prefers others to it if it gives way.
 fn prepare_process(command: &mut Command, gives_way: bool) {
-    let arrange = move || {
-        set_parent_process_death_signal(Some(Signal::KILL))?;
-        if gives_way {
-            nice(GIVES_WAY_BY)?;
-        }
-        Ok(())
-    };
-    // SAFETY: between fork and exec only async-signal-safe work is allowed; the closure makes two
-    // system calls and touches no memory of the parent's.
+    ends_with_its_starter(command);
+    if !gives_way {
+        return;
+    }
+    let give_way = || Ok(nice(GIVES_WAY_BY).map(drop)?);
+    // SAFETY: between fork and exec only async-signal-safe work is allowed; the closure makes one
+    // system call and touches no memory of the parent's.
     unsafe {
-        command.pre_exec(arrange);
+        command.pre_exec(give_way);
     }
 }
 

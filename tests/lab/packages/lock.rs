@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use super::archive::Archive;
+use crate::workspace::{WorkspaceError, at};
 
 /// The file, in the workspace.
 pub(crate) const FILE: &str = "tests/lab/packages.lock";
@@ -21,13 +22,8 @@ const HEADING: &str = "\
 /// Why the file cannot be used.
 #[derive(Debug, Error)]
 pub(crate) enum LockError {
-    #[error("cannot {action} {}", path.display())]
-    File {
-        action: &'static str,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] WorkspaceError),
     #[error(
         "{}, line {line}: not a package as `cargo lab prepare --update` writes it; restore the file, or \
          remove it and run that", path.display()
@@ -46,11 +42,7 @@ impl Lock {
     pub(crate) fn read(path: &Path) -> Result<Self, LockError> {
         let text = match fs::read_to_string(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-            text => text.map_err(|source| LockError::File {
-                action: "read",
-                path: path.to_owned(),
-                source,
-            })?,
+            text => text.map_err(at("read", path))?,
         };
         Self::parse(&text).map_err(|line| LockError::Malformed {
             path: path.to_owned(),
@@ -123,13 +115,9 @@ impl Lock {
     /// Puts the file in the place of the one before, whole or not at all.
     pub(super) fn write(&self, path: &Path) -> Result<(), LockError> {
         let new = path.with_extension("lock.new");
-        fs::write(&new, self.text())
+        Ok(fs::write(&new, self.text())
             .and_then(|()| fs::rename(&new, path))
-            .map_err(|source| LockError::File {
-                action: "write",
-                path: path.to_owned(),
-                source,
-            })
+            .map_err(at("write", path))?)
     }
 }
 
