@@ -222,10 +222,11 @@ impl From<LogLevel> for log::LevelFilter {
 /// Who serves the TCE hypercalls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TceMode {
-    /// Wherever it is cheaper: single entries in the kernel, lists in this process or in the kernel as
-    /// the guest makes them; all in this process when the kernel cannot.
+    /// Wherever it is cheaper and safe: single entries in the kernel, ranges in this process, scattered
+    /// lists in the kernel if it checks where they end; all in this process when the kernel cannot.
     Auto,
-    /// All in the kernel, as far as it can.
+    /// All in the kernel, as far as it can. For guests that you trust: before Linux 7, a guest can write
+    /// behind the kernel's tables with it.
     Kernel,
     /// All in this process.
     User,

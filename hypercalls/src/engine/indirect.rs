@@ -5,7 +5,7 @@ use super::{Answer, Engine, Place};
 use crate::abi::ReturnCode;
 use crate::address::{GuestPhysicalAddress, Ioba, PageShift};
 use crate::policy::adaptive::{Advice, excess_of_list};
-use crate::world::{BulkCall, GuestMemory, HostIommu};
+use crate::world::{GuestMemory, HostIommu};
 
 /// The most entries a list can have: it fills one 4 KiB page, to which it is aligned.
 const LONGEST: usize = 512;
@@ -45,10 +45,10 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
             Ok(Advice::Here) => Answer::Code(ReturnCode::SUCCESS),
             Ok(Advice::HereThenKernel) => {
                 // Refused, the calls stay here; this one is done.
-                self.hand_over(BulkCall::PutIndirect);
+                self.hand_lists_over();
                 Answer::Code(ReturnCode::SUCCESS)
             }
-            Ok(Advice::Kernel) if self.hand_over(BulkCall::PutIndirect) => Answer::MakeAgain,
+            Ok(Advice::Kernel) if self.hand_lists_over() => Answer::MakeAgain,
             // The kernel refused, and calls are not sent to it from now on.
             Ok(Advice::Kernel) => {
                 Answer::Code(code_of(self.write_list(place, ioba, entries, false)))
@@ -91,10 +91,10 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
     /// What the policy thinks of a valid list.
     #[inline]
     fn advice(&self, transaction: &Transaction<'_, H>, survey: Survey, entries: usize) -> Advice {
-        let Some(bulk) = &self.bulk else {
+        let Some(lists) = &self.lists else {
             return Advice::Here;
         };
-        let scales = bulk.scales(BulkCall::PutIndirect);
+        let scales = lists.scales();
         if transaction.kernel_can(survey) {
             scales.weigh(excess_of_list(entries, survey.maps))
         } else {

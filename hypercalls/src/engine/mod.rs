@@ -9,7 +9,7 @@
 //! 3. The range of entries is checked, both ends.
 //! 4. `transaction` goes through the runs of the list (`coalesce`) and finds all of them valid, or
 //!    answers H_PARAMETER with nothing touched. In a bound window, the policy may then have the
-//!    kernel do it instead (`bulk`). On the first mapping the window is made at the host, and the
+//!    kernel do it instead (`lists`). On the first mapping the window is made at the host, and the
 //!    regions of memory that the list names are locked.
 //! 5. Each run is one request to the host, and then written to the guest's view.
 //!
@@ -27,10 +27,10 @@
 //! cannot tell who served it. Where those leave a check to user space (an entry whose address is
 //! unaligned or no RAM; an unknown LIOBN) or do not check (the end of a range), it is H_PARAMETER.
 
-mod bulk;
 mod coalesce;
 mod get;
 mod indirect;
+mod lists;
 mod put;
 mod stuff;
 #[cfg(test)]
@@ -41,7 +41,7 @@ mod windows;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use self::bulk::BulkCalls;
+use self::lists::Lists;
 use self::transaction::{Failure, Transaction};
 pub use self::windows::WindowError;
 use crate::abi::{self, Arguments, ReturnCode};
@@ -99,7 +99,7 @@ pub struct Engine<M, H: HostIommu> {
     registry: Registry<H>,
     regions: Regions,
     policy: Policy,
-    bulk: Option<BulkCalls>,
+    lists: Option<Lists>,
     unknown_liobn: AtomicU64,
     memory: M,
 }
@@ -129,7 +129,7 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
             registry,
             regions,
             policy,
-            bulk: None,
+            lists: None,
             unknown_liobn,
             memory,
         };

@@ -114,20 +114,18 @@ impl<H: HostIommu> Transaction<'_, H> {
         }
     }
 
-    /// Writes `value`, which has no permission, into `entries` of the window. Returns how many
-    /// entries the host was asked to unmap.
-    pub(super) fn stuff(&mut self, entries: Range<usize>, value: u64) -> Result<usize, Failure> {
+    /// Writes `value`, which has no permission, into `entries` of the window.
+    pub(super) fn stuff(&mut self, entries: Range<usize>, value: u64) -> Result<(), Failure> {
         if self.window.binding.is_unlocked() {
             if value == 0 || entries.is_empty() {
-                return Ok(0);
+                return Ok(());
             }
             self.activate()?;
         }
-        let unmapped = self
-            .unmap_live(entries.clone())
+        self.unmap_live(entries.clone())
             .map_err(|_| Failure::UnmapRefused)?;
         self.window.binding.fill(entries, value);
-        Ok(unmapped)
+        Ok(())
     }
 
     /// Whether the kernel's own handler could do what `survey` says: the window is bound to it, and

@@ -1,11 +1,10 @@
-//! Where the bulk calls (H_PUT_TCE_INDIRECT, H_STUFF_TCE) of bound windows are handled, chosen by
-//! what the guest does with them.
+//! Where lists (H_PUT_TCE_INDIRECT) of bound windows are handled, chosen by what the guest does with them.
 //!
-//! The kernel's handlers do one entry after the other; here a run of entries is one request to the
+//! The kernel's handler does one entry after the other; here a run of entries is one request to the
 //! host, at the price of an exit and of a system call for each run. So long runs are cheaper here,
-//! scattered lists and very short ones in the kernel. Each call that comes here is weighed: what it
+//! scattered lists and very short ones in the kernel. Each list that comes here is weighed: what it
 //! costs more here than it would there is added up, and when that exceeds what a change costs, the
-//! kernel's handler is enabled. From then on nothing is seen. So the calls are taken back after a
+//! kernel's handler is enabled. From then on nothing is seen. So lists are taken back after a
 //! while, and a few are weighed again: for a load that has not changed, after 1, 2, 4 … 128 ms.
 //!
 //! Costs are in instructions, which are what can be measured on an emulated host; see "Where bulk
@@ -21,16 +20,6 @@ const LIST_EXIT: i64 = 3_130;
 const LIST_RUN: i64 = 3_290;
 /// What one more entry costs less here than in the kernel's handler.
 const LIST_ENTRY: i64 = 1_700;
-
-/// What an exit costs more than entering the kernel's handler of H_STUFF_TCE.
-const STUFF_EXIT: i64 = 2_680;
-/// What a VFIO_IOMMU_UNMAP_DMA costs.
-const STUFF_UNMAP: i64 = 3_520;
-/// What one more entry of an unmap costs more here than a live one costs more than a clear one in
-/// the kernel.
-const STUFF_LIVE: i64 = 326;
-/// What the kernel's handler costs for each entry that is clear.
-const STUFF_ENTRY: i64 = 1_052;
 
 /// The excess of calls handled here at which the kernel takes over: about what it costs to hand
 /// over and to take back.
@@ -54,18 +43,6 @@ pub(crate) const LONGEST: Duration = Duration::from_millis(128);
 #[inline]
 pub(crate) fn excess_of_list(entries: usize, runs: usize) -> i64 {
     LIST_EXIT + times(LIST_RUN, runs) - times(LIST_ENTRY, entries)
-}
-
-/// What an H_STUFF_TCE of `entries` entries costs more here than in the kernel, when `unmapped`
-/// entries of it, from the first to the last live one, have to be unmapped.
-#[inline]
-pub(crate) fn excess_of_stuff(entries: usize, unmapped: usize) -> i64 {
-    let unmap = if unmapped == 0 {
-        0
-    } else {
-        STUFF_UNMAP + times(STUFF_LIVE, unmapped)
-    };
-    STUFF_EXIT + unmap - times(STUFF_ENTRY, entries)
 }
 
 /// More entries than this are no different.

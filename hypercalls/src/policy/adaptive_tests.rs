@@ -4,28 +4,21 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What a guest does: lists, or stuffs, that follow each other on one processor.
+/// A list that a guest makes, again and again on one processor.
 #[derive(Clone, Copy, Debug)]
-enum Call {
-    List { entries: usize, runs: usize },
-    Stuff { entries: usize, unmapped: usize },
+struct List {
+    entries: usize,
+    runs: usize,
 }
 
-impl Call {
+impl List {
     fn excess(self) -> i64 {
-        match self {
-            Self::List { entries, runs } => excess_of_list(entries, runs),
-            Self::Stuff { entries, unmapped } => excess_of_stuff(entries, unmapped),
-        }
+        excess_of_list(self.entries, self.runs)
     }
 
-    /// What the kernel's handler takes for it: about 2,400 and 1,200 for an entry.
+    /// What the kernel's handler takes for it: about 2,400 for an entry.
     fn in_kernel(self) -> i64 {
-        let (price, entries) = match self {
-            Self::List { entries, .. } => (2_400, entries),
-            Self::Stuff { entries, .. } => (1_200, entries),
-        };
-        3_200 + times(price, entries)
+        3_200 + times(2_400, self.entries)
     }
 }
 
@@ -58,7 +51,7 @@ impl World {
         self.now += Duration::from_nanos(cost.unsigned_abs());
     }
 
-    fn make(&mut self, call: Call) {
+    fn make(&mut self, call: List) {
         if self.back_off.due().is_some_and(|due| due <= self.now) {
             self.back_off.take_back(self.now);
             self.scales.taken_back();
@@ -83,7 +76,7 @@ impl World {
         }
     }
 
-    fn make_for(&mut self, call: Call, time: Duration) {
+    fn make_for(&mut self, call: List, time: Duration) {
         let end = self.now + time;
         while self.now < end {
             self.make(call);
@@ -91,19 +84,15 @@ impl World {
     }
 }
 
-fn list(entries: usize, runs: usize) -> Call {
-    Call::List { entries, runs }
-}
-
-fn stuff(entries: usize, unmapped: usize) -> Call {
-    Call::Stuff { entries, unmapped }
+fn list(entries: usize, runs: usize) -> List {
+    List { entries, runs }
 }
 
 const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
 fn the_break_even_points_are_those_that_were_measured() {
-    let cheaper_here = |call: Call| call.excess() < 0;
+    let cheaper_here = |call: List| call.excess() < 0;
     for entries in [4, 6, 8, 16, 64, 512] {
         assert!(cheaper_here(list(entries, 1)), "{entries} contiguous");
         assert!(!cheaper_here(list(entries, entries)), "{entries} scattered");
@@ -112,28 +101,11 @@ fn the_break_even_points_are_those_that_were_measured() {
         assert!(!cheaper_here(list(entries, 1)), "{entries} contiguous");
     }
     assert!(cheaper_here(list(512, 200)) && !cheaper_here(list(512, 300)));
-    for (entries, clear, mapped) in [
-        (1, false, false),
-        (2, false, false),
-        (3, true, false),
-        (8, true, false),
-        (16, true, true),
-        (512, true, true),
-    ] {
-        assert_eq!(cheaper_here(stuff(entries, 0)), clear, "{entries} clear");
-        assert_eq!(cheaper_here(stuff(entries, entries)), mapped, "{entries}");
-    }
 }
 
 #[test]
 fn what_is_cheaper_here_never_leaves() {
-    for call in [
-        list(512, 1),
-        list(4, 1),
-        list(512, 64),
-        stuff(3, 0),
-        stuff(16, 16),
-    ] {
+    for call in [list(512, 1), list(4, 1), list(512, 64)] {
         let mut world = World::new();
         world.make_for(call, SECOND);
         assert_eq!(world.back_off.hand_overs(), 0, "{call:?}");
@@ -142,14 +114,7 @@ fn what_is_cheaper_here_never_leaves() {
 
 #[test]
 fn what_is_cheaper_in_the_kernel_goes_there_and_looking_again_costs_next_to_nothing() {
-    for call in [
-        list(512, 512),
-        list(2, 2),
-        list(1, 1),
-        list(64, 60),
-        stuff(1, 1),
-        stuff(8, 8),
-    ] {
+    for call in [list(512, 512), list(2, 2), list(1, 1), list(64, 60)] {
         let mut world = World::new();
         world.make_for(call, SECOND);
         let (here, cost, calls) = (world.here, world.cost, world.back_off.hand_overs());
@@ -215,8 +180,6 @@ fn a_call_that_the_kernel_left_to_us_is_carried_out() {
 
 #[test]
 fn counts_without_end_are_no_danger() {
-    assert!(excess_of_stuff(usize::MAX, usize::MAX) < 0);
-    assert!(excess_of_stuff(usize::MAX, 0) < 0);
     let scales = Scales::new();
     for _ in 0..10 {
         scales.weigh(excess_of_list(0, usize::MAX));
@@ -224,12 +187,11 @@ fn counts_without_end_are_no_danger() {
     }
 }
 
-fn any_call() -> impl Strategy<Value = Call> {
+fn any_call() -> impl Strategy<Value = List> {
     prop_oneof![
         (1..=512usize, 1..=512usize).prop_map(|(entries, runs)| list(entries, runs.min(entries))),
         (1..=16usize).prop_map(|entries| list(entries, entries)),
         (1..=512usize).prop_map(|entries| list(entries, 1)),
-        (1..=1024usize, any::<bool>()).prop_map(|(n, live)| stuff(n, if live { n } else { 0 })),
     ]
 }
 

@@ -10,11 +10,13 @@ use crate::locking::RegionSize;
 /// Who serves the TCE hypercalls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum TcePolicy {
-    /// Whoever is cheaper for what the guest does: single entries in the kernel where it can, bulk
-    /// calls in user space, coalesced, or in the kernel when they are short or scattered.
+    /// Whoever is cheaper for what the guest does, and safe: single entries in the kernel where it can,
+    /// bulk calls in user space, coalesced; short and scattered lists in the kernel, if it has been shown
+    /// to check where their range ends.
     #[default]
     Auto,
-    /// The kernel, bulk calls included; what it cannot do falls back to user space.
+    /// The kernel, bulk calls included; what it cannot do falls back to user space. For trusted guests:
+    /// before Linux 7, the kernel does not check where a bulk call's range ends.
     Kernel,
     /// User space alone.
     User,
@@ -39,7 +41,7 @@ impl TcePolicy {
         matches!(self, Self::Kernel)
     }
 
-    /// Whether they are handed over to the kernel and taken back while the guest runs.
+    /// Whether lists may be handed over to the kernel and taken back while the guest runs.
     pub const fn adapts_bulk_calls(self) -> bool {
         matches!(self, Self::Auto)
     }

@@ -6,4 +6,5 @@ pub(crate) mod guest_kernels;
 mod host;
 mod hostile_guest;
 mod interrupt_controller;
+mod range_ends;
 mod reboot;

@@ -12,6 +12,8 @@ use super::running::{Running, type_line};
 pub(crate) const H_SUCCESS: i64 = 0;
 /// The host refuses what should always be possible.
 pub(crate) const H_HARDWARE: i64 = -1;
+/// An argument is out of range.
+pub(crate) const H_PARAMETER: i64 = -4;
 /// The host lacks something.
 pub(crate) const H_NOT_ENOUGH_RESOURCES: i64 = -44;
 

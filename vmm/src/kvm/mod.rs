@@ -6,6 +6,7 @@
 //! | module | what it is for |
 //! |---|---|
 //! | [`host`] | opening `/dev/kvm`, making an HV virtual machine, what the host can do |
+//! | [`list_check`] | whether the kernel checks where a list of TCEs ends |
 //! | [`memory_slots`] | handing this process' memory to the guest |
 //! | [`vm`] | hypercalls handled in the kernel, the radix process table, RTAS tokens, CPU facts |
 //! | [`irqfd`] | interrupts raised by an eventfd or by hand |
@@ -21,6 +22,7 @@ pub mod host;
 mod ioctls;
 pub mod irqfd;
 pub mod kick;
+pub mod list_check;
 mod mapping;
 pub mod memory_slots;
 pub mod tce_table;

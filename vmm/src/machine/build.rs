@@ -17,7 +17,7 @@ use spapr_hypercalls::policy::{LockPolicy, Policy, TcePolicy};
 use spapr_hypercalls::world::GuestRange;
 
 use super::bar_slots::BarSlots;
-use super::bulk_calls::BulkCallSwitch;
+use super::bulk_calls::{self, BulkCallSwitch};
 use super::description::{DEFAULT_WINDOW, MachineDescription};
 use super::dma_windows;
 use super::host_iommu::GroupIommu;
@@ -168,6 +168,7 @@ impl Machine {
             vm,
             capabilities,
             controller,
+            lists_in_kernel,
         } = make_vm(description)?;
         let ram = match description.hugepages {
             Some(pages) => GuestRam::in_hugepages(description.memory, pages)?,
@@ -202,7 +203,7 @@ impl Machine {
             notices,
             dma_windows,
             bridges,
-        } = attach_devices(description, &ram, &vm, &capabilities, &pci)?;
+        } = attach_devices(description, &ram, &vm, &capabilities, &pci, lists_in_kernel)?;
         let mut rng_seed = [0; 64];
         random::fill(&mut rng_seed).map_err(|source| MachineError::Resource {
             what: "random bytes",
@@ -250,6 +251,8 @@ struct Vm {
     vm: Arc<VmFd>,
     capabilities: Capabilities,
     controller: ControllerKind,
+    /// Whether lists may be left to the kernel: it checks where they end.
+    lists_in_kernel: bool,
 }
 
 fn make_vm(description: &MachineDescription) -> Result<Vm, MachineError> {
@@ -272,10 +275,13 @@ fn make_vm(description: &MachineDescription) -> Result<Vm, MachineError> {
     if threads > 1 {
         vm.set_threads_per_core(threads).map_err(KvmRefusal::from)?;
     }
+    let adapts = policy(description).tce.adapts_bulk_calls() && !description.vfio.is_empty();
+    let lists_in_kernel = adapts && bulk_calls::kernel_may_take_lists(&kvm, &capabilities);
     Ok(Vm {
         vm,
         capabilities,
         controller,
+        lists_in_kernel,
     })
 }
 
@@ -346,6 +352,7 @@ fn attach_devices(
     vm: &Arc<VmFd>,
     capabilities: &Capabilities,
     pci: &PciMachine,
+    lists_in_kernel: bool,
 ) -> Result<Attached, MachineError> {
     let policy = policy(description);
     let mut bridges = Vec::new();
@@ -375,6 +382,7 @@ fn attach_devices(
         }
     }
     if policy.tce.bulk_calls_in_kernel() {
+        bulk_calls::warn_of_risk();
         for call in [abi::H_PUT_TCE_INDIRECT, abi::H_STUFF_TCE] {
             vm.enable_hcall(call, true).map_err(KvmRefusal::from)?;
         }
@@ -385,7 +393,7 @@ fn attach_devices(
     };
     let mut engine = Engine::new(ram.clone(), &[ram_range], policy, engine_bridges)?;
     let mut bulk_calls_due = None;
-    if policy.tce.adapts_bulk_calls() && !bridges.is_empty() {
+    if lists_in_kernel && !bridges.is_empty() {
         let (switch, due) = BulkCallSwitch::new(Arc::clone(vm)).map_err(|source| {
             let what = "a timer";
             MachineError::Resource { what, source }

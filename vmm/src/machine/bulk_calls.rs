@@ -2,16 +2,55 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Once, OnceLock};
 use std::time::{Duration, Instant};
 
-use kvm_ioctls::VmFd;
+use kvm_ioctls::{Kvm, VmFd};
 use spapr_hypercalls::abi;
 use spapr_hypercalls::world::{BulkCall, HostError, KernelHandlers};
 use vmm_sys_util::timerfd::TimerFd;
 
 use crate::error_chain::chain;
+use crate::kvm::host::Capabilities;
+use crate::kvm::list_check;
 use crate::kvm::vm::PseriesVm;
+
+/// Whether a guest's lists (H_PUT_TCE_INDIRECT) may be handed over to the kernel's handler: it has been shown
+/// to check where they end. Tried once in the life of this process, before the first guest is there.
+pub(super) fn kernel_may_take_lists(kvm: &Kvm, capabilities: &Capabilities) -> bool {
+    static MAY: OnceLock<bool> = OnceLock::new();
+    *MAY.get_or_init(|| {
+        if !(capabilities.spapr_tce_64 && capabilities.spapr_multitce && capabilities.enable_hcall) {
+            return false;
+        }
+        let checks = list_check::checks_where_lists_end(kvm).inspect_err(|error| {
+            log::warn!(
+                "whether this kernel checks where a list of TCEs ends could not be tried: {}",
+                chain(error)
+            );
+        });
+        let checks = checks.unwrap_or(false);
+        if !checks {
+            log::info!(
+                "H_PUT_TCE_INDIRECT is served in user space alone: this kernel has not been shown to check \
+                 where a list ends"
+            );
+        }
+        checks
+    })
+}
+
+/// Says once what it means that the kernel serves all bulk calls.
+pub(super) fn warn_of_risk() {
+    static SAID: Once = Once::new();
+    SAID.call_once(|| {
+        log::warn!(
+            "the kernel serves all TCE calls (tce=kernel): one that does not check where a range ends, as \
+             those before Linux 7, lets the guest write over this host's memory; only for guests that you \
+             trust"
+        );
+    });
+}
 
 /// KVM_CAP_PPC_ENABLE_HCALL of a VM, and a timer that says when to look at it again.
 pub(super) struct BulkCallSwitch {

@@ -1,4 +1,4 @@
-//! Bulk calls are handed over to the kernel's handlers and taken back.
+//! Lists are handed over to the kernel's handler and taken back; other bulk calls are not.
 
 use super::*;
 use crate::testing::FakeHandlers;
@@ -87,16 +87,25 @@ fn a_steady_load_is_looked_at_ever_more_seldom() {
 }
 
 #[test]
-fn short_stuffs_are_done_here_until_the_kernel_takes_over() {
+fn stuffs_are_never_handed_over() {
     let (engine, handlers) = adaptive(ContainerVersion::V2, TcePolicy::Auto);
-    for _ in 0..20 {
+    for _ in 0..1_000 {
         assert_eq!(engine.put(0, 0x1003), SUCCESS);
         assert_eq!(engine.stuff(0, 1), SUCCESS);
         assert_eq!((engine.get(0), engine.live()), (0, 0));
     }
-    assert!(handlers.is_in_kernel(BulkCall::Stuff));
-    assert!(!handlers.is_in_kernel(LIST_CALL));
-    assert_eq!(handlers.requests(), 1);
+    assert_eq!(handlers.requests(), 0);
+    assert!(!engine.snapshot().bulk_calls[1].in_kernel);
+}
+
+#[test]
+fn without_a_kernel_that_checks_ranges_lists_are_never_handed_over() {
+    let engine = engine(ContainerVersion::V2, TcePolicy::Auto, LockPolicy::FirstMap);
+    for _ in 0..100 {
+        assert_eq!(answer(&engine, &scattered()), Answer::Code(SUCCESS));
+    }
+    let [lists, _] = engine.snapshot().bulk_calls;
+    assert_eq!((lists.in_kernel, lists.handed_over), (false, 0));
 }
 
 #[test]
@@ -134,8 +143,7 @@ fn a_kernel_that_refuses_is_asked_once_and_no_call_is_lost() {
         assert_eq!(answer(&engine, &scattered()), Answer::Code(SUCCESS));
         assert_eq!(engine.stuff(0, 1), SUCCESS);
     }
-    // Once for each of the calls.
-    assert_eq!(handlers.requests(), 2);
+    assert_eq!(handlers.requests(), 1);
     assert_eq!(engine.counters().put_indirect, 100);
     assert!(!engine.snapshot().bulk_calls[0].in_kernel);
 }
