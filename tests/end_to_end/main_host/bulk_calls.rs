@@ -44,7 +44,8 @@ fn in_auto_mode_lists_are_handed_over_to_a_kernel_that_checks_where_they_end_and
     let here = finished.tce_calls("H_PUT_TCE_INDIRECT");
     if !kernel_checks() {
         assert_eq!([handed_over, taken_back], [0, 0], "{finished}");
-        assert_eq!((kernel.answered, kernel.left), (0, 0), "{finished}");
+        // The two lists that tried the kernel, which it left to user space.
+        assert_eq!((kernel.answered, kernel.left), (0, 2), "{finished}");
         assert!(here > 36 * 50, "{here} reached the VMM\n{finished}");
         return;
     }
@@ -54,8 +55,8 @@ fn in_auto_mode_lists_are_handed_over_to_a_kernel_that_checks_where_they_end_and
     assert!(kernel.answered > 18 * 50, "{kernel:?}\n{finished}");
     // Most of the others are ours.
     assert!(here > 12 * 40, "{here} reached the VMM\n{finished}");
-    // A call that the kernel left to us is seen once by each; two more have shown that it checks.
-    assert!(kernel.left <= 7, "{kernel:?}\n{finished}");
+    // A call that the kernel left to us is seen once by each; another one has tried the kernel.
+    assert!(kernel.left <= 6, "{kernel:?}\n{finished}");
 }
 
 #[test]
