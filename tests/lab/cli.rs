@@ -90,6 +90,10 @@ pub(crate) struct PrepareArgs {
     /// tests/lab/packages.lock which they are
     #[arg(long)]
     pub(crate) update: bool,
+    /// Install this machine's missing tools and the Rust target, and do no more: what follows can then run
+    /// beside other work of cargo's
+    #[arg(long, conflicts_with = "update")]
+    pub(crate) tools: bool,
 }
 
 #[derive(Debug, Args)]

@@ -17,6 +17,9 @@ pub(crate) fn run(workspace: &Workspace, args: &PrepareArgs) -> Result<u8, Suite
     tools::for_packages()?;
     tools::for_cross_builds()?;
     tools::for_user_emulation()?;
+    if args.tools {
+        return Ok(0);
+    }
     let step = Step::start("fetching the crates of the workspace");
     let mut fetch = cross_build::cargo(workspace);
     // Not the crates that only other systems need.
