@@ -1,15 +1,20 @@
 //! The states of a window between its first mention and a kernel table bound to the IOMMU group.
 //!
 //! ```text
-//! Unlocked ──first entry──► Bound       the kernel serves single entries
-//!     ▲         └─refused─► UserOnly    user space serves everything
-//!     └──reset, removal──────┘
+//! Unlocked ──before the guest can use it──► Bound       the kernel serves single entries
+//!   ▲  └─────first entry, or refused──────► UserOnly    user space serves everything
+//!   └────────reset, removal─────────────────┘
 //! ```
 //!
 //! Unlocked, nothing exists at the host: no window, no table, no locked memory. The order upwards
 //! is host window, kernel table, its binding to the group, use; a kernel table without a group
-//! would swallow the guest's entries and answer H_SUCCESS (`kvmppc_h_put_tce` in
+//! swallows the guest's entries and answers H_SUCCESS (`kvmppc_h_put_tce` in
 //! arch/powerpc/kvm/book3s_64_vio.c). The order downwards is the reverse, kernel table first.
+//!
+//! The kernel makes a table visible to all processors before it can be bound, and there is no call
+//! that does both. So a table is made only while no processor can name its LIOBN yet ([`Use`]): for
+//! the default window before the machine runs, for others before the guest is told of them. A window
+//! that gets no table then never gets one.
 
 use crate::address::{Ioba, Liobn};
 use crate::policy::TcePolicy;
@@ -18,6 +23,16 @@ use crate::world::{BindRefusal, Geometry, HostError, HostIommu, KernelTable};
 
 /// ENOMEM, the same on every Linux architecture.
 const ENOMEM: i32 = 12;
+
+/// Whether the guest's processors may make calls for a window that is about to be made at the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// They do not run, or have not been told of it.
+    NotYet,
+    /// They may, at any moment: the kernel would swallow an entry that one writes between the making
+    /// of its table and the table's binding.
+    Possible,
+}
 
 /// Where a window stands, and with that where the guest's view of its entries is kept.
 #[derive(Debug)]
@@ -52,8 +67,9 @@ impl<K: KernelTable> Binding<K> {
         }
     }
 
-    /// Makes the host's window and binds the kernel's table, where `policy` wants one and the
-    /// kernel lets it be. Nothing to do in a window that has got there already.
+    /// Makes the host's window and binds the kernel's table, where `policy` wants one, the kernel
+    /// lets it be and no processor can use it yet. Nothing to do in a window that has got there
+    /// already.
     ///
     /// # Errors
     /// The host made no window; this one stays unlocked, so that a later attempt can succeed.
@@ -63,6 +79,7 @@ impl<K: KernelTable> Binding<K> {
         liobn: Liobn,
         geometry: Geometry,
         policy: TcePolicy,
+        guest_use: Use,
         lingering: &mut Lingering,
     ) -> Result<(), HostError>
     where
@@ -73,7 +90,7 @@ impl<K: KernelTable> Binding<K> {
         }
         lingering.remove(host)?;
         host.create_window(geometry)?;
-        let reason = match bind(host, liobn, geometry, policy) {
+        let reason = match bind(host, liobn, geometry, policy, guest_use) {
             Ok(table) => {
                 *self = Self::Bound(table);
                 return Ok(());
@@ -164,9 +181,13 @@ fn bind<H: HostIommu>(
     liobn: Liobn,
     geometry: Geometry,
     policy: TcePolicy,
+    guest_use: Use,
 ) -> Result<H::KernelTable, BindRefusal> {
     if !policy.binds_kernel_table() {
         return Err(BindRefusal::NotAsked);
+    }
+    if guest_use == Use::Possible && host.never_binds().is_none() {
+        return Err(BindRefusal::InUse);
     }
     let table = host.bind_kernel_table(liobn, geometry)?;
     let length = table.entries().len();

@@ -25,6 +25,7 @@ pub mod locking;
 pub mod policy;
 mod registry;
 pub mod stats;
+mod sync;
 pub mod tce;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -4,12 +4,11 @@
 //! arch/powerpc/mm/book3s64/iommu_api.c), so there are few of them however much RAM there is; and
 //! a region is the unit in which memory gets locked, so it is no larger than that asks for.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use crate::address::{GuestPhysicalAddress, HostVirtualAddress, PageShift};
-use crate::registry::lock;
 use crate::stats::LockedMemory;
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex};
 use crate::world::{GuestMemory, GuestRange, HostError, HostIommu, HostRange};
 
 /// Size of the regions that RAM is divided into, a power of two.
@@ -312,7 +311,7 @@ impl RegionLocks {
         let (Some(state), Some(region)) = (self.regions.get(index), regions.all.get(index)) else {
             return Ok(());
         };
-        let _changing = lock(&state.changing);
+        let _changing = state.changing.lock();
         if state.registered.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -350,7 +349,7 @@ impl RegionLocks {
         }
         let mut outcome = Ok(());
         for (state, region) in self.regions.iter().zip(&regions.all) {
-            let _changing = lock(&state.changing);
+            let _changing = state.changing.lock();
             if !state.registered.load(Ordering::Acquire) {
                 continue;
             }

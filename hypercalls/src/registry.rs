@@ -5,36 +5,26 @@
 //! in their slots: window 0 is the default one, window 1 the dynamic one (PAPR "Dynamic DMA
 //! Windows").
 //!
-//! Each slot has a mutex, the one lock on a hypercall's way, and parking_lot's: the standard
-//! library's asks, whenever it is taken and let go, whether its thread panics. It makes a change of the hardware's
+//! Each slot has a mutex, the one lock on a hypercall's way. It makes a change of the hardware's
 //! entries and of the guest's view of them one step to other processors' calls for the same window,
 //! and keeps the window from going away meanwhile. Guests serialise the use of a window themselves
 //! (a Linux guest's pools hand out disjoint entries, and a processor that maps and one that unmaps
 //! seldom meet), so it is hardly ever contended, and windows do not share it. The order, where
 //! several are taken: a bridge's slot 0, its slot 1, then a region's.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-use parking_lot::{Mutex as SlotMutex, MutexGuard as SlotGuard};
-
 use crate::address::Liobn;
 use crate::binding::Lingering;
 use crate::locking::{RegionLocks, Regions};
 use crate::stats::Counters;
+use crate::sync::{Mutex, MutexGuard};
 use crate::window::Window;
 use crate::world::{Geometry, HostIommu};
-
-/// Takes a mutex. A panic while it was held is none of the state's fault: every step leaves it
-/// valid.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// The place of a window.
 #[derive(Debug)]
 pub(crate) struct Slot<K> {
     pub(crate) liobn: Liobn,
-    state: SlotMutex<SlotState<K>>,
+    state: Mutex<SlotState<K>>,
 }
 
 /// What a slot's mutex guards.
@@ -50,7 +40,7 @@ impl<K> Slot<K> {
         let (lingering, counters) = (Lingering::NONE, Counters::default());
         Self {
             liobn,
-            state: SlotMutex::new(SlotState {
+            state: Mutex::new(SlotState {
                 window,
                 lingering,
                 counters,
@@ -59,7 +49,7 @@ impl<K> Slot<K> {
     }
 
     #[inline]
-    pub(crate) fn lock(&self) -> SlotGuard<'_, SlotState<K>> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, SlotState<K>> {
         self.state.lock()
     }
 }

@@ -13,6 +13,7 @@ use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::binding::Binding;
+use crate::sync::AtomicU64;
 use crate::world::KernelTable;
 
 impl<K: KernelTable> Binding<K> {
@@ -92,6 +93,35 @@ impl<K: KernelTable> Binding<K> {
         }
     }
 
+    /// Replaces the entries from `first` on by `values`, and returns in `was`, of the same length, what
+    /// the guest had seen there. In a bound window; of others nothing changes.
+    #[inline]
+    pub(crate) fn exchange(&self, first: usize, values: Values<'_>, was: &mut [u64]) {
+        for (index, was) in (0..).zip(was) {
+            if let Some(entry) = self.shared_entry(first + index) {
+                *was = entry.swap(values.at(index), Relaxed);
+            }
+        }
+    }
+
+    /// Undoes an exchange, but for entries that another processor has written since.
+    #[cold]
+    pub(crate) fn put_back(&self, first: usize, values: Values<'_>, was: &[u64]) {
+        for (index, &was) in (0..).zip(was) {
+            if let Some(entry) = self.shared_entry(first + index) {
+                let _ = entry.compare_exchange(values.at(index), was, Relaxed, Relaxed);
+            }
+        }
+    }
+
+    #[inline]
+    fn shared_entry(&self, index: usize) -> Option<&AtomicU64> {
+        match self {
+            Self::Bound(table) => table.entries().get(index),
+            Self::Unlocked | Self::UserOnly { .. } => None,
+        }
+    }
+
     /// The part of `range` from its first to its last entry that is not zero; the rest maps
     /// nothing. `None` when that is all of it.
     #[inline]
@@ -109,6 +139,35 @@ impl<K: KernelTable> Binding<K> {
             Self::UserOnly { entries, .. } => ends(entries.get(range)?, |entry| *entry != 0),
         }?;
         Some(start + first..start + last + 1)
+    }
+}
+
+/// What is to be written into a range of entries.
+#[derive(Clone, Copy)]
+pub(crate) enum Values<'a> {
+    /// The same into each.
+    Same(u64),
+    /// One for each.
+    List(&'a [u64]),
+}
+
+impl<'a> Values<'a> {
+    /// That for the entry at `index` of the range.
+    #[inline]
+    fn at(self, index: usize) -> u64 {
+        match self {
+            Self::Same(value) => value,
+            Self::List(list) => list.get(index).copied().unwrap_or(0),
+        }
+    }
+
+    /// Those from `index` on.
+    #[inline]
+    pub(crate) fn from(self, index: usize) -> Self {
+        match self {
+            Self::Same(_) => self,
+            Self::List(list) => Self::List(list.get(index..).unwrap_or_default()),
+        }
     }
 }
 

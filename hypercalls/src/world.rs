@@ -3,11 +3,11 @@
 //! The engine is generic over them: calls are direct, and tests put models in their place.
 
 use std::io;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use crate::abi;
 use crate::address::{GuestPhysicalAddress, HostVirtualAddress, Ioba, Liobn, PageShift};
+use crate::sync::AtomicU64;
 use crate::tce::Permission;
 
 /// A contiguous piece of this process' memory that backs guest memory.
@@ -103,9 +103,13 @@ pub trait HostIommu: Send + Sync {
     /// The host's refusal.
     fn remove_window(&self, bus_offset: Ioba) -> Result<(), HostError>;
 
+    /// Why [`HostIommu::bind_kernel_table`] cannot succeed, whatever the window; `None` when it may.
+    fn never_binds(&self) -> Option<BindRefusal>;
+
     /// Makes the kernel's table for `liobn` and binds it to the group
     /// (KVM_CREATE_SPAPR_TCE_64, then KVM_DEV_VFIO_GROUP_SET_SPAPR_TCE). A table that cannot be
-    /// bound is destroyed before this returns: KVM would swallow the guest's entries.
+    /// bound is destroyed before this returns: KVM would swallow the guest's entries. It does so for
+    /// a moment in any case, so this is called only while no processor can name the LIOBN.
     ///
     /// # Errors
     /// Why there is no in-kernel handling; the window is then served from user space.
@@ -207,6 +211,12 @@ pub enum BindRefusal {
     /// The kernel does not offer KVM_CAP_SPAPR_TCE_64 and KVM_CAP_SPAPR_TCE_VFIO.
     #[error("this kernel's KVM cannot bind a LIOBN to an IOMMU group (KVM_CAP_SPAPR_TCE_VFIO)")]
     NoCapability,
+    /// The host had no window for it when it could have been bound; it has one now, and is in use.
+    #[error(
+        "the host made its DMA window only after the guest could use it, and the kernel would lose \
+         entries written meanwhile"
+    )]
+    InUse,
     /// A v1 container: the kernel handles TCEs for v2 containers alone (`kvmppc_tce_iommu_do_map`
     /// in arch/powerpc/kvm/book3s_64_vio.c).
     #[error("the container is of version 1, for which the kernel handles no TCEs")]

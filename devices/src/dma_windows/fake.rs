@@ -77,6 +77,10 @@ impl HostIommu for PlacedHost {
         Ok(())
     }
 
+    fn never_binds(&self) -> Option<BindRefusal> {
+        self.inner.never_binds()
+    }
+
     fn bind_kernel_table(
         &self,
         liobn: Liobn,
@@ -155,6 +159,7 @@ impl FakeMachine {
             default_window: DEFAULT_WINDOW,
         };
         let engine = Engine::new(memory, &[ram], Policy::default(), vec![bridge]).unwrap();
+        engine.prepare().unwrap();
         let info = IommuInfo {
             version: IommuVersion::V2,
             window_start: Ioba(0),

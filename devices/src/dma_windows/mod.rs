@@ -21,7 +21,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use log::Level;
 use spapr_hypercalls::address::{Ioba, Liobn, PageShift};
-use spapr_hypercalls::engine::{Engine, WindowError};
+use spapr_hypercalls::engine::{Engine, Use, WindowError};
 use spapr_hypercalls::world::{Geometry, GuestMemory, HostIommu};
 
 use crate::guest_message;
@@ -261,7 +261,9 @@ impl<M: GuestMemory, H: WindowHost> EngineWindows<'_, M, H> {
 
     fn try_make(&self, liobn: Liobn, geometry: Geometry) -> Result<(), WindowError> {
         self.engine.add_window(liobn, geometry)?;
-        self.engine.activate(liobn).map(drop).inspect_err(|_| {
+        // The guest learns of it only from the answer to this call.
+        let made = self.engine.activate(liobn, Use::NotYet);
+        made.map(drop).inspect_err(|_| {
             // Nothing was made at the host: this frees the LIOBN, and nothing can fail in it that
             // the guest should hear of instead of the refusal.
             let _ = self.engine.remove_window(liobn);
@@ -334,7 +336,8 @@ impl<M: GuestMemory, H: WindowHost> EngineWindows<'_, M, H> {
         self.check_limit(number, geometry)?;
         if place == 1 {
             // The host's places are filled in order.
-            self.engine.activate(Liobn::of_pci_window(number, 0))?;
+            let default = Liobn::of_pci_window(number, 0);
+            self.engine.activate(default, Use::Possible)?;
         }
         let liobn = Liobn::of_pci_window(number, place);
         *start = self.make(number, liobn, geometry)?;
@@ -350,7 +353,8 @@ impl<M: GuestMemory, H: WindowHost> EngineWindows<'_, M, H> {
     fn restore_default(&self, number: u8, bridge: &mut Bridge) -> Result<(), WindowError> {
         bridge.has_default = true;
         let liobn = Liobn::of_pci_window(number, 0);
-        self.engine.add_window(liobn, self.windows.default_window)
+        self.engine.add_window(liobn, self.windows.default_window)?;
+        self.engine.bind_ahead(liobn)
     }
 }
 

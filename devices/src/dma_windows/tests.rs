@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 use spapr_hypercalls::abi::{self, ReturnCode};
 use spapr_hypercalls::engine::Answer;
+use spapr_hypercalls::stats::WindowState;
 
 use super::fake::{DEFAULT_WINDOW, FakeMachine, RAM_BYTES};
 use super::*;
@@ -23,7 +24,7 @@ fn a_window_beside_an_unused_default_one_is_where_the_host_puts_the_second() {
     let machine = FakeMachine::usual();
     let windows = machine.windows.of(&machine.engine);
     assert_eq!(windows.available(0).unwrap().windows, 1);
-    assert_eq!(machine.host().windows(), [None, None]);
+    assert_eq!(machine.host().windows(), [Some(Ioba(0)), None]);
     let window = windows.create(0, PAGE, RAM_BYTES).unwrap();
     assert_eq!((window.liobn, window.start), (SECOND, Ioba(1 << 59)));
     assert_eq!(
@@ -112,7 +113,10 @@ fn reset_leaves_the_default_window_alone_and_memory_locked_until_the_machine_is_
     windows.remove(FIRST).unwrap();
     windows.reset(0).unwrap();
     assert_eq!(machine.guest_windows(), [Some(DEFAULT_WINDOW), None]);
-    assert_eq!(machine.host().windows(), [None, None]);
+    // Bound anew before the guest hears that it is back.
+    assert_eq!(machine.host().windows(), [Some(Ioba(0)), None]);
+    let snapshot = machine.engine.snapshot();
+    assert_eq!(snapshot.windows[0].state, WindowState::Bound);
     assert!(!machine.host().inner.registered().is_empty());
     machine.engine.reset_windows().unwrap();
     assert!(machine.host().inner.registered().is_empty());
@@ -135,7 +139,7 @@ fn a_window_for_all_of_memory_needs_all_of_it_to_be_lockable() {
     assert_eq!(machine.guest_windows(), [Some(DEFAULT_WINDOW), None]);
     assert_eq!(
         machine.host().windows(),
-        [None, None],
+        [Some(Ioba(0)), None],
         "nothing was made for it"
     );
     // What is locked already is not needed again.
@@ -197,9 +201,8 @@ fn a_host_that_refuses_leaves_the_windows_as_they_were() {
     use spapr_hypercalls::world::HostError;
     let machine = FakeMachine::usual();
     let windows = machine.windows.of(&machine.engine);
-    // The default window, its table, then the window asked for.
     machine.host().inner.inject(Fault {
-        after: 2,
+        after: 0,
         error: HostError::OutOfResources(libc::ENOMEM),
         leaves_traces: false,
     });

@@ -6,13 +6,12 @@
 //! What is here beyond the scales is not on a call's way: it happens when the policy changes its
 //! mind, no more often than [`BackOff`] allows.
 
-use std::sync::Mutex;
 use std::time::Duration;
 
 use super::Engine;
 use crate::policy::adaptive::{BackOff, Scales};
-use crate::registry::lock;
 use crate::stats::BulkCallSnapshot;
+use crate::sync::Mutex;
 use crate::world::{BulkCall, GuestMemory, HostError, HostIommu, KernelHandlers};
 
 /// The lists of a machine whose policy may hand them over.
@@ -47,7 +46,7 @@ impl Lists {
     /// # Errors
     /// The kernel's refusal; they stay here for good.
     fn hand_over(&self) -> Result<(), HostError> {
-        let mut switch = lock(&self.switch);
+        let mut switch = self.switch.lock();
         if !self.scales.is_here() {
             // Another processor was first.
             return if self.scales.is_in_kernel() {
@@ -68,7 +67,7 @@ impl Lists {
     }
 
     fn take_back(&self) {
-        let mut switch = lock(&self.switch);
+        let mut switch = self.switch.lock();
         let now = switch.handlers.now();
         if switch.back_off.due().is_some_and(|due| due <= now) {
             let taken = switch.handlers.set_in_kernel(BulkCall::PutIndirect, false);
@@ -83,7 +82,7 @@ impl Lists {
     }
 
     fn snapshot(&self) -> BulkCallSnapshot {
-        let switch = lock(&self.switch);
+        let switch = self.switch.lock();
         BulkCallSnapshot {
             call: BulkCall::PutIndirect,
             in_kernel: self.scales.is_in_kernel(),

@@ -9,14 +9,19 @@
 //! 3. The range of entries is checked, both ends.
 //! 4. `transaction` goes through the runs of the list (`coalesce`) and finds all of them valid, or
 //!    answers H_PARAMETER with nothing touched. In a bound window, the policy may then have the
-//!    kernel do it instead (`lists`). On the first mapping the window is made at the host, and the
-//!    regions of memory that the list names are locked.
+//!    kernel do it instead (`lists`). On the first mapping of each region of memory that the list
+//!    names, the region is locked. The window is there, bound to the kernel's table, since before the
+//!    guest could use it; only one that cannot be bound is made at the host on its first mapping.
 //! 5. Each run is one request to the host, and then written to the guest's view.
 //!
 //! # What holds after every call
 //!
 //! - No mapping of a window is live that the guest's view does not show; and the two are equal
-//!   unless the host refused to unmap.
+//!   unless the host refused to unmap. That is so whatever other processors map in the kernel
+//!   meanwhile (`interleavings`). Only calls that *change one entry at once* can part the two: a
+//!   processor that clears an entry in the kernel while another maps it there or here may leave it
+//!   mapped and not shown, as the kernel takes no lock. The next call that clears it here or there
+//!   does so, whatever the view shows.
 //! - What is mapped is guest RAM that is locked, with the permission that the entry shows.
 //! - A call that fails with H_PARAMETER changed nothing. One that fails with
 //!   H_NOT_ENOUGH_RESOURCES changed nothing, or left every entry of its range unmapped.
@@ -30,25 +35,31 @@
 mod coalesce;
 mod get;
 mod indirect;
+#[cfg(test)]
+#[cfg(shuttle)]
+mod interleavings;
 mod lists;
 mod put;
 mod stuff;
 #[cfg(test)]
+#[cfg(not(shuttle))]
 mod tests;
 mod transaction;
 mod windows;
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use self::lists::Lists;
 use self::transaction::{Failure, Transaction};
 pub use self::windows::WindowError;
 use crate::abi::{self, Arguments, ReturnCode};
 use crate::address::{GuestPhysicalAddress, Ioba};
+pub use crate::binding::Use;
 use crate::locking::{RamError, Regions};
 use crate::policy::Policy;
 use crate::registry::{Bridge, Registry, Slot, SlotState};
+use crate::sync::AtomicU64;
 use crate::tce::Tce;
 use crate::world::{Geometry, GuestMemory, GuestRange, HostIommu};
 

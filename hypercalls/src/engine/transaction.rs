@@ -5,14 +5,21 @@ use std::ops::Range;
 
 use super::coalesce::{Runs, Target};
 use crate::abi::ReturnCode;
-use crate::binding::Lingering;
+use crate::binding::{Lingering, Use};
 use crate::locking::Regions;
 use crate::policy::TcePolicy;
 use crate::registry::Bridge;
 use crate::stats::Counters;
 use crate::tce::Tce;
+use crate::view::Values;
 use crate::window::Window;
 use crate::world::{HostError, HostIommu, HostRange};
+
+/// Entries that are cleared with one request to the host, if they are few: what the view showed is kept
+/// on the stack meanwhile, and clearing more of that would cost more than all else.
+const SHORT: usize = 16;
+/// The same if they are many: as many as a list has.
+const LONG: usize = 512;
 
 /// EINVAL, the same on every Linux architecture.
 const EINVAL: i32 = 22;
@@ -122,10 +129,8 @@ impl<H: HostIommu> Transaction<'_, H> {
             }
             self.activate()?;
         }
-        self.unmap_live(entries.clone())
-            .map_err(|_| Failure::UnmapRefused)?;
-        self.window.binding.fill(entries, value);
-        Ok(())
+        self.clear(entries, Values::Same(value))
+            .map_err(|_| Failure::UnmapRefused)
     }
 
     /// Whether the kernel's own handler could do what `survey` says: the window is bound to it, and
@@ -197,6 +202,7 @@ impl<H: HostIommu> Transaction<'_, H> {
                 *liobn,
                 *geometry,
                 self.policy,
+                Use::Possible,
                 self.lingering,
             )
             .map_err(|_| Failure::HostRefused)
@@ -251,9 +257,7 @@ impl<H: HostIommu> Transaction<'_, H> {
                     .host
                     .map(geometry.ioba_of(first), host, permission)?;
             }
-            Target::Clear => {
-                self.unmap_live(first..first + list.len())?;
-            }
+            Target::Clear => return self.clear(first..first + list.len(), Values::List(list)),
             // The survey has seen none, and the list is ours alone.
             Target::Invalid => return Err(HostError::Refused(EINVAL)),
         }
@@ -261,18 +265,57 @@ impl<H: HostIommu> Transaction<'_, H> {
         Ok(())
     }
 
-    /// Unmaps what is live of `entries`, and returns how many that were from the first to the last.
-    /// The view is the caller's to change.
-    ///
-    /// Entries that the view shows as zero are not asked for: the view equals the hardware, and
-    /// clearing what is clear is what guests do to a whole window before they remove it.
+    /// Unmaps `entries` and has the view show `values` there, none of which has permission. If the
+    /// host refuses, the view shows what it did.
     #[inline]
-    fn unmap_live(&mut self, entries: Range<usize>) -> Result<usize, HostError> {
-        let Some(live) = self.window.binding.live_part(entries) else {
-            return Ok(0);
-        };
-        let count = live.len();
-        self.unmap(live).map(|()| count)
+    fn clear(&mut self, entries: Range<usize>, values: Values<'_>) -> Result<(), HostError> {
+        if self.window.binding.is_bound() {
+            match entries.len() {
+                1 => self.clear_bound::<1>(entries, values),
+                ..=SHORT => self.clear_bound::<SHORT>(entries, values),
+                _ => self.clear_bound::<LONG>(entries, values),
+            }
+        } else {
+            // The view equals the hardware here, and what is clear is not cleared again: guests do
+            // that to a whole window before they remove it.
+            if let Some(live) = self.window.binding.live_part(entries.clone()) {
+                self.unmap(live)?;
+            }
+            match values {
+                Values::Same(value) => self.window.binding.fill(entries, value),
+                Values::List(list) => self.window.binding.write(entries.start, list),
+            }
+            Ok(())
+        }
+    }
+
+    /// Clears entries of a window in which other processors map at the same time, in the kernel,
+    /// `AT_ONCE` with each request to the host.
+    ///
+    /// The view goes first: the kernel's handler changes the hardware's entry and then the view's, so
+    /// whatever it does in between, an entry that ends up mapped ends up shown. The other way round, it
+    /// could map after the hardware was cleared and show it before the view is.
+    ///
+    /// All entries are asked for, whatever the view shows: two processors in the kernel that map and
+    /// clear one entry at once can leave it mapped and not shown, as it takes no lock.
+    #[inline]
+    fn clear_bound<const AT_ONCE: usize>(
+        &mut self,
+        entries: Range<usize>,
+        values: Values<'_>,
+    ) -> Result<(), HostError> {
+        let mut was = [0; AT_ONCE];
+        for start in entries.clone().step_by(AT_ONCE) {
+            let part = start..entries.end.min(start + AT_ONCE);
+            let values = values.from(start - entries.start);
+            let was = &mut was[..part.len()];
+            self.window.binding.exchange(start, values, was);
+            if let Err(refusal) = self.unmap(part) {
+                self.window.binding.put_back(start, values, was);
+                return Err(refusal);
+            }
+        }
+        Ok(())
     }
 
     fn unmap(&mut self, entries: Range<usize>) -> Result<(), HostError> {
@@ -290,7 +333,10 @@ impl<H: HostIommu> Transaction<'_, H> {
     /// What a refused map left behind is not known: unmaps all of `entries`, whatever the view says.
     #[cold]
     fn clear_after_failure(&mut self, entries: Range<usize>) {
-        if self.unmap(entries.clone()).is_ok() {
+        if self.window.binding.is_bound() {
+            // A refusal has been counted; the view shows what it did.
+            let _ = self.clear(entries, Values::Same(0));
+        } else if self.unmap(entries.clone()).is_ok() {
             self.window.binding.fill(entries, 0);
         }
     }

@@ -3,7 +3,7 @@
 //! None of this is on a hypercall's way. A device's bus mastering is stopped by the caller before a
 //! window goes.
 
-use super::Engine;
+use super::{Engine, Use};
 use crate::address::{Liobn, PageShift};
 use crate::locking::RegionSize;
 use crate::policy::LockPolicy;
@@ -93,14 +93,27 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
     }
 
     /// Makes the window at the host now instead of on its first entry: a guest that asks for a
-    /// dynamic window learns at once whether it gets one.
+    /// dynamic window learns at once whether it gets one. It is bound to the kernel's table only if
+    /// the guest cannot use it yet.
     ///
     /// # Errors
     /// There is no such window, or the host's refusal; the window is unlocked then, as before.
-    pub fn activate(&self, liobn: Liobn) -> Result<WindowState, WindowError> {
+    pub fn activate(&self, liobn: Liobn, guest_use: Use) -> Result<WindowState, WindowError> {
         let (bridge, slot) = self.place(liobn)?;
         let mut state = slot.lock();
-        self.activate_slot(bridge, slot, &mut state)
+        self.activate_slot(bridge, slot, &mut state, guest_use)
+    }
+
+    /// Makes the window at the host and binds it, if that can be: before the guest can use it, as
+    /// later on it is too late. A window that need not be bound is left to its first entry; so is one
+    /// that the host refuses now.
+    ///
+    /// # Errors
+    /// There is no such window.
+    pub fn bind_ahead(&self, liobn: Liobn) -> Result<(), WindowError> {
+        let (bridge, slot) = self.place(liobn)?;
+        self.bind_slot_ahead(bridge, slot);
+        Ok(())
     }
 
     /// Takes the window away, with all that it maps. Memory stays locked until the machine is reset:
@@ -120,13 +133,19 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
         Self::take_window(bridge, &mut state)
     }
 
-    /// Does before the guest runs what the lock policy wants done by then: nothing, or with
-    /// [`LockPolicy::Attach`] every window made and all memory locked.
+    /// Does what has to be done before the guest runs: windows are made and bound in the kernel where
+    /// that can be ([`Engine::bind_ahead`]); with [`LockPolicy::Attach`] every window is made and all
+    /// memory locked. With [`LockPolicy::FirstMap`], no memory is.
     ///
     /// # Errors
-    /// The host's refusal; everything has been undone then.
+    /// The host's refusal with [`LockPolicy::Attach`]; everything has been undone then.
     pub fn prepare(&self) -> Result<(), WindowError> {
         if self.policy.lock == LockPolicy::FirstMap {
+            for bridge in self.registry.bridges() {
+                for slot in &bridge.slots {
+                    self.bind_slot_ahead(bridge, slot);
+                }
+            }
             return Ok(());
         }
         self.lock_everything().inspect_err(|_| {
@@ -140,7 +159,7 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
             for slot in &bridge.slots {
                 let mut state = slot.lock();
                 if state.window.is_some() {
-                    self.activate_slot(bridge, slot, &mut state)?;
+                    self.activate_slot(bridge, slot, &mut state, Use::NotYet)?;
                 }
             }
             let liobn = bridge.slots[0].liobn;
@@ -238,11 +257,19 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
             .ok_or(WindowError::UnknownLiobn(liobn))
     }
 
+    fn bind_slot_ahead(&self, bridge: &Bridge<H>, slot: &Slot<H::KernelTable>) {
+        if self.policy.tce.binds_kernel_table() && bridge.host.never_binds().is_none() {
+            // The host has logged a refusal; the first entry tries again, without the kernel.
+            let _ = self.activate_slot(bridge, slot, &mut slot.lock(), Use::NotYet);
+        }
+    }
+
     fn activate_slot(
         &self,
         bridge: &Bridge<H>,
         slot: &Slot<H::KernelTable>,
         state: &mut SlotState<H::KernelTable>,
+        guest_use: Use,
     ) -> Result<WindowState, WindowError> {
         let liobn = slot.liobn;
         let SlotState {
@@ -256,6 +283,7 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
                 liobn,
                 window.geometry,
                 self.policy.tce,
+                guest_use,
                 lingering,
             )
             .map_err(|source| WindowError::Create { liobn, source })?;

@@ -11,8 +11,9 @@
 //! calls are handled" in docs/design.md for the measurements.
 
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicI64, AtomicU8};
 use std::time::Duration;
+
+use crate::sync::{AtomicI64, AtomicU8};
 
 /// What an exit to user space and back costs more than entering the kernel's handler of a list.
 const LIST_EXIT: i64 = 3_130;

@@ -1,9 +1,9 @@
 //! A host that agrees to everything and does nothing, to measure the engine alone on.
 
 use std::hint::black_box;
-use std::sync::atomic::AtomicU64;
 
 use crate::address::{Ioba, Liobn};
+use crate::sync::AtomicU64;
 use crate::tce::Permission;
 use crate::world::{BindRefusal, Geometry, HostError, HostIommu, HostRange, KernelTable};
 
@@ -30,6 +30,10 @@ impl HostIommu for AgreeingHost {
 
     fn remove_window(&self, _: Ioba) -> Result<(), HostError> {
         Ok(())
+    }
+
+    fn never_binds(&self) -> Option<BindRefusal> {
+        Some(BindRefusal::NotAsked)
     }
 
     fn bind_kernel_table(&self, _: Liobn, _: Geometry) -> Result<NoTable, BindRefusal> {

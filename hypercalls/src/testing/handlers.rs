@@ -1,9 +1,9 @@
 //! The kernel's switch for its handlers of bulk calls, and a clock that stands still.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::registry::lock;
+use crate::sync::Mutex;
 use crate::world::{BulkCall, HostError, KernelHandlers};
 
 #[derive(Debug, Default)]
@@ -22,12 +22,12 @@ pub struct FakeHandlers(Arc<Mutex<State>>);
 impl FakeHandlers {
     /// Whether the kernel has its handler of `call` enabled.
     pub fn is_in_kernel(&self, call: BulkCall) -> bool {
-        lock(&self.0).in_kernel.contains(&call)
+        self.0.lock().in_kernel.contains(&call)
     }
 
     /// Lets time go by, as far as the moment for which a wake-up was asked; false when none was.
     pub fn sleep(&self) -> bool {
-        let mut state = lock(&self.0);
+        let mut state = self.0.lock();
         let Some(wake_at) = state.wake_at else {
             return false;
         };
@@ -37,23 +37,23 @@ impl FakeHandlers {
 
     /// The time.
     pub fn time(&self) -> Duration {
-        lock(&self.0).now
+        self.0.lock().now
     }
 
     /// From now on, says no to everything, or again yes.
     pub fn refuse(&self, refuses: bool) {
-        lock(&self.0).refuses = refuses;
+        self.0.lock().refuses = refuses;
     }
 
     /// How often it was asked.
     pub fn requests(&self) -> u64 {
-        lock(&self.0).requests
+        self.0.lock().requests
     }
 }
 
 impl KernelHandlers for FakeHandlers {
     fn set_in_kernel(&mut self, call: BulkCall, in_kernel: bool) -> Result<(), HostError> {
-        let mut state = lock(&self.0);
+        let mut state = self.0.lock();
         state.requests += 1;
         if state.refuses {
             return Err(HostError::Refused(22));
@@ -70,7 +70,7 @@ impl KernelHandlers for FakeHandlers {
     }
 
     fn wake_after(&mut self, delay: Option<Duration>) {
-        let mut state = lock(&self.0);
+        let mut state = self.0.lock();
         state.wake_at = delay.map(|delay| state.now + delay);
     }
 }

@@ -1,11 +1,11 @@
 //! A host: a VFIO container of version 1 or 2, and KVM's tables and its H_PUT_TCE and H_GET_TCE.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 use crate::abi::ReturnCode;
 use crate::address::{HostVirtualAddress, Ioba, Liobn};
-use crate::registry::lock;
+use crate::sync::{AtomicU64, Mutex, MutexGuard};
 use crate::tce::{Permission, Tce};
 use crate::world::{
     BindRefusal, Geometry, GuestMemory, HostError, HostIommu, HostRange, KernelTable,
@@ -127,7 +127,7 @@ impl FakeHost {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
+        self.state.lock()
     }
 
     /// Makes a call to come fail.
@@ -318,6 +318,10 @@ impl HostIommu for FakeHost {
         };
         state.windows.remove(at);
         Ok(())
+    }
+
+    fn never_binds(&self) -> Option<BindRefusal> {
+        (self.version == ContainerVersion::V1).then_some(BindRefusal::ContainerV1)
     }
 
     fn bind_kernel_table(

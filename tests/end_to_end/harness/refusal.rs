@@ -5,6 +5,10 @@
 
 use std::io;
 
+/// The low half of the last field of `struct kvm_create_spapr_tce_64`, the number of entries: that of the
+/// default window's table. The one that the kernel is tried with for its check of lists has fewer.
+pub(crate) const DEFAULT_WINDOW_TABLE: (u64, u32) = (24, (1 << 30) >> 12);
+
 /// `ioctl` request numbers on powerpc (arch/powerpc/include/uapi/asm/ioctl.h): KVM's from
 /// include/uapi/linux/kvm.h, VFIO's from include/uapi/linux/vfio.h.
 ///

@@ -5,7 +5,7 @@ use crate::harness::faults::{Answer, Fault};
 use crate::harness::finished::Finished;
 use crate::harness::host::assert_nothing_is_left;
 use crate::harness::refusal::request::*;
-use crate::harness::refusal::{KVM_CAP_SPAPR_TCE_VFIO, Refusal};
+use crate::harness::refusal::{DEFAULT_WINDOW_TABLE, KVM_CAP_SPAPR_TCE_VFIO, Refusal};
 use crate::harness::tce_calls::{H_HARDWARE, H_NOT_ENOUGH_RESOURCES, H_SUCCESS, TceCalls};
 use crate::harness::vmm::Vmm;
 
@@ -62,10 +62,6 @@ fn a_map_that_the_host_refuses_is_told_and_succeeds_when_made_again() {
     let list = format!("list 1000 {ENTRY} 8");
     for (fault, message) in [
         (
-            errno(VFIO_IOMMU_SPAPR_TCE_CREATE, libc::EIO),
-            "VFIO_IOMMU_SPAPR_TCE_CREATE",
-        ),
-        (
             errno(VFIO_IOMMU_SPAPR_REGISTER_MEMORY, libc::ENOMEM),
             "VFIO_IOMMU_SPAPR_REGISTER_MEMORY failed: Cannot allocate memory",
         ),
@@ -97,6 +93,38 @@ fn a_map_that_the_host_refuses_is_told_and_succeeds_when_made_again() {
             assert_eq!(finished.stat("/windows/0/path"), "bound", "{finished}");
         }
     }
+}
+
+/// It is made before the guest runs, so that it can be bound. Later on other processors may be making
+/// calls for it, of which the kernel would lose those between the making of its table and the binding.
+#[test]
+fn a_window_that_the_host_refused_at_the_start_is_made_on_the_first_entry_without_the_kernel() {
+    let fault = errno(VFIO_IOMMU_SPAPR_TCE_CREATE, libc::EIO);
+    let put = format!("put 1000 {ENTRY}");
+    let calls = [(put.as_str(), DONE), ("get 1000", MAPPED)];
+    let finished = make_with(&fault, &[], &calls);
+    assert!(
+        finished.errors().contains("VFIO_IOMMU_SPAPR_TCE_CREATE"),
+        "{finished}"
+    );
+    assert_eq!(finished.stat("/windows/0/path"), "user", "{finished}");
+    let reason = finished.stat("/windows/0/reason").as_str();
+    assert!(
+        reason.is_some_and(|it| it.contains("only after the guest could use it")),
+        "{finished}"
+    );
+}
+
+#[test]
+fn a_map_is_refused_while_the_host_makes_no_window() {
+    let first = errno(VFIO_IOMMU_SPAPR_TCE_CREATE, libc::EIO);
+    let second = first.clone().fresh().after(1);
+    let put = format!("put 1000 {ENTRY}");
+    let vmm = TceCalls::vmm().with_fault(&first).with_fault(&second);
+    let calls = [(put.as_str(), REFUSED), (&put, DONE), ("get 1000", MAPPED)];
+    let finished = make(vmm, &calls).assert_powered_off();
+    assert_eq!(finished.number("/windows/0/failures"), 1, "{finished}");
+    assert_nothing_is_left();
 }
 
 /// More levels are tried: the kernel may have had no table in one piece.
@@ -157,10 +185,11 @@ fn what_the_kernel_does_not_serve_is_served_in_user_space() {
     let set = errno(KVM_SET_DEVICE_ATTR, libc::EINVAL)
         .with_field(VFIO_GROUP)
         .with_field(SET_SPAPR_TCE)
-        .after(1);
+        // And once more before the group was added.
+        .after(2);
     for (fault, reason) in [
         (
-            errno(KVM_CREATE_SPAPR_TCE_64, libc::ENOMEM),
+            errno(KVM_CREATE_SPAPR_TCE_64, libc::ENOMEM).with_field(DEFAULT_WINDOW_TABLE),
             "KVM_CREATE_SPAPR_TCE_64 failed: Cannot allocate memory",
         ),
         (

@@ -87,8 +87,11 @@ impl VfioKvmDevice {
         Ok(Self(device))
     }
 
-    /// Tells KVM of an open VFIO group, before a device is taken from it
-    /// (VFIO_GROUP_GET_DEVICE_FD).
+    /// Tells KVM of an open VFIO group.
+    ///
+    /// A VM that ends with a group that was added and that nothing was ever bound to makes the kernel
+    /// warn (`kvm_spapr_tce_release_vfio_group` in virt/kvm/vfio.c), on which some hosts are set to
+    /// panic: so a group is added when something is to be bound to it.
     ///
     /// # Errors
     /// [`VfioDeviceError::AddGroup`], with EEXIST for a group already added.
@@ -107,12 +110,13 @@ impl VfioKvmDevice {
     }
 
     /// Binds `table` to the group's IOMMU window of the same bus offset: from now on what the
-    /// kernel puts into the table goes to the hardware. The window must have been made before.
+    /// kernel puts into the table goes to the hardware. The window must have been made before; the
+    /// group is added if it has not been.
     ///
     /// On an error the caller drops the table: unbound, it would swallow the guest's entries.
     ///
     /// # Errors
-    /// [`VfioDeviceError::SetSpaprTce`].
+    /// [`VfioDeviceError::SetSpaprTce`]; [`VfioDeviceError::AddGroup`].
     pub fn set_spapr_tce(
         &self,
         group: &impl AsRawFd,
@@ -122,11 +126,15 @@ impl VfioKvmDevice {
             groupfd: group.as_raw_fd(),
             tablefd: table.as_raw_fd(),
         };
-        self.set(KVM_DEV_VFIO_GROUP_SET_SPAPR_TCE, &binding)
-            .map_err(|source| VfioDeviceError::SetSpaprTce {
-                liobn: table.liobn(),
-                source,
-            })
+        let mut bound = self.set(KVM_DEV_VFIO_GROUP_SET_SPAPR_TCE, &binding);
+        if bound.is_err_and(|error| error.errno() == libc::ENOENT) {
+            self.add_group(group)?;
+            bound = self.set(KVM_DEV_VFIO_GROUP_SET_SPAPR_TCE, &binding);
+        }
+        bound.map_err(|source| VfioDeviceError::SetSpaprTce {
+            liobn: table.liobn(),
+            source,
+        })
     }
 
     fn set<T>(&self, attribute: u32, argument: &T) -> errno::Result<()> {

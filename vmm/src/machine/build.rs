@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use kvm_ioctls::{VcpuFd, VmFd};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use spapr_devices::dma_windows::DmaWindows;
 use spapr_devices::interrupts::{ControllerKind, LisnAllocator};
 use spapr_devices::pci::{HostBridge, HostBridgeNode, Machine as PciMachine, PciError};
@@ -168,7 +168,7 @@ impl Machine {
             vm,
             capabilities,
             controller,
-            lists_in_kernel,
+            kvm,
         } = make_vm(description)?;
         let ram = match description.hugepages {
             Some(pages) => GuestRam::in_hugepages(description.memory, pages)?,
@@ -199,11 +199,10 @@ impl Machine {
         };
         let Attached {
             engine,
-            bulk_calls_due,
             notices,
             dma_windows,
             bridges,
-        } = attach_devices(description, &ram, &vm, &capabilities, &pci, lists_in_kernel)?;
+        } = attach_devices(description, &ram, &vm, &capabilities, &pci)?;
         let mut rng_seed = [0; 64];
         random::fill(&mut rng_seed).map_err(|source| MachineError::Resource {
             what: "random bytes",
@@ -229,6 +228,10 @@ impl Machine {
             command_line: &description.command_line,
         };
         let entry = boot::load(&ram, &payload, &tree)?;
+        let (engine, bulk_calls_due) = match adapts_lists(description, &kvm, &capabilities) {
+            true => with_kernel_lists(engine, &vm)?,
+            false => (engine, None),
+        };
         engine.prepare()?;
         Ok(Self {
             engine,
@@ -251,8 +254,7 @@ struct Vm {
     vm: Arc<VmFd>,
     capabilities: Capabilities,
     controller: ControllerKind,
-    /// Whether lists may be left to the kernel: it checks where they end.
-    lists_in_kernel: bool,
+    kvm: Kvm,
 }
 
 fn make_vm(description: &MachineDescription) -> Result<Vm, MachineError> {
@@ -275,14 +277,33 @@ fn make_vm(description: &MachineDescription) -> Result<Vm, MachineError> {
     if threads > 1 {
         vm.set_threads_per_core(threads).map_err(KvmRefusal::from)?;
     }
-    let adapts = policy(description).tce.adapts_bulk_calls() && !description.vfio.is_empty();
-    let lists_in_kernel = adapts && bulk_calls::kernel_may_take_lists(&kvm, &capabilities);
     Ok(Vm {
         vm,
         capabilities,
         controller,
-        lists_in_kernel,
+        kvm,
     })
+}
+
+/// Whether the guest's lists may be handed over to the kernel. When all else of the machine is made,
+/// the kernel is tried for it.
+fn adapts_lists(description: &MachineDescription, kvm: &Kvm, capabilities: &Capabilities) -> bool {
+    policy(description).tce.adapts_bulk_calls()
+        && !description.vfio.is_empty()
+        && bulk_calls::kernel_may_take_lists(kvm, capabilities)
+}
+
+/// An engine that hands lists over to the kernel and takes them back, and what becomes readable when it
+/// is to take them back.
+fn with_kernel_lists(
+    engine: Engine<GuestRam, GroupIommu>,
+    vm: &Arc<VmFd>,
+) -> Result<(Engine<GuestRam, GroupIommu>, Option<OwnedFd>), MachineError> {
+    let (switch, due) = BulkCallSwitch::new(Arc::clone(vm)).map_err(|source| {
+        let what = "a timer";
+        MachineError::Resource { what, source }
+    })?;
+    Ok((engine.with_kernel_handlers(switch), Some(due)))
 }
 
 /// Has the kernel serve the RTAS calls of an XICS.
@@ -340,7 +361,6 @@ fn host_bridge_node(bridge: &HostBridge, dma_windows: &DmaWindows) -> HostBridge
 /// Passed-through devices, and how they do DMA.
 struct Attached {
     engine: Engine<GuestRam, GroupIommu>,
-    bulk_calls_due: Option<OwnedFd>,
     notices: Vec<Alarm>,
     dma_windows: DmaWindows,
     bridges: Vec<HostBridge>,
@@ -352,7 +372,6 @@ fn attach_devices(
     vm: &Arc<VmFd>,
     capabilities: &Capabilities,
     pci: &PciMachine,
-    lists_in_kernel: bool,
 ) -> Result<Attached, MachineError> {
     let policy = policy(description);
     let mut bridges = Vec::new();
@@ -360,7 +379,7 @@ fn attach_devices(
     let mut notices = Vec::new();
     if !description.vfio.is_empty() {
         let kvm_device = Arc::new(VfioKvmDevice::new(vm).map_err(KvmRefusal::from)?);
-        let groups = passthrough::attach(&description.vfio, description.iommu.into(), &kvm_device)?;
+        let groups = passthrough::attach(&description.vfio, description.iommu.into())?;
         let containers: Vec<_> = groups.iter().map(|group| &*group.container).collect();
         memory_check::check(&containers, ram, &policy, description.ddw)?;
         let can_bind = capabilities.spapr_tce_64 && capabilities.spapr_tce_vfio;
@@ -391,20 +410,10 @@ fn attach_devices(
         start: GuestPhysicalAddress(0),
         bytes: ram.bytes(),
     };
-    let mut engine = Engine::new(ram.clone(), &[ram_range], policy, engine_bridges)?;
-    let mut bulk_calls_due = None;
-    if lists_in_kernel && !bridges.is_empty() {
-        let (switch, due) = BulkCallSwitch::new(Arc::clone(vm)).map_err(|source| {
-            let what = "a timer";
-            MachineError::Resource { what, source }
-        })?;
-        engine = engine.with_kernel_handlers(switch);
-        bulk_calls_due = Some(due);
-    }
+    let engine = Engine::new(ram.clone(), &[ram_range], policy, engine_bridges)?;
     let dma_windows = offered_windows(description, &engine, ram, &bridges);
     Ok(Attached {
         engine,
-        bulk_calls_due,
         notices,
         dma_windows,
         bridges,

@@ -76,11 +76,8 @@ impl GroupIommu {
     }
 
     fn try_bind(&self, liobn: Liobn, geometry: Geometry) -> Result<TceTable, BindRefusal> {
-        if self.container.version() == IommuVersion::V1 {
-            return Err(BindRefusal::ContainerV1);
-        }
-        if !self.can_bind {
-            return Err(BindRefusal::NoCapability);
+        if let Some(reason) = self.never_binds() {
+            return Err(reason);
         }
         let table = TceTable::new(&self.vm, liobn, geometry).map_err(|error| {
             log::debug!("{error}");
@@ -140,6 +137,16 @@ impl HostIommu for GroupIommu {
             );
             HostError::from(&error)
         })
+    }
+
+    fn never_binds(&self) -> Option<BindRefusal> {
+        if self.container.version() == IommuVersion::V1 {
+            Some(BindRefusal::ContainerV1)
+        } else if !self.can_bind {
+            Some(BindRefusal::NoCapability)
+        } else {
+            None
+        }
     }
 
     fn bind_kernel_table(&self, liobn: Liobn, geometry: Geometry) -> Result<TceTable, BindRefusal> {

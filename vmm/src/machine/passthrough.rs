@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use spapr_devices::pci::{DeviceFunction, PhysicalFunction};
@@ -17,7 +16,6 @@ use super::guest_places::{self, PlaceError};
 use super::vfio_function::VfioFunction;
 use crate::cli::IommuMode;
 use crate::control::Alarm;
-use crate::kvm::vfio_device::{VfioDeviceError, VfioKvmDevice};
 
 /// Why a device cannot be passed through.
 #[derive(Debug, thiserror::Error)]
@@ -31,9 +29,6 @@ pub enum PassthroughError {
     /// There is no container for it.
     #[error(transparent)]
     Container(#[from] ContainerError),
-    /// KVM does not take the group.
-    #[error(transparent)]
-    Kvm(#[from] VfioDeviceError),
     /// The device does not work.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -85,7 +80,6 @@ pub(super) struct AttachedGroup {
 pub(super) fn attach(
     devices: &[PassedThroughDevice],
     policy: IommuPolicy,
-    kvm_device: &VfioKvmDevice,
 ) -> Result<Vec<AttachedGroup>, PassthroughError> {
     let host = HostPaths::default();
     let mut by_group: BTreeMap<GroupNumber, Vec<PassedThroughDevice>> = BTreeMap::new();
@@ -112,9 +106,7 @@ pub(super) fn attach(
         };
         let bridge = guest_places::bridge(&members, &bridges).map_err(place_error)?;
         bridges.push(bridge);
-        groups.push(attach_group(
-            &host, number, &members, policy, kvm_device, bridge,
-        )?);
+        groups.push(attach_group(&host, number, &members, policy, bridge)?);
     }
     Ok(groups)
 }
@@ -124,7 +116,6 @@ fn attach_group(
     number: GroupNumber,
     members: &[PassedThroughDevice],
     policy: IommuPolicy,
-    kvm_device: &VfioKvmDevice,
     bridge: u8,
 ) -> Result<AttachedGroup, PassthroughError> {
     let place_error = |source| PassthroughError::Place {
@@ -135,8 +126,6 @@ fn attach_group(
     let group = Group::open(host, number)?;
     let container = Arc::new(Container::attach(host, group, policy)?);
     log::info!("IOMMU group {number}: {} container", container.version());
-    // Before a device is opened: the kernel ties the device to the VM then.
-    kvm_device.add_group(&container.group().as_fd())?;
     let mut functions: Vec<(DeviceFunction, Arc<dyn PhysicalFunction>)> = Vec::new();
     let mut notices = Vec::new();
     for (member, place) in members.iter().zip(places) {

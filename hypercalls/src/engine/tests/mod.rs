@@ -29,8 +29,17 @@ fn piece(start: u64, bytes: u64) -> GuestRange {
     }
 }
 
-/// 4 MiB of RAM in regions of 1 MiB, one bridge with a default window of 1,024 pages of 4 KiB.
+/// An engine as a guest finds it, but that locking at attach is left to the test.
 fn engine(version: ContainerVersion, tce: TcePolicy, lock: LockPolicy) -> TestEngine {
+    let engine = unprepared(version, tce, lock);
+    if lock == LockPolicy::FirstMap {
+        engine.prepare().unwrap();
+    }
+    engine
+}
+
+/// 4 MiB of RAM in regions of 1 MiB, one bridge with a default window of 1,024 pages of 4 KiB.
+fn unprepared(version: ContainerVersion, tce: TcePolicy, lock: LockPolicy) -> TestEngine {
     let ram = vec![piece(0, 4 * MIB)];
     let memory = FakeMemory::new(ram.clone(), GuestPhysicalAddress(LIST), 4);
     let default_window = Geometry {
@@ -122,9 +131,16 @@ fn other_hypercalls_are_left_alone() {
 }
 
 #[test]
-fn nothing_is_made_at_the_host_before_the_first_entry_is_written() {
-    let engine = lazy();
-    engine.prepare().unwrap();
+fn what_cannot_be_bound_is_not_made_at_the_host_before_the_first_entry_is_written() {
+    for (version, tce) in [
+        (ContainerVersion::V2, TcePolicy::User),
+        (ContainerVersion::V1, TcePolicy::Auto),
+    ] {
+        nothing_is_made_before_the_first_entry(&engine(version, tce, LockPolicy::FirstMap));
+    }
+}
+
+fn nothing_is_made_before_the_first_entry(engine: &TestEngine) {
     assert_eq!(engine.put(0, 0), SUCCESS);
     assert_eq!(engine.stuff(0, 1024), SUCCESS);
     assert_eq!(engine.put_list(0, &[0; 512]), SUCCESS);
@@ -137,10 +153,12 @@ fn nothing_is_made_at_the_host_before_the_first_entry_is_written() {
 }
 
 #[test]
-fn the_first_entry_makes_the_window_binds_it_and_locks_one_region() {
+fn a_window_is_bound_before_the_guest_runs_and_the_first_entry_locks_one_region() {
     let engine = lazy();
-    assert_eq!(engine.put(0x3000, 0x12_3003), SUCCESS);
     assert_eq!(engine.state(), WindowState::Bound);
+    assert_eq!(engine.snapshot().locked.bytes, 0);
+    assert_eq!(engine.fake().registered(), []);
+    assert_eq!(engine.put(0x3000, 0x12_3003), SUCCESS);
     assert_eq!(engine.get(0x3000), 0x12_3003);
     assert_eq!(engine.snapshot().locked.bytes, MIB);
     // Window, table, region, map.
@@ -152,7 +170,7 @@ fn a_contiguous_list_is_one_map_and_a_stuff_is_one_unmap() {
     let engine = lazy();
     assert_eq!(engine.put_list(0x1000, &contiguous(MIB, 256)), SUCCESS);
     assert_eq!(engine.counters().map_calls, 1);
-    assert_eq!(engine.stuff(0, 1024), SUCCESS);
+    assert_eq!(engine.stuff(0, 512), SUCCESS);
     assert_eq!(engine.counters().unmap_calls, 1);
     assert_eq!(engine.live(), 0);
 }
@@ -170,8 +188,8 @@ fn runs_end_with_a_region_with_the_order_and_with_the_permission() {
 }
 
 #[test]
-fn clearing_what_is_clear_asks_nothing_of_the_host() {
-    let engine = lazy();
+fn clearing_what_is_clear_asks_nothing_of_the_host_where_user_space_alone_maps() {
+    let engine = engine(ContainerVersion::V2, TcePolicy::User, LockPolicy::FirstMap);
     assert_eq!(engine.put(0x3000, 0x1003), SUCCESS);
     let calls = engine.fake().calls();
     assert_eq!(engine.stuff(0x4000, 512), SUCCESS);
@@ -233,7 +251,7 @@ fn what_makes_no_sense_is_refused_and_changes_nothing() {
 fn a_refused_region_is_out_of_resources_and_works_once_the_limit_is_raised() {
     let engine = lazy();
     engine.fake().inject(Fault {
-        after: 2,
+        after: 0,
         error: ENOMEM,
         leaves_traces: false,
     });
@@ -246,26 +264,35 @@ fn a_refused_region_is_out_of_resources_and_works_once_the_limit_is_raised() {
 }
 
 #[test]
-fn a_refused_window_stays_unlocked_and_can_be_had_later() {
-    let engine = lazy();
-    engine.fake().inject(Fault {
-        after: 0,
-        error: ENOMEM,
-        leaves_traces: false,
-    });
+fn a_refused_window_stays_unlocked_and_can_be_had_later_but_without_the_kernel() {
+    let engine = unprepared(ContainerVersion::V2, TcePolicy::Auto, LockPolicy::FirstMap);
+    let refuse = |after| {
+        engine.fake().inject(Fault {
+            after,
+            error: ENOMEM,
+            leaves_traces: false,
+        });
+    };
+    refuse(0);
+    engine.prepare().unwrap();
+    assert_eq!(engine.state(), WindowState::Unlocked);
+    refuse(0);
     assert_eq!(engine.put(0, 0x1003), EXHAUSTED);
     assert_eq!(engine.state(), WindowState::Unlocked);
     assert_eq!(engine.put(0, 0x1003), SUCCESS);
+    // Other processors may be making calls for it.
+    assert_eq!(engine.state(), WindowState::UserOnly(BindRefusal::InUse));
 }
 
 #[test]
 fn a_refused_binding_leaves_the_window_to_user_space() {
-    let engine = lazy();
+    let engine = unprepared(ContainerVersion::V2, TcePolicy::Auto, LockPolicy::FirstMap);
     engine.fake().inject(Fault {
         after: 1,
         error: HostError::Refused(22),
         leaves_traces: false,
     });
+    engine.prepare().unwrap();
     assert_eq!(engine.put(0, 0x1003), SUCCESS);
     assert_eq!(
         engine.state(),
@@ -381,7 +408,10 @@ fn a_reset_unmaps_and_unlocks_all_and_puts_the_default_window_back() {
         entries: 64,
     };
     engine.add_window(Liobn(0x8000_0001), dynamic).unwrap();
-    assert_eq!(engine.activate(Liobn(0x8000_0001)), Ok(WindowState::Bound));
+    assert_eq!(
+        engine.activate(Liobn(0x8000_0001), Use::NotYet),
+        Ok(WindowState::Bound)
+    );
     assert_eq!(
         engine.call(abi::H_PUT_TCE, &[0x8000_0001, 1 << 59, 0x10_0003]),
         SUCCESS

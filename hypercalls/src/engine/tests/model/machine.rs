@@ -35,6 +35,7 @@ impl Machine {
         let engine = Engine::new(memory, &ram(), policy, bridges.collect())
             .unwrap()
             .with_kernel_handlers(handlers.clone());
+        engine.prepare().unwrap();
         Self {
             engine,
             model: Model::new(),
@@ -224,7 +225,7 @@ impl Machine {
                 }
                 return;
             }
-            Step::Activate { which } => self.engine.activate(name(which)).map(drop),
+            Step::Activate { which } => self.engine.activate(name(which), Use::NotYet).map(drop),
             Step::RemoveWindow { which } => {
                 self.model.tables[which] = None;
                 self.engine.remove_window(name(which))
