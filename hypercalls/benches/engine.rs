@@ -35,6 +35,10 @@ impl GuestMemory for Memory {
         Ok(())
     }
 
+    fn populate(&self, _: HostRange) -> bool {
+        false
+    }
+
     fn host_range(&self, address: GuestPhysicalAddress) -> Option<HostRange> {
         Some(HostRange {
             start: HostVirtualAddress(0x7000_0000_0000 + address.0),

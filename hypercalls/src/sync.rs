@@ -7,13 +7,13 @@
 #[cfg(not(shuttle))]
 mod chosen {
     pub(crate) use parking_lot::{Mutex, MutexGuard};
-    pub(crate) use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64};
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64};
 }
 
 #[cfg(shuttle)]
 mod chosen {
     pub(crate) use shuttle::sync::MutexGuard;
-    pub(crate) use shuttle::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64};
+    pub(crate) use shuttle::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64};
 
     /// The checker's lock with parking_lot's ways.
     #[derive(Debug, Default)]
@@ -32,4 +32,4 @@ mod chosen {
     }
 }
 
-pub(crate) use chosen::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Mutex, MutexGuard};
+pub(crate) use chosen::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Mutex, MutexGuard};

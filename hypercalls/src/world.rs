@@ -41,6 +41,10 @@ pub trait GuestMemory: Send + Sync {
         list: &mut [u64],
     ) -> Result<(), NotGuestRam>;
 
+    /// Makes the pages of `range` of this process' memory present, as if all were written to, without
+    /// changing what they hold; false when the host cannot. May take long.
+    fn populate(&self, range: HostRange) -> bool;
+
     /// The host memory behind `address`, as far as it is contiguous; `None` when that byte is no
     /// RAM. Asked when the engine is made: it translates from its own table afterwards, in which
     /// RAM is already cut into the regions that are locked one by one.

@@ -180,6 +180,31 @@ impl GuestMemory for GuestRam {
         Ok(())
     }
 
+    fn populate(&self, range: HostRange) -> bool {
+        let all = self.host_range().start.0..=self.host_range().start.0 + self.bytes;
+        let end = range.start.0.checked_add(range.bytes);
+        if !all.contains(&range.start.0) || !end.is_some_and(|end| all.contains(&end)) {
+            return false;
+        }
+        let (Ok(start), Ok(length)) =
+            (usize::try_from(range.start.0), usize::try_from(range.bytes))
+        else {
+            return false;
+        };
+        let start = std::ptr::without_provenance_mut(start);
+        // SAFETY: the range is guest memory, which is mapped as long as `self` lives; the call makes its
+        // pages present and changes nothing in them (madvise(2)).
+        let result = unsafe { libc::madvise(start, length, libc::MADV_POPULATE_WRITE) };
+        if result != 0 {
+            // A kernel before Linux 5.14, or one that is short of memory: mappings do without.
+            log::debug!(
+                "guest memory is not made present ahead: {}",
+                io::Error::last_os_error()
+            );
+        }
+        result == 0
+    }
+
     fn host_range(&self, address: GuestPhysicalAddress) -> Option<HostRange> {
         let bytes = self
             .bytes

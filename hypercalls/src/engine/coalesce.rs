@@ -1,9 +1,9 @@
 //! Runs: how a list of entries becomes as few requests to the host as possible.
 //!
-//! Entries that follow each other in guest address, with the same permission and in one locked
-//! region, are one run, hence one VFIO_IOMMU_MAP_DMA: the kernel takes one ioctl and flushes once
-//! for all of it. A run ends with its region because the kernel maps from one registered region at
-//! a time (`tce_iommu_prereg_ua_to_hpa` in drivers/vfio/vfio_iommu_spapr_tce.c), and with it ends
+//! Entries that follow each other in guest address, with the same permission and in one block of
+//! memory, are one run, hence one VFIO_IOMMU_MAP_DMA: the kernel takes one ioctl and flushes once
+//! for all of it. A run ends with its block because each entry's page has to be in one registered piece
+//! of memory (`tce_iommu_prereg_ua_to_hpa` in drivers/vfio/vfio_iommu_spapr_tce.c), and with it ends
 //! the contiguous host memory. Entries without permission that follow each other are one run that
 //! unmaps, whatever their address bits.
 
@@ -28,7 +28,7 @@ pub(super) enum Target {
     Clear,
     /// Map to host memory that starts here.
     Map {
-        region: usize,
+        block: usize,
         start: HostVirtualAddress,
         permission: Permission,
     },
@@ -56,7 +56,7 @@ impl<'a> Runs<'a> {
         }
     }
 
-    /// Where the entry maps to, and how many entries from it on its region has room for.
+    /// Where the entry maps to, and how many entries from it on its block has room for.
     #[inline]
     pub(super) fn target(&self, tce: Tce) -> (Target, usize) {
         let permission = tce.permission();
@@ -74,7 +74,7 @@ impl<'a> Runs<'a> {
             Ok(0) | Err(_) => (Target::Invalid, 1),
             Ok(room) => (
                 Target::Map {
-                    region: found.region,
+                    block: found.block,
                     start: found.host.start,
                     permission,
                 },

@@ -149,6 +149,7 @@ impl Machine {
             tce: TcePolicy::Auto,
             lock: LockPolicy::FirstMap,
             region: None,
+            block: None,
         };
         let bridge = HostBridge {
             number: 0,

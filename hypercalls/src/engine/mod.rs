@@ -133,7 +133,7 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
         policy: Policy,
         bridges: Vec<HostBridge<H>>,
     ) -> Result<Self, EngineError> {
-        let regions = Regions::new(&memory, ram, policy.region)?;
+        let regions = Regions::new(&memory, ram, policy.region, policy.block)?;
         let registry = Registry::new([]);
         let unknown_liobn = AtomicU64::new(0);
         let mut engine = Self {
@@ -164,6 +164,20 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
         }
         engine.registry = Registry::new(made);
         Ok(engine)
+    }
+
+    /// Has `wake` called when guest memory is to be made present, to be locked as one later on: then
+    /// [`Engine::populate_some`] is to be called until it returns false, on a thread that nobody waits for.
+    /// `wake` is called on a processor's thread in its hypercall.
+    #[must_use]
+    pub fn with_populator(mut self, wake: impl Fn() + Send + Sync + 'static) -> Self {
+        self.regions.set_populator(wake);
+        self
+    }
+
+    /// Makes one block of guest memory present that is wanted so; false when none is.
+    pub fn populate_some(&self) -> bool {
+        self.regions.populate_some(&self.memory)
     }
 
     /// Serves hypercall `number` if it is one of the engine's; `None` leaves it to others.

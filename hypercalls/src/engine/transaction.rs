@@ -179,9 +179,9 @@ impl<H: HostIommu> Transaction<'_, H> {
         match target {
             Target::Invalid => return Err(Failure::Parameter),
             Target::Clear => survey.clears += 1,
-            Target::Map { region, .. } => {
+            Target::Map { block, .. } => {
                 survey.maps += 1;
-                survey.needs_registration |= !self.bridge.locks.is_registered(region);
+                survey.needs_registration |= !self.bridge.locks.is_registered(block);
             }
         }
         Ok(())
@@ -211,12 +211,12 @@ impl<H: HostIommu> Transaction<'_, H> {
     #[cold]
     fn register(&self, list: &[u64]) -> Result<(), Failure> {
         for run in self.runs(list) {
-            if let Target::Map { region, .. } = run.target
-                && !self.bridge.locks.is_registered(region)
+            if let Target::Map { block, .. } = run.target
+                && !self.bridge.locks.is_registered(block)
             {
                 self.bridge
                     .locks
-                    .register(&self.bridge.host, self.regions, region)
+                    .register(&self.bridge.host, self.regions, block)
                     .map_err(|_| Failure::HostRefused)?;
             }
         }

@@ -109,6 +109,9 @@ pub struct Policy {
     /// How large the pieces are in which memory is locked; `None` chooses by the size of RAM
     /// ([`RegionSize::for_ram`]).
     pub region: Option<RegionSize>,
+    /// How much is locked at once of a region that is not present yet; `None`, or what is no smaller
+    /// than a region: all of it.
+    pub block: Option<RegionSize>,
 }
 
 #[cfg(test)]

@@ -118,7 +118,7 @@ fn a_window_that_the_host_refused_at_the_start_is_made_on_the_first_entry_withou
 #[test]
 fn a_map_is_refused_while_the_host_makes_no_window() {
     let first = errno(VFIO_IOMMU_SPAPR_TCE_CREATE, libc::EIO);
-    let second = first.clone().fresh().after(1);
+    let second = first.clone().fresh();
     let put = format!("put 1000 {ENTRY}");
     let vmm = TceCalls::vmm().with_fault(&first).with_fault(&second);
     let calls = [(put.as_str(), REFUSED), (&put, DONE), ("get 1000", MAPPED)];

@@ -13,6 +13,7 @@ use spapr_devices::vfio::{MemoryLimitError, host_page_bytes};
 use spapr_hypercalls::abi;
 use spapr_hypercalls::address::GuestPhysicalAddress;
 use spapr_hypercalls::engine::{Engine, EngineError, HostBridge as EngineBridge, WindowError};
+use spapr_hypercalls::locking::RegionSize;
 use spapr_hypercalls::policy::{LockPolicy, Policy, TcePolicy};
 use spapr_hypercalls::world::GuestRange;
 
@@ -25,6 +26,7 @@ use super::interrupt_controller::{InterruptController, InterruptControllerError}
 use super::lasting::Lasting;
 use super::memory_check;
 use super::passthrough::{self, AttachedGroup, PassthroughError};
+use super::populator::Wake;
 use super::processor_facts::{self, ProcessorError};
 use crate::boot::{self, BootError, Entry, Payload, device_tree::MachineTree};
 use crate::cli::{LockMode, TceMode};
@@ -145,6 +147,7 @@ pub struct Machine {
     pub(super) engine: Engine<GuestRam, GroupIommu>,
     /// Readable when the engine is to take bulk calls back.
     pub(super) bulk_calls_due: Option<OwnedFd>,
+    pub(super) populator: Wake,
     pub(super) notices: Vec<Alarm>,
     pub(super) dma_windows: DmaWindows,
     pub(super) bridges: Vec<HostBridge>,
@@ -170,10 +173,7 @@ impl Machine {
             controller,
             kvm,
         } = make_vm(description)?;
-        let ram = match description.hugepages {
-            Some(pages) => GuestRam::in_hugepages(description.memory, pages)?,
-            None => GuestRam::new(description.memory)?,
-        };
+        let ram = make_ram(description)?;
         let slots = Arc::new(MemorySlots::new(
             Arc::clone(&vm),
             capabilities.max_memory_slots,
@@ -228,13 +228,14 @@ impl Machine {
             command_line: &description.command_line,
         };
         let entry = boot::load(&ram, &payload, &tree)?;
-        let (engine, bulk_calls_due) = match adapts_lists(description, &kvm, &capabilities) {
-            true => with_kernel_lists(engine, &vm)?,
-            false => (engine, None),
-        };
-        engine.prepare()?;
+        let Prepared {
+            engine,
+            bulk_calls_due,
+            populator,
+        } = prepare_engine(engine, description, &kvm, &vm, &capabilities)?;
         Ok(Self {
             engine,
+            populator,
             bulk_calls_due,
             notices,
             dma_windows,
@@ -246,6 +247,13 @@ impl Machine {
             vm,
             ram,
         })
+    }
+}
+
+fn make_ram(description: &MachineDescription) -> Result<GuestRam, MemoryError> {
+    match description.hugepages {
+        Some(pages) => GuestRam::in_hugepages(description.memory, pages),
+        None => GuestRam::new(description.memory),
     }
 }
 
@@ -293,17 +301,40 @@ fn adapts_lists(description: &MachineDescription, kvm: &Kvm, capabilities: &Capa
         && bulk_calls::kernel_may_take_lists(kvm, capabilities)
 }
 
-/// An engine that hands lists over to the kernel and takes them back, and what becomes readable when it
-/// is to take them back.
-fn with_kernel_lists(
+/// An engine that the guest may call.
+struct Prepared {
     engine: Engine<GuestRam, GroupIommu>,
+    /// Becomes readable when the engine is to take lists back.
+    bulk_calls_due: Option<OwnedFd>,
+    /// Woken when the engine wants guest memory present.
+    populator: Wake,
+}
+
+fn prepare_engine(
+    mut engine: Engine<GuestRam, GroupIommu>,
+    description: &MachineDescription,
+    kvm: &Kvm,
     vm: &Arc<VmFd>,
-) -> Result<(Engine<GuestRam, GroupIommu>, Option<OwnedFd>), MachineError> {
-    let (switch, due) = BulkCallSwitch::new(Arc::clone(vm)).map_err(|source| {
-        let what = "a timer";
-        MachineError::Resource { what, source }
-    })?;
-    Ok((engine.with_kernel_handlers(switch), Some(due)))
+    capabilities: &Capabilities,
+) -> Result<Prepared, MachineError> {
+    let mut bulk_calls_due = None;
+    if adapts_lists(description, kvm, capabilities) {
+        let (switch, due) = BulkCallSwitch::new(Arc::clone(vm)).map_err(|source| {
+            let what = "a timer";
+            MachineError::Resource { what, source }
+        })?;
+        engine = engine.with_kernel_handlers(switch);
+        bulk_calls_due = Some(due);
+    }
+    let populator = Wake::new();
+    let wake = populator.clone();
+    let engine = engine.with_populator(move || wake.wake());
+    engine.prepare()?;
+    Ok(Prepared {
+        engine,
+        bulk_calls_due,
+        populator,
+    })
 }
 
 /// Has the kernel serve the RTAS calls of an XICS.
@@ -452,5 +483,10 @@ fn policy(description: &MachineDescription) -> Policy {
             LockMode::Attach => LockPolicy::Attach,
         },
         region: description.lock_region,
+        block: match description.hugepages {
+            // They are present.
+            Some(_) => None,
+            None => Some(RegionSize::block_for(host_page_bytes())),
+        },
     }
 }

@@ -28,6 +28,11 @@ mod memory_check;
 pub mod partition;
 #[cfg(target_arch = "powerpc64")]
 mod passthrough;
+#[cfg_attr(
+    not(target_arch = "powerpc64"),
+    expect(dead_code, reason = "machines run on powerpc64")
+)]
+mod populator;
 #[cfg(target_arch = "powerpc64")]
 mod processor_facts;
 #[cfg(target_arch = "powerpc64")]

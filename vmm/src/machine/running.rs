@@ -14,6 +14,7 @@ use super::lasting::Lasting;
 use super::lifecycle::{End, Lifecycle};
 use super::partition::Partition;
 use super::pause::Pause;
+use super::populator::{Populator, Wake};
 use super::processor_threads::ProcessorThreads;
 use super::processors::{Processors, StartAddress};
 use super::report;
@@ -31,6 +32,8 @@ use crate::vcpu::thread::Processor;
 
 /// A machine whose processors have threads.
 pub struct RunningMachine {
+    /// It works on the partition, so it ends first.
+    populator: Option<Populator>,
     partition: Arc<Partition>,
     threads: Arc<ProcessorThreads>,
     /// How many of them have work.
@@ -86,7 +89,9 @@ impl Machine {
             vm: self.vm,
             first_entry: OnceLock::new(),
         });
+        let populator = populator(self.populator, &partition);
         let mut running = RunningMachine {
+            populator,
             partition,
             threads: Arc::clone(threads),
             working: 0,
@@ -114,6 +119,26 @@ impl Machine {
         self.interrupts.make(LisnBlock::of_one(lisn))?;
         self.interrupts.connect(lisn, event)
     }
+}
+
+/// The thread that makes memory present ahead of mappings, if there is a device to map for.
+fn populator(wake: Wake, partition: &Arc<Partition>) -> Option<Populator> {
+    if partition.bridges.is_empty() {
+        return None;
+    }
+    let machine = Arc::downgrade(partition);
+    let populate_some = move || {
+        machine
+            .upgrade()
+            .is_some_and(|partition| partition.engine.populate_some())
+    };
+    Populator::start(wake, populate_some)
+        .inspect_err(|error| {
+            log::warn!(
+                "first mappings of guest memory take longer: no thread to make it present: {error}"
+            );
+        })
+        .ok()
 }
 
 impl RunningMachine {
@@ -161,6 +186,7 @@ impl RunningMachine {
 
     /// Stops all processors and collects what they counted.
     fn halt(&mut self) -> Counters {
+        self.populator = None;
         self.partition.processors.end();
         self.partition.pause.end();
         let mut sum = Counters::default();

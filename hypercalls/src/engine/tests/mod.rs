@@ -3,6 +3,7 @@
 
 mod bulk;
 mod concurrent;
+mod locking;
 mod model;
 
 use super::*;
@@ -56,6 +57,7 @@ fn unprepared(version: ContainerVersion, tce: TcePolicy, lock: LockPolicy) -> Te
         tce,
         lock,
         region: RegionSize::new(MIB),
+        block: None,
     };
     Engine::new(memory, &ram, policy, vec![bridge]).unwrap()
 }

@@ -28,6 +28,10 @@ impl GuestMemory for Memory {
         Err(NotGuestRam)
     }
 
+    fn populate(&self, _: HostRange) -> bool {
+        false
+    }
+
     fn host_range(&self, address: GuestPhysicalAddress) -> Option<HostRange> {
         Some(HostRange {
             start: HostVirtualAddress(1 << 46 | address.0),

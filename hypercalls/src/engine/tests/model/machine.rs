@@ -177,6 +177,10 @@ impl Machine {
                 self.handlers.sleep();
                 return self.engine.take_back_calls();
             }
+            Step::Populate => {
+                self.engine.populate_some();
+                return;
+            }
             Step::RefuseHandOver(refuses) => return self.handlers.refuse(refuses),
             _ => return self.change_windows(step, failures_before),
         };
@@ -239,7 +243,12 @@ impl Machine {
             }
             _ => {
                 self.model.reset();
-                self.engine.reset_windows()
+                let outcome = self.engine.reset_windows();
+                if self.engine.policy.lock == LockPolicy::FirstMap {
+                    // As for the next life of a machine.
+                    self.engine.prepare().unwrap();
+                }
+                outcome
             }
         };
         let (failed, unmaps_failed) = self.failures();
@@ -328,6 +337,10 @@ impl Machine {
         let mut registered: Vec<_> = self.hosts().flat_map(FakeHost::registered).collect();
         registered.sort_by_key(|range| range.start);
         registered.dedup();
+        // The kernel takes pieces of two containers that are the same, and none that overlap.
+        for pair in registered.windows(2) {
+            assert!(pair[0].start.0 + pair[0].bytes <= pair[1].start.0);
+        }
         let bytes: u64 = registered.iter().map(|range| range.bytes).sum();
         assert_eq!(self.engine.snapshot().locked.bytes, bytes);
     }

@@ -15,10 +15,12 @@ use steps::{Step, step, windows};
 
 fn policy(tce: TcePolicy) -> impl Strategy<Value = Policy> {
     let lock = prop_oneof![4 => Just(LockPolicy::FirstMap), 1 => Just(LockPolicy::Attach)];
-    lock.prop_map(move |lock| Policy {
+    let block = prop_oneof![1 => Just(None), 2 => Just(RegionSize::new(MIB / 4))];
+    (lock, block).prop_map(move |(lock, block)| Policy {
         tce,
         lock,
         region: RegionSize::new(MIB),
+        block,
     })
 }
 
@@ -85,9 +87,10 @@ fn the_sequences_reach_every_outcome_and_mostly_succeed() {
     let sequences = prop::collection::vec(step(), 40..60);
     let mut sum = Counters::default();
     let mut in_kernel = 0;
-    for _ in 0..80 {
+    for _ in 0..400 {
         let mut machine = Machine::new(Policy {
             region: RegionSize::new(MIB),
+            block: None,
             ..Policy::default()
         });
         let steps = sequences.new_tree(&mut runner).unwrap().current();

@@ -76,6 +76,8 @@ pub(super) enum Step {
     Prepare,
     /// Time passes until bulk calls are to be taken back from the kernel.
     TakeBack,
+    /// The VMM makes a block of memory present, if one is wanted.
+    Populate,
     /// From now on KVM refuses to enable or disable its handlers, or no longer does.
     RefuseHandOver(bool),
     Fail(Fault),
@@ -252,6 +254,7 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Reset),
         1 => Just(Step::Prepare),
         1 => Just(Step::TakeBack),
+        2 => Just(Step::Populate),
         1 => prop_oneof![1 => Just(true), 3 => Just(false)].prop_map(Step::RefuseHandOver),
         2 => fail,
     ]

@@ -1,0 +1,173 @@
+//! Which memory one container has registered.
+
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+
+use super::Regions;
+use super::ram::Piece;
+use crate::sync::AtomicBool;
+use crate::world::{HostError, HostIommu};
+
+/// Which blocks one container has registered.
+///
+/// A block's flag is read without a lock by every map. Who registers or unregisters holds the lock on the
+/// pieces of all containers, so that two windows that touch the same block first register it once, and that
+/// all containers have the same pieces; the kernel does one after the other, too.
+#[derive(Debug)]
+pub(crate) struct RegionLocks {
+    registered: Box<[AtomicBool]>,
+    /// False in a container that locks by itself: every flag is set from the start.
+    registers: bool,
+}
+
+impl RegionLocks {
+    pub(crate) fn new(regions: &Regions, registers: bool) -> Self {
+        Self {
+            registered: (0..regions.blocks())
+                .map(|_| AtomicBool::new(!registers))
+                .collect(),
+            registers,
+        }
+    }
+
+    /// Whether pages of block `index` can be mapped.
+    pub(crate) fn is_registered(&self, index: usize) -> bool {
+        self.registered
+            .get(index)
+            .is_some_and(|registered| registered.load(Ordering::Acquire))
+    }
+
+    fn set_registered(&self, blocks: &Range<usize>, is_registered: bool) {
+        for registered in self.registered.get(blocks.clone()).unwrap_or_default() {
+            registered.store(is_registered, Ordering::Release);
+        }
+    }
+
+    /// Registers block `index` unless it is: in the piece that another container has it in; else with all
+    /// of its region that is present, as one piece; else by itself, also if the host refuses the piece. It
+    /// may be one page of the others that the host cannot lock.
+    pub(crate) fn register<H: HostIommu>(
+        &self,
+        host: &H,
+        regions: &Regions,
+        index: usize,
+    ) -> Result<(), HostError> {
+        let mut pieces = regions.pieces();
+        if index >= regions.blocks() || self.is_registered(index) {
+            return Ok(());
+        }
+        let is_present = |block| regions.is_present(block);
+        let piece = if is_present(index) {
+            with_neighbours(regions, &pieces, index, is_present)
+        } else {
+            with_neighbours(regions, &pieces, index, |_| false)
+        };
+        let alone = index..index + 1;
+        let is_shared = pieces.iter().any(|known| known.blocks == piece);
+        let may_be_less = piece != alone && !is_shared;
+        let outcome = self.register_piece(host, regions, &mut pieces, piece);
+        if outcome.is_err() && may_be_less {
+            return self.register_piece(host, regions, &mut pieces, alone);
+        }
+        outcome
+    }
+
+    fn register_piece<H: HostIommu>(
+        &self,
+        host: &H,
+        regions: &Regions,
+        pieces: &mut Vec<Piece>,
+        blocks: Range<usize>,
+    ) -> Result<(), HostError> {
+        let Some(range) = regions.host_range(&blocks) else {
+            return Ok(());
+        };
+        host.register_memory(range)
+            .inspect_err(|_| regions.count_refusal())?;
+        // What is locked is present.
+        regions.note_present(&blocks);
+        self.set_registered(&blocks, true);
+        let holders = match pieces.iter_mut().find(|piece| piece.blocks == blocks) {
+            Some(piece) => {
+                piece.holders += 1;
+                piece.holders - 1
+            }
+            None => {
+                pieces.push(Piece { blocks, holders: 1 });
+                0
+            }
+        };
+        regions.count_registered(range.bytes, holders);
+        Ok(())
+    }
+
+    /// Registers all memory, region by region.
+    ///
+    /// # Errors
+    /// The first refusal; regions before it stay registered.
+    pub(crate) fn register_all<H: HostIommu>(
+        &self,
+        host: &H,
+        regions: &Regions,
+    ) -> Result<(), HostError> {
+        let mut pieces = regions.pieces();
+        for index in 0..regions.blocks() {
+            if !self.is_registered(index) {
+                let piece = with_neighbours(regions, &pieces, index, |_| true);
+                self.register_piece(host, regions, &mut pieces, piece)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Unregisters all memory. The caller sees to it that no window of the container maps.
+    ///
+    /// # Errors
+    /// The first refusal, after all have been tried; what was refused stays registered.
+    pub(crate) fn unregister_all<H: HostIommu>(
+        &self,
+        host: &H,
+        regions: &Regions,
+    ) -> Result<(), HostError> {
+        if !self.registers {
+            return Ok(());
+        }
+        let mut outcome = Ok(());
+        regions.pieces().retain_mut(|piece| {
+            let range = regions.host_range(&piece.blocks);
+            let Some(range) = range.filter(|_| self.is_registered(piece.blocks.start)) else {
+                return true;
+            };
+            if let Err(refusal) = host.unregister_memory(range) {
+                outcome = outcome.and(Err(refusal));
+                return true;
+            }
+            self.set_registered(&piece.blocks, false);
+            piece.holders -= 1;
+            if piece.holders == 0 {
+                regions.count_unlocked(range.bytes);
+            }
+            piece.holders > 0
+        });
+        outcome
+    }
+}
+
+/// The piece that block `index` is in; if it is in none, the blocks round it that are of its region, in no
+/// piece, and for which `is_meant` holds.
+fn with_neighbours(
+    regions: &Regions,
+    pieces: &[Piece],
+    index: usize,
+    is_meant: impl Fn(usize) -> bool,
+) -> Range<usize> {
+    let of = |block| {
+        pieces
+            .iter()
+            .find(move |piece| piece.blocks.contains(&block))
+    };
+    match of(index) {
+        Some(piece) => piece.blocks.clone(),
+        None => regions.around(index, |block| is_meant(block) && of(block).is_none()),
+    }
+}
