@@ -92,6 +92,7 @@ impl<K: KernelTable> Window<K> {
 }
 
 #[cfg(test)]
+#[cfg(not(shuttle))]
 mod tests {
     use proptest::prelude::*;
 

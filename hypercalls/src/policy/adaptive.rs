@@ -213,5 +213,6 @@ impl BackOff {
 }
 
 #[cfg(test)]
+#[cfg(not(shuttle))]
 #[path = "adaptive_tests.rs"]
 mod tests;

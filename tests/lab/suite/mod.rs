@@ -64,6 +64,9 @@ pub(crate) fn run(workspace: &Workspace, args: &TestArgs) -> Result<u8, SuiteErr
             old_libvirt(workspace)
         })?);
         parts.push(part("the TCE engine and its model", || model(workspace))?);
+        parts.push(part("the TCE engine beside the kernel, in many orders", || {
+            interleavings(workspace)
+        })?);
         parts.push(part(&format!("{TARGET}, under qemu-user"), || {
             user_emulation(workspace)
         })?);
@@ -114,6 +117,17 @@ fn model(workspace: &Workspace) -> Result<Tally, SuiteError> {
     cargo.args(["test", "--locked", "--package", "spapr-hypercalls"]);
     cargo.args(["--lib", "any_sequence_of_calls"]);
     cargo.env("PROPTEST_CASES", "25000");
+    counted(cargo)
+}
+
+/// Has the engine and a model of the kernel take turns in thousands of orders. Locks and atomics are
+/// shuttle's then, so it is a build of its own.
+fn interleavings(workspace: &Workspace) -> Result<Tally, SuiteError> {
+    let mut cargo = cross_build::cargo(workspace);
+    cargo.args(["test", "--locked", "--package", "spapr-hypercalls"]);
+    cargo.args(["--target-dir", "target/shuttle"]);
+    cargo.args(["--lib", "interleavings"]);
+    cargo.env("RUSTFLAGS", "--cfg shuttle");
     counted(cargo)
 }
 
