@@ -52,6 +52,9 @@ const REFUSED: (i64, u64) = (H_NOT_ENOUGH_RESOURCES, 0);
 const HARDWARE: (i64, u64) = (H_HARDWARE, 0);
 const MAPPED: (i64, u64) = (H_SUCCESS, ENTRY_VALUE);
 
+/// How often the VMM asks for memory to be locked when the host says that it is out of it.
+const LOCKING_IS_TRIED: usize = 3;
+
 /// A positive return of VFIO_IOMMU_SPAPR_REGISTER_MEMORY is how many pages the kernel pinned before
 /// it gave up.
 const PARTIAL: Answer = Answer::Value(5);
@@ -60,26 +63,30 @@ const PARTIAL: Answer = Answer::Value(5);
 fn a_map_that_the_host_refuses_is_told_and_succeeds_when_made_again() {
     let put = format!("put 1000 {ENTRY}");
     let list = format!("list 1000 {ENTRY} 8");
-    for (fault, message) in [
+    for (fault, times, message) in [
         (
             errno(VFIO_IOMMU_SPAPR_REGISTER_MEMORY, libc::ENOMEM),
+            LOCKING_IS_TRIED,
             "VFIO_IOMMU_SPAPR_REGISTER_MEMORY failed: Cannot allocate memory",
         ),
         (
             errno(VFIO_IOMMU_SPAPR_REGISTER_MEMORY, libc::EINVAL),
+            1,
             "VFIO_IOMMU_SPAPR_REGISTER_MEMORY failed: Invalid argument",
         ),
         (
             Fault::once(VFIO_IOMMU_SPAPR_REGISTER_MEMORY, PARTIAL),
+            LOCKING_IS_TRIED,
             "pinned only part of the memory (5 pages",
         ),
         (
             errno(VFIO_IOMMU_MAP_DMA, libc::EIO),
+            1,
             "VFIO_IOMMU_MAP_DMA): Input/output error",
         ),
     ] {
         for call in [&put, &list] {
-            let fault = fault.clone().fresh();
+            let faults: Vec<Fault> = (0..times).map(|_| fault.clone().fresh()).collect();
             let calls = [
                 (call.as_str(), REFUSED),
                 ("get 1000", DONE),
@@ -87,11 +94,29 @@ fn a_map_that_the_host_refuses_is_told_and_succeeds_when_made_again() {
                 ("get 1000", MAPPED),
                 ("stuff 1000 8", DONE),
             ];
-            let finished = make_with(&fault, &[], &calls);
+            let vmm = faults
+                .iter()
+                .fold(TceCalls::vmm(), |vmm, fault| vmm.with_fault(fault));
+            let finished = make(vmm, &calls).assert_powered_off();
+            assert!(faults.iter().all(|fault| fault.seen() > 0), "{finished}");
+            assert_nothing_is_left();
             assert!(finished.errors().contains(message), "{message}\n{finished}");
             assert_eq!(finished.number("/windows/0/failures"), 1, "{finished}");
             assert_eq!(finished.stat("/windows/0/path"), "bound", "{finished}");
         }
+    }
+}
+
+/// A page that the host cannot move at the moment, to pin it for long, can be moved a little later.
+#[test]
+fn memory_that_cannot_be_locked_for_a_moment_is_locked_without_the_guest_noticing() {
+    let put = format!("put 1000 {ENTRY}");
+    for answer in [Answer::Errno(libc::ENOMEM), PARTIAL] {
+        let fault = Fault::once(VFIO_IOMMU_SPAPR_REGISTER_MEMORY, answer);
+        let calls = [(put.as_str(), DONE), ("get 1000", MAPPED)];
+        let finished = make_with(&fault, &[], &calls);
+        assert_eq!(fault.seen(), 2, "{finished}");
+        assert_eq!(finished.number("/windows/0/failures"), 0, "{finished}");
     }
 }
 

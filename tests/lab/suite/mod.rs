@@ -64,9 +64,10 @@ pub(crate) fn run(workspace: &Workspace, args: &TestArgs) -> Result<u8, SuiteErr
             old_libvirt(workspace)
         })?);
         parts.push(part("the TCE engine and its model", || model(workspace))?);
-        parts.push(part("the TCE engine beside the kernel, in many orders", || {
-            interleavings(workspace)
-        })?);
+        parts.push(part(
+            "the TCE engine beside the kernel, in many orders",
+            || interleavings(workspace),
+        )?);
         parts.push(part(&format!("{TARGET}, under qemu-user"), || {
             user_emulation(workspace)
         })?);

@@ -2,6 +2,8 @@
 
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use kvm_ioctls::VmFd;
 use log::Level;
@@ -18,6 +20,9 @@ use vmm_sys_util::errno::Error as Errno;
 use crate::error_chain::chain;
 use crate::kvm::tce_table::TceTable;
 use crate::kvm::vfio_device::VfioKvmDevice;
+
+/// How long to wait before locking memory is tried again. The guest's processor waits with it.
+const PAUSES: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(10)];
 
 /// A container and the VM whose LIOBNs are bound to its group.
 #[derive(Debug)]
@@ -73,6 +78,27 @@ impl GroupIommu {
             what.to_uppercase()
         );
         host_error(errno)
+    }
+
+    /// Registers memory, again after a while if the host says that it is out of memory and no limit is why.
+    /// To pin pages for long, the kernel moves them out of areas that it keeps for other uses, and a page that
+    /// someone else holds at that moment cannot be moved.
+    fn register_patiently(&self, range: HostRange) -> Result<(), RegisterError> {
+        let mut pauses = PAUSES.iter();
+        loop {
+            let error = match self.container.register_memory(range) {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            let may_pass = matches!(HostError::from(error), HostError::OutOfResources(_));
+            let limit = MemoryLimit::current().map(|limit| limit.check(range.bytes));
+            let is_limited = matches!(limit, Ok(Err(_)));
+            let Some(pause) = pauses.next().filter(|_| may_pass && !is_limited) else {
+                return Err(error);
+            };
+            log::debug!("{}: locking memory is tried again: {error}", self.group());
+            thread::sleep(*pause);
+        }
     }
 
     fn try_bind(&self, liobn: Liobn, geometry: Geometry) -> Result<TceTable, BindRefusal> {
@@ -171,7 +197,7 @@ impl HostIommu for GroupIommu {
     }
 
     fn register_memory(&self, range: HostRange) -> Result<(), HostError> {
-        self.container.register_memory(range).map_err(|error| {
+        self.register_patiently(range).map_err(|error| {
             guest_message!(
                 Level::Error,
                 "{}: cannot lock {} bytes of guest memory for DMA: {}; the guest's driver gets an \
