@@ -32,6 +32,8 @@ const MAIN_HOST_TESTS: &str = "main_host::";
 const LIBVIRT_TESTS: &str = "libvirt::";
 /// The module of tests that take too long for every change.
 const LONG_TESTS: &str = "long::";
+/// The module of tests of guests with other kernels than the host's.
+const KERNEL_TESTS: &str = "every_host::guest_kernels::";
 /// Tests that in a run of everything are a second host's of the main kind, so that both lanes take as
 /// long.
 const SECOND_LANE_TESTS: [&str; 2] = ["main_host::kexec::", "main_host::tce_sequences::"];
@@ -93,6 +95,9 @@ enum Tests {
     All,
     /// Those that are the same on every kind of host.
     OfEveryHost,
+    /// The same on the slowest one: guests with other kernels than its own run there with those that take
+    /// long.
+    OfEveryHostButKernels,
     /// All but the second lane's.
     FirstLane,
     /// The second lane's.
@@ -109,6 +114,9 @@ impl Tests {
         let skipped: &[&str] = match self {
             Self::All => &[LIBVIRT_TESTS, LONG_TESTS],
             Self::OfEveryHost => &[LIBVIRT_TESTS, LONG_TESTS, MAIN_HOST_TESTS],
+            Self::OfEveryHostButKernels => {
+                &[LIBVIRT_TESTS, LONG_TESTS, MAIN_HOST_TESTS, KERNEL_TESTS]
+            }
             Self::FirstLane => &[
                 LIBVIRT_TESTS,
                 LONG_TESTS,
@@ -144,7 +152,7 @@ impl Wanted {
             title.push_str(&format!(", {}", self.kernels.title()));
         }
         title.push_str(match self.tests {
-            Tests::All | Tests::OfEveryHost | Tests::FirstLane => "",
+            Tests::All | Tests::OfEveryHost | Tests::OfEveryHostButKernels | Tests::FirstLane => "",
             Tests::SecondLane => ", second lane",
             Tests::Libvirt => ", libvirt",
             Tests::Long => ", long ones",
@@ -194,13 +202,14 @@ fn wanted(args: &TestArgs) -> (Vec<Wanted>, Vec<Wanted>) {
         };
         return (long(main_kind), long(other_kinds));
     }
-    let tests = match args.host.is_empty() {
-        true => Tests::OfEveryHost,
-        false => Tests::All,
+    let tests = |kind| match kind {
+        _ if !args.host.is_empty() => Tests::All,
+        HostKind::P10Pages64k if filter.is_none() => Tests::OfEveryHostButKernels,
+        _ => Tests::OfEveryHost,
     };
     let mut others: Vec<Wanted> = other_kinds
         .into_iter()
-        .map(|kind| with(kind, kernels, tests))
+        .map(|kind| with(kind, kernels, tests(kind)))
         .collect();
     let mut main_tests = Tests::All;
     if everything {
@@ -393,7 +402,7 @@ mod tests {
         assert_eq!(main, named(&[("p9-64k", Tests::FirstLane)]));
         let expected = [
             ("p9-4k", every),
-            ("p10-64k", every),
+            ("p10-64k", Tests::OfEveryHostButKernels),
             ("p9-64k, forky", every),
             ("p9-64k, second lane", Tests::SecondLane),
         ];
@@ -413,7 +422,7 @@ mod tests {
         assert_eq!(main, named(&[("p9-64k, forky", Tests::FirstLane)]));
         let expected = [
             ("p9-4k, forky", Tests::OfEveryHost),
-            ("p10-64k, forky", Tests::OfEveryHost),
+            ("p10-64k, forky", Tests::OfEveryHostButKernels),
             ("p9-64k, forky, second lane", Tests::SecondLane),
         ];
         assert_eq!(others, named(&expected));
