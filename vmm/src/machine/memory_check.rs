@@ -29,6 +29,7 @@ pub(super) fn check(
     let guest = Guest {
         ram_bytes: ram.bytes(),
         region,
+        block: policy.block.unwrap_or(region),
         kernel_tables: policy.tce.binds_kernel_table(),
         host_page_bytes: host_page_bytes(),
         ddw,
