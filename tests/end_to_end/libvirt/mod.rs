@@ -9,4 +9,5 @@ mod limits;
 mod probe;
 mod restart;
 mod sandbox;
+mod speculation;
 mod terminals;

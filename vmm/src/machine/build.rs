@@ -26,6 +26,7 @@ use super::lasting::Lasting;
 use super::memory_check;
 use super::passthrough::{self, AttachedGroup, PassthroughError};
 use super::processor_facts::{self, ProcessorError};
+use super::speculation::{NotPromised, Told};
 use crate::boot::{self, BootError, Entry, Payload, device_tree::MachineTree};
 use crate::cli::{LockMode, TceMode};
 use crate::control::Alarm;
@@ -57,6 +58,9 @@ pub enum MachineError {
     /// The processors cannot be described to the guest.
     #[error(transparent)]
     Processor(#[from] ProcessorError),
+    /// The guest is to be told that its processor is safer than KVM knows.
+    #[error(transparent)]
+    Speculation(#[from] NotPromised),
     /// KVM refused a part of the machine.
     #[error("KVM cannot make the machine")]
     Kvm(#[from] KvmRefusal),
@@ -129,6 +133,7 @@ impl MachineError {
             | Self::Memory(_)
             | Self::TooManyProcessors { .. }
             | Self::Processor(_)
+            | Self::Speculation(_)
             | Self::Passthrough(_)
             | Self::Pci(_)
             | Self::Window(_)
@@ -151,6 +156,7 @@ pub struct Machine {
     pub(super) interrupts: Arc<InterruptController>,
     pub(super) vcpus: Vec<VcpuFd>,
     pub(super) entry: Entry,
+    pub(super) speculation: Told,
     pub(super) capabilities: Capabilities,
     pub(super) vm: Arc<VmFd>,
     pub(super) ram: GuestRam,
@@ -170,6 +176,8 @@ impl Machine {
             controller,
             lists_in_kernel,
         } = make_vm(description)?;
+        let known = processor_facts::known_of_speculation(&vm, &capabilities);
+        let speculation = Told::as_wanted(&known, &description.speculation)?;
         let ram = match description.hugepages {
             Some(pages) => GuestRam::in_hugepages(description.memory, pages)?,
             None => GuestRam::new(description.memory)?,
@@ -239,6 +247,7 @@ impl Machine {
             interrupts,
             vcpus,
             entry,
+            speculation,
             capabilities,
             vm,
             ram,
