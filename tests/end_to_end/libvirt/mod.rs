@@ -9,5 +9,5 @@ mod limits;
 mod probe;
 mod restart;
 mod sandbox;
-mod speculation;
 mod terminals;
+mod vulnerabilities;

@@ -23,7 +23,7 @@ mod raw_terminal;
 mod refused_at_run_time;
 mod refused_at_start;
 mod sandbox;
-mod speculation;
 mod tce_sequences;
 mod teardown;
 mod unprivileged;
+mod vulnerabilities;
