@@ -8,3 +8,4 @@ mod hostile_guest;
 mod interrupt_controller;
 mod range_ends;
 mod reboot;
+mod vulnerabilities;

@@ -16,6 +16,7 @@
 //! | `swapped_call` | having a thread make another system call than it wanted to |
 //! | `tce_calls` | a guest that makes the TCE calls it is told to |
 //! | `tce_handlers` | the kernel's own count of TCE calls |
+//! | `vulnerabilities` | what kernels say of attacks by speculation |
 
 pub(crate) mod faults;
 pub(crate) mod finished;
@@ -31,5 +32,6 @@ pub(crate) mod tce_calls;
 pub(crate) mod tce_handlers;
 pub(crate) mod typist;
 pub(crate) mod vmm;
+pub(crate) mod vulnerabilities;
 
 pub(crate) use vmm::Vmm;

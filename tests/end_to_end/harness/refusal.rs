@@ -43,6 +43,8 @@ pub(crate) mod request {
     pub(crate) const KVM_SET_ONE_REG: u32 = 0x8010_aeac;
     /// KVM_PPC_GET_RMMU_INFO.
     pub(crate) const KVM_PPC_GET_RMMU_INFO: u32 = 0x8060_aeb0;
+    /// KVM_PPC_GET_CPU_CHAR.
+    pub(crate) const KVM_PPC_GET_CPU_CHAR: u32 = 0x4020_aeb1;
     /// KVM_CREATE_DEVICE.
     pub(crate) const KVM_CREATE_DEVICE: u32 = 0xc00c_aee0;
     /// KVM_SET_DEVICE_ATTR.

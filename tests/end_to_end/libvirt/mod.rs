@@ -10,3 +10,4 @@ mod probe;
 mod restart;
 mod sandbox;
 mod terminals;
+mod vulnerabilities;

@@ -26,3 +26,4 @@ mod sandbox;
 mod tce_sequences;
 mod teardown;
 mod unprivileged;
+mod vulnerabilities;

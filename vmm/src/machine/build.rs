@@ -28,6 +28,7 @@ use super::memory_check;
 use super::passthrough::{self, AttachedGroup, PassthroughError};
 use super::populator::Wake;
 use super::processor_facts::{self, ProcessorError};
+use super::speculation::{NotPromised, Told};
 use crate::boot::{self, BootError, Entry, Payload, device_tree::MachineTree};
 use crate::cli::{LockMode, TceMode};
 use crate::control::Alarm;
@@ -59,6 +60,9 @@ pub enum MachineError {
     /// The processors cannot be described to the guest.
     #[error(transparent)]
     Processor(#[from] ProcessorError),
+    /// The guest is to be told that its processor is safer than KVM knows.
+    #[error(transparent)]
+    Speculation(#[from] NotPromised),
     /// KVM refused a part of the machine.
     #[error("KVM cannot make the machine")]
     Kvm(#[from] KvmRefusal),
@@ -131,6 +135,7 @@ impl MachineError {
             | Self::Memory(_)
             | Self::TooManyProcessors { .. }
             | Self::Processor(_)
+            | Self::Speculation(_)
             | Self::Passthrough(_)
             | Self::Pci(_)
             | Self::Window(_)
@@ -154,6 +159,7 @@ pub struct Machine {
     pub(super) interrupts: Arc<InterruptController>,
     pub(super) vcpus: Vec<VcpuFd>,
     pub(super) entry: Entry,
+    pub(super) speculation: Told,
     pub(super) capabilities: Capabilities,
     pub(super) vm: Arc<VmFd>,
     pub(super) ram: GuestRam,
@@ -172,6 +178,7 @@ impl Machine {
             capabilities,
             controller,
             kvm,
+            speculation,
         } = make_vm(description)?;
         let ram = make_ram(description)?;
         let slots = Arc::new(MemorySlots::new(
@@ -243,6 +250,7 @@ impl Machine {
             interrupts,
             vcpus,
             entry,
+            speculation,
             capabilities,
             vm,
             ram,
@@ -263,6 +271,7 @@ struct Vm {
     capabilities: Capabilities,
     controller: ControllerKind,
     kvm: Kvm,
+    speculation: Told,
 }
 
 fn make_vm(description: &MachineDescription) -> Result<Vm, MachineError> {
@@ -285,11 +294,14 @@ fn make_vm(description: &MachineDescription) -> Result<Vm, MachineError> {
     if threads > 1 {
         vm.set_threads_per_core(threads).map_err(KvmRefusal::from)?;
     }
+    let known = processor_facts::known_of_speculation(&vm, &capabilities);
+    let speculation = Told::as_wanted(&known, &description.speculation)?;
     Ok(Vm {
         vm,
         capabilities,
         controller,
         kvm,
+        speculation,
     })
 }
 

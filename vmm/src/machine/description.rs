@@ -10,6 +10,7 @@ use spapr_hypercalls::locking::RegionSize;
 use spapr_hypercalls::world::Geometry;
 use uuid::Uuid;
 
+use super::speculation;
 use crate::cli::{
     ByteSize, DdwMode, InterruptControllerMode, IommuMode, LockMode, RunArguments, TceMode,
 };
@@ -40,6 +41,8 @@ pub struct MachineDescription {
     pub threads_per_core: u32,
     /// The processor that the host has to have; `None` for whatever it has.
     pub processor: Option<ProcessorModel>,
+    /// How safe from attacks by speculation the guest is told that its processor is.
+    pub speculation: speculation::Wanted,
     /// PCI devices to pass through.
     pub vfio: Vec<PassedThroughDevice>,
     /// Who serves TCE hypercalls.
@@ -111,6 +114,7 @@ impl From<&RunArguments> for MachineDescription {
             cpus: arguments.cpus,
             threads_per_core: 1,
             processor: None,
+            speculation: speculation::Wanted::default(),
             vfio: arguments
                 .vfio
                 .iter()

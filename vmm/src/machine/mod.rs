@@ -9,6 +9,7 @@ pub mod locked_memory;
 pub mod pause;
 pub mod processor_threads;
 pub mod processors;
+pub mod speculation;
 
 #[cfg(target_arch = "powerpc64")]
 mod bar_slots;

@@ -3,7 +3,6 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use kvm_bindings::kvm_ppc_cpu_char;
 use kvm_ioctls::VmFd;
 use spapr_devices::dma_windows::DmaWindows;
 use spapr_devices::pci::HostBridge;
@@ -17,6 +16,7 @@ use super::interrupt_controller::InterruptController;
 use super::lifecycle::Lifecycle;
 use super::pause::Pause;
 use super::processors::Processors;
+use super::speculation::Told;
 use crate::console::OutputQueue;
 use crate::kvm::host::Capabilities;
 use crate::memory::GuestRam;
@@ -57,7 +57,8 @@ pub struct Partition {
     pub interrupts: Arc<InterruptController>,
     pub(crate) vm: Arc<VmFd>,
     pub(crate) capabilities: Capabilities,
-    pub(crate) cpu_char: Option<kvm_ppc_cpu_char>,
+    /// What the guest is told of attacks by speculation.
+    pub(crate) speculation: Told,
     pub(super) first_entry: OnceLock<Instant>,
 }
 

@@ -9,7 +9,10 @@ use kvm_ioctls::VmFd;
 use spapr_devices::vfio::host_page_bytes;
 
 use super::description::ProcessorModel;
+use super::speculation::Known;
 use crate::boot::device_tree::{CacheGeometry, ProcessorFacts};
+use crate::error_chain::chain;
+use crate::kvm::host::Capabilities;
 use crate::kvm::vm::{PseriesVm, VmError};
 
 /// Where the host's processors are described.
@@ -96,6 +99,25 @@ pub(super) fn describe(
         cache_inhibited_large_pages: host_page_bytes() >= 64 << 10,
         decrementer_bits: cell(&host, "ibm,dec-bits").unwrap_or(DECREMENTER_BITS),
     })
+}
+
+/// What KVM knows of attacks that use speculation; nothing where it cannot say.
+pub(super) fn known_of_speculation(vm: &VmFd, capabilities: &Capabilities) -> Known {
+    if !capabilities.get_cpu_char {
+        return Known::default();
+    }
+    match vm.cpu_char() {
+        Ok(facts) => facts.into(),
+        Err(error) => {
+            // No warning: a guest decides how often it reboots.
+            log::info!(
+                "KVM does not say what attacks the processor is safe from ({}); the guest is told to \
+                 defend itself",
+                chain(&error)
+            );
+            Known::default()
+        }
+    }
 }
 
 /// The first processor's node.

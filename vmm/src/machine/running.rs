@@ -22,7 +22,6 @@ use crate::console::Terminal;
 use crate::control::Alarm;
 use crate::error_chain::chain;
 use crate::kvm::time_base;
-use crate::kvm::vm::PseriesVm;
 use crate::stats::Statistics;
 use crate::vcpu::counters::Counters;
 use crate::vcpu::modes::Modes;
@@ -79,11 +78,7 @@ impl Machine {
             bridges: self.bridges,
             ram: self.ram,
             rtas: RtasState::new(lasting),
-            cpu_char: self
-                .capabilities
-                .get_cpu_char
-                .then(|| self.vm.cpu_char().ok())
-                .flatten(),
+            speculation: self.speculation,
             capabilities: self.capabilities,
             interrupts: self.interrupts,
             vm: self.vm,

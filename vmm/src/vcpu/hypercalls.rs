@@ -1,6 +1,5 @@
 //! Which hypercall is whose.
 
-use kvm_bindings::kvm_ppc_cpu_char;
 use spapr_hypercalls::abi::{self, Arguments, ReturnCode};
 use spapr_hypercalls::engine::Answer;
 
@@ -64,21 +63,14 @@ fn serve_other(
             );
         }
         abi::H_REGISTER_PROC_TBL => partition.process_table.register(&partition.vm, args),
-        abi::H_GET_CPU_CHARACTERISTICS => match &partition.cpu_char {
-            Some(facts) => cpu_characteristics(facts, args),
-            None => ReturnCode::FUNCTION,
-        },
+        abi::H_GET_CPU_CHARACTERISTICS => {
+            args[0] = partition.speculation.characteristics;
+            args[1] = partition.speculation.behaviour;
+            ReturnCode::SUCCESS
+        }
         abi::H_SIGNAL_SYS_RESET => system_reset::signal(&partition.processors, server, args),
         abi::H_SET_SPRG0 => return (ReturnCode::SUCCESS, Served::Sprg0(args[0])),
         _ => partition.interrupts.serve(number, args),
     };
     (code, Served::Resume)
-}
-
-/// H_GET_CPU_CHARACTERISTICS: characteristics in r4, behaviour in r5, those bits of them that the
-/// host's firmware vouches for.
-fn cpu_characteristics(facts: &kvm_ppc_cpu_char, args: &mut Arguments) -> ReturnCode {
-    args[0] = facts.character & facts.character_mask;
-    args[1] = facts.behaviour & facts.behaviour_mask;
-    ReturnCode::SUCCESS
 }

@@ -16,6 +16,7 @@ use crate::cli::{
 use crate::machine::description::{
     GuestPlace, MachineDescription, PassedThroughDevice, ProcessorModel,
 };
+use crate::machine::speculation::{BranchSafety, Safety, Wanted};
 
 /// Names of the machine. There is one; that of each of QEMU's versions is taken for it, so that a
 /// domain that was defined for QEMU keeps its description.
@@ -56,6 +57,7 @@ pub(super) struct MachineOptions {
     iommu: IommuMode,
     ddw: DdwMode,
     interrupt_controller: InterruptControllerMode,
+    speculation: Wanted,
 }
 
 impl Default for MachineOptions {
@@ -79,6 +81,7 @@ impl Default for MachineOptions {
             iommu: IommuMode::Auto,
             ddw: DdwMode::Auto,
             interrupt_controller: InterruptControllerMode::Auto,
+            speculation: Wanted::default(),
         }
     }
 }
@@ -160,12 +163,27 @@ impl MachineOptions {
         properties.only("cap-htm", &["off"])?;
         properties.only("cap-nested-hv", &["off"])?;
         properties.only("cap-large-decr", &["on"])?;
-        // What the host's processor has of these the guest is told by H_GET_CPU_CHARACTERISTICS.
-        for name in ["cap-cfpc", "cap-sbbc", "cap-ibs"] {
-            properties.only(name, &["broken"])?;
-        }
-        properties.only("cap-ccf-assist", &["off"])?;
+        self.read_speculation(&mut properties)?;
         properties.finish()
+    }
+
+    /// What the guest is to be told of attacks by speculation; whether KVM promises it is seen when
+    /// the machine is made.
+    fn read_speculation(&mut self, properties: &mut Properties) -> Result<(), CommandLineError> {
+        let wanted = &mut self.speculation;
+        if let Some(safety) = properties.one_of("cap-cfpc", &Safety::NAMED)? {
+            wanted.cache = Some(safety);
+        }
+        if let Some(safety) = properties.one_of("cap-sbbc", &Safety::NAMED)? {
+            wanted.bounds_checks = Some(safety);
+        }
+        if let Some(safety) = properties.one_of("cap-ibs", &BranchSafety::NAMED)? {
+            wanted.branches = Some(safety);
+        }
+        if let Some(on) = properties.switch("cap-ccf-assist")? {
+            wanted.flush_assist = Some(on);
+        }
+        Ok(())
     }
 
     /// Names with colons between, the one to prefer first. There is one only; TCG is no more than
@@ -327,6 +345,7 @@ impl MachineOptions {
             cpus: self.cpus,
             threads_per_core: self.threads_per_core,
             processor: self.processor,
+            speculation: self.speculation,
             vfio: passed_through(devices)?,
             tce: self.tce,
             lock: self.lock,

@@ -216,6 +216,27 @@ impl Properties {
         Err(self.wrong(name, &written, &allowed.join(" or ")))
     }
 
+    /// A property that has one of these values, in letters of either case.
+    pub(super) fn one_of<T: Copy>(
+        &mut self,
+        name: &str,
+        values: &[(&str, T)],
+    ) -> Result<Option<T>, CommandLineError> {
+        let Some(text) = self.text(name)? else {
+            return Ok(None);
+        };
+        let found = values
+            .iter()
+            .find(|(known, _)| text.eq_ignore_ascii_case(known));
+        match found {
+            Some(&(_, value)) => Ok(Some(value)),
+            None => {
+                let names: Vec<_> = values.iter().map(|(known, _)| *known).collect();
+                Err(self.wrong(name, &text, &names.join(" or ")))
+            }
+        }
+    }
+
     /// Takes properties that change nothing here, whatever their value.
     pub(super) fn ignore(&mut self, names: &[&str]) {
         for name in names {

@@ -300,3 +300,46 @@ fn the_interrupt_controller_is_chosen_as_for_qemu() {
     let message = refusal("usb=off", "ic-mode=both");
     assert!(message.contains("dual, xive or xics"), "{message}");
 }
+
+#[test]
+fn each_level_of_safety_is_taken_as_qemu_names_it() {
+    use crate::machine::speculation::{BranchSafety, Safety, Wanted};
+    let wanted = |text: &str| {
+        let line = domain_with("usb=off", text).expect("parses");
+        line.machine.expect("a machine").speculation
+    };
+    assert_eq!(wanted("usb=off,vsmt=1"), Wanted::default());
+    for (name, safety) in [
+        ("broken", Safety::Broken),
+        ("workaround", Safety::Workaround),
+        ("fixed", Safety::Fixed),
+        ("Fixed", Safety::Fixed),
+    ] {
+        let cache = wanted(&format!("cap-cfpc={name}"));
+        assert_eq!(cache.cache, Some(safety), "{name}");
+        let checks = wanted(&format!("cap-sbbc={name}"));
+        assert_eq!(checks.bounds_checks, Some(safety), "{name}");
+        assert_eq!((cache.bounds_checks, checks.cache), (None, None));
+    }
+    for (name, safety) in [
+        ("broken", BranchSafety::Broken),
+        ("workaround", BranchSafety::Workaround),
+        ("fixed-ibs", BranchSafety::FixedIbs),
+        ("fixed-ccd", BranchSafety::FixedCcd),
+        ("fixed-na", BranchSafety::FixedNa),
+    ] {
+        let branches = wanted(&format!("cap-ibs={name}")).branches;
+        assert_eq!(branches, Some(safety), "{name}");
+    }
+    assert_eq!(wanted("cap-ccf-assist=on").flush_assist, Some(true));
+    assert_eq!(wanted("cap-ccf-assist=off").flush_assist, Some(false));
+    assert_eq!(
+        refusal("usb=off", "cap-cfpc=safe"),
+        "-machine: cap-cfpc=safe should be broken or workaround or fixed"
+    );
+    let refused = refusal("usb=off", "cap-ibs=fixed");
+    assert!(
+        refused.contains("fixed-ibs or fixed-ccd or fixed-na"),
+        "{refused}"
+    );
+}
