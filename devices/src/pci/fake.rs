@@ -339,6 +339,11 @@ impl Fixture {
     }
 
     pub(crate) fn with(change: impl FnOnce(FakeFunction) -> FakeFunction) -> Self {
+        Self::behind(0, change)
+    }
+
+    /// The function behind host bridge `number`.
+    pub(crate) fn behind(number: u8, change: impl FnOnce(FakeFunction) -> FakeFunction) -> Self {
         let mapper = Arc::new(FakeMapper::default());
         let lines = Arc::new(FakeLines::default());
         let machine = Machine {
@@ -350,7 +355,7 @@ impl Fixture {
         let physical = Arc::new(change(FakeFunction::new("0000:01:00.0", mapper.clone())));
         let at: Vec<(DeviceFunction, Arc<dyn PhysicalFunction>)> =
             vec![(DeviceFunction::from_byte(0), physical.clone())];
-        let bridge = HostBridge::new(0, &machine, at).unwrap();
+        let bridge = HostBridge::new(number, &machine, at).unwrap();
         Self {
             bridge,
             physical,

@@ -420,13 +420,12 @@ fn offered_windows(
 ) -> DmaWindows {
     let backing = dma_windows::page_backed_by(ram.page_bytes());
     let largest_page = engine.largest_page().min(backing);
-    let limits = bridges
-        .iter()
-        .map(|bridge| {
-            let info = engine.host(bridge.index())?.container().info();
-            dma_windows::limits(description.ddw, info, largest_page, ram.bytes())
-        })
-        .collect();
+    let limits = bridges.iter().filter_map(|bridge| {
+        let number = bridge.index();
+        let info = engine.host(number)?.container().info();
+        let limits = dma_windows::limits(description.ddw, info, largest_page, ram.bytes())?;
+        Some((number, limits))
+    });
     let kernel_tables = policy(description).tce.binds_kernel_table();
     DmaWindows::new(limits, DEFAULT_WINDOW, ram.bytes(), kernel_tables)
 }

@@ -78,7 +78,8 @@ pub(super) struct AttachedGroup {
     pub(super) notices: Vec<Alarm>,
 }
 
-/// Takes the groups of `devices` and opens them, reset. Nothing is locked yet.
+/// Takes the groups of `devices` and opens them, reset, in the order of their bridges' numbers.
+/// Nothing is locked yet.
 ///
 /// # Errors
 /// What stands in the way, and how to clear it; all groups are given back then.
@@ -116,6 +117,7 @@ pub(super) fn attach(
             &host, number, &members, policy, kvm_device, bridge,
         )?);
     }
+    groups.sort_by_key(|group| group.bridge);
     Ok(groups)
 }
 
