@@ -31,9 +31,9 @@ fn header_is_the_device_s_but_for_what_a_guest_must_not_see() {
     assert_eq!(fixture.read(0x30, 4), 0, "the ROM is hidden");
     fixture.write(0x30, 4, 0xffff_ffff);
     assert_eq!(fixture.read(0x30, 4), 0);
-    assert_eq!(fixture.read(0x3d, 1), 0, "there is no interrupt pin");
+    assert_eq!(fixture.read(0x3d, 1), 1, "its line is INTA");
     fixture.write(0x3c, 1, 0x17);
-    assert_eq!(fixture.read(0x3c, 4), 0x17);
+    assert_eq!(fixture.read(0x3c, 4), 0x117);
     assert_eq!(fixture.read(0x0e, 1), 0);
 }
 
