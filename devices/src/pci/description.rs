@@ -74,7 +74,7 @@ impl Identity {
 }
 
 /// The properties of one function's node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FunctionNode {
     /// Name and unit address, such as `mass-storage@0` or `pci1b36,10@1,2`.
     pub name: String,
@@ -115,7 +115,7 @@ pub struct FunctionNode {
 }
 
 /// The properties of a host bridge's node, and its children.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostBridgeNode {
     /// Name and unit address, such as `pci@800000020000000`.
     pub name: String,

@@ -138,6 +138,11 @@ impl Function {
         self.address
     }
 
+    /// Whether the guest gets its interrupt line (INTx).
+    pub const fn has_line(&self) -> bool {
+        self.line.is_some()
+    }
+
     /// Its address on the host.
     pub fn name(&self) -> &str {
         self.physical.name()

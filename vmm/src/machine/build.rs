@@ -19,6 +19,7 @@ use spapr_hypercalls::world::GuestRange;
 use super::bar_slots::BarSlots;
 use super::bulk_calls::{self, BulkCallSwitch};
 use super::description::{DEFAULT_WINDOW, MachineDescription};
+use super::device_interrupts;
 use super::dma_windows;
 use super::host_iommu::GroupIommu;
 use super::interrupt_controller::{InterruptController, InterruptControllerError};
@@ -204,6 +205,9 @@ impl Machine {
             dma_windows,
             bridges,
         } = attach_devices(description, &ram, &vm, &capabilities, &pci, lists_in_kernel)?;
+        for bridge in &bridges {
+            device_interrupts::tell(bridge, controller);
+        }
         let mut rng_seed = [0; 64];
         random::fill(&mut rng_seed).map_err(|source| MachineError::Resource {
             what: "random bytes",
