@@ -335,7 +335,11 @@ impl XiveDevice for XiveKvm {
         block
             .iter()
             .try_for_each(|lisn| self.make_source(lisn, trigger))
-            .and_then(|()| self.give_sources(block))
+            .and_then(|()| match trigger {
+                Trigger::Edge => self.give_sources(block),
+                // The end of its interrupts is to be seen.
+                Trigger::Level => Ok(()),
+            })
             .map_err(io::Error::other)
     }
 

@@ -128,8 +128,8 @@ pub struct QueueFill {
 /// each other. It names sources only that it had made before, and queues of processors that there
 /// are.
 pub trait XiveDevice: Send + Sync {
-    /// Makes the sources of `block` and gives the guest their pages; or resets those that there
-    /// are. They are masked then.
+    /// Makes the sources of `block` and gives the guest the pages of edge-triggered ones; or resets
+    /// those that there are. They are masked then.
     ///
     /// # Errors
     /// The kernel's refusal.
