@@ -75,7 +75,7 @@ fn interrupts(member: &Member) -> String {
 fn without_messages(group: &GroupReport) -> impl Iterator<Item = String> {
     let is_free = group.state == State::Free;
     // A bridge in the group is not passed through, and its driver is another.
-    let is_passed = |member: &&Member| {
+    let is_passed = move |member: &&Member| {
         let driver = member.driver.as_deref();
         is_free && driver.is_some_and(|driver| driver.contains("vfio"))
     };
