@@ -122,6 +122,7 @@ fn no_hypercall_allocates_once_its_window_and_regions_exist() {
         };
         let engine = Engine::new(memory, &ram, policy, vec![bridge]).unwrap();
         let engine = engine.with_kernel_handlers(Willing(AtomicU64::new(0)));
+        engine.prepare().unwrap();
         let made_again = Cell::new(0);
         let round = || {
             for (number, arguments, expected) in CALLS {

@@ -138,55 +138,95 @@ impl WindowHost for PlacedHost {
     }
 }
 
-/// A machine of one bridge with dynamic windows.
-pub(crate) struct FakeMachine {
-    pub(crate) engine: Engine<FakeMemory, PlacedHost>,
-    pub(crate) windows: DmaWindows,
+/// A host bridge of a [`FakeMachine`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FakeBridge {
+    pub(crate) number: u8,
+    /// How many windows its container has at a time; with 0 it offers none.
+    pub(crate) places: u32,
+    /// Where the container puts its two windows.
+    pub(crate) starts: [Ioba; 2],
+    /// The most bytes of a window.
+    pub(crate) bytes: u64,
 }
 
-impl FakeMachine {
-    /// A container of `places` windows, the second at `second`, with windows of at most `bytes`.
-    pub(crate) fn new(places: u32, first: Ioba, second: Ioba, bytes: u64) -> Self {
-        let ram = GuestRange {
-            start: GuestPhysicalAddress(0),
+impl FakeBridge {
+    /// As on a POWER host, with windows of up to the size of memory.
+    pub(crate) fn usual(number: u8) -> Self {
+        Self {
+            number,
+            places: 2,
+            starts: [Ioba(0), Ioba(1 << 59)],
             bytes: RAM_BYTES,
-        };
-        let memory = FakeMemory::new(vec![ram], GuestPhysicalAddress(0x1000), 1);
-        let host = PlacedHost::new([first, second]);
-        let bridge = HostBridge {
-            number: 0,
-            host,
-            default_window: DEFAULT_WINDOW,
-        };
-        let engine = Engine::new(memory, &[ram], Policy::default(), vec![bridge]).unwrap();
-        engine.prepare().unwrap();
+        }
+    }
+
+    fn limits(self) -> Option<(u8, WindowLimits)> {
         let info = IommuInfo {
             version: IommuVersion::V2,
             window_start: Ioba(0),
             window_bytes: 2 << 30,
             page_sizes: 0x1_1000,
-            dynamic_windows: places,
+            dynamic_windows: self.places,
             levels: 5,
         };
-        let limits = WindowLimits::new(&info, PageShift::SIZE_64K, bytes);
+        let limits = WindowLimits::new(&info, PageShift::SIZE_64K, self.bytes)?;
+        Some((self.number, limits))
+    }
+}
+
+/// A machine of bridges with dynamic windows, of which most tests use one.
+pub(crate) struct FakeMachine {
+    pub(crate) engine: Engine<FakeMemory, PlacedHost>,
+    pub(crate) windows: DmaWindows,
+    /// The number of the bridge that tests use.
+    pub(crate) bridge: u8,
+}
+
+impl FakeMachine {
+    /// A machine with `bridges` in that order; tests use the first.
+    pub(crate) fn new(bridges: &[FakeBridge]) -> Self {
+        let ram = GuestRange {
+            start: GuestPhysicalAddress(0),
+            bytes: RAM_BYTES,
+        };
+        let memory = FakeMemory::new(vec![ram], GuestPhysicalAddress(0x1000), 1);
+        let of_engine = bridges.iter().map(|bridge| HostBridge {
+            number: bridge.number,
+            host: PlacedHost::new(bridge.starts),
+            default_window: DEFAULT_WINDOW,
+        });
+        let engine = Engine::new(memory, &[ram], Policy::default(), of_engine.collect()).unwrap();
+        engine.prepare().unwrap();
+        let limits = bridges.iter().filter_map(|bridge| bridge.limits());
         Self {
             engine,
-            windows: DmaWindows::new(vec![limits], DEFAULT_WINDOW, RAM_BYTES, true),
+            windows: DmaWindows::new(limits, DEFAULT_WINDOW, RAM_BYTES, true),
+            bridge: bridges[0].number,
         }
     }
 
-    /// As a POWER host is, with windows of up to the size of memory.
+    /// As a POWER host is, with bridge 0 alone.
     pub(crate) fn usual() -> Self {
-        Self::new(2, Ioba(0), Ioba(1 << 59), RAM_BYTES)
+        Self::new(&[FakeBridge::usual(0)])
     }
 
     pub(crate) fn host(&self) -> &PlacedHost {
-        self.engine.host(0).unwrap()
+        self.engine.host(self.bridge).unwrap()
     }
 
     /// Where the guest's windows are, by LIOBN's last digit.
     pub(crate) fn guest_windows(&self) -> [Option<Geometry>; 2] {
+        self.windows_of(self.bridge)
+    }
+
+    /// Where the guest's windows behind bridge `number` are.
+    pub(crate) fn windows_of(&self, number: u8) -> [Option<Geometry>; 2] {
         let snapshot = self.engine.snapshot();
-        [0, 1].map(|place| snapshot.windows[place].geometry)
+        [0, 1].map(|place| {
+            let liobn = Liobn::of_pci_window(number, place);
+            let mut windows = snapshot.windows.iter();
+            windows.find(|window| window.liobn == liobn)?.geometry
+        })
     }
 }

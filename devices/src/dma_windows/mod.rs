@@ -16,6 +16,7 @@ mod limits;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -160,14 +161,15 @@ pub struct DmaWindows {
     ram_bytes: u64,
     kernel_tables: bool,
     default_window: Geometry,
-    /// By number of the bridge. The lock is held over a whole call.
-    bridges: Mutex<Vec<Bridge>>,
+    /// The bridges that offer windows, by their numbers: these have gaps, and need not be in the
+    /// order in which the user named the bridges. The lock is held over a whole call.
+    bridges: Mutex<BTreeMap<u8, Bridge>>,
 }
 
-/// What is known of one bridge.
+/// What is known of a bridge that offers dynamic windows.
 #[derive(Debug)]
 struct Bridge {
-    limits: Option<WindowLimits>,
+    limits: WindowLimits,
     /// Where the host puts the windows of each place.
     starts: [Ioba; 2],
     /// Whether the first place has the default window or nothing in it.
@@ -175,19 +177,22 @@ struct Bridge {
 }
 
 impl DmaWindows {
-    /// The windows of bridges numbered from 0, with what each offers, if anything, for a machine
-    /// with `ram_bytes` of memory. Each bridge has `default_window` now. `kernel_tables` says
-    /// whether LIOBNs are bound in the kernel.
+    /// The windows of a machine with `ram_bytes` of memory. `limits` has the number of each bridge
+    /// that offers dynamic windows, once, with what it offers. Each bridge has `default_window`
+    /// now. `kernel_tables` says whether LIOBNs are bound in the kernel.
     pub fn new(
-        limits: Vec<Option<WindowLimits>>,
+        limits: impl IntoIterator<Item = (u8, WindowLimits)>,
         default_window: Geometry,
         ram_bytes: u64,
         kernel_tables: bool,
     ) -> Self {
-        let bridge = |limits| Bridge {
-            limits,
-            starts: [default_window.bus_offset, SECOND_PLACE],
-            has_default: true,
+        let bridge = |(number, limits)| {
+            let bridge = Bridge {
+                limits,
+                starts: [default_window.bus_offset, SECOND_PLACE],
+                has_default: true,
+            };
+            (number, bridge)
         };
         Self {
             ram_bytes,
@@ -199,10 +204,7 @@ impl DmaWindows {
 
     /// Whether bridge number `bridge` offers dynamic windows.
     pub fn are_offered(&self, bridge: u8) -> bool {
-        let bridges = self.lock();
-        bridges
-            .get(usize::from(bridge))
-            .is_some_and(|bridge| bridge.limits.is_some())
+        self.lock().contains_key(&bridge)
     }
 
     /// These windows in an engine's.
@@ -216,7 +218,7 @@ impl DmaWindows {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Bridge>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u8, Bridge>> {
         self.bridges.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -303,7 +305,7 @@ impl<M: GuestMemory, H: WindowHost> EngineWindows<'_, M, H> {
         page: PageShift,
         bytes: u64,
     ) -> Result<NewWindow, DmaWindowError> {
-        let limits = bridge.limits.ok_or(DmaWindowError::NotOffered(number))?;
+        let limits = bridge.limits;
         if !limits.offers(page) || bytes < page.bytes() {
             return Err(DmaWindowError::Page {
                 bridge: number,
@@ -361,7 +363,7 @@ impl<M: GuestMemory, H: WindowHost> EngineWindows<'_, M, H> {
 impl<M: GuestMemory, H: WindowHost> DynamicWindows for EngineWindows<'_, M, H> {
     fn available(&self, bridge: u8) -> Option<Available> {
         let bridges = self.windows.lock();
-        let limits = bridges.get(usize::from(bridge))?.limits?;
+        let limits = bridges.get(&bridge)?.limits;
         let windows = limits
             .windows()
             .saturating_sub(count(self.occupied(bridge)));
@@ -371,7 +373,7 @@ impl<M: GuestMemory, H: WindowHost> DynamicWindows for EngineWindows<'_, M, H> {
     fn create(&self, number: u8, page: PageShift, bytes: u64) -> Result<NewWindow, DmaWindowError> {
         let mut bridges = self.windows.lock();
         let bridge = bridges
-            .get_mut(usize::from(number))
+            .get_mut(&number)
             .ok_or(DmaWindowError::NotOffered(number))?;
         self.create_in(number, bridge, page, bytes)
             .inspect_err(report)
@@ -381,10 +383,7 @@ impl<M: GuestMemory, H: WindowHost> DynamicWindows for EngineWindows<'_, M, H> {
         let none = || DmaWindowError::NoSuchWindow(liobn);
         let (number, place) = liobn.pci_window().ok_or_else(none)?;
         let mut bridges = self.windows.lock();
-        let bridge = bridges
-            .get_mut(usize::from(number))
-            .filter(|bridge| bridge.limits.is_some())
-            .ok_or_else(none)?;
+        let bridge = bridges.get_mut(&number).ok_or_else(none)?;
         let occupied = self.occupied(number);
         if occupied.get(usize::from(place)) != Some(&true) {
             return Err(none());
@@ -407,8 +406,7 @@ impl<M: GuestMemory, H: WindowHost> DynamicWindows for EngineWindows<'_, M, H> {
     fn reset(&self, number: u8) -> Result<(), DmaWindowError> {
         let mut bridges = self.windows.lock();
         let bridge = bridges
-            .get_mut(usize::from(number))
-            .filter(|bridge| bridge.limits.is_some())
+            .get_mut(&number)
             .ok_or(DmaWindowError::NotOffered(number))?;
         let mut outcome = Ok(());
         for (place, occupied) in (0u8..).zip(self.occupied(number)) {

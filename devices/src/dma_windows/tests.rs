@@ -3,8 +3,9 @@ use spapr_hypercalls::abi::{self, ReturnCode};
 use spapr_hypercalls::engine::Answer;
 use spapr_hypercalls::stats::WindowState;
 
-use super::fake::{DEFAULT_WINDOW, FakeMachine, RAM_BYTES};
+use super::fake::{DEFAULT_WINDOW, FakeBridge, FakeMachine, RAM_BYTES};
 use super::*;
+use crate::pci::MAX_HOST_BRIDGES;
 
 const FIRST: Liobn = Liobn::of_pci_window(0, 0);
 const SECOND: Liobn = Liobn::of_pci_window(0, 1);
@@ -78,7 +79,11 @@ fn the_default_window_comes_back_when_the_last_dynamic_one_goes() {
 #[test]
 fn a_host_of_one_window_gives_it_when_the_default_one_has_gone() {
     let elsewhere = Ioba(1 << 40);
-    let machine = FakeMachine::new(1, elsewhere, elsewhere, RAM_BYTES);
+    let machine = FakeMachine::new(&[FakeBridge {
+        places: 1,
+        starts: [elsewhere, elsewhere],
+        ..FakeBridge::usual(0)
+    }]);
     let windows = machine.windows.of(&machine.engine);
     assert_eq!(windows.available(0).unwrap().windows, 0);
     assert!(windows.create(0, PAGE, RAM_BYTES).is_err());
@@ -90,7 +95,10 @@ fn a_host_of_one_window_gives_it_when_the_default_one_has_gone() {
 
 #[test]
 fn where_the_host_puts_the_second_window_is_where_it_is() {
-    let machine = FakeMachine::new(2, Ioba(0), Ioba(0x8000_0000_0000), RAM_BYTES);
+    let machine = FakeMachine::new(&[FakeBridge {
+        starts: [Ioba(0), Ioba(0x8000_0000_0000)],
+        ..FakeBridge::usual(0)
+    }]);
     let windows = machine.windows.of(&machine.engine);
     for _ in 0..2 {
         let window = windows.create(0, PAGE, RAM_BYTES).unwrap();
@@ -177,7 +185,10 @@ fn sizes_that_are_not_offered_are_refused() {
 
 #[test]
 fn a_bridge_that_offers_none_has_none() {
-    let machine = FakeMachine::new(0, Ioba(0), Ioba(1 << 59), RAM_BYTES);
+    let machine = FakeMachine::new(&[FakeBridge {
+        places: 0,
+        ..FakeBridge::usual(0)
+    }]);
     let windows = machine.windows.of(&machine.engine);
     assert!(!machine.windows.are_offered(0) && windows.available(0).is_none());
     assert!(matches!(
@@ -213,6 +224,70 @@ fn a_host_that_refuses_leaves_the_windows_as_they_were() {
     assert_eq!(windows.create(0, PAGE, RAM_BYTES).unwrap().liobn, SECOND);
 }
 
+/// The numbers that bridges can have at both ends, that of libvirt's first one, and one after a gap.
+const NUMBERS: [u8; 4] = [0, 1, 5, MAX_HOST_BRIDGES - 1];
+
+#[test]
+fn a_bridge_of_any_number_has_the_windows_of_its_own_container() {
+    for number in NUMBERS {
+        let machine = FakeMachine::new(&[FakeBridge::usual(number)]);
+        let windows = machine.windows.of(&machine.engine);
+        let [first, second] = [0, 1].map(|place| Liobn::of_pci_window(number, place));
+        assert!(machine.windows.are_offered(number), "bridge {number}");
+        assert_eq!(windows.available(number).unwrap().windows, 1);
+        let window = windows.create(number, PAGE, RAM_BYTES).unwrap();
+        assert_eq!((window.liobn, window.start), (second, Ioba(1 << 59)));
+        let (start, end) = (1 << 59, (1 << 59) + RAM_BYTES);
+        for (ioba, code) in [
+            (start - PAGE.bytes(), ReturnCode::PARAMETER),
+            (start, ReturnCode::SUCCESS),
+            (end - PAGE.bytes(), ReturnCode::SUCCESS),
+            (end, ReturnCode::PARAMETER),
+        ] {
+            assert_eq!(put(&machine, second, ioba, 0x1_0003), code, "{ioba:#x}");
+        }
+        windows.remove(first).unwrap();
+        windows.remove(second).unwrap();
+        windows.create(number, PAGE, RAM_BYTES).unwrap();
+        windows.reset(number).unwrap();
+        assert_eq!(machine.guest_windows(), [Some(DEFAULT_WINDOW), None]);
+        for other in NUMBERS.into_iter().filter(|&other| other != number) {
+            assert!(!machine.windows.are_offered(other) && windows.available(other).is_none());
+            assert!(windows.create(other, PAGE, RAM_BYTES).is_err());
+            let liobn = Liobn::of_pci_window(other, 0);
+            assert_eq!(put(&machine, liobn, 0, 0x1003), ReturnCode::PARAMETER);
+            assert!(windows.remove(liobn).is_err() && windows.reset(other).is_err());
+        }
+    }
+}
+
+#[test]
+fn bridges_named_in_any_order_do_not_take_each_others_limits() {
+    let machine = FakeMachine::new(&[
+        FakeBridge {
+            bytes: 1 << 20,
+            ..FakeBridge::usual(5)
+        },
+        FakeBridge {
+            places: 0,
+            ..FakeBridge::usual(1)
+        },
+        FakeBridge::usual(30),
+    ]);
+    let windows = machine.windows.of(&machine.engine);
+    let most = |number| Some(windows.available(number)?.limits.bytes());
+    let offered = [0, 1, 2, 5, 30].map(most);
+    assert_eq!(offered, [None, None, None, Some(1 << 20), Some(RAM_BYTES)]);
+    windows.create(30, PAGE, RAM_BYTES).unwrap();
+    assert_eq!(machine.windows_of(5), [Some(DEFAULT_WINDOW), None]);
+    assert!(machine.windows_of(30)[1].is_some());
+    // What one bridge has is not taken from another's places.
+    assert_eq!(windows.available(5).unwrap().windows, 1);
+    windows.create(5, PAGE, 1 << 20).unwrap();
+    windows.reset(30).unwrap();
+    assert!(machine.windows_of(5)[1].is_some());
+}
+
 /// What a guest may do, sensible or not.
 #[derive(Clone, Copy, Debug)]
 enum Step {
@@ -223,12 +298,14 @@ enum Step {
     Refuse(u64),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step(number: u8) -> impl Strategy<Value = Step> {
+    let [first, second] = [0, 1].map(|place| Liobn::of_pci_window(number, place));
+    let bridge = || prop_oneof![4 => Just(number), 1 => any::<u8>()];
     let shift = prop_oneof![Just(12u8), Just(16), 12u8..=34];
     prop_oneof![
-        4 => (0u8..2, shift, 10u32..64).prop_map(|(bridge, page, bytes)| Step::Create(bridge, page, bytes)),
-        3 => prop_oneof![Just(FIRST.0), Just(SECOND.0), any::<u32>()].prop_map(Step::Remove),
-        1 => (0u8..2).prop_map(Step::Reset),
+        4 => (bridge(), shift, 10u32..64).prop_map(|(bridge, page, bytes)| Step::Create(bridge, page, bytes)),
+        3 => prop_oneof![Just(first.0), Just(second.0), any::<u32>()].prop_map(Step::Remove),
+        1 => bridge().prop_map(Step::Reset),
         4 => (0u8..2, 0u64..1024).prop_map(|(place, page)| Step::Put(place, page)),
         1 => (0u64..8).prop_map(Step::Refuse),
     ]
@@ -249,7 +326,8 @@ fn apply(machine: &FakeMachine, step: Step) {
         }
         Step::Remove(liobn) => {
             if windows.remove(Liobn(liobn)).is_ok() {
-                assert!(liobn == FIRST.0 || liobn == SECOND.0);
+                let places = [0, 1].map(|place| Liobn::of_pci_window(machine.bridge, place));
+                assert!(places.contains(&Liobn(liobn)));
             }
         }
         Step::Reset(bridge) => {
@@ -258,7 +336,7 @@ fn apply(machine: &FakeMachine, step: Step) {
             }
         }
         Step::Put(place, page) => {
-            let liobn = Liobn::of_pci_window(0, place);
+            let liobn = Liobn::of_pci_window(machine.bridge, place);
             if let Some(window) = machine.guest_windows()[usize::from(place)] {
                 let ioba = window.bus_offset.0 + (page << window.page_shift.get());
                 put(machine, liobn, ioba, 0x10_0003);
@@ -280,23 +358,30 @@ proptest! {
 
     #[test]
     fn whatever_a_guest_does_a_reset_gives_it_its_default_window(
-        steps in prop::collection::vec(step(), 0..60), places in 1u32..3, elsewhere: bool,
+        (number, steps) in prop::sample::select(NUMBERS.to_vec())
+            .prop_flat_map(|number| (Just(number), prop::collection::vec(step(number), 0..60))),
+        places in 1u32..3,
+        elsewhere: bool,
     ) {
         let second = if elsewhere { 1 << 47 } else { 1 << 59 };
-        let machine = FakeMachine::new(places, Ioba(0), Ioba(second), RAM_BYTES);
+        let machine = FakeMachine::new(&[FakeBridge {
+            places,
+            starts: [Ioba(0), Ioba(second)],
+            ..FakeBridge::usual(number)
+        }]);
         for step in steps {
             apply(&machine, step);
         }
         let windows = machine.windows.of(&machine.engine);
         let guest = machine.guest_windows().into_iter().flatten().count();
-        let available = windows.available(0).unwrap();
+        let available = windows.available(number).unwrap();
         prop_assert_eq!(available.windows, places.saturating_sub(u32::try_from(guest).unwrap()));
         machine.host().inner.clear_faults();
         // A window that the host would not remove before can keep memory locked.
-        let reset = windows.reset(0);
+        let reset = windows.reset(number);
         prop_assert!(reset.is_ok() || machine.host().inner.failures().0 > 0, "{reset:?}");
         prop_assert_eq!(machine.guest_windows(), [Some(DEFAULT_WINDOW), None]);
-        prop_assert_eq!(put(&machine, FIRST, 0, 0x1003), ReturnCode::SUCCESS);
+        prop_assert_eq!(put(&machine, Liobn::of_pci_window(number, 0), 0, 0x1003), ReturnCode::SUCCESS);
         prop_assert!(machine.host().inner.violations().is_empty());
     }
 }

@@ -7,7 +7,7 @@ pub mod xive;
 
 use std::fmt;
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, Weak};
 
 use vmm_sys_util::eventfd::EventFd;
 
@@ -69,9 +69,17 @@ pub enum Trigger {
     Level,
 }
 
+/// A line that interrupts by a level-triggered source.
+pub trait LevelLine: Send + Sync {
+    /// Signals if the line is raised. Called whenever the guest lets the source interrupt: when it
+    /// has ended an interrupt, and when it has unmasked the source.
+    fn sample(&self);
+}
+
 /// What connects an interrupt source to the guest's interrupt controller: KVM_IRQFD on the VM.
 ///
-/// The sources are edge-triggered: each signal of the event is one interrupt.
+/// Each signal of an event is one interrupt, of a level-triggered source, too: who signals it does
+/// so once, and again when [`LevelLine::sample`] finds the line still raised.
 pub trait InterruptLines: Send + Sync {
     /// Makes the sources of `block`, or resets those of them that there are: silent, and masked
     /// until the guest says where their interrupts go. To be called before a source is connected.
@@ -79,6 +87,17 @@ pub trait InterruptLines: Send + Sync {
     /// # Errors
     /// The kernel's refusal.
     fn make(&self, block: LisnBlock) -> io::Result<()>;
+
+    /// Whether the controller has level-triggered sources: it says then when the guest has ended
+    /// an interrupt.
+    fn has_level_sources(&self) -> bool;
+
+    /// Makes level-triggered source `lisn`, masked, unless another line has it already, and has
+    /// `line` sampled from now on.
+    ///
+    /// # Errors
+    /// The kernel's refusal, or there are no such sources.
+    fn make_level(&self, lisn: Lisn, line: Weak<dyn LevelLine>) -> io::Result<()>;
 
     /// Makes every signal of `event` an interrupt from source `lisn`. An event that was signalled
     /// before counts.

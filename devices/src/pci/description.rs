@@ -1,6 +1,7 @@
 //! The numbers that a device tree says about a host bridge and its functions (IEEE 1275 "PCI Bus
 //! Binding", revision 2.1; PAPR B.6).
 
+use std::collections::BTreeSet;
 use std::io;
 
 use spapr_hypercalls::world::Geometry;
@@ -73,7 +74,7 @@ impl Identity {
 }
 
 /// The properties of one function's node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FunctionNode {
     /// Name and unit address, such as `mass-storage@0` or `pci1b36,10@1,2`.
     pub name: String,
@@ -105,6 +106,8 @@ pub struct FunctionNode {
     pub req_msi: Option<u32>,
     /// `ibm,req#msi-x`: how many MSI-X vectors there are; left out when none.
     pub req_msi_x: Option<u32>,
+    /// `interrupts`: the pin of its interrupt line, 1 to 4; left out when the guest gets none.
+    pub interrupts: Option<u32>,
     /// `reg`: configuration space, then each BAR with its size.
     pub reg: Vec<NodeAddress>,
     /// `assigned-addresses`: each BAR with the address it has when the guest starts.
@@ -112,7 +115,7 @@ pub struct FunctionNode {
 }
 
 /// The properties of a host bridge's node, and its children.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostBridgeNode {
     /// Name and unit address, such as `pci@800000020000000`.
     pub name: String,
@@ -132,8 +135,28 @@ pub struct HostBridgeNode {
     /// `ibm,ddw-applicable` and `ibm,ddw-extensions`: the RTAS tokens for dynamic DMA windows;
     /// left out of a bridge that offers none.
     pub dynamic_windows: Option<[[u32; 3]; 2]>,
+    /// `interrupt-map`: where the interrupt lines of the functions go; left out when there are
+    /// none.
+    pub lines: Vec<LineNode>,
     /// The functions' nodes.
     pub functions: Vec<FunctionNode>,
+}
+
+/// One entry of `interrupt-map`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LineNode {
+    /// The first cell of the addresses of a device's functions.
+    pub device: u32,
+    /// The pin, 1 to 4.
+    pub pin: u32,
+    /// The level-triggered interrupt source.
+    pub lisn: Lisn,
+}
+
+impl LineNode {
+    /// `interrupt-map-mask`: the bits of an address of three cells and of a pin that entries are
+    /// found by. Functions of one device share its lines.
+    pub const MASK: [u32; 4] = [0xf800, 0, 0, 7];
 }
 
 impl HostBridge {
@@ -169,6 +192,7 @@ impl HostBridge {
             pe_total_msi: Lisn::MSI_COUNT,
             dma_window: [self.liobn(0).0, bus_high, bus_low, bytes_high, bytes_low],
             dynamic_windows: None,
+            lines: self.lines(),
             functions: self
                 .functions()
                 .iter()
@@ -176,6 +200,19 @@ impl HostBridge {
                 .map(|(function, identity)| function.node(identity))
                 .collect(),
         }
+    }
+
+    fn lines(&self) -> Vec<LineNode> {
+        let lines = self.functions().iter().filter_map(|function| {
+            let route = function.line.as_ref()?.route;
+            Some(LineNode {
+                device: unit(function.address) & LineNode::MASK[0],
+                pin: route.pin.into(),
+                lisn: route.lisn,
+            })
+        });
+        let lines: BTreeSet<LineNode> = lines.collect();
+        lines.into_iter().collect()
     }
 }
 
@@ -240,6 +277,7 @@ impl Function {
             config_space_type: 1,
             req_msi: vectors(InterruptKind::Msi),
             req_msi_x: vectors(InterruptKind::MsiX),
+            interrupts: self.line.as_ref().map(|line| line.route.pin.into()),
             reg,
             assigned_addresses,
         }

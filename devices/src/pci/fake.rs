@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use spapr_hypercalls::address::{GuestPhysicalAddress, HostVirtualAddress};
 use spapr_hypercalls::world::HostRange;
@@ -13,7 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::address::DeviceFunction;
 use super::host_bridge::{HostBridge, Machine};
 use super::physical::*;
-use crate::interrupts::{InterruptLines, Lisn, LisnAllocator, LisnBlock};
+use crate::interrupts::{InterruptLines, LevelLine, Lisn, LisnAllocator, LisnBlock};
 
 pub(crate) const PAGE: u64 = 0x1_0000;
 
@@ -48,6 +48,10 @@ pub(crate) struct FakeFunction {
     writable: Vec<u8>,
     bars: [Option<Bar>; NUM_BARS],
     pub(crate) vectors: [u32; 2],
+    /// Whether VFIO gives its line.
+    pub(crate) has_line: bool,
+    /// The event that the line signals, and how often it was unmasked.
+    pub(crate) line: Mutex<Option<(i32, u32)>>,
     pub(crate) enabled: Mutex<Option<(InterruptKind, Vec<i32>)>>,
     pub(crate) accesses: Mutex<Vec<(usize, u64, Vec<u8>)>>,
     pub(crate) fault: Fault,
@@ -103,6 +107,8 @@ impl FakeFunction {
                 Some(bar(0x1000, BarSpace::Memory32, false, 0x40_0000)),
             ],
             vectors: [32, 65],
+            has_line: true,
+            line: Mutex::new(None),
             enabled: Mutex::new(None),
             accesses: Mutex::new(Vec::new()),
             fault: Fault::default(),
@@ -114,6 +120,16 @@ impl FakeFunction {
     pub(crate) fn with_vectors(mut self, msi: u32, msi_x: u32) -> Self {
         self.vectors = [msi, msi_x];
         self
+    }
+
+    pub(crate) fn without_line(mut self) -> Self {
+        self.has_line = false;
+        self
+    }
+
+    /// How often its line was unmasked since it was connected; `None` when it is not.
+    pub(crate) fn unmasked(&self) -> Option<u32> {
+        self.line.lock().unwrap().map(|(_, unmasked)| unmasked)
     }
 
     pub(crate) fn with_header_type(self, layout: u8) -> Self {
@@ -227,6 +243,7 @@ impl PhysicalFunction for FakeFunction {
         self.interrupt_fault.check()?;
         let mut enabled = self.enabled.lock().unwrap();
         assert!(enabled.is_none(), "vectors are enabled already");
+        assert_eq!(self.unmasked(), None, "the line is connected");
         *enabled = Some((kind, events.iter().map(AsRawFd::as_raw_fd).collect()));
         Ok(())
     }
@@ -234,6 +251,33 @@ impl PhysicalFunction for FakeFunction {
     fn disable_interrupts(&self, kind: InterruptKind) -> io::Result<()> {
         let enabled = self.enabled.lock().unwrap().take();
         assert_eq!(enabled.map(|(kind, _)| kind), Some(kind));
+        self.interrupt_fault.check()
+    }
+
+    fn has_line(&self) -> bool {
+        self.has_line
+    }
+
+    fn connect_line(&self, event: &EventFd) -> io::Result<()> {
+        self.interrupt_fault.check()?;
+        let enabled = self.enabled.lock().unwrap();
+        assert_eq!(*enabled, None, "vectors are enabled");
+        let old = self.line.lock().unwrap().replace((event.as_raw_fd(), 0));
+        assert_eq!(old, None, "the line is connected once");
+        Ok(())
+    }
+
+    fn unmask_line(&self) -> io::Result<()> {
+        self.interrupt_fault.check()?;
+        let mut line = self.line.lock().unwrap();
+        let (_, unmasked) = line.as_mut().expect("the line is not connected");
+        *unmasked += 1;
+        Ok(())
+    }
+
+    fn disconnect_line(&self) -> io::Result<()> {
+        let old = self.line.lock().unwrap().take();
+        assert!(old.is_some(), "the line is not connected");
         self.interrupt_fault.check()
     }
 
@@ -277,10 +321,25 @@ impl MmioMapper for FakeMapper {
 pub(crate) struct FakeLines {
     pub(crate) made: Mutex<BTreeSet<Lisn>>,
     pub(crate) connected: Mutex<BTreeMap<Lisn, i32>>,
+    /// Lines of level-triggered sources.
+    pub(crate) level: Mutex<Vec<(Lisn, Weak<dyn LevelLine>)>>,
+    /// Whether there are no such sources.
+    pub(crate) edge_only: bool,
     pub(crate) fault: Fault,
 }
 
 impl InterruptLines for FakeLines {
+    fn has_level_sources(&self) -> bool {
+        !self.edge_only
+    }
+
+    fn make_level(&self, lisn: Lisn, line: Weak<dyn LevelLine>) -> io::Result<()> {
+        self.fault.check()?;
+        self.made.lock().unwrap().insert(lisn);
+        self.level.lock().unwrap().push((lisn, line));
+        Ok(())
+    }
+
     fn make(&self, block: LisnBlock) -> io::Result<()> {
         self.fault.check()?;
         let connected = self.connected.lock().unwrap();
@@ -319,6 +378,15 @@ impl InterruptLines for FakeLines {
 }
 
 impl FakeLines {
+    /// The guest lets level-triggered source `lisn` interrupt.
+    pub(crate) fn sample(&self, lisn: Lisn) {
+        let level = self.level.lock().unwrap();
+        let lines = level.iter().filter(|(known, _)| *known == lisn);
+        lines
+            .filter_map(|(_, line)| line.upgrade())
+            .for_each(|line| line.sample());
+    }
+
     pub(crate) fn sources(&self) -> BTreeSet<Lisn> {
         self.connected.lock().unwrap().keys().copied().collect()
     }
@@ -339,6 +407,11 @@ impl Fixture {
     }
 
     pub(crate) fn with(change: impl FnOnce(FakeFunction) -> FakeFunction) -> Self {
+        Self::behind(0, change)
+    }
+
+    /// The function behind host bridge `number`.
+    pub(crate) fn behind(number: u8, change: impl FnOnce(FakeFunction) -> FakeFunction) -> Self {
         let mapper = Arc::new(FakeMapper::default());
         let lines = Arc::new(FakeLines::default());
         let machine = Machine {
@@ -350,7 +423,7 @@ impl Fixture {
         let physical = Arc::new(change(FakeFunction::new("0000:01:00.0", mapper.clone())));
         let at: Vec<(DeviceFunction, Arc<dyn PhysicalFunction>)> =
             vec![(DeviceFunction::from_byte(0), physical.clone())];
-        let bridge = HostBridge::new(0, &machine, at).unwrap();
+        let bridge = HostBridge::new(number, &machine, at).unwrap();
         Self {
             bridge,
             physical,

@@ -11,9 +11,11 @@ use super::address::DeviceFunction;
 use super::bars::{Addresses, Bars};
 use super::capabilities::{self, Capabilities};
 use super::config_space::{ConfigSpace, read_u8, read_u16, register};
+use super::header::{Header, bar_register};
 use super::host_bridge::{Machine, PciError};
+use super::line::Line;
 use super::msi::Vectors;
-use super::physical::{Bar, BarSpace, NUM_BARS, PhysicalFunction};
+use super::physical::{Bar, BarSpace, PhysicalFunction};
 use super::windows::Windows;
 use crate::guest_message;
 
@@ -24,7 +26,6 @@ const POWER_STATE: u16 = 3;
 /// vfio-pci refuses memory accesses from this power state on (`__vfio_pci_memory_enabled`).
 const POWER_STATE_D3_HOT: u16 = 3;
 const HEADER_TYPE_LAYOUT: u8 = 0x7f;
-const HEADER_TYPE_MULTI_FUNCTION: u8 = 0x80;
 
 /// Why an access to configuration space failed.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +69,8 @@ struct State {
 
 /// One passed-through function behind a host bridge.
 ///
-/// Locks: `vectors` is never taken while `state` is held, nor the other way round. `state` is held
+/// Locks: `vectors` is never taken while `state` is held, nor the other way round; the lock of `line`
+/// may be taken while `vectors` is held, and none while it is. `state` is held
 /// across configuration accesses of the device and changes of memory slots, so that no other
 /// thread sees a BAR mapped whose decoding is off (vfio-pci answers an access to it with SIGBUS).
 pub struct Function {
@@ -78,6 +80,7 @@ pub struct Function {
     pub(super) bars: Bars,
     pub(super) addresses: Addresses,
     pub(super) vectors: Mutex<Option<Vectors>>,
+    pub(super) line: Option<Arc<Line>>,
     windows: Windows,
     multi_function: bool,
     capabilities: Capabilities,
@@ -107,8 +110,14 @@ impl Function {
                 layout,
             });
         }
-        let (state, capabilities) =
-            initial_state(&*physical, &bars, &addresses, multi_function).map_err(refused)?;
+        let line = Line::new(windows.bridge, address, &physical, &machine).map_err(refused)?;
+        let header = Header {
+            bars: &bars,
+            addresses: &addresses,
+            multi_function,
+            pin: line.as_ref().map(|line| line.route.pin),
+        };
+        let (state, capabilities) = initial_state(&*physical, &header).map_err(refused)?;
         Ok(Self {
             address,
             physical,
@@ -116,6 +125,7 @@ impl Function {
             bars,
             addresses,
             vectors: Mutex::new(None),
+            line,
             windows,
             multi_function,
             capabilities,
@@ -126,6 +136,11 @@ impl Function {
     /// Device and function number in the guest.
     pub const fn address(&self) -> DeviceFunction {
         self.address
+    }
+
+    /// Whether the guest gets its interrupt line (INTx).
+    pub const fn has_line(&self) -> bool {
+        self.line.is_some()
     }
 
     /// Its address on the host.
@@ -211,13 +226,14 @@ impl Function {
     pub fn quiesce(&self) -> io::Result<()> {
         let mastering = self.clear_command(COMMAND_BUS_MASTER);
         let interrupts = self.free_msi().map_err(io::Error::other);
+        let line = self.line.as_ref().map_or(Ok(()), |line| line.give_up());
         let decoding = {
             let mut state = self.state();
             state.command &= !(COMMAND_IO | COMMAND_MEMORY);
             self.unmap_stale(&mut state)
         };
         let decoding = decoding.and_then(|()| self.clear_command(COMMAND_IO | COMMAND_MEMORY));
-        mastering.and(interrupts).and(decoding)
+        mastering.and(interrupts).and(line).and(decoding)
     }
 
     /// Stops the function, resets the device, and brings configuration space back to what a guest
@@ -228,12 +244,16 @@ impl Function {
     pub fn reset(&self) -> io::Result<()> {
         let stopped = self.quiesce();
         self.physical.reset()?;
-        let (mut fresh, _) = initial_state(
-            &*self.physical,
-            &self.bars,
-            &self.addresses,
-            self.multi_function,
-        )?;
+        let header = Header {
+            bars: &self.bars,
+            addresses: &self.addresses,
+            multi_function: self.multi_function,
+            pin: self.line.as_ref().map(|line| line.route.pin),
+        };
+        let (mut fresh, _) = initial_state(&*self.physical, &header)?;
+        if let Some(line) = &self.line {
+            line.want();
+        }
         let mut state = self.state();
         // What could not be unmapped is still there.
         fresh.mapped = std::mem::take(&mut state.mapped);
@@ -419,10 +439,6 @@ fn clear_command(physical: &dyn PhysicalFunction, bits: u16) -> io::Result<()> {
     physical.write_config(register::COMMAND, &(command & !bits).to_le_bytes())
 }
 
-fn bar_register(index: usize) -> u16 {
-    register::BAR0 + 4 * u16::try_from(index).unwrap_or(0)
-}
-
 /// Where the guest has put a BAR, as a bus address.
 fn bus_address(config: &ConfigSpace, index: usize, bar: &Bar) -> u64 {
     let low = u64::from(config.emulated_u32(bar_register(index)));
@@ -438,40 +454,11 @@ fn bus_address(config: &ConfigSpace, index: usize, bar: &Bar) -> u64 {
 /// Configuration space as a guest first finds it.
 fn initial_state(
     physical: &dyn PhysicalFunction,
-    bars: &Bars,
-    addresses: &Addresses,
-    multi_function: bool,
+    header: &Header<'_>,
 ) -> io::Result<(State, Capabilities)> {
     clear_command(physical, COMMAND_IO | COMMAND_MEMORY | COMMAND_BUS_MASTER)?;
     let mut config = ConfigSpace::new(physical.config_bytes());
-    let header = if multi_function {
-        HEADER_TYPE_MULTI_FUNCTION
-    } else {
-        0
-    };
-    config.emulate(register::HEADER_TYPE, &[header], &[0]);
-    // The expansion ROM is for the host's firmware.
-    config.emulate(register::ROM, &[0; 4], &[0; 4]);
-    // No interrupt pin: a level interrupt needs the end of interrupt signalled back, which XIVE
-    // does not do (KVM_CAP_IRQFD_RESAMPLE). The line register is the guest's to scribble on.
-    config.emulate(register::INTERRUPT_LINE, &[0xff, 0], &[0xff, 0]);
-    config.emulate(register::BAR0, &[0; 4 * NUM_BARS], &[0; 4 * NUM_BARS]);
-    for (index, bar) in bars.iter().enumerate() {
-        let Some(bar) = bar else { continue };
-        let writable = !(bar.bytes - 1);
-        let prefetchable = if bar.prefetchable { 8 } else { 0 };
-        let (length, flags) = match bar.space {
-            BarSpace::Io => (4, 1),
-            BarSpace::Memory32 => (4, prefetchable),
-            BarSpace::Memory64 => (8, 4 | prefetchable),
-        };
-        let value = (addresses[index] | flags).to_le_bytes();
-        config.emulate(
-            bar_register(index),
-            &value[..length],
-            &writable.to_le_bytes()[..length],
-        );
-    }
+    header.emulate(&mut config);
     let capabilities = capabilities::emulate(physical, &mut config)?;
     let power = match capabilities.power_control {
         Some(offset) => read_u16(physical, offset)?,

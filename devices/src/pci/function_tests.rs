@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::super::fake::{FakeFunction, FakeMapper, Fixture, PAGE};
 use super::super::host_bridge::HostBridge;
+use super::super::windows::MAX_HOST_BRIDGES;
 use super::*;
 
 impl Fixture {
@@ -30,9 +31,9 @@ fn header_is_the_device_s_but_for_what_a_guest_must_not_see() {
     assert_eq!(fixture.read(0x30, 4), 0, "the ROM is hidden");
     fixture.write(0x30, 4, 0xffff_ffff);
     assert_eq!(fixture.read(0x30, 4), 0);
-    assert_eq!(fixture.read(0x3d, 1), 0, "there is no interrupt pin");
+    assert_eq!(fixture.read(0x3d, 1), 1, "its line is INTA");
     fixture.write(0x3c, 1, 0x17);
-    assert_eq!(fixture.read(0x3c, 4), 0x17);
+    assert_eq!(fixture.read(0x3c, 4), 0x117);
     assert_eq!(fixture.read(0x0e, 1), 0);
 }
 
@@ -353,5 +354,18 @@ proptest! {
         drop(bridge);
         prop_assert!(mapper.mapped.lock().unwrap().is_empty());
         prop_assert!(lines.sources().is_empty());
+    }
+}
+
+#[test]
+fn bars_are_mapped_in_the_windows_of_their_own_bridge() {
+    for number in [1, 5, MAX_HOST_BRIDGES - 1] {
+        let fixture = Fixture::behind(number, |function| function);
+        fixture.write(4, 2, 6);
+        let index = u64::from(number);
+        let memory32 = 0x2000_8000_0000 + (index << 31);
+        let memory64 = 0x2100_0000_0000 + (index << 40);
+        let mapped = [memory32, memory32 + PAGE, memory64];
+        assert_eq!(fixture.mapped(), mapped, "bridge {number}");
     }
 }

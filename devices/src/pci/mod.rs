@@ -13,6 +13,8 @@
 //! | `capabilities` | the capability lists: what is emulated, what is hidden |
 //! | `config_space` | which bytes of configuration space are emulated, and their values |
 //! | `function` | one function: configuration accesses, and BARs mapped in the guest |
+//! | `header` | what a guest first finds in the header of configuration space |
+//! | `line` | the interrupt line (INTx) of a function |
 //! | `msi` | MSI and MSI-X vectors of a function |
 //! | `mmio` | accesses to BARs that are not mapped in the guest |
 //! | `host_bridge` | the bridge: finds functions, shuts them down |
@@ -26,14 +28,16 @@ mod description;
 #[cfg(test)]
 pub(crate) mod fake;
 mod function;
+mod header;
 mod host_bridge;
+mod line;
 mod mmio;
 mod msi;
 mod physical;
 mod windows;
 
 pub use address::{ConfigAddress, DeviceFunction};
-pub use description::{FunctionNode, HostBridgeNode, NodeAddress};
+pub use description::{FunctionNode, HostBridgeNode, LineNode, NodeAddress};
 pub use function::{ConfigError, Function};
 pub use host_bridge::{HostBridge, Machine, PciError};
 pub use msi::{MsiError, MsiGrant};

@@ -150,8 +150,28 @@ impl Function {
             return Ok(MsiGrant::AtMost(available));
         }
         let mut vectors = self.vectors.lock().unwrap_or_else(PoisonError::into_inner);
+        let replaced = self.replace(&mut vectors, kind, count);
+        if let (Err(_), Some(line)) = (&replaced, &self.line) {
+            // The guest's driver may do with it.
+            line.want();
+        }
+        replaced.map(|()| MsiGrant::Granted(count))
+    }
+
+    fn replace(
+        &self,
+        vectors: &mut Option<Vectors>,
+        kind: InterruptKind,
+        count: u32,
+    ) -> Result<(), MsiError> {
         if let Some(old) = vectors.take() {
             self.release(&old)?;
+        }
+        if let Some(line) = &self.line {
+            line.give_up().map_err(|source| MsiError::Disable {
+                function: self.name().into(),
+                source,
+            })?;
         }
         let numbers = &self.machine.lisns;
         let block = numbers
@@ -160,30 +180,29 @@ impl Function {
                 function: self.name().into(),
                 count,
             })?;
-        match self.enable(kind, block) {
-            Ok(events) => {
-                *vectors = Some(Vectors {
-                    kind,
-                    block,
-                    events,
-                });
-                Ok(MsiGrant::Granted(count))
-            }
-            Err(error) => {
-                numbers.free(block);
-                Err(error)
-            }
-        }
+        let enabled = self.enable(kind, block);
+        let events = enabled.inspect_err(|_| numbers.free(block))?;
+        *vectors = Some(Vectors {
+            kind,
+            block,
+            events,
+        });
+        Ok(())
     }
 
-    /// Takes all vectors from the function. That it has none is no error.
+    /// Takes all vectors from the function, which may use its interrupt line again. That it has
+    /// none is no error.
     ///
     /// # Errors
     /// [`MsiError::Disable`]; the function has no vectors then all the same, and interrupt source
     /// numbers that could not be disconnected are not given out again.
     pub fn free_msi(&self) -> Result<(), MsiError> {
         let mut vectors = self.vectors.lock().unwrap_or_else(PoisonError::into_inner);
-        vectors.take().map_or(Ok(()), |old| self.release(&old))
+        let released = vectors.take().map_or(Ok(()), |old| self.release(&old));
+        if let Some(line) = &self.line {
+            line.want();
+        }
+        released
     }
 
     /// The interrupt source that vector `index` became.

@@ -110,6 +110,27 @@ pub trait PhysicalFunction: Send + Sync {
     /// The host's refusal.
     fn disable_interrupts(&self, kind: InterruptKind) -> io::Result<()>;
 
+    /// Whether it has an interrupt line (INTx) that VFIO gives.
+    fn has_line(&self) -> bool;
+
+    /// Lets the interrupt line signal `event`, which masks it. No vector is enabled before.
+    ///
+    /// # Errors
+    /// The host's refusal; the line does not signal then.
+    fn connect_line(&self, event: &EventFd) -> io::Result<()>;
+
+    /// Lets the interrupt line signal again: at once, if it is raised.
+    ///
+    /// # Errors
+    /// The host's refusal.
+    fn unmask_line(&self) -> io::Result<()>;
+
+    /// Undoes [`PhysicalFunction::connect_line`].
+    ///
+    /// # Errors
+    /// The host's refusal.
+    fn disconnect_line(&self) -> io::Result<()>;
+
     /// Resets the function, if it can be (VFIO_DEVICE_RESET).
     ///
     /// # Errors

@@ -43,6 +43,8 @@ impl Window {
 /// All that follows from a host bridge's index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Windows {
+    /// The bridge's number.
+    pub bridge: u8,
     /// Bus unit identifier (PAPR "BUID"): how RTAS calls name the bridge.
     pub buid: u64,
     /// I/O ports: 64 KiB from bus address 0.
@@ -59,9 +61,11 @@ impl Windows {
         if index >= MAX_HOST_BRIDGES {
             return None;
         }
+        let bridge = index;
         let index = u64::from(index);
         let memory64 = BASE + (index + 1) * MEMORY64_BYTES;
         Some(Self {
+            bridge,
             buid: BASE_BUID + index,
             io: Window {
                 bus: 0,

@@ -1,8 +1,9 @@
 use proptest::prelude::*;
 
 use super::fake::FakePlatform;
-use super::tests::{BUID, status};
+use super::tests::{buid, status};
 use super::{DDW_APPLICABLE, DDW_EXTENSIONS, SERVICES};
+use crate::pci::MAX_HOST_BRIDGES;
 
 const FIRST: u32 = 0x8000_0000;
 const SECOND: u32 = 0x8000_0001;
@@ -13,12 +14,14 @@ const PAGES_4K_AND_64K: i32 = 3;
 const ENTRIES: i32 = 1 << (RAM_SHIFT - 16);
 
 fn query(platform: &FakePlatform, returns: u32) -> Vec<i32> {
-    let arguments = [0, BUID[0], BUID[1]];
+    let [high, low] = buid(platform);
+    let arguments = [0, high, low];
     status(platform, "ibm,query-pe-dma-window", &arguments, returns)
 }
 
 fn create(platform: &FakePlatform, page_shift: u32, window_shift: u32) -> Vec<i32> {
-    let arguments = [0, BUID[0], BUID[1], page_shift, window_shift];
+    let [high, low] = buid(platform);
+    let arguments = [0, high, low, page_shift, window_shift];
     status(platform, "ibm,create-pe-dma-window", &arguments, 4)
 }
 
@@ -27,7 +30,8 @@ fn remove(platform: &FakePlatform, liobn: u32) -> Vec<i32> {
 }
 
 fn reset(platform: &FakePlatform) -> Vec<i32> {
-    let arguments = [0, BUID[0], BUID[1]];
+    let [high, low] = buid(platform);
+    let arguments = [0, high, low];
     status(platform, "ibm,reset-pe-dma-window", &arguments, 1)
 }
 
@@ -50,22 +54,31 @@ fn a_query_tells_the_number_of_entries_in_one_word_or_two() {
     assert_eq!(query(&platform, 6), [0, 1, 0, ENTRIES, PAGES_4K_AND_64K, 0]);
 }
 
-#[test]
-fn a_guest_does_what_linux_does() {
-    let platform = FakePlatform::new();
-    let liobn = SECOND.cast_signed();
+/// What Linux does with the windows of its one bridge, number `bridge`.
+fn do_what_linux_does(bridge: u8) {
+    let platform = FakePlatform::with_bridge(bridge);
+    let [first, second] = [FIRST, SECOND].map(|liobn| liobn | u32::from(bridge) << 8);
+    assert_eq!(query(&platform, 6)[..2], [0, 1], "bridge {bridge}");
+    let liobn = second.cast_signed();
     assert_eq!(create(&platform, 16, RAM_SHIFT), [0, liobn, 1 << 27, 0]);
     assert_eq!(query(&platform, 6)[..2], [0, 0]);
     assert_eq!(create(&platform, 16, RAM_SHIFT)[0], -1);
-    assert_eq!(remove(&platform, SECOND), [0]);
-    assert_eq!(remove(&platform, SECOND), [-3]);
+    assert_eq!(remove(&platform, second), [0]);
+    assert_eq!(remove(&platform, second), [-3]);
     // Without the default window, the new one takes its place.
-    assert_eq!(remove(&platform, FIRST), [0]);
+    assert_eq!(remove(&platform, first), [0]);
     assert_eq!(query(&platform, 6)[..2], [0, 2]);
-    let liobn = FIRST.cast_signed();
+    let liobn = first.cast_signed();
     assert_eq!(create(&platform, 12, 20), [0, liobn, 0, 0]);
     assert_eq!(reset(&platform), [0]);
     assert_eq!(query(&platform, 6)[..2], [0, 1]);
+}
+
+#[test]
+fn a_guest_does_what_linux_does_behind_any_bridge() {
+    for bridge in [0, 1, 5, MAX_HOST_BRIDGES - 1] {
+        do_what_linux_does(bridge);
+    }
 }
 
 #[test]
@@ -91,15 +104,12 @@ fn mistakes_are_parameter_errors_and_what_cannot_be_had_is_a_hardware_error() {
     }
     *platform.dma.host().limit_bytes.lock().unwrap() = 0;
     assert_eq!(create(&platform, 16, RAM_SHIFT)[0], -1);
-    let other = [0, BUID[0], BUID[1] ^ 1];
+    let [high, low] = buid(&platform);
+    let other = [0, high, low ^ 1];
     for (name, arguments, returns) in [
         ("ibm,query-pe-dma-window", &other[..], 5),
         ("ibm,reset-pe-dma-window", &other, 1),
-        (
-            "ibm,create-pe-dma-window",
-            &[0, BUID[0], BUID[1] ^ 1, 16, 20],
-            4,
-        ),
+        ("ibm,create-pe-dma-window", &[0, high, low ^ 1, 16, 20], 4),
     ] {
         assert_eq!(status(&platform, name, arguments, returns)[0], -3, "{name}");
     }

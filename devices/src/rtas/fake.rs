@@ -6,7 +6,7 @@ use spapr_hypercalls::address::{Liobn, PageShift};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::*;
-use crate::dma_windows::fake::FakeMachine;
+use crate::dma_windows::fake::{FakeBridge, FakeMachine};
 use crate::dma_windows::{Available, DmaWindowError, DynamicWindows, NewWindow};
 use crate::pci::HostBridge;
 use crate::pci::fake::Fixture;
@@ -27,12 +27,17 @@ pub(super) struct FakePlatform {
 
 impl FakePlatform {
     pub(super) fn new() -> Self {
+        Self::with_bridge(0)
+    }
+
+    /// A machine whose one host bridge has `number`.
+    pub(super) fn with_bridge(number: u8) -> Self {
         Self {
-            fixture: Fixture::new(),
+            fixture: Fixture::behind(number, |function| function),
             console: RefCell::default(),
             console_busy: Cell::new(false),
             started: RefCell::default(),
-            dma: FakeMachine::usual(),
+            dma: FakeMachine::new(&[FakeBridge::usual(number)]),
             clock: TimeOfDayClock::new(),
             power: PowerEvents::new().unwrap(),
         }

@@ -3,9 +3,16 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::fake::{FakePlatform, MEMORY, memory};
 use super::*;
+use crate::pci::MAX_HOST_BRIDGES;
 
 const BLOCK: u64 = 0x100;
-pub(super) const BUID: [u32; 2] = [0x0800_0000, 0x2000_0000];
+const BUID: [u32; 2] = [0x0800_0000, 0x2000_0000];
+
+/// The two words of the BUID of the machine's bridge.
+pub(super) fn buid(platform: &FakePlatform) -> [u32; 2] {
+    let buid = platform.fixture.bridge.buid();
+    [buid >> 32, buid & 0xffff_ffff].map(|word| u32::try_from(word).unwrap())
+}
 
 fn token(name: &str) -> u32 {
     SERVICES
@@ -348,6 +355,25 @@ fn msi_is_granted_and_queried_as_linux_does_it() {
     platform.fixture.lines.fault.fail_call(3);
     assert_eq!(change(4, 8)[0], -1);
     assert!(platform.fixture.lines.sources().is_empty());
+}
+
+#[test]
+fn a_function_behind_any_bridge_is_reached_by_the_bridges_buid_alone() {
+    for bridge in [1, 5, MAX_HOST_BRIDGES - 1] {
+        let platform = FakePlatform::with_bridge(bridge);
+        let [high, low] = buid(&platform);
+        assert_eq!((high, low), (BUID[0], BUID[1] + u32::from(bridge)));
+        for (low, read, granted) in [(low, 0, 0), (BUID[1], -1, -3), (low + 1, -1, -3)] {
+            let returns = status(&platform, "ibm,read-pci-config", &[0, high, low, 4], 2);
+            assert_eq!(returns[0], read, "bridge {bridge}");
+            let change = [0, high, low, 4, 65, 1];
+            let returns = status(&platform, "ibm,change-msi", &change, 4);
+            assert_eq!(returns[0], granted, "bridge {bridge}");
+        }
+        let query = [0, high, low, 64];
+        let source = status(&platform, "ibm,query-interrupt-source-number", &query, 3);
+        assert_eq!(source, [0, 0x1340, 1]);
+    }
 }
 
 #[test]

@@ -46,7 +46,7 @@ pub use interrupts::{Irq, IrqError, IrqInfo};
 pub use memory_limit::{
     LockedMemoryNeed, MemoryLimit, MemoryLimitError, host_table_bytes, kvm_table_bytes,
 };
-pub use preflight::{GroupMember, GroupNumber, HostPaths, PreflightError};
+pub use preflight::{GroupMember, GroupNumber, HostPaths, InterruptKinds, PreflightError};
 pub use region::{Region, RegionIndex, RegionMapping};
 pub use window::{WindowError, fewest_levels};
 

@@ -1,5 +1,7 @@
 //! Dynamic DMA windows: all of the guest's memory in one window, in base pages and in huge ones.
 
+use serde_json::json;
+
 use crate::harness::Vmm;
 use crate::harness::finished::Finished;
 use crate::harness::host::{HugePages, assert_nothing_is_left, lab};
@@ -29,6 +31,17 @@ pub(crate) fn read_with(options: &[&str]) -> Finished {
 /// Fails unless the guest made a dynamic window for all of its memory and mapped it once.
 #[track_caller]
 pub(crate) fn assert_all_is_mapped(finished: &Finished, memory_bytes: u64, page_bytes: u64) {
+    assert_all_is_mapped_behind(0, finished, memory_bytes, page_bytes);
+}
+
+/// The same of a guest whose device is behind host bridge `bridge`.
+#[track_caller]
+pub(crate) fn assert_all_is_mapped_behind(
+    bridge: u8,
+    finished: &Finished,
+    memory_bytes: u64,
+    page_bytes: u64,
+) {
     assert!(
         finished
             .console()
@@ -37,7 +50,7 @@ pub(crate) fn assert_all_is_mapped(finished: &Finished, memory_bytes: u64, page_
     );
     assert_eq!(
         finished.stat("/windows/1/liobn"),
-        "0x80000001",
+        &json!(format!("{:#x}", 0x8000_0001 | u32::from(bridge) << 8)),
         "{finished}"
     );
     assert_eq!(finished.stat("/windows/1/path"), "bound", "{finished}");

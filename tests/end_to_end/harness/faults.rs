@@ -32,6 +32,8 @@ pub(crate) struct Fault {
     request: u32,
     fields: Vec<(u64, u32)>,
     spared: usize,
+    /// Whether all later ones are answered so, too.
+    always: bool,
     answer: Answer,
     seen: Arc<AtomicUsize>,
 }
@@ -43,8 +45,17 @@ impl Fault {
             request,
             fields: Vec::new(),
             spared: 0,
+            always: false,
             answer,
             seen: Arc::default(),
+        }
+    }
+
+    /// Every ioctl with this request number is answered so.
+    pub(crate) fn always(request: u32, answer: Answer) -> Self {
+        Self {
+            always: true,
+            ..Self::once(request, answer)
         }
     }
 
@@ -88,7 +99,8 @@ impl Fault {
             return None;
         }
         let before = self.seen.fetch_add(1, Ordering::Relaxed);
-        (before == self.spared).then_some(self.answer)
+        let meant = before == self.spared || self.always && before > self.spared;
+        meant.then_some(self.answer)
     }
 }
 

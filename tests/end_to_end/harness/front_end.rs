@@ -86,14 +86,20 @@ impl FrontEnd {
         self
     }
 
-    /// Passes the NVMe through.
+    /// Passes the NVMe through behind host bridge 1, where libvirt puts a first device.
     pub(crate) fn nvme(self) -> Self {
-        let bridge = r#"{"driver":"spapr-pci-host-bridge","index":1,"id":"pci.1"}"#;
+        self.nvme_behind(1)
+    }
+
+    /// Passes the NVMe through behind a host bridge of its own.
+    pub(crate) fn nvme_behind(self, index: u8) -> Self {
+        let id = format!("pci.{index}");
+        let bridge = json!({"driver": "spapr-pci-host-bridge", "index": index, "id": id});
         let device = json!({
-            "driver": "vfio-pci", "host": host::nvme(), "id": "hostdev0", "bus": "pci.1.0",
-            "addr": "0x1"
+            "driver": "vfio-pci", "host": host::nvme(), "id": "hostdev0",
+            "bus": format!("{id}.0"), "addr": "0x1"
         });
-        self.option("-device", bridge)
+        self.option("-device", &bridge.to_string())
             .option("-device", &device.to_string())
     }
 

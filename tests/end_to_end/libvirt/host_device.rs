@@ -65,8 +65,9 @@ fn assert_given_back(address: &str) {
 fn a_managed_device_works_and_is_given_back() {
     let address = nvme();
     assert_eq!(driver(&address), "nvme");
+    let log = "dmesg | grep -e pe-dma-window -e direct.DMA\n";
     let domain = Description::new("hostdev")
-        .job(&[WAIT_FOR_NVME, READ_ALL].concat())
+        .job(&[WAIT_FOR_NVME, log, READ_ALL].concat())
         .host_device(&address)
         .define();
     domain.start();
@@ -76,6 +77,10 @@ fn a_managed_device_works_and_is_given_back() {
     let expected = format!("LAB-GUEST-SHA256 {}", data_sha256());
     assert!(console.contains(&expected), "{console}");
     assert!(console.contains("LAB-GUEST-STATUS 0"), "{console}");
+    // libvirt gives each group a host bridge of its own, from number 1 on.
+    for part in ["returned 0 (liobn = 0x80000101 ", "Using 64-bit direct DMA"] {
+        assert!(console.contains(part), "no {part:?}\n{console}");
+    }
     assert_eq!(driver(&address), "nvme", "not given back");
 }
 

@@ -2,10 +2,13 @@
 
 use std::path::Path;
 
-use crate::every_host::dma_windows::{assert_all_is_mapped, page_bytes, read_with};
+use crate::every_host::dma_windows::{
+    assert_all_is_mapped, assert_all_is_mapped_behind, page_bytes, read_with,
+};
 use crate::harness::Vmm;
+use crate::harness::front_end::FrontEnd;
 use crate::harness::host::{assert_nothing_is_left, give_to_user, group_node, open_to_all};
-use crate::harness::jobs::{READ_HEAD, SCRATCH_MIB, WAIT_FOR_NVME, head_sha256};
+use crate::harness::jobs::{READ_HEAD, READ_SMALL, SCRATCH_MIB, WAIT_FOR_NVME, head_sha256};
 use crate::harness::vmm::User;
 
 #[test]
@@ -125,4 +128,26 @@ fn huge_pages_that_the_host_lacks_are_told_at_the_start() {
 fn a_window_for_all_of_memory_works_with_memory_locked_at_the_start() {
     let finished = read_with(&["--lock", "attach"]);
     assert_all_is_mapped(&finished, 1 << 30, page_bytes());
+}
+
+/// Has a guest read the NVMe behind host bridge `index` of a command line such as libvirt builds.
+fn read_behind(index: u8) {
+    let job = [WAIT_FOR_NVME, READ_HEAD, READ_SMALL].concat();
+    let (running, _) = FrontEnd::job(&job).nvme_behind(index).start();
+    let finished = running.finish().assert_job_done();
+    assert_all_is_mapped_behind(index, &finished, 1 << 30, page_bytes());
+    // All that was read came through it.
+    assert_eq!(finished.number("/windows/0/map_ioctls"), 0, "{finished}");
+    assert_eq!(finished.guest("SHA256"), head_sha256(), "{finished}");
+    assert_nothing_is_left();
+}
+
+#[test]
+fn a_device_behind_the_first_bridge_of_libvirt_has_a_window_for_all_of_memory() {
+    read_behind(1);
+}
+
+#[test]
+fn a_device_behind_the_last_bridge_of_all_has_a_window_for_all_of_memory() {
+    read_behind(30);
 }

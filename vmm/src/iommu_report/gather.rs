@@ -14,8 +14,8 @@ use spapr_hypercalls::locking::RegionSize;
 use super::IommuReportError;
 use super::libvirt::LibvirtLimit;
 use super::report::{
-    ContainerNeed, ContainerReport, DynamicWindow, GroupReport, Limit, Report, State, locked,
-    version_number,
+    ContainerNeed, ContainerReport, DynamicWindow, GroupReport, Limit, Member, Report, State,
+    locked, version_number,
 };
 use crate::cli::{IommuArguments, IommuTarget};
 use crate::error_chain::chain;
@@ -88,7 +88,7 @@ fn group_of(host: &HostPaths, address: PciAddress) -> Result<GroupNumber, Prefli
 #[derive(Debug)]
 struct Found {
     number: GroupNumber,
-    members: Vec<GroupMember>,
+    members: Vec<Member>,
     outcome: Outcome,
 }
 
@@ -108,9 +108,13 @@ fn group(
         Some(obstacle) => Err(obstacle),
         None => attach(host, number)?,
     };
+    let members = members.iter().map(|member| {
+        let address = member.name.parse().ok();
+        Member::new(member, address.and_then(|it| host.interrupts(it)))
+    });
     Ok(Found {
         number,
-        members,
+        members: members.collect(),
         outcome,
     })
 }
@@ -279,7 +283,7 @@ fn group_report(found: Found, guest: &Guest, limit: &MemoryLimit) -> GroupReport
         .collect();
     GroupReport {
         group: found.number.0,
-        members: found.members.into_iter().map(Into::into).collect(),
+        members: found.members,
         state,
         reason,
         containers,

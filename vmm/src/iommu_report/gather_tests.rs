@@ -1,10 +1,11 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
+use spapr_devices::vfio::InterruptKinds;
 use spapr_hypercalls::address::{Ioba, PageShift};
 use tempfile::TempDir;
 
-use super::super::report::Verdict;
+use super::super::report::{Interrupts, Verdict};
 use super::*;
 use crate::cli::{ByteSize, DdwMode};
 
@@ -84,6 +85,17 @@ fn a_device_of_the_hosts_comes_with_how_to_bind_it() {
     let members = &host.ask("3").unwrap().groups[0].members;
     assert_eq!(members[0].name, "0001:01:00.0");
     assert_eq!(members[0].driver.as_deref(), Some("nvme"));
+    assert_eq!(members[0].interrupts, None);
+    let config = host
+        .0
+        .path()
+        .join("sys/bus/pci/devices/0001:01:00.0/config");
+    let mut bytes = [0; 64];
+    bytes[0x3d] = 1;
+    fs::write(config, bytes).unwrap();
+    let interrupts = host.ask("3").unwrap().groups[0].members[0].interrupts;
+    let Interrupts { msi, msi_x, intx } = interrupts.unwrap();
+    assert_eq!((msi, msi_x, intx), (0, 0, true));
 }
 
 #[test]
@@ -136,12 +148,20 @@ fn what_is_not_there_is_an_error_with_status_2() {
     assert!(error.to_string().contains("modprobe vfio_iommu_spapr_tce"));
 }
 
-/// A group that both containers took.
-pub(in super::super) fn free(number: u32) -> Vec<GroupMember> {
-    vec![GroupMember {
+/// What a controller has to interrupt with.
+const NVME: InterruptKinds = InterruptKinds {
+    msi: 0,
+    msi_x: 65,
+    intx: true,
+};
+
+/// The device of a group that both containers took.
+fn free(number: u32) -> Vec<Member> {
+    let member = GroupMember {
         name: format!("000{number}:01:00.0"),
         driver: Some("vfio-pci".to_owned()),
-    }]
+    };
+    vec![Member::new(&member, Some(NVME))]
 }
 
 fn found(number: u32, outcome: Outcome) -> Found {

@@ -2,7 +2,7 @@
 //! rely on them (docs/iommu.md).
 
 use serde::Serialize;
-use spapr_devices::vfio::{GroupMember, IommuInfo, IommuVersion, MemoryLimit};
+use spapr_devices::vfio::{GroupMember, InterruptKinds, IommuInfo, IommuVersion, MemoryLimit};
 use spapr_hypercalls::policy::LockPolicy;
 
 use super::libvirt::LibvirtLimit;
@@ -71,11 +71,35 @@ pub struct Member {
     pub name: String,
     /// The driver it is bound to.
     pub driver: Option<String>,
+    /// What it has to interrupt with; `None` when this user may not see that.
+    pub interrupts: Option<Interrupts>,
 }
 
-impl From<GroupMember> for Member {
-    fn from(GroupMember { name, driver }: GroupMember) -> Self {
-        Self { name, driver }
+impl Member {
+    /// What is told of a device.
+    pub fn new(member: &GroupMember, interrupts: Option<InterruptKinds>) -> Self {
+        Self {
+            name: member.name.clone(),
+            driver: member.driver.clone(),
+            interrupts: interrupts.map(Interrupts::from),
+        }
+    }
+}
+
+/// What a device has to interrupt with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Interrupts {
+    /// MSI vectors.
+    pub msi: u32,
+    /// MSI-X vectors.
+    pub msi_x: u32,
+    /// Whether it has an interrupt line.
+    pub intx: bool,
+}
+
+impl From<InterruptKinds> for Interrupts {
+    fn from(InterruptKinds { msi, msi_x, intx }: InterruptKinds) -> Self {
+        Self { msi, msi_x, intx }
     }
 }
 

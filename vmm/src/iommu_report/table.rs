@@ -2,7 +2,9 @@
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
-use super::report::{ContainerReport, GroupReport, Iommu, Limit, Locked, Report, State, Verdict};
+use super::report::{
+    ContainerReport, GroupReport, Interrupts, Iommu, Limit, Locked, Member, Report, State, Verdict,
+};
 use crate::cli::ByteSize;
 
 /// The whole answer as text, for a terminal or a file.
@@ -19,6 +21,9 @@ pub fn render(report: &Report) -> String {
     for reason in reasons(&report.groups) {
         paragraph(reason);
     }
+    for note in report.groups.iter().flat_map(without_messages) {
+        paragraph(note);
+    }
     for group in &report.groups {
         if group.state == State::Free {
             paragraph(format!("IOMMU group {}\n{}", group.group, facts(group)));
@@ -30,7 +35,7 @@ pub fn render(report: &Report) -> String {
 }
 
 fn overview(groups: &[GroupReport]) -> Table {
-    let mut table = new_table(["group", "devices (driver)", "passed through"]);
+    let mut table = new_table(["group", "devices (driver)", "interrupts", "passed through"]);
     for group in groups {
         let members: Vec<_> = group
             .members
@@ -40,13 +45,61 @@ fn overview(groups: &[GroupReport]) -> Table {
                 format!("{} ({driver})", member.name)
             })
             .collect();
+        let interrupts: Vec<_> = group.members.iter().map(interrupts).collect();
         table.add_row([
             group.group.to_string(),
             members.join("\n"),
+            interrupts.join("\n"),
             state(group.state).to_owned(),
         ]);
     }
     table
+}
+
+fn interrupts(member: &Member) -> String {
+    let Some(Interrupts { msi, msi_x, intx }) = member.interrupts else {
+        return "only root can see".to_owned();
+    };
+    let kinds = [("MSI-X", msi_x > 0), ("MSI", msi > 0), ("INTx", intx)];
+    let kinds: Vec<_> = kinds
+        .into_iter()
+        .filter_map(|(name, is_there)| is_there.then_some(name))
+        .collect();
+    if kinds.is_empty() {
+        return "none".to_owned();
+    }
+    kinds.join(", ")
+}
+
+/// What to know of devices that have no message-signalled interrupts, in groups that can be taken.
+fn without_messages(group: &GroupReport) -> impl Iterator<Item = String> {
+    let is_free = group.state == State::Free;
+    // A bridge in the group is not passed through, and its driver is another.
+    let is_passed = move |member: &&Member| {
+        let driver = member.driver.as_deref();
+        is_free && driver.is_some_and(|driver| driver.contains("vfio"))
+    };
+    group.members.iter().filter(is_passed).filter_map(|member| {
+        let name = &member.name;
+        match member.interrupts? {
+            Interrupts {
+                msi: 0,
+                msi_x: 0,
+                intx,
+            } => Some(if intx {
+                format!(
+                    "{name} has neither MSI nor MSI-X. A guest with the XIVE interrupt controller gets \
+                     its INTx;\none with XICS does not, and then its driver has no interrupt \
+                     (--interrupt-controller)."
+                )
+            } else {
+                format!(
+                    "{name} has neither MSI nor MSI-X nor INTx: a driver that needs interrupts fails."
+                )
+            }),
+            _ => None,
+        }
+    })
 }
 
 fn state(state: State) -> &'static str {
@@ -300,11 +353,11 @@ mod tests {
         let text = render(&sample(LIMIT));
         assert_eq!(
             row(&text, &["1", "0001:01:00.0 (vfio-pci)"]),
-            ["can be, now"]
+            ["MSI-X, INTx", "can be, now"]
         );
         assert_eq!(
             row(&text, &["2", "0002:01:00.0 (vfio-pci)"]),
-            ["held by another process"]
+            ["MSI-X, INTx", "held by another process"]
         );
         has(
             &text,
@@ -382,12 +435,37 @@ mod tests {
     }
 
     #[test]
+    fn a_device_without_msi_is_told_of() {
+        let mut report = sample(LIMIT);
+        assert!(!render(&report).contains("neither MSI"));
+        for (intx, shown, part) in [
+            (true, "INTx", "XIVE interrupt controller gets its INTx"),
+            (false, "none", "nor MSI-X nor INTx"),
+        ] {
+            report.groups[0].members[0].interrupts = Some(Interrupts {
+                msi: 0,
+                msi_x: 0,
+                intx,
+            });
+            let text = render(&report);
+            assert_eq!(
+                row(&text, &["1", "0001:01:00.0 (vfio-pci)"]),
+                [shown, "can be, now"]
+            );
+            has(&text, &["0001:01:00.0 has neither MSI nor MSI-X", part]);
+        }
+        report.groups[0].members[0].interrupts = None;
+        has(&render(&report), &["only root can see"]);
+    }
+
+    #[test]
     fn how_to_bind_is_told_for_one_group_and_pointed_to_for_many() {
         let unbound = GroupReport {
             group: 3,
             members: vec![Member {
                 name: "0003:01:00.0".to_owned(),
                 driver: None,
+                interrupts: None,
             }],
             state: State::NotBound,
             reason: Some("run these commands".to_owned()),

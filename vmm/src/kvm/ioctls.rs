@@ -3,9 +3,9 @@
 use std::os::raw::{c_int, c_ulong};
 
 use kvm_bindings::{
-    KVMIO, kvm_create_device, kvm_create_spapr_tce_64, kvm_device_attr, kvm_enable_cap,
-    kvm_irq_level, kvm_irqfd, kvm_one_reg, kvm_ppc_cpu_char, kvm_ppc_mmuv3_cfg, kvm_ppc_rmmu_info,
-    kvm_ppc_smmu_info, kvm_regs, kvm_rtas_token_args, kvm_sregs, kvm_userspace_memory_region,
+    KVMIO, kvm_create_device, kvm_create_spapr_tce_64, kvm_device_attr, kvm_enable_cap, kvm_irqfd,
+    kvm_one_reg, kvm_ppc_cpu_char, kvm_ppc_mmuv3_cfg, kvm_ppc_rmmu_info, kvm_ppc_smmu_info,
+    kvm_regs, kvm_rtas_token_args, kvm_sregs, kvm_userspace_memory_region,
 };
 use vmm_sys_util::errno;
 use vmm_sys_util::ioctl::{_IOC_NONE, _IOC_READ, _IOC_WRITE, ioctl_expr};
@@ -20,8 +20,6 @@ const fn number<T>(dir: u32, nr: u32) -> c_ulong {
     ioctl_expr(dir, KVMIO, nr, size_of::<T>() as u32)
 }
 
-pub(super) const KVM_IRQ_LINE_STATUS: c_ulong =
-    number::<kvm_irq_level>(_IOC_READ | _IOC_WRITE, 0x67);
 pub(super) const KVM_IRQFD: c_ulong = number::<kvm_irqfd>(_IOC_WRITE, 0x76);
 pub(super) const KVM_GET_SREGS: c_ulong = number::<kvm_sregs>(_IOC_READ, 0x83);
 pub(super) const KVM_SET_SREGS: c_ulong = number::<kvm_sregs>(_IOC_WRITE, 0x84);
@@ -44,7 +42,6 @@ const fn plain(nr: u32) -> c_ulong {
 /// system calls.
 pub const REQUESTS: &[c_ulong] = &[
     plain(0x80), // KVM_RUN, the one that is made most
-    KVM_IRQ_LINE_STATUS,
     KVM_IRQFD,
     KVM_GET_SREGS,
     KVM_SET_SREGS,
@@ -102,7 +99,6 @@ const _: () = {
     assert!(number::<kvm_create_device>(_IOC_READ | _IOC_WRITE, 0xe0) == 0xc00c_aee0);
     assert!(number::<kvm_device_attr>(_IOC_WRITE, 0xe1) == 0x8018_aee1);
 
-    assert!(KVM_IRQ_LINE_STATUS == 0xc008_ae67);
     assert!(KVM_IRQFD == 0x8020_ae76);
     assert!(KVM_GET_SREGS == 0x44d0_ae83);
     assert!(KVM_SET_SREGS == 0x84d0_ae84);

@@ -1,4 +1,4 @@
-//! Interrupts from user space: by eventfd (KVM_IRQFD) and by hand (KVM_IRQ_LINE_STATUS).
+//! Interrupts by eventfd (KVM_IRQFD).
 //!
 //! On powerpc an interrupt is named by its number in the guest (PAPR "LISN") alone: there are no
 //! routing tables (`kvm_irq_map_gsi` in arch/powerpc/kvm/book3s.c).
@@ -6,15 +6,14 @@
 use std::os::fd::AsRawFd;
 
 use kvm_bindings::{
-    KVM_CAP_IRQFD_RESAMPLE, KVM_IRQFD_FLAG_DEASSIGN, KVM_IRQFD_FLAG_RESAMPLE, kvm_irq_level,
-    kvm_irq_level__bindgen_ty_1, kvm_irqfd,
+    KVM_CAP_IRQFD_RESAMPLE, KVM_IRQFD_FLAG_DEASSIGN, KVM_IRQFD_FLAG_RESAMPLE, kvm_irqfd,
 };
 use kvm_ioctls::VmFd;
 use vmm_sys_util::errno;
 use vmm_sys_util::eventfd::EventFd;
-use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref};
+use vmm_sys_util::ioctl::ioctl_with_ref;
 
-use super::ioctls::{KVM_IRQ_LINE_STATUS, KVM_IRQFD, check};
+use super::ioctls::{KVM_IRQFD, check};
 
 /// Why an interrupt could not be connected or raised.
 #[derive(Debug, thiserror::Error)]
@@ -49,24 +48,6 @@ pub enum IrqfdError {
         #[source]
         source: errno::Error,
     },
-    /// An interrupt's level could not be set.
-    #[error(
-        "KVM cannot set the level of interrupt {lisn:#x} (KVM_IRQ_LINE_STATUS): the VM needs an \
-         in-kernel interrupt controller"
-    )]
-    SetLevel {
-        /// The interrupt.
-        lisn: u32,
-        /// KVM's refusal.
-        #[source]
-        source: errno::Error,
-    },
-    /// There is no such interrupt source.
-    #[error("the VM's interrupt controller has no source {lisn:#x}")]
-    NoSource {
-        /// The interrupt.
-        lisn: u32,
-    },
 }
 
 /// Interrupts of a VM with an in-kernel interrupt controller.
@@ -92,13 +73,6 @@ pub trait VmInterrupts {
     /// # Errors
     /// [`IrqfdError::Deassign`].
     fn deassign_irqfd(&self, lisn: u32, trigger: &EventFd) -> Result<(), IrqfdError>;
-
-    /// Raises (`asserted`) or lowers interrupt `lisn`. An edge-triggered one is raised once by
-    /// every call with `asserted`, and not lowered.
-    ///
-    /// # Errors
-    /// [`IrqfdError::SetLevel`] or [`IrqfdError::NoSource`].
-    fn set_interrupt_level(&self, lisn: u32, asserted: bool) -> Result<(), IrqfdError>;
 }
 
 impl VmInterrupts for VmFd {
@@ -121,23 +95,6 @@ impl VmInterrupts for VmFd {
             ..request(lisn, trigger, None)
         };
         set_irqfd(self, &request).map_err(|source| IrqfdError::Deassign { lisn, source })
-    }
-
-    fn set_interrupt_level(&self, lisn: u32, asserted: bool) -> Result<(), IrqfdError> {
-        let mut request = kvm_irq_level {
-            __bindgen_anon_1: kvm_irq_level__bindgen_ty_1 { irq: lisn },
-            level: u32::from(asserted),
-        };
-        // KVM_IRQ_LINE would not tell of a source that is not there.
-        // SAFETY: the call reads and writes one `kvm_irq_level`.
-        check(unsafe { ioctl_with_mut_ref(self, KVM_IRQ_LINE_STATUS, &mut request) })
-            .map_err(|source| IrqfdError::SetLevel { lisn, source })?;
-        // SAFETY: the call has put the status there; both fields are 32-bit integers.
-        let status = unsafe { request.__bindgen_anon_1.status };
-        if status < 0 {
-            return Err(IrqfdError::NoSource { lisn });
-        }
-        Ok(())
     }
 }
 

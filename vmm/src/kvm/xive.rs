@@ -30,7 +30,6 @@ use spapr_devices::interrupts::{Lisn, LisnBlock, Trigger};
 use spapr_hypercalls::address::{GuestPhysicalAddress, HostVirtualAddress};
 use vmm_sys_util::errno;
 
-use super::irqfd::{IrqfdError, VmInterrupts};
 use super::mapping::SharedMapping;
 use super::memory_slots::{MemorySlotError, MemorySlots};
 use super::vcpu::PseriesVcpu;
@@ -113,9 +112,6 @@ pub enum XiveError {
         #[source]
         source: errno::Error,
     },
-    /// A line's level was refused.
-    #[error(transparent)]
-    Level(#[from] IrqfdError),
     /// An event queue was refused.
     #[error(
         "KVM cannot {action} the event queue of interrupt server {server} for priority {priority} \
@@ -140,7 +136,6 @@ pub enum XiveError {
 /// The XIVE interrupt controller of a VM. Dropping it takes it, and its pages, out of the VM.
 #[derive(Debug)]
 pub struct XiveKvm {
-    vm: Arc<VmFd>,
     slots: Arc<MemorySlots>,
     /// What the guest has of the pages.
     given: Mutex<Given>,
@@ -165,7 +160,7 @@ impl XiveKvm {
     /// # Errors
     /// [`XiveError::Create`], [`XiveError::Servers`], [`XiveError::Map`] or [`XiveError::Slot`]; all
     /// is given back then.
-    pub fn new(vm: &Arc<VmFd>, slots: &Arc<MemorySlots>, servers: u32) -> Result<Self, XiveError> {
+    pub fn new(vm: &VmFd, slots: &Arc<MemorySlots>, servers: u32) -> Result<Self, XiveError> {
         let mut request = kvm_create_device {
             type_: kvm_device_type_KVM_DEV_TYPE_XIVE,
             ..Default::default()
@@ -191,7 +186,6 @@ impl XiveKvm {
             THREAD_MANAGEMENT_PAGES * PAGE_BYTES,
         )?;
         let xive = Self {
-            vm: Arc::clone(vm),
             slots: Arc::clone(slots),
             given: Mutex::default(),
             sources: ManuallyDrop::new(sources),
@@ -341,7 +335,11 @@ impl XiveDevice for XiveKvm {
         block
             .iter()
             .try_for_each(|lisn| self.make_source(lisn, trigger))
-            .and_then(|()| self.give_sources(block))
+            .and_then(|()| match trigger {
+                Trigger::Edge => self.give_sources(block),
+                // The end of its interrupts is to be seen.
+                Trigger::Level => Ok(()),
+            })
             .map_err(io::Error::other)
     }
 
@@ -363,12 +361,6 @@ impl XiveDevice for XiveKvm {
                 attribute: "KVM_DEV_XIVE_GRP_SOURCE_SYNC",
                 source,
             })
-            .map_err(io::Error::other)
-    }
-
-    fn set_level(&self, lisn: Lisn, raised: bool) -> io::Result<()> {
-        self.vm
-            .set_interrupt_level(lisn.0, raised)
             .map_err(io::Error::other)
     }
 
@@ -424,11 +416,6 @@ impl XiveDevice for XiveKvm {
     fn store(&self, lisn: Lisn, offset: u64, value: u64) {
         self.sources
             .store_big_endian(management(lisn, offset), value);
-    }
-
-    fn trigger(&self, lisn: Lisn) {
-        self.sources
-            .store_big_endian(u64::from(lisn.0) * SOURCE_BYTES, 0);
     }
 }
 

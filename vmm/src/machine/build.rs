@@ -20,6 +20,7 @@ use spapr_hypercalls::world::GuestRange;
 use super::bar_slots::BarSlots;
 use super::bulk_calls::{self, BulkCallSwitch};
 use super::description::{DEFAULT_WINDOW, MachineDescription};
+use super::device_interrupts;
 use super::dma_windows;
 use super::host_iommu::GroupIommu;
 use super::interrupt_controller::{InterruptController, InterruptControllerError};
@@ -209,7 +210,7 @@ impl Machine {
             notices,
             dma_windows,
             bridges,
-        } = attach_devices(description, &ram, &vm, &capabilities, &pci)?;
+        } = attach_devices(description, &ram, &vm, &capabilities, controller, &pci)?;
         let mut rng_seed = [0; 64];
         random::fill(&mut rng_seed).map_err(|source| MachineError::Resource {
             what: "random bytes",
@@ -414,6 +415,7 @@ fn attach_devices(
     ram: &GuestRam,
     vm: &Arc<VmFd>,
     capabilities: &Capabilities,
+    controller: ControllerKind,
     pci: &PciMachine,
 ) -> Result<Attached, MachineError> {
     let policy = policy(description);
@@ -434,7 +436,9 @@ fn attach_devices(
                 notices: of_group,
             } = group;
             notices.extend(of_group);
-            bridges.push(HostBridge::new(number, pci, functions)?);
+            let bridge = HostBridge::new(number, pci, functions)?;
+            device_interrupts::tell(&bridge, controller);
+            bridges.push(bridge);
             let host = GroupIommu::new(container, Arc::clone(vm), kvm_device.clone(), can_bind);
             engine_bridges.push(EngineBridge {
                 number,
@@ -472,13 +476,12 @@ fn offered_windows(
 ) -> DmaWindows {
     let backing = dma_windows::page_backed_by(ram.page_bytes());
     let largest_page = engine.largest_page().min(backing);
-    let limits = bridges
-        .iter()
-        .map(|bridge| {
-            let info = engine.host(bridge.index())?.container().info();
-            dma_windows::limits(description.ddw, info, largest_page, ram.bytes())
-        })
-        .collect();
+    let limits = bridges.iter().filter_map(|bridge| {
+        let number = bridge.index();
+        let info = engine.host(number)?.container().info();
+        let limits = dma_windows::limits(description.ddw, info, largest_page, ram.bytes())?;
+        Some((number, limits))
+    });
     let kernel_tables = policy(description).tce.binds_kernel_table();
     DmaWindows::new(limits, DEFAULT_WINDOW, ram.bytes(), kernel_tables)
 }

@@ -1,11 +1,13 @@
 //! The machine's interrupt controller, XICS or XIVE, as KVM makes it.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use kvm_ioctls::{VcpuFd, VmFd};
 use spapr_devices::interrupts::xive::Xive;
-use spapr_devices::interrupts::{ControllerKind, InterruptLines, Lisn, LisnBlock, Trigger};
+use spapr_devices::interrupts::{
+    ControllerKind, InterruptLines, LevelLine, Lisn, LisnBlock, Trigger,
+};
 use spapr_hypercalls::abi::{Arguments, ReturnCode};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -102,6 +104,19 @@ impl InterruptLines for InterruptController {
                 .try_for_each(|lisn| xics.create_source(lisn.0, Trigger::Edge))
                 .map_err(io::Error::other),
             Controller::Xive(xive) => xive.make_sources(block, Trigger::Edge),
+        }
+    }
+
+    fn has_level_sources(&self) -> bool {
+        // The kernel serves the hypercall that ends an interrupt of XICS, and says nothing of it on
+        // hosts with XIVE (KVM_CAP_IRQFD_RESAMPLE).
+        matches!(&self.controller, Controller::Xive(_))
+    }
+
+    fn make_level(&self, lisn: Lisn, line: Weak<dyn LevelLine>) -> io::Result<()> {
+        match &self.controller {
+            Controller::Xics(_) => Err(io::ErrorKind::Unsupported.into()),
+            Controller::Xive(xive) => xive.make_level(lisn, line),
         }
     }
 

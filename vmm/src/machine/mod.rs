@@ -17,6 +17,8 @@ mod bar_slots;
 mod build;
 #[cfg(target_arch = "powerpc64")]
 mod bulk_calls;
+#[cfg(any(target_arch = "powerpc64", test))]
+mod device_interrupts;
 #[cfg(target_arch = "powerpc64")]
 mod device_notices;
 #[cfg(target_arch = "powerpc64")]

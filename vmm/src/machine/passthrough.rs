@@ -73,7 +73,8 @@ pub(super) struct AttachedGroup {
     pub(super) notices: Vec<Alarm>,
 }
 
-/// Takes the groups of `devices` and opens them, reset. Nothing is locked yet.
+/// Takes the groups of `devices` and opens them, reset, in the order of their bridges' numbers.
+/// Nothing is locked yet.
 ///
 /// # Errors
 /// What stands in the way, and how to clear it; all groups are given back then.
@@ -108,6 +109,7 @@ pub(super) fn attach(
         bridges.push(bridge);
         groups.push(attach_group(&host, number, &members, policy, bridge)?);
     }
+    groups.sort_by_key(|group| group.bridge);
     Ok(groups)
 }
 

@@ -161,6 +161,26 @@ impl PhysicalFunction for VfioFunction {
         self.device.disable_vectors().map_err(other)
     }
 
+    fn has_line(&self) -> bool {
+        // That it cannot be asked is told when its vectors are asked for.
+        self.device
+            .irq_info(Irq::Intx)
+            .is_ok_and(|info| info.count > 0 && info.automasked)
+    }
+
+    fn connect_line(&self, event: &EventFd) -> io::Result<()> {
+        let events = [event.as_raw_fd()];
+        self.device.set_vectors(Irq::Intx, &events).map_err(other)
+    }
+
+    fn unmask_line(&self) -> io::Result<()> {
+        self.device.unmask_intx().map_err(other)
+    }
+
+    fn disconnect_line(&self) -> io::Result<()> {
+        self.device.disable_vectors().map_err(other)
+    }
+
     fn reset(&self) -> io::Result<()> {
         self.device.reset().map(drop).map_err(other)
     }

@@ -16,8 +16,6 @@ pub(super) const MOST_TARGETED: u64 = QUEUE_BYTES / 4 - 2;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Source {
     pub(super) trigger: Trigger,
-    /// Whether its line is raised; of a level-triggered one.
-    pub(super) raised: bool,
     /// Where its events go; nowhere at first.
     pub(super) queue: Option<QueueName>,
     /// What they are.
@@ -36,10 +34,8 @@ pub(super) struct Book {
 impl Book {
     /// A source that is masked, in place of one that there may be.
     pub(super) fn add_source(&mut self, lisn: Lisn, trigger: Trigger) {
-        let raised = self.sources.get(&lisn).is_some_and(|source| source.raised);
         let source = Source {
             trigger,
-            raised: raised && trigger == Trigger::Level,
             queue: None,
             data: EventData::default(),
         };
@@ -52,11 +48,6 @@ impl Book {
 
     pub(super) fn source_mut(&mut self, lisn: Lisn) -> Option<&mut Source> {
         self.sources.get_mut(&lisn)
-    }
-
-    pub(super) fn level_source_mut(&mut self, lisn: Lisn) -> Option<&mut Source> {
-        self.source_mut(lisn)
-            .filter(|source| source.trigger == Trigger::Level)
     }
 
     /// Where `queue` is.

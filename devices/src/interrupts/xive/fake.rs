@@ -32,9 +32,9 @@ fn check() -> io::Result<()> {
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) sources: BTreeMap<Lisn, (Trigger, Option<(QueueName, EventData)>)>,
-    pub(super) raised: BTreeMap<Lisn, bool>,
+    /// The state of sources, as far as something has set it.
+    pub(super) pq: BTreeMap<Lisn, u64>,
     pub(super) queues: BTreeMap<QueueName, GuestPhysicalAddress>,
-    pub(super) triggered: Vec<Lisn>,
     pub(super) loads: Vec<(Lisn, u64)>,
     pub(super) stores: Vec<(Lisn, u64, u64)>,
     pub(super) synced: Vec<Lisn>,
@@ -112,13 +112,6 @@ impl XiveDevice for FakeDevice {
         Ok(())
     }
 
-    fn set_level(&self, lisn: Lisn, raised: bool) -> io::Result<()> {
-        self.assert_source(lisn);
-        check()?;
-        self.state().raised.insert(lisn, raised);
-        Ok(())
-    }
-
     fn place_queue(&self, queue: QueueName, address: GuestPhysicalAddress) -> io::Result<()> {
         self.assert_queue(queue);
         assert!(address.0.is_multiple_of(QUEUE_BYTES));
@@ -162,18 +155,18 @@ impl XiveDevice for FakeDevice {
     fn load(&self, lisn: Lisn, offset: u64) -> u64 {
         self.assert_source(lisn);
         Self::assert_offset(offset);
-        self.state().loads.push((lisn, offset));
-        3
+        let mut state = self.state();
+        state.loads.push((lisn, offset));
+        let old = state.pq.get(&lisn).copied().unwrap_or(3);
+        if offset & 0xfff >= 0xc00 {
+            state.pq.insert(lisn, offset >> 8 & 3);
+        }
+        old
     }
 
     fn store(&self, lisn: Lisn, offset: u64, value: u64) {
         self.assert_source(lisn);
         Self::assert_offset(offset);
         self.state().stores.push((lisn, offset, value));
-    }
-
-    fn trigger(&self, lisn: Lisn) {
-        self.assert_source(lisn);
-        self.state().triggered.push(lisn);
     }
 }

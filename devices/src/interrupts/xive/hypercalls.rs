@@ -39,11 +39,20 @@ const TOGGLE_SHIFT: u32 = 62;
 /// H_INT_ESB: a store, not a load.
 const STORE: u64 = 1;
 
+/// The bits of an offset in a management page that say what an access does.
+const OFFSET_MASK: u64 = 0xfff;
 /// Offsets in a management page below this, loaded from, end an interrupt (`XIVE_ESB_LOAD_EOI` in
 /// arch/powerpc/include/asm/xive-regs.h).
 const LOAD_EOI_END: u64 = 0x400;
+/// Loaded from, gives the source's state (`XIVE_ESB_GET`).
+const GET: u64 = 0x800;
 /// Loaded from, has the source accept events (`XIVE_ESB_SET_PQ_00`).
 const SET_PQ_00: u64 = 0xc00;
+/// Loaded from, has the source accept none (`XIVE_ESB_SET_PQ_01`).
+const SET_PQ_01: u64 = 0xd00;
+/// The bits of a source's state, and the state that accepts no events.
+const PQ: u64 = 3;
+const OFF: u64 = 1;
 
 /// What is not there: pages of a source that is used by hypercall, notification pages of queues.
 const NO_PAGE: u64 = u64::MAX;
@@ -82,7 +91,7 @@ impl<D: XiveDevice> Xive<D> {
     fn get_source_info(&self, args: &mut Arguments) -> Result<(), Failure> {
         known_flags(args[0], 0)?;
         let (lisn, source) = self.source(args[1])?;
-        // KVM keeps the state of a line, which the end of an interrupt has to look at.
+        // The line is sampled at the end of an interrupt, so that has to come here.
         let info = match source.trigger {
             Trigger::Level => [BY_HYPERCALL | LEVEL, NO_PAGE, NO_PAGE],
             Trigger::Edge => [0, management_page(lisn).0, trigger_page(lisn).0],
@@ -228,23 +237,39 @@ impl<D: XiveDevice> Xive<D> {
         args[0] = if flags & STORE != 0 {
             self.device.store(lisn, offset, value);
             u64::MAX
-        } else if source.trigger == Trigger::Level && offset < LOAD_EOI_END {
-            self.end_level(lisn)
+        } else if source.trigger == Trigger::Level {
+            self.load_level(lisn, offset)
         } else {
             self.device.load(lisn, offset)
         };
         Ok(())
     }
 
-    /// Ends an interrupt of a level-triggered source, which begins again while its line is raised.
-    fn end_level(&self, lisn: Lisn) -> u64 {
-        // Locked, so that the line does not change between the two.
-        let book = self.book();
-        self.device.load(lisn, SET_PQ_00);
-        if book.source(lisn).is_some_and(|source| source.raised) {
-            self.device.trigger(lisn);
+    /// Loads from the management page of a level-triggered source. When it accepts events from then
+    /// on, its lines are sampled.
+    fn load_level(&self, lisn: Lisn, offset: u64) -> u64 {
+        let (value, accepts) = self.load_and_look(lisn, offset);
+        if accepts {
+            self.sample(lisn);
         }
-        0
+        value
+    }
+
+    fn load_and_look(&self, lisn: Lisn, offset: u64) -> (u64, bool) {
+        // Locked, so that no other processor masks the source between the two loads.
+        let _book = self.book();
+        match offset & OFFSET_MASK {
+            // To the hardware the source is an edge-triggered one, and would interrupt again for
+            // events that came meanwhile. What counts is the line. One that the guest has masked
+            // stays so until it unmasks it.
+            ..LOAD_EOI_END if self.device.load(lisn, GET) & PQ == OFF => (0, false),
+            ..LOAD_EOI_END => {
+                self.device.load(lisn, SET_PQ_00);
+                (0, true)
+            }
+            SET_PQ_00..SET_PQ_01 => (self.device.load(lisn, offset), true),
+            _ => (self.device.load(lisn, offset), false),
+        }
     }
 
     /// (flags, lisn)

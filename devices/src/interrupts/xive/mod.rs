@@ -20,13 +20,14 @@ mod hypercalls;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use book::Book;
 use spapr_hypercalls::address::GuestPhysicalAddress;
 
-use super::{Lisn, LisnBlock, Trigger};
+use super::{LevelLine, Lisn, LisnBlock, Trigger};
 
 /// Size, as a power of two, of each page that the controller has in guest memory.
 pub const PAGE_SHIFT: u32 = 16;
@@ -127,8 +128,8 @@ pub struct QueueFill {
 /// each other. It names sources only that it had made before, and queues of processors that there
 /// are.
 pub trait XiveDevice: Send + Sync {
-    /// Makes the sources of `block` and gives the guest their pages; or resets those that there
-    /// are. They are masked then.
+    /// Makes the sources of `block` and gives the guest the pages of edge-triggered ones; or resets
+    /// those that there are. They are masked then.
     ///
     /// # Errors
     /// The kernel's refusal.
@@ -151,12 +152,6 @@ pub trait XiveDevice: Send + Sync {
     /// # Errors
     /// The kernel's refusal.
     fn sync_source(&self, lisn: Lisn) -> io::Result<()>;
-
-    /// Raises or lowers a level-triggered source.
-    ///
-    /// # Errors
-    /// The kernel's refusal.
-    fn set_level(&self, lisn: Lisn, raised: bool) -> io::Result<()>;
 
     /// Has `queue` begin at `address`, and not where it was: [`QUEUE_BYTES`] of guest RAM, aligned to
     /// their size.
@@ -190,9 +185,6 @@ pub trait XiveDevice: Send + Sync {
     /// Stores a doubleword to a source's management page, at an offset inside the page that is a
     /// multiple of 8.
     fn store(&self, lisn: Lisn, offset: u64, value: u64);
-
-    /// Triggers source `lisn`.
-    fn trigger(&self, lisn: Lisn);
 }
 
 /// The XIVE interrupt controller of a machine, whose processors have the interrupt server numbers
@@ -206,6 +198,8 @@ pub struct Xive<D> {
     // Held over the device's calls, for the kernel's sake. Guests configure now and then, and take
     // interrupts without coming here.
     book: Mutex<Book>,
+    /// The lines of each level-triggered source. They go when their functions do.
+    lines: RwLock<BTreeMap<Lisn, Vec<Weak<dyn LevelLine>>>>,
 }
 
 impl<D: XiveDevice> Xive<D> {
@@ -217,6 +211,7 @@ impl<D: XiveDevice> Xive<D> {
             servers,
             ram_bytes,
             book: Mutex::default(),
+            lines: RwLock::default(),
         }
     }
 
@@ -239,22 +234,27 @@ impl<D: XiveDevice> Xive<D> {
         Ok(())
     }
 
-    /// Raises or lowers a level-triggered source. It interrupts until it is lowered: again each
-    /// time that the guest has ended the interrupt.
+    /// Makes level-triggered source `lisn`, masked, unless another line has it already, and has
+    /// `line` sampled whenever the guest lets the source interrupt.
     ///
     /// # Errors
-    /// `NotFound` when there is no such source, or the kernel's refusal.
-    pub fn set_level(&self, lisn: Lisn, raised: bool) -> io::Result<()> {
-        let mut book = self.book();
-        let Some(source) = book.level_source_mut(lisn) else {
-            return Err(io::Error::new(
-                io::ErrorKind::NotFound,
-                format!("there is no level-triggered interrupt source {lisn}"),
-            ));
-        };
-        self.device.set_level(lisn, raised)?;
-        source.raised = raised;
+    /// The kernel's refusal.
+    pub fn make_level(&self, lisn: Lisn, line: Weak<dyn LevelLine>) -> io::Result<()> {
+        let mut lines = self.lines.write().unwrap_or_else(PoisonError::into_inner);
+        if !lines.contains_key(&lisn) {
+            self.make_sources(LisnBlock::of_one(lisn), Trigger::Level)?;
+        }
+        lines.entry(lisn).or_default().push(line);
         Ok(())
+    }
+
+    /// Samples the lines of a level-triggered source.
+    fn sample(&self, lisn: Lisn) {
+        let lines = self.lines.read().unwrap_or_else(PoisonError::into_inner);
+        let sharing = lines.get(&lisn).into_iter().flatten();
+        sharing
+            .filter_map(Weak::upgrade)
+            .for_each(|line| line.sample());
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {

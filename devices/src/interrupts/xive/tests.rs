@@ -1,3 +1,6 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use proptest::prelude::*;
 use spapr_hypercalls::abi::{self, Arguments, ReturnCode};
 
@@ -235,24 +238,69 @@ fn a_management_page_is_reached_by_hypercall() {
     assert_eq!(state.stores, [(EDGE, 0x400, 7)]);
 }
 
+/// A line that counts how often it is sampled.
+#[derive(Default)]
+struct FakeLine(AtomicU32);
+
+impl LevelLine for FakeLine {
+    fn sample(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 #[test]
-fn a_line_that_is_still_raised_interrupts_again_when_the_interrupt_ends() {
+fn lines_are_sampled_whenever_their_source_accepts_events_and_at_no_other_time() {
+    const SHARED: Lisn = Lisn(0x1201);
     let xive = xive();
-    assert!(xive.set_level(EDGE, true).is_err());
-    assert!(xive.set_level(Lisn(0x1201), true).is_err());
-    xive.set_level(LSI, true).unwrap();
-    let end = || call(&xive, abi::H_INT_ESB, &[0, lsi(), 0, 0]);
-    assert_eq!(end().0, SUCCESS);
-    assert_eq!(xive.device().state().triggered, [LSI]);
-    // A guest that starts anew finds it raised.
-    assert_eq!(code(&xive, abi::H_INT_RESET, &[0]), SUCCESS);
-    end();
-    assert_eq!(xive.device().state().triggered, [LSI, LSI]);
-    xive.set_level(LSI, false).unwrap();
-    end();
-    let state = xive.device().state();
-    assert_eq!(state.triggered, [LSI, LSI]);
-    assert_eq!(state.loads, [(LSI, 0xc00); 3]);
+    let lines = [(); 3].map(|()| Arc::new(FakeLine::default()));
+    let shared = |line: &Arc<FakeLine>| -> Weak<dyn LevelLine> {
+        let line: Weak<FakeLine> = Arc::downgrade(line);
+        line
+    };
+    for (lisn, line) in [LSI, SHARED, SHARED].into_iter().zip(&lines) {
+        xive.make_level(lisn, shared(line)).unwrap();
+    }
+    let esb = |flags, lisn: Lisn, offset| {
+        let (code, args) = call(&xive, abi::H_INT_ESB, &[flags, lisn.0.into(), offset, 0]);
+        assert_eq!(code, SUCCESS);
+        args[0]
+    };
+    let sampled = || {
+        let counts = lines
+            .each_ref()
+            .map(|line| line.0.swap(0, Ordering::Relaxed));
+        (counts[0], counts[1], counts[2])
+    };
+    let pq = |lisn| xive.device().state().pq[&lisn];
+    // Unmasked, as a driver does when it asks for its interrupt.
+    esb(0, SHARED, 0xd00);
+    assert_eq!(sampled(), (0, 0, 0));
+    assert_eq!(esb(0, SHARED, 0xc00), 1);
+    assert_eq!(sampled(), (0, 1, 1));
+    // An interrupt is pending, and one more came: it ends, and the lines say what comes next.
+    for state in [0xe00, 0xf00] {
+        esb(0, SHARED, state);
+        assert_eq!(sampled(), (0, 0, 0));
+        assert_eq!(esb(0, SHARED, 0), 0);
+        assert_eq!((sampled(), pq(SHARED)), ((0, 1, 1), 0));
+    }
+    // Masked meanwhile, as by a driver whose handler has a thread.
+    esb(0, SHARED, 0xd00);
+    esb(0, SHARED, 0);
+    assert_eq!((sampled(), pq(SHARED)), ((0, 0, 0), 1));
+    esb(0, SHARED, 0xc00);
+    assert_eq!(sampled(), (0, 1, 1));
+    // The other source, stores, looking only, and an edge-triggered source.
+    esb(0, LSI, 0x1c08);
+    assert_eq!(sampled(), (1, 0, 0));
+    esb(1, LSI, 0xc00);
+    esb(0, LSI, 0x800);
+    esb(0, EDGE, 0xc00);
+    assert_eq!(sampled(), (0, 0, 0));
+    // A device that is gone is not asked.
+    let [_, gone, _] = lines;
+    drop(gone);
+    esb(0, SHARED, 0xc00);
 }
 
 #[test]

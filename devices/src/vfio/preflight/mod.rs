@@ -2,6 +2,7 @@
 //! anything is opened.
 
 mod error;
+mod interrupts;
 mod members;
 
 use std::fs;
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use super::address::PciAddress;
 pub use error::PreflightError;
+pub use interrupts::InterruptKinds;
 use members::is_vfio_driver;
 pub use members::{GroupMember, GroupNumber};
 

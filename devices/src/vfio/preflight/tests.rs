@@ -53,6 +53,12 @@ impl FakeHost {
         }
     }
 
+    /// What a device's configuration space has.
+    pub(super) fn config(&self, name: &str, bytes: &[u8]) {
+        let device = self.root.path().join("sys/bus/pci/devices").join(name);
+        fs::write(device.join("config"), bytes).unwrap();
+    }
+
     pub(in super::super) fn node(&self, name: &str) -> PathBuf {
         let path = self.root.path().join("dev/vfio").join(name);
         fs::write(&path, []).unwrap();

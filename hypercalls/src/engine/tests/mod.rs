@@ -567,6 +567,42 @@ fn memory_registered_with_two_containers_is_counted_once() {
 }
 
 #[test]
+fn a_range_ends_where_its_window_ends_whatever_the_bridges_number() {
+    let ram = [piece(0, 4 * MIB)];
+    for number in [1, 5, 30, 255] {
+        let memory = FakeMemory::new(ram.to_vec(), GuestPhysicalAddress(LIST), 1);
+        memory.write_list(GuestPhysicalAddress(LIST), &[0x1003, 0x2003]);
+        let bridge = HostBridge {
+            number,
+            host: FakeHost::new(ContainerVersion::V2),
+            default_window: Geometry {
+                bus_offset: Ioba(0),
+                page_shift: PageShift::SIZE_4K,
+                entries: 16,
+            },
+        };
+        let engine = Engine::new(memory, &ram, Policy::default(), vec![bridge]).unwrap();
+        let liobn = LIOBN | u64::from(number) << 8;
+        for (call, ioba, argument, count, code) in [
+            (abi::H_PUT_TCE, 0xf000, 0x1003, 0, SUCCESS),
+            (abi::H_PUT_TCE, 0x1_0000, 0x1003, 0, PARAMETER),
+            (abi::H_STUFF_TCE, 0xf000, 0, 1, SUCCESS),
+            (abi::H_STUFF_TCE, 0xf000, 0, 2, PARAMETER),
+            (abi::H_PUT_TCE_INDIRECT, 0xe000, LIST, 2, SUCCESS),
+            (abi::H_PUT_TCE_INDIRECT, 0xf000, LIST, 2, PARAMETER),
+        ] {
+            let answer = engine.call(call, &[liobn, ioba, argument, count]);
+            assert_eq!(answer, code, "{call:#x} {ioba:#x} behind {number}");
+            let other = engine.call(call, &[LIOBN, ioba, argument, count]);
+            assert_eq!(
+                other, PARAMETER,
+                "{call:#x} behind a bridge that is not there"
+            );
+        }
+    }
+}
+
+#[test]
 fn machines_that_make_no_sense_are_refused() {
     let window = |entries| Geometry {
         bus_offset: Ioba(0),

@@ -124,6 +124,8 @@ fn cells(value: u64) -> [u32; 2] {
 #[cfg(test)]
 mod tests {
     use fdt::Fdt;
+    use spapr_devices::interrupts::Lisn;
+    use spapr_devices::pci::{FunctionNode, LineNode};
 
     use super::*;
 
@@ -294,6 +296,55 @@ mod tests {
         assert_eq!(words(node, "phandle"), [INTERRUPT_CONTROLLER]);
         let rtas = tree.find_node("/rtas").expect("rtas");
         assert!(rtas.property("ibm,set-xive").is_none(), "it is XICS's");
+    }
+
+    /// What Linux looks at, in `of_irq_parse_pci` and `of_irq_parse_raw`.
+    #[test]
+    fn a_guest_finds_where_the_line_of_a_device_goes() {
+        let function = FunctionNode {
+            name: "usb@1".to_owned(),
+            interrupts: Some(1),
+            ..FunctionNode::default()
+        };
+        let lines = vec![LineNode {
+            device: 0x800,
+            pin: 1,
+            lisn: Lisn(0x1205),
+        }];
+        let bridge = |lines| HostBridgeNode {
+            name: "pci@800000020000001".to_owned(),
+            lines,
+            functions: vec![function.clone()],
+            ..HostBridgeNode::default()
+        };
+        let tree = |lines| {
+            let machine = MachineTree {
+                interrupt_controller: ControllerKind::Xive,
+                host_bridges: vec![bridge(lines)],
+                ..machine(1)
+            };
+            build(&machine, &boot()).expect("tree")
+        };
+        let blob = tree(lines);
+        let with_line = Fdt::new(&blob).expect("valid tree");
+        let words = |name| -> Vec<u32> {
+            let (words, _) = property(&with_line, "/pci@800000020000001", name).as_chunks();
+            words.iter().copied().map(u32::from_be_bytes).collect()
+        };
+        assert_eq!(words("#interrupt-cells"), [1]);
+        assert_eq!(words("interrupt-map-mask"), [0xf800, 0, 0, 7]);
+        assert_eq!(
+            words("interrupt-map"),
+            [0x800, 0, 0, 1, INTERRUPT_CONTROLLER, 0x1205, 1]
+        );
+        assert_eq!(
+            property(&with_line, "/pci@800000020000001/usb@1", "interrupts"),
+            1u32.to_be_bytes()
+        );
+        let blob = tree(Vec::new());
+        let without = Fdt::new(&blob).expect("valid tree");
+        let node = without.find_node("/pci@800000020000001").expect("bridge");
+        assert!(node.property("interrupt-map").is_none());
     }
 
     #[test]

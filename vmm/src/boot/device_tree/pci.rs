@@ -1,8 +1,10 @@
 //! The nodes of PCI host bridges and of the functions behind them (PAPR, "PCI Host Bridge Nodes";
 //! IEEE 1275 "PCI Bus Binding").
 
-use spapr_devices::pci::{FunctionNode, HostBridgeNode, NodeAddress};
+use spapr_devices::pci::{FunctionNode, HostBridgeNode, LineNode, NodeAddress};
 use vm_fdt::{Error, FdtWriter};
+
+use super::INTERRUPT_CONTROLLER;
 
 pub(super) fn host_bridge(tree: &mut FdtWriter, bridge: &HostBridgeNode) -> Result<(), Error> {
     let node = tree.begin_node(&bridge.name)?;
@@ -24,10 +26,23 @@ pub(super) fn host_bridge(tree: &mut FdtWriter, bridge: &HostBridgeNode) -> Resu
         tree.property_array_u32("ibm,ddw-applicable", applicable)?;
         tree.property_array_u32("ibm,ddw-extensions", extensions)?;
     }
+    if !bridge.lines.is_empty() {
+        tree.property_array_u32("interrupt-map-mask", &LineNode::MASK)?;
+        let map: Vec<u32> = bridge.lines.iter().flat_map(line).collect();
+        tree.property_array_u32("interrupt-map", &map)?;
+    }
     for function in &bridge.functions {
         self::function(tree, function)?;
     }
     tree.end_node(node)
+}
+
+/// An entry of `interrupt-map`: an address of three cells and a pin, then the controller and the
+/// two cells by which it names a level-triggered source.
+fn line(line: &LineNode) -> [u32; 7] {
+    const LEVEL: u32 = 1;
+    let LineNode { device, pin, lisn } = *line;
+    [device, 0, 0, pin, INTERRUPT_CONTROLLER, lisn.0, LEVEL]
 }
 
 fn function(tree: &mut FdtWriter, function: &FunctionNode) -> Result<(), Error> {
@@ -49,6 +64,7 @@ fn function(tree: &mut FdtWriter, function: &FunctionNode) -> Result<(), Error> 
         ),
         ("ibm,req#msi", function.req_msi),
         ("ibm,req#msi-x", function.req_msi_x),
+        ("interrupts", function.interrupts),
     ];
     for (name, value) in cells {
         if let Some(value) = value {

@@ -1,0 +1,153 @@
+//! The interrupt line (INTx) of a function, for guests whose driver uses no MSI.
+//!
+//! A line is raised until the device has been served, and VFIO masks it when it signals: then one
+//! signal is one interrupt, and when the guest has ended that, the line is unmasked; if it is still
+//! raised, VFIO signals at once. So the guest's interrupt source needs no level of its own, but a
+//! controller that says when an interrupt has ended.
+//!
+//! A device has either its line or message-signalled interrupts. The line is connected when the
+//! guest first lets its source interrupt, which a guest with MSI never does: nothing is asked of
+//! the host for it.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use log::Level;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::address::DeviceFunction;
+use super::config_space::{read_u8, register};
+use super::host_bridge::Machine;
+use super::physical::PhysicalFunction;
+use crate::guest_message;
+use crate::interrupts::{InterruptLines, LevelLine, Lisn};
+
+/// Lines of a bus, which its functions share.
+const LINES: u32 = 4;
+
+/// Where a function's line goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Route {
+    /// Which of the lines of its device the function has, 1 (INTA) to 4 (INTD).
+    pub(super) pin: u8,
+    /// The interrupt source that it became.
+    pub(super) lisn: Lisn,
+}
+
+impl Route {
+    /// The route of `pin` of the function at `address` behind bridge `bridge`, as in QEMU
+    /// (`spapr_pci_map_irq` in hw/ppc/spapr_pci.c); `None` for a pin that there is not.
+    fn new(bridge: u8, address: DeviceFunction, pin: u8) -> Option<Self> {
+        let from_first = u32::from(pin).checked_sub(1).filter(|&pin| pin < LINES)?;
+        let line = (u32::from(address.device()) + from_first) % LINES;
+        let lisn = Lisn(Lisn::LSI.0 + LINES * u32::from(bridge) + line);
+        Some(Self { pin, lisn })
+    }
+}
+
+/// The line of one function.
+pub(super) struct Line {
+    pub(super) route: Route,
+    physical: Arc<dyn PhysicalFunction>,
+    lines: Arc<dyn InterruptLines>,
+    state: Mutex<State>,
+}
+
+enum State {
+    /// The guest has not let it interrupt yet.
+    Idle,
+    /// The device signals this event.
+    Connected(EventFd),
+    /// The function has MSI vectors, or is stopped.
+    GivenUp,
+}
+
+impl Line {
+    /// The line of `physical`; `None` when the device or the host has none, or the controller does
+    /// not say when interrupts end.
+    ///
+    /// # Errors
+    /// The device's or the host's refusal.
+    pub(super) fn new(
+        bridge: u8,
+        address: DeviceFunction,
+        physical: &Arc<dyn PhysicalFunction>,
+        machine: &Machine,
+    ) -> io::Result<Option<Arc<Self>>> {
+        if !machine.lines.has_level_sources() || !physical.has_line() {
+            return Ok(None);
+        }
+        let pin = read_u8(&**physical, register::INTERRUPT_LINE + 1)?;
+        let Some(route) = Route::new(bridge, address, pin) else {
+            return Ok(None);
+        };
+        let line = Arc::new(Self {
+            route,
+            physical: Arc::clone(physical),
+            lines: Arc::clone(&machine.lines),
+            state: Mutex::new(State::Idle),
+        });
+        let shared: Weak<dyn LevelLine> = Arc::downgrade(&line) as Weak<dyn LevelLine>;
+        machine.lines.make_level(route.lisn, shared)?;
+        Ok(Some(line))
+    }
+
+    /// Disconnects the line, until it is wanted again: for MSI vectors, or for good.
+    ///
+    /// # Errors
+    /// The host's refusal; the line is given up all the same.
+    pub(super) fn give_up(&self) -> io::Result<()> {
+        let old = std::mem::replace(&mut *self.state(), State::GivenUp);
+        let State::Connected(event) = old else {
+            return Ok(());
+        };
+        let disabled = self.physical.disconnect_line();
+        disabled.and(self.lines.disconnect(self.route.lisn, &event))
+    }
+
+    /// Lets the line be connected when the guest lets its source interrupt next.
+    pub(super) fn want(&self) {
+        let mut state = self.state();
+        if let State::GivenUp = *state {
+            *state = State::Idle;
+        }
+    }
+
+    fn connect(&self) -> io::Result<EventFd> {
+        let event = EventFd::new(EFD_NONBLOCK)?;
+        // The interrupt first: a line that is raised signals at once.
+        self.lines.connect(self.route.lisn, &event)?;
+        if let Err(error) = self.physical.connect_line(&event) {
+            // The device's refusal is the one to report.
+            let _ = self.lines.disconnect(self.route.lisn, &event);
+            return Err(error);
+        }
+        Ok(event)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LevelLine for Line {
+    fn sample(&self) {
+        let mut state = self.state();
+        let done = match *state {
+            State::Idle => self.connect().map(|event| *state = State::Connected(event)),
+            State::Connected(_) => self.physical.unmask_line(),
+            State::GivenUp => Ok(()),
+        };
+        if let Err(error) = done {
+            guest_message!(
+                Level::Warn,
+                "{}: its interrupt line (INTx) does not work: {error}",
+                self.physical.name()
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "line_tests.rs"]
+mod tests;

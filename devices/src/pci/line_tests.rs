@@ -1,0 +1,155 @@
+use spapr_hypercalls::address::{Ioba, PageShift};
+use spapr_hypercalls::world::Geometry;
+
+use super::super::description::LineNode;
+use super::super::fake::{FakeFunction, FakeLines, Fixture};
+use super::super::host_bridge::HostBridge;
+use super::super::physical::InterruptKind::MsiX;
+use super::*;
+
+const FIRST: Lisn = Lisn(0x1200);
+
+const WINDOW: Geometry = Geometry {
+    bus_offset: Ioba(0),
+    page_shift: PageShift::SIZE_4K,
+    entries: 1 << 18,
+};
+
+fn at(device: u8, function: u8) -> DeviceFunction {
+    DeviceFunction::new(device, function).unwrap()
+}
+
+#[test]
+fn lines_of_all_bridges_are_routed_as_in_qemu() {
+    let lisn = |bridge, device, pin| Route::new(bridge, at(device, 0), pin).map(|it| it.lisn.0);
+    assert_eq!(lisn(0, 0, 1), Some(0x1200));
+    assert_eq!(lisn(0, 0, 4), Some(0x1203));
+    assert_eq!(lisn(1, 1, 1), Some(0x1205));
+    assert_eq!(lisn(5, 3, 2), Some(0x1214));
+    assert_eq!(lisn(30, 31, 4), Some(0x127a));
+    for pin in [0, 5, 0xff] {
+        assert_eq!(lisn(0, 0, pin), None);
+    }
+}
+
+#[test]
+fn a_line_is_connected_when_the_guest_first_listens_and_unmasked_each_time_after() {
+    let fixture = Fixture::new();
+    assert_eq!(fixture.physical.unmasked(), None);
+    assert!(fixture.lines.sources().is_empty());
+    fixture.lines.sample(FIRST);
+    assert_eq!(fixture.physical.unmasked(), Some(0));
+    let event = fixture.lines.connected.lock().unwrap()[&FIRST];
+    assert_eq!(fixture.physical.line.lock().unwrap().unwrap().0, event);
+    for times in 1..3 {
+        fixture.lines.sample(FIRST);
+        assert_eq!(fixture.physical.unmasked(), Some(times));
+    }
+    // Another line's.
+    fixture.lines.sample(Lisn(0x1201));
+    assert_eq!(fixture.physical.unmasked(), Some(2));
+}
+
+#[test]
+fn a_line_makes_room_for_vectors_and_comes_back_when_they_go_or_cannot_be_had() {
+    let fixture = Fixture::new();
+    let function = &fixture.bridge.functions()[0];
+    fixture.lines.sample(FIRST);
+    function.change_msi(MsiX, 3).unwrap();
+    assert_eq!(fixture.lines.sources().len(), 3);
+    fixture.lines.sample(FIRST);
+    assert_eq!(fixture.physical.unmasked(), None);
+    function.free_msi().unwrap();
+    assert_eq!(fixture.physical.unmasked(), None, "nobody listens");
+    fixture.lines.sample(FIRST);
+    assert_eq!(fixture.physical.unmasked(), Some(0));
+    fixture.lines.fault.fail_call(2);
+    assert!(function.change_msi(MsiX, 3).is_err());
+    assert!(fixture.lines.sources().is_empty());
+    fixture.lines.sample(FIRST);
+    assert_eq!(fixture.physical.unmasked(), Some(0));
+}
+
+#[test]
+fn a_line_that_cannot_be_connected_leaves_nothing_behind_and_is_tried_again() {
+    let fixture = Fixture::new();
+    fixture.physical.interrupt_fault.fail_call(1);
+    fixture.lines.sample(FIRST);
+    assert!(fixture.lines.sources().is_empty() && fixture.physical.unmasked().is_none());
+    fixture.lines.sample(FIRST);
+    assert_eq!(fixture.physical.unmasked(), Some(0));
+}
+
+#[test]
+fn a_function_that_is_stopped_is_not_connected_until_it_is_reset() {
+    let fixture = Fixture::new();
+    let function = &fixture.bridge.functions()[0];
+    fixture.lines.sample(FIRST);
+    function.quiesce().unwrap();
+    assert!(fixture.lines.sources().is_empty());
+    fixture.lines.sample(FIRST);
+    assert_eq!(fixture.physical.unmasked(), None);
+    function.reset().unwrap();
+    fixture.lines.sample(FIRST);
+    assert_eq!(fixture.physical.unmasked(), Some(0));
+}
+
+/// What a guest sees of the line of `fixture`: the pin in configuration space and in the tree, and
+/// the routes.
+fn seen(bridge: &HostBridge) -> (u32, Option<u32>, Vec<LineNode>) {
+    let pin = bridge.functions()[0].read_config(0x3d, 1).unwrap();
+    let node = bridge.node(WINDOW);
+    (pin, node.functions[0].interrupts, node.lines)
+}
+
+#[test]
+fn a_guest_sees_a_line_only_when_it_works() {
+    let fixture = Fixture::behind(1, |function| function);
+    let route = LineNode {
+        device: 0,
+        pin: 1,
+        lisn: Lisn(0x1204),
+    };
+    assert_eq!(seen(&fixture.bridge), (1, Some(1), vec![route]));
+
+    let none = (0, None, vec![]);
+    let fixture = Fixture::with(FakeFunction::without_line);
+    assert_eq!(seen(&fixture.bridge), none);
+    let fixture = Fixture::with(|function| {
+        function.poke(0x3d, 0);
+        function
+    });
+    assert_eq!(seen(&fixture.bridge), none);
+
+    let machine = Machine {
+        lines: Arc::new(FakeLines {
+            edge_only: true,
+            ..FakeLines::default()
+        }),
+        ..fixture.machine.clone()
+    };
+    let function = FakeFunction::new("a", fixture.mapper.clone());
+    let functions: Vec<(_, Arc<dyn PhysicalFunction>)> = vec![(at(0, 0), Arc::new(function))];
+    let bridge = HostBridge::new(0, &machine, functions).unwrap();
+    assert_eq!(seen(&bridge), none);
+}
+
+#[test]
+fn functions_of_one_device_share_a_route() {
+    let fixture = Fixture::new();
+    let function = |name: &str| -> Arc<dyn PhysicalFunction> {
+        Arc::new(FakeFunction::new(name, fixture.mapper.clone()))
+    };
+    let functions = vec![
+        (at(3, 0), function("a")),
+        (at(3, 1), function("b")),
+        (at(4, 0), function("c")),
+    ];
+    let bridge = HostBridge::new(1, &fixture.machine, functions).unwrap();
+    let lines = bridge.node(WINDOW).lines;
+    let routes: Vec<_> = lines
+        .iter()
+        .map(|it| (it.device, it.pin, it.lisn.0))
+        .collect();
+    assert_eq!(routes, [(0x1800, 1, 0x1207), (0x2000, 1, 0x1204)]);
+}
