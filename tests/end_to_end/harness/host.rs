@@ -16,6 +16,13 @@ pub(crate) fn lab(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set: not in a lab host"))
 }
 
+/// Whether the host's kernel checks where a list of TCEs ends: those from Linux 7 on do.
+pub(crate) fn checks_where_lists_end() -> bool {
+    let version = lab("LAB_KERNEL");
+    let major = version.split_once('.').expect("a version").0;
+    major.parse::<u32>().expect("a number") >= 7
+}
+
 /// PCI address of the NVMe, which is bound to vfio-pci.
 pub(crate) fn nvme() -> String {
     lab("LAB_NVME")

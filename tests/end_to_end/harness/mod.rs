@@ -11,6 +11,7 @@
 //! | `finished` | what a run left: status, console, messages, statistics |
 //! | `jobs` | what Linux guests are told to do |
 //! | `host` | the host's devices, users, modules and pinned memory |
+//! | `kernel_log` | what the host's kernel complains of |
 //! | `refusal` | making the kernel refuse calls of one kind |
 //! | `faults` | answering single calls in the kernel's place |
 //! | `swapped_call` | having a thread make another system call than it wanted to |
@@ -23,6 +24,7 @@ pub(crate) mod finished;
 pub(crate) mod front_end;
 pub(crate) mod host;
 pub(crate) mod jobs;
+pub(crate) mod kernel_log;
 pub(crate) mod libvirt;
 pub(crate) mod monitor;
 pub(crate) mod refusal;

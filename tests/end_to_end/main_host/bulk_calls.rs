@@ -2,7 +2,7 @@
 
 use crate::harness::Vmm;
 use crate::harness::finished::Finished;
-use crate::harness::host::{assert_nothing_is_left, lab};
+use crate::harness::host::{assert_nothing_is_left, checks_where_lists_end};
 use crate::harness::tce_handlers::Handler;
 
 /// Lists of 1 to 512 entries, contiguous and then scattered.
@@ -28,13 +28,6 @@ fn changes(finished: &Finished) -> [u64; 2] {
         .map(|count| finished.number(&format!("/bulk_calls/H_PUT_TCE_INDIRECT/{count}")))
 }
 
-/// Whether the host's kernel checks where a range ends: those from Linux 7 on do.
-fn kernel_checks() -> bool {
-    let version = lab("LAB_KERNEL");
-    let major = version.split_once('.').expect("a version").0;
-    major.parse::<u32>().expect("a number") >= 7
-}
-
 #[test]
 fn in_auto_mode_lists_are_handed_over_to_a_kernel_that_checks_where_they_end_and_to_no_other() {
     let handler = Handler::watch("put_tce_indirect");
@@ -42,7 +35,7 @@ fn in_auto_mode_lists_are_handed_over_to_a_kernel_that_checks_where_they_end_and
     let [handed_over, taken_back] = changes(&finished);
     let kernel = handler.returns();
     let here = finished.tce_calls("H_PUT_TCE_INDIRECT");
-    if !kernel_checks() {
+    if !checks_where_lists_end() {
         assert_eq!([handed_over, taken_back], [0, 0], "{finished}");
         // The two lists that tried the kernel, which it left to user space.
         assert_eq!((kernel.answered, kernel.left), (0, 2), "{finished}");

@@ -2,6 +2,16 @@
 
 use core::arch::asm;
 
+/// The time base now.
+#[inline(always)]
+pub fn ticks() -> u64 {
+    let ticks;
+    // SAFETY: reads a register that all programs may read. It is taken to change memory, so
+    // that what is measured stays between its two readings.
+    unsafe { asm!("mftb {}", out(reg) ticks, options(nostack)) };
+    ticks
+}
+
 /// A clock of which readings are compared.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
@@ -19,11 +29,7 @@ impl Clock {
     /// Ticks now.
     #[inline(always)]
     pub fn now(self) -> u64 {
-        let ticks;
-        // SAFETY: reads a register that all programs may read. It is taken to change memory, so
-        // that what is measured stays between its two readings.
-        unsafe { asm!("mftb {}", out(reg) ticks, options(nostack)) };
-        ticks
+        ticks()
     }
 
     /// What `ticks` are in nanoseconds.

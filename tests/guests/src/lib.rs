@@ -18,6 +18,8 @@
 //! | `clock` | the time base |
 //! | `pci` | configuration space |
 //! | `dma_memory` | memory that devices read and write |
+//! | `dma_window` | DMA windows: the calls that map in them, and those that make them |
+//! | `disk` | what is on the lab's NVMe |
 //! | `nvme` | a driver for an NVMe controller |
 //! | `memory` | the memory functions that compiled code expects |
 //! | `fdt`, `flatten` | reading and writing the device tree |
@@ -42,7 +44,11 @@ pub mod clock;
 #[cfg(all(target_arch = "powerpc64", feature = "bare-metal"))]
 pub mod console;
 #[cfg(all(target_arch = "powerpc64", feature = "bare-metal"))]
+pub mod disk;
+#[cfg(all(target_arch = "powerpc64", feature = "bare-metal"))]
 pub mod dma_memory;
+#[cfg(all(target_arch = "powerpc64", feature = "bare-metal"))]
+pub mod dma_window;
 #[cfg(all(target_arch = "powerpc64", feature = "bare-metal"))]
 pub mod entry;
 #[cfg(all(target_arch = "powerpc64", feature = "bare-metal"))]

@@ -37,6 +37,7 @@ pub struct HostBridge<'a> {
     /// Its default DMA window.
     pub window: DmaWindow,
     ranges: &'a [u8],
+    dynamic_windows: bool,
     name: &'a str,
     tree: Fdt<'a>,
 }
@@ -123,12 +124,18 @@ fn bridge<'a>(tree: Fdt<'a>, node: &Node<'a>) -> Option<HostBridge<'a>> {
             bytes: two_cells(window, 3)?,
         },
         ranges: node.property("ranges").unwrap_or_default(),
+        dynamic_windows: node.property("ibm,ddw-applicable").is_some(),
         name: node.name,
         tree,
     })
 }
 
 impl<'a> HostBridge<'a> {
+    /// Whether a guest can make DMA windows behind it (`ibm,ddw-applicable`).
+    pub const fn offers_dynamic_windows(&self) -> bool {
+        self.dynamic_windows
+    }
+
     /// Where its bus is in guest addresses: I/O ports, 32-bit and 64-bit memory, as far as it has
     /// them.
     pub fn ranges(&self) -> impl Iterator<Item = Range> + use<'a> {
@@ -200,6 +207,7 @@ mod tests {
             bytes: 1 << 30,
         };
         assert_eq!(bridges[0].window, window);
+        assert!(!bridges[0].offers_dynamic_windows());
         let ranges: Vec<_> = bridges[0].ranges().collect();
         assert_eq!(
             ranges[0],

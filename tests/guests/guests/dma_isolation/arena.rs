@@ -7,8 +7,8 @@
 
 use spapr_test_guests::dma_memory::DmaMemory;
 
-use crate::disk::mixed;
-use crate::window::PAGE_BYTES;
+use spapr_test_guests::disk::mixed;
+use spapr_test_guests::dma_window::PAGE_BYTES;
 
 /// Above the guest's image, below the device tree.
 const START: u64 = 64 << 20;

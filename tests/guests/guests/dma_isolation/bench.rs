@@ -9,8 +9,8 @@ use spapr_test_guests::pci::ConfigSpace;
 use spapr_test_guests::rtas;
 
 use crate::arena::{Arena, NEEDED, Needed};
-use crate::disk::{PAGE_BLOCKS, SCRATCH_BLOCK, is_data, mixed};
-use crate::window::{PAGE_BYTES, Permission, Window};
+use spapr_test_guests::disk::{PAGE_BLOCKS, SCRATCH_BLOCK, is_data, mixed};
+use spapr_test_guests::dma_window::{PAGE_BYTES, Permission, Window};
 
 /// Where the device finds the pages that it needs: elsewhere than the processor.
 const NEEDED_OFFSET: u64 = 1 << 20;

@@ -20,15 +20,11 @@ mod arena;
 #[cfg(target_arch = "powerpc64")]
 mod bench;
 #[cfg(target_arch = "powerpc64")]
-mod disk;
-#[cfg(target_arch = "powerpc64")]
 mod dynamic_window;
 #[cfg(target_arch = "powerpc64")]
 mod reads;
 #[cfg(target_arch = "powerpc64")]
 mod structures;
-#[cfg(target_arch = "powerpc64")]
-mod window;
 #[cfg(target_arch = "powerpc64")]
 mod writes;
 
@@ -38,30 +34,22 @@ mod guest {
 
     use spapr_test_guests::clock::Clock;
     use spapr_test_guests::console::Console;
+    use spapr_test_guests::dma_window::{DynamicWindows, Window};
     use spapr_test_guests::machine::Machine;
+    use spapr_test_guests::nvme;
     use spapr_test_guests::pci::ConfigSpace;
     use spapr_test_guests::rtas;
 
     use crate::bench::Bench;
-    use crate::window::Window;
     use crate::{dynamic_window, reads, structures, writes};
 
-    /// Mass storage, non-volatile memory, NVM Express.
-    const CLASS_NVME: u32 = 0x01_0802;
-
     fn main(machine: &Machine<'static>) {
-        let mut found = machine.host_bridges().filter_map(|bridge| {
-            let mut functions = bridge.functions();
-            let function = functions.find(|function| function.class_code == CLASS_NVME)?;
-            Some((bridge, function))
-        });
-        let (Some((bridge, function)), Some(hertz)) = (found.next(), machine.timebase_hertz())
-        else {
-            rtas::stop_with("there is no NVMe or no time base");
-        };
+        let (bridge, function) = nvme::find(machine);
         let config = ConfigSpace::of(machine, &bridge, &function);
-        let (Some(config), Some(registers)) = (config, bridge.bar(&function, 0)) else {
-            rtas::stop_with("the NVMe has no configuration space or no registers");
+        let (Some(config), Some(registers), Some(hertz)) =
+            (config, bridge.bar(&function, 0), machine.timebase_hertz())
+        else {
+            rtas::stop_with("the NVMe has no configuration space or no registers, or time no base");
         };
         config.enable(true);
         let window = Window::of(&bridge.window);
@@ -73,7 +61,10 @@ mod guest {
         writes::all(&mut bench);
         structures::all(&mut bench);
         if machine.number_argument("windows") == Some(1) {
-            dynamic_window::all(&mut bench, machine, &bridge, &function);
+            let Some(windows) = DynamicWindows::of(machine, &bridge) else {
+                rtas::stop_with("there are no dynamic windows");
+            };
+            dynamic_window::all(&mut bench, &windows);
         }
         writeln!(Console, "DMA-ISOLATION-DONE trials={}", bench.trials()).unwrap_or_default();
     }

@@ -3,8 +3,8 @@
 use spapr_test_guests::nvme::Command;
 
 use crate::bench::{Bench, Outcome};
-use crate::disk::{PAGE_BLOCKS, is_data};
-use crate::window::{PAGE_BYTES, Permission};
+use spapr_test_guests::disk::{PAGE_BLOCKS, is_data};
+use spapr_test_guests::dma_window::{PAGE_BYTES, Permission};
 
 /// What is read where nothing may come of it.
 const BLOCK: u64 = 4096;

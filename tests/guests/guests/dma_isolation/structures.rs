@@ -7,9 +7,9 @@ use spapr_test_guests::rtas;
 
 use crate::arena::Needed;
 use crate::bench::{Bench, Outcome};
-use crate::disk::PAGE_BLOCKS;
 use crate::reads;
-use crate::window::Permission;
+use spapr_test_guests::disk::PAGE_BLOCKS;
+use spapr_test_guests::dma_window::Permission;
 
 /// The device is used before anything is mapped.
 pub(crate) fn before_any_mapping(bench: &mut Bench) {

@@ -3,9 +3,9 @@
 use spapr_test_guests::nvme::Command;
 
 use crate::bench::{Bench, Outcome};
-use crate::disk::{PAGE_BLOCKS, SCRATCH_BLOCK};
 use crate::reads::SECOND_WINDOW;
-use crate::window::Permission;
+use spapr_test_guests::disk::{PAGE_BLOCKS, SCRATCH_BLOCK};
+use spapr_test_guests::dma_window::Permission;
 
 /// All trials.
 pub(crate) fn all(bench: &mut Bench) {

@@ -1,8 +1,12 @@
 //! A guest that passes nonsense to everything that a VMM serves, and checks what comes back.
 //!
 //! Command line: `seed=NUMBER` for the pseudo-random part, `rounds=COUNT` for how long it is.
-//! It prints a line `HOSTILE-GUEST-WRONG …` for each answer that is not as it must be, ends with
-//! `HOSTILE-GUEST-DONE calls=… wrong=…`, and powers off.
+//! It prints a line `HOSTILE-GUEST-WRONG …` for each answer that is not as it must be, and for each DMA
+//! window how many ranges behind its end were refused, of how many that were tried:
+//!
+//!     HOSTILE-GUEST-RANGES default|dynamic H_STUFF_TCE=COUNT/COUNT H_PUT_TCE_INDIRECT=COUNT/COUNT
+//!
+//! It ends with `HOSTILE-GUEST-DONE calls=… wrong=…`, and powers off.
 #![cfg_attr(target_arch = "powerpc64", no_std, no_main)]
 
 #[cfg(target_arch = "powerpc64")]
@@ -13,6 +17,8 @@ mod arena;
 mod hypercalls;
 #[cfg(target_arch = "powerpc64")]
 mod interrupts;
+#[cfg(target_arch = "powerpc64")]
+mod ranges;
 #[cfg(target_arch = "powerpc64")]
 mod report;
 #[cfg(target_arch = "powerpc64")]
@@ -30,7 +36,7 @@ mod guest {
     use crate::arena::Arena;
     use crate::report::Report;
     use crate::values::Values;
-    use crate::{accesses, hypercalls, interrupts, services};
+    use crate::{accesses, hypercalls, interrupts, ranges, services};
 
     fn main(machine: &Machine<'static>) {
         let mut report = Report::default();
@@ -42,6 +48,7 @@ mod guest {
         let rounds = machine.number_argument("rounds").unwrap_or(2_000);
         let mut arena = Arena::new(values.ram_bytes);
         hypercalls::mistakes(&values, &mut report);
+        ranges::behind_the_end(machine, &mut report);
         interrupts::mistakes(machine, &values, &mut report);
         services::mistakes(&values, &mut arena, &mut report);
         services::at_random(&values, &mut random, &mut arena, rounds, &mut report);

@@ -35,6 +35,11 @@ impl Report {
         }
     }
 
+    /// Prints something else that was found.
+    pub(crate) fn tell(&self, what: Arguments<'_>) {
+        say(format_args!("\n{what}"));
+    }
+
     /// Prints the end.
     pub(crate) fn done(&self) {
         say(format_args!(

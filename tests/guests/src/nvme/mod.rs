@@ -9,6 +9,8 @@ mod registers;
 
 use crate::clock::Clock;
 use crate::dma_memory::DmaMemory;
+use crate::machine::{HostBridge, Machine, PciFunction};
+use crate::rtas;
 
 pub use command::{BLOCK_BYTES, Command};
 use queue::QueuePair;
@@ -16,6 +18,9 @@ use registers::{Registers, Status};
 
 /// Bytes of a page of the device's: what queues and buffers are aligned to.
 pub const PAGE_BYTES: u64 = 4096;
+
+/// Mass storage, non-volatile memory, NVM Express.
+const CLASS: u32 = 0x01_0802;
 
 /// How long a controller that works may take to start, to stop or to answer.
 const PATIENCE_NS: u64 = 20_000_000_000;
@@ -35,6 +40,18 @@ pub enum NvmeError {
     Gone,
     /// It has not answered in time.
     NoAnswer,
+}
+
+/// The machine's first NVMe and the bridge that it is behind; a machine without one is stopped.
+pub fn find(machine: &Machine<'static>) -> (HostBridge<'static>, PciFunction<'static>) {
+    let mut found = machine.host_bridges().filter_map(|bridge| {
+        let mut functions = bridge.functions();
+        let function = functions.find(|function| function.class_code == CLASS)?;
+        Some((bridge, function))
+    });
+    found
+        .next()
+        .unwrap_or_else(|| rtas::stop_with("there is no NVMe"))
 }
 
 /// A page of memory that the controller reads or writes.

@@ -1,0 +1,67 @@
+//! The messages of the host's kernel.
+
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
+
+use rustix::fs::OFlags;
+
+/// The least urgent level that is a complaint: a warning (`KERN_WARNING`).
+const WARNING: u32 = 4;
+/// As much as one record of the kernel's takes (`PRINTK_MESSAGE_MAX`).
+const RECORD_BYTES: usize = 2048;
+
+/// What the host's kernel says from a moment on.
+#[derive(Debug)]
+pub(crate) struct KernelLog(File);
+
+impl KernelLog {
+    /// From now on.
+    pub(crate) fn from_now() -> Self {
+        let mut options = OpenOptions::new();
+        options.read(true);
+        let flags = OFlags::NONBLOCK.bits().cast_signed();
+        let mut file = options
+            .custom_flags(flags)
+            .open("/dev/kmsg")
+            .expect("cannot read the kernel's messages");
+        file.seek(SeekFrom::End(0)).expect("a log has an end");
+        Self(file)
+    }
+
+    /// Fails if there was a warning or something worse.
+    #[track_caller]
+    pub(crate) fn assert_no_complaint(mut self) {
+        let complaints = self.complaints();
+        assert!(
+            complaints.is_empty(),
+            "the host's kernel says\n{}",
+            complaints.join("\n")
+        );
+    }
+
+    fn complaints(&mut self) -> Vec<String> {
+        let mut complaints = Vec::new();
+        let mut record = [0; RECORD_BYTES];
+        loop {
+            match self.0.read(&mut record) {
+                Ok(length) => {
+                    let record = String::from_utf8_lossy(&record[..length]);
+                    // "PRIORITY,SEQUENCE,MICROSECONDS,FLAGS;TEXT": facility and level in the first.
+                    let priority = record
+                        .split_once(',')
+                        .and_then(|it| it.0.parse::<u32>().ok());
+                    let text = record.split_once(';').map_or("", |it| it.1.trim_end());
+                    if priority.expect("a priority") & 7 <= WARNING {
+                        complaints.push(text.to_owned());
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return complaints,
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+                    complaints.push("so much that some of it is lost".to_owned());
+                }
+                Err(error) => panic!("cannot read the kernel's messages: {error}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Two processors that change entries of a DMA window at once, in the default mode, where the kernel serves
+//! single entries. What counts is what the device finds.
+
+use std::time::Duration;
+
+use crate::harness::Vmm;
+use crate::harness::finished::Finished;
+use crate::harness::host::assert_nothing_is_left;
+
+/// Rounds of each kind.
+const ROUNDS: u64 = 300;
+/// The longest that they may take, a few times over.
+const TIME_LIMIT: Duration = Duration::from_secs(150);
+
+/// A number of the line that the guest printed of one kind.
+#[track_caller]
+fn counted(finished: &Finished, kind: &str, name: &str) -> u64 {
+    let start = format!("TCE-RACE {kind} ");
+    let line = finished
+        .console()
+        .lines()
+        .find_map(|line| line.split_once(&start))
+        .unwrap_or_else(|| panic!("no {start}\n{finished}"))
+        .1;
+    line.split_whitespace()
+        .find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+        .and_then(|number| number.parse().ok())
+        .unwrap_or_else(|| panic!("no {name} in {line:?}\n{finished}"))
+}
+
+#[test]
+fn in_the_default_mode_no_mapping_is_lost_and_none_outlives_its_clearing() {
+    let vmm = Vmm::bare_metal("tce-race-guest", &format!("rounds={ROUNDS}"));
+    let vmm = vmm.nvme_with_windows().option("--cpus", "2");
+    let finished = vmm.time_limit(TIME_LIMIT).run().assert_powered_off();
+    assert!(finished.console().contains("TCE-RACE-DONE"), "{finished}");
+    for window in ["default", "dynamic"] {
+        let first = |name| counted(&finished, &format!("first-mappings {window}"), name);
+        assert_eq!(first("rounds"), ROUNDS, "{finished}");
+        assert_eq!([first("lost"), first("unseen")], [0, 0], "{finished}");
+        // The calls did meet.
+        assert!(first("together") > ROUNDS / 8, "{finished}");
+        let clearing = |name| counted(&finished, &format!("clearing {window}"), name);
+        assert_eq!(clearing("rounds"), ROUNDS, "{finished}");
+        let wrong = ["leaked", "stuck", "dead"].map(clearing);
+        assert_eq!(wrong, [0; 3], "{finished}");
+        assert!(clearing("shown") > ROUNDS / 8, "{finished}");
+        assert!(clearing("clear") > ROUNDS / 8, "{finished}");
+    }
+    // The kernel served nearly all.
+    for window in ["0", "1"] {
+        let of = |what| format!("/windows/{window}/{what}");
+        assert_eq!(finished.stat(&of("path")), "bound", "{finished}");
+        let here = finished.stat(&of("calls"))["H_PUT_TCE"].as_u64();
+        assert!(here.unwrap_or(0) < ROUNDS / 20, "{finished}");
+    }
+    assert_nothing_is_left();
+}

@@ -1,0 +1,130 @@
+//! Two processors that make a hypercall each at the same moment, or one a little later.
+
+use core::hint;
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use spapr_test_guests::clock::ticks;
+use spapr_test_guests::hypercall::{call, number};
+use spapr_test_guests::processors;
+use spapr_test_guests::random::Random;
+
+/// A hypercall's number and its arguments.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Call([u64; 5]);
+
+impl Call {
+    /// H_PUT_TCE.
+    pub(crate) fn put(liobn: u32, ioba: u64, tce: u64) -> Self {
+        Self([number::H_PUT_TCE, liobn.into(), ioba, tce, 0])
+    }
+
+    /// H_STUFF_TCE with 0.
+    pub(crate) fn stuff(liobn: u32, ioba: u64, count: u64) -> Self {
+        Self([number::H_STUFF_TCE, liobn.into(), ioba, 0, count])
+    }
+
+    /// Makes it; its return code.
+    pub(crate) fn make(self) -> i64 {
+        let [number, arguments @ ..] = self.0;
+        // SAFETY: TCE calls change no memory, and what devices can reach by them is for DMA alone.
+        unsafe { call(number, arguments) }.code
+    }
+}
+
+/// What came of one, and when.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Made {
+    /// Its return code.
+    pub(crate) code: i64,
+    /// The time base before it.
+    pub(crate) start: u64,
+    /// The time base after it.
+    pub(crate) end: u64,
+}
+
+/// A processor's call, and what came of it.
+struct Place {
+    call: [AtomicU64; 5],
+    delay: AtomicU64,
+    made: [AtomicU64; 3],
+}
+
+static PLACES: [Place; 2] = [const {
+    Place {
+        call: [const { AtomicU64::new(0) }; 5],
+        delay: AtomicU64::new(0),
+        made: [const { AtomicU64::new(0) }; 3],
+    }
+}; 2];
+static ARRIVED: AtomicUsize = AtomicUsize::new(0);
+
+/// Has the first two processors make `calls`, the second so many ticks of the time base later than the
+/// first.
+pub(crate) fn race(calls: [Call; 2], delay: u64) -> [Made; 2] {
+    for ((place, call), delay) in PLACES.iter().zip(calls).zip([0, delay]) {
+        for (to, word) in place.call.iter().zip(call.0) {
+            to.store(word, Ordering::Relaxed);
+        }
+        place.delay.store(delay, Ordering::Relaxed);
+    }
+    ARRIVED.store(0, Ordering::Relaxed);
+    processors::run_on(2, make);
+    PLACES.each_ref().map(|place| {
+        let [code, start, end] = place.made.each_ref().map(|it| it.load(Ordering::Relaxed));
+        Made {
+            code: code.cast_signed(),
+            start,
+            end,
+        }
+    })
+}
+
+fn make(processor: usize) {
+    let Some(place) = PLACES.get(processor) else {
+        return;
+    };
+    let call = Call(place.call.each_ref().map(|it| it.load(Ordering::Relaxed)));
+    let delay = place.delay.load(Ordering::Relaxed);
+    ARRIVED.fetch_add(1, Ordering::AcqRel);
+    while ARRIVED.load(Ordering::Acquire) < PLACES.len() {
+        hint::spin_loop();
+    }
+    let arrived = ticks();
+    while ticks() - arrived < delay {}
+    let start = ticks();
+    let code = call.make();
+    let end = ticks();
+    for (to, word) in place.made.iter().zip([code.cast_unsigned(), start, end]) {
+        to.store(word, Ordering::Relaxed);
+    }
+}
+
+/// Looks for the delay at which one thing turns into another: each round says on which side it was, and
+/// the next is a random step towards the other.
+#[derive(Debug)]
+pub(crate) struct Hunt(u64);
+
+impl Hunt {
+    /// Ticks of the smallest steps, at most.
+    const STEP: u64 = 256;
+
+    /// Begins with no delay.
+    pub(crate) const fn new() -> Self {
+        Self(0)
+    }
+
+    /// The next round's delay.
+    pub(crate) const fn delay(&self) -> u64 {
+        self.0
+    }
+
+    /// The second call should have come later, or else sooner.
+    pub(crate) const fn note(&mut self, later: bool, random: &mut Random) {
+        let step = random.below(self.0 / 8 + Self::STEP);
+        self.0 = if later {
+            self.0 + step
+        } else {
+            self.0.saturating_sub(step)
+        };
+    }
+}
