@@ -26,6 +26,8 @@ use super::lasting::Lasting;
 use super::memory_check;
 use super::passthrough::{self, AttachedGroup, PassthroughError};
 use super::processor_facts::{self, ProcessorError};
+use crate::boot::kernel::Kernel;
+use crate::boot::layout::room_for_kernel;
 use crate::boot::{self, BootError, Entry, Payload, device_tree::MachineTree};
 use crate::cli::{LockMode, TceMode};
 use crate::control::Alarm;
@@ -164,6 +166,9 @@ impl Machine {
     /// # Errors
     /// What the host lacks or what of the description is impossible; all is given back then.
     pub fn new(description: &MachineDescription, lasting: &Lasting) -> Result<Self, MachineError> {
+        // First what needs nothing of the host.
+        let room = room_for_kernel(description.memory.0);
+        let kernel = Kernel::open(&description.kernel, room).map_err(BootError::from)?;
         let Vm {
             vm,
             capabilities,
@@ -224,11 +229,11 @@ impl Machine {
             rng_seed,
         };
         let payload = Payload {
-            kernel: &description.kernel,
+            kernel,
             initrd: description.initrd.as_deref(),
             command_line: &description.command_line,
         };
-        let entry = boot::load(&ram, &payload, &tree)?;
+        let entry = boot::load(&ram, payload, &tree)?;
         engine.prepare()?;
         Ok(Self {
             engine,
