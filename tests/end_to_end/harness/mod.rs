@@ -24,6 +24,7 @@ pub(crate) mod host;
 pub(crate) mod jobs;
 pub(crate) mod libvirt;
 pub(crate) mod monitor;
+pub(crate) mod packing;
 pub(crate) mod refusal;
 pub(crate) mod running;
 pub(crate) mod swapped_call;
