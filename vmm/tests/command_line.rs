@@ -123,7 +123,11 @@ fn what_is_no_kernel_for_these_guests_is_named_with_what_to_give_instead() {
             "(bzImage) (compressed by gzip)",
             a_kernel,
         ),
-        (packed(&packed(b"x")), "compressed twice", a_kernel),
+        (
+            packed(&packed(b"x")),
+            "compressed twice, by gzip and then by gzip",
+            "unpack it once",
+        ),
         (at(0, b"BZh9"), "compressed by bzip2", "unpack it"),
         (
             at(0, b"!<arch>\n"),

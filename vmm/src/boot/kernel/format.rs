@@ -69,6 +69,14 @@ impl Unusable {
         }
     }
 
+    /// Compressed, and then compressed again.
+    pub(super) fn packed_twice(first: Packing, then: Packing) -> Self {
+        Self {
+            is: format!("compressed twice, by {first} and then by {then}"),
+            instead: "unpack it once",
+        }
+    }
+
     /// Something that is recognised once it has been unpacked.
     pub(super) fn packed_by(self, packing: Packing) -> Self {
         Self {

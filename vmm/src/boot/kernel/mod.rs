@@ -180,15 +180,12 @@ impl Kernel {
         }
         let mut rest = Unpacker::new(packing, file, most);
         let first = next_piece(&mut rest).map_err(unpack_error)?;
-        let what = match format::recognise(&first[..first.len().min(TELLING_BYTES)]) {
-            Format::Elf => None,
+        match format::recognise(&first[..first.len().min(TELLING_BYTES)]) {
+            Format::Elf => {}
             Format::Packed(inner) => {
-                Some(Unusable::new(format!("compressed twice, by {inner} and")))
+                return Err(unusable(path, Unusable::packed_twice(inner, packing)));
             }
-            Format::Other(what) => Some(what),
-        };
-        if let Some(what) = what {
-            return Err(unusable(path, what.packed_by(packing)));
+            Format::Other(what) => return Err(unusable(path, what.packed_by(packing))),
         }
         let executable = Executable::parse(first.as_slice()).map_err(|error| match error {
             ElfError::NoKernel(what) => unusable(path, what.packed_by(packing)),

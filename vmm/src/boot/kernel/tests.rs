@@ -188,7 +188,10 @@ fn what_a_compressed_file_holds_is_named() {
         let other = pack(packing, &one_segment(EM_X86_64, b"x", 1));
         assert_refused(&other, "x86-64");
         let twice = pack(packing, &pack(packing, b"x"));
-        assert_refused(&twice, "compressed twice");
+        assert_refused(
+            &twice,
+            &format!("is compressed twice, by {packing} and then by {packing}; unpack it once"),
+        );
         let program = elf(
             EM_PPC64,
             &[part(b"0123456789abcdef", 16)],
