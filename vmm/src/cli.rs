@@ -38,11 +38,12 @@ pub enum Command {
 #[derive(Args, Clone, Debug)]
 #[command(after_help = RUN_EXAMPLES)]
 pub struct RunArguments {
-    /// Kernel: an ELF vmlinux for ppc64 or ppc64le, as distributions ship it in /boot.
+    /// Kernel: an ELF vmlinux for ppc64le, as distributions ship it in /boot, as it is or compressed by
+    /// gzip, xz or zstd.
     #[arg(long, value_name = "FILE")]
     pub kernel: PathBuf,
 
-    /// Initial RAM disk.
+    /// Initial RAM disk, compressed in whatever way the kernel can unpack.
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
 

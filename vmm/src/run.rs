@@ -8,7 +8,7 @@ use crate::cli::RunArguments;
 #[cfg(target_arch = "powerpc64")]
 use crate::{
     cli::ConsoleKind,
-    console::{Console, ConsoleError, Terminal},
+    console::{Console, ConsoleError, OsTermReport, Terminal},
     control::{Control, ControlError},
     machine::lasting::Lasting,
     machine::processor_threads::ProcessorThreads,
@@ -70,8 +70,8 @@ pub enum RunError {
     StatsFile(StatsError),
     /// The guest's kernel gave up.
     #[cfg(target_arch = "powerpc64")]
-    #[error("the guest's operating system stopped: {0}")]
-    OsTerm(String),
+    #[error("{0}")]
+    OsTerm(OsTermReport),
     /// The process was asked to end.
     #[cfg(target_arch = "powerpc64")]
     #[error("ended by {0} before the guest powered off")]
@@ -193,7 +193,7 @@ fn run_machine(
                 released?;
                 statistics.reboots += 1;
             }
-            End::OsTerm(message) => return Err(RunError::OsTerm(message)),
+            End::OsTerm(reason) => return Err(RunError::OsTerm(terminal.os_term_report(reason))),
             End::Quit => return Err(RunError::Asked("a monitor")),
             End::Asked(by) => return Err(RunError::Asked(by)),
             End::Failed(message) => return Err(RunError::Processor(message)),

@@ -41,6 +41,130 @@ fn a_kernel_has_to_be_given() {
     assert!(standard_error(&output).contains("--kernel"));
 }
 
+/// What is said of a file that is given as the kernel. It is looked at before KVM is, so that this is
+/// said on any machine that guests could run on.
+#[cfg(target_arch = "powerpc64")]
+fn said_of_kernel(content: &[u8]) -> String {
+    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::io::Write::write_all(&mut file, content).expect("write");
+    let path = file.path().to_str().expect("a path of ours").to_owned();
+    let output = spapr_vmm(&["run", "--kernel", &path]);
+    let text = standard_error(&output);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert_eq!(text.matches("error: ").count(), 1, "{text}");
+    assert!(text.contains(&format!("the kernel {path}")), "{text}");
+    text
+}
+
+/// The first bytes of an ELF file.
+#[cfg(target_arch = "powerpc64")]
+fn elf(class: u8, data: u8, kind: u16, machine: u16) -> Vec<u8> {
+    let mut head = vec![0x7f, b'E', b'L', b'F', class, data, 1, 0];
+    head.extend([0; 8]);
+    for half in [kind, machine] {
+        head.extend(match data {
+            1 => half.to_le_bytes(),
+            _ => half.to_be_bytes(),
+        });
+    }
+    head
+}
+
+/// A file with these bytes at a place, and zeros elsewhere.
+#[cfg(target_arch = "powerpc64")]
+fn at(offset: usize, bytes: &[u8]) -> Vec<u8> {
+    let mut head = vec![0; 2048];
+    head[offset..offset + bytes.len()].copy_from_slice(bytes);
+    head
+}
+
+#[cfg(target_arch = "powerpc64")]
+fn packed(bytes: &[u8]) -> Vec<u8> {
+    let mut writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut writer, bytes).expect("memory");
+    writer.finish().expect("memory")
+}
+
+#[cfg(target_arch = "powerpc64")]
+#[test]
+fn what_is_no_kernel_for_these_guests_is_named_with_what_to_give_instead() {
+    let a_kernel = "give the vmlinux of a ppc64le kernel";
+    for (content, is, instead) in [
+        (elf(1, 2, 2, 20), "boot wrapper of a zImage", a_kernel),
+        (elf(1, 1, 2, 20), "boot wrapper of a zImage", a_kernel),
+        (
+            elf(2, 2, 2, 21),
+            "a big-endian ELF file for ppc64",
+            a_kernel,
+        ),
+        (elf(2, 1, 2, 62), "for another machine (x86-64,", a_kernel),
+        (elf(2, 1, 2, 183), "for another machine (arm64,", a_kernel),
+        (
+            elf(2, 1, 1, 21),
+            "a module for ppc64le, no kernel",
+            a_kernel,
+        ),
+        (elf(2, 1, 4, 21), "a core file of ppc64le", a_kernel),
+        (at(0x202, b"HdrS"), "a kernel for x86 (bzImage)", a_kernel),
+        (at(0x38, b"ARMd"), "a kernel for arm64 (Image)", a_kernel),
+        (at(0, b"\x27\x05\x19\x56"), "U-Boot (uImage)", a_kernel),
+        (
+            at(0, b"070701"),
+            "a cpio archive",
+            "give it as the initial RAM disk",
+        ),
+        (
+            packed(b"070701"),
+            "a cpio archive, as initial RAM disks are (compressed by gzip)",
+            "give it as",
+        ),
+        (
+            packed(&at(0x202, b"HdrS")),
+            "(bzImage) (compressed by gzip)",
+            a_kernel,
+        ),
+        (
+            packed(&packed(b"x")),
+            "compressed twice, by gzip and then by gzip",
+            "unpack it once",
+        ),
+        (at(0, b"BZh9"), "compressed by bzip2", "unpack it"),
+        (
+            at(0, b"!<arch>\n"),
+            "a Debian package",
+            "give the vmlinux that is in it",
+        ),
+        (at(0, b"#!/bin/sh\n"), "a script", a_kernel),
+        (
+            at(0, b"text"),
+            "(it begins with the bytes text",
+            "gzip, xz or zstd",
+        ),
+        (Vec::new(), "is empty", a_kernel),
+    ] {
+        let text = said_of_kernel(&content);
+        assert!(text.contains(is) && text.contains(instead), "{is}: {text}");
+    }
+}
+
+#[cfg(target_arch = "powerpc64")]
+#[test]
+fn a_program_and_a_damaged_file_are_no_kernels_either() {
+    // This program itself.
+    let program = std::fs::read(env!("CARGO_BIN_EXE_spapr-vmm")).expect("the program");
+    let text = said_of_kernel(&program);
+    assert!(
+        text.contains("a program or a library for Linux, no kernel; give"),
+        "{text}"
+    );
+    let cut = packed(&program);
+    let text = said_of_kernel(&cut[..5000]);
+    assert!(
+        text.contains("compressed by gzip: ") && text.contains("not copied whole"),
+        "{text}"
+    );
+}
+
 #[test]
 fn help_teaches_by_example() {
     let output = spapr_vmm(&["run", "--help"]);

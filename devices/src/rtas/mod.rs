@@ -90,8 +90,9 @@ pub enum Outcome {
     PowerOff,
     /// The machine starts again.
     Reboot,
-    /// The guest's operating system has failed, for this reason: printable, at most 256 bytes.
-    OsTerm(Box<str>),
+    /// The guest's operating system has failed, for this reason if it gave one: printable, at most
+    /// 256 bytes.
+    OsTerm(Option<Box<str>>),
 }
 
 /// Whether a processor runs.

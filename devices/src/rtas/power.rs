@@ -20,17 +20,18 @@ pub(super) fn system_reboot(call: &mut Call<'_>, _: &dyn Platform) -> Outcome {
     Outcome::Reboot
 }
 
-/// Arguments: address of a string that ends with a zero byte.
+/// Arguments: address of a string that ends with a zero byte, or 0 for none, as Linux has it.
 pub(super) fn os_term(call: &mut Call<'_>, _: &dyn Platform) -> Outcome {
     let [address] = call.arguments();
-    let message = message(call, address);
+    let message = Some(address).filter(|&address| address != 0);
+    let message = message.map(|address| message_at(call, address));
     call.status(Status::Success);
-    Outcome::OsTerm(message)
+    Outcome::OsTerm(message.filter(|message| !message.trim().is_empty()))
 }
 
 /// The string at `address`, as far as it is in memory, with a full stop for each byte that does
 /// not print.
-fn message(call: &Call<'_>, address: u32) -> Box<str> {
+fn message_at(call: &Call<'_>, address: u32) -> Box<str> {
     let mut bytes = [0; MAX_MESSAGE_BYTES];
     // Up to the end of memory is good enough.
     let read = call

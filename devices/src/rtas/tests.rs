@@ -148,15 +148,19 @@ fn the_machine_s_end_is_left_to_the_caller() {
     let (_, outcome, _) = call(&memory, &platform, "ibm,os-term", &[0x800], 1);
     assert_eq!(
         outcome,
-        Outcome::OsTerm("Attempted.[2J to kill init!".into())
+        Outcome::OsTerm(Some("Attempted.[2J to kill init!".into()))
     );
     let (_, outcome, _) = call(&memory, &platform, "ibm,os-term", &[u32::MAX], 1);
-    assert_eq!(outcome, Outcome::OsTerm("".into()));
+    assert_eq!(outcome, Outcome::OsTerm(None));
     memory
         .write_slice(&[b'x'; 0x400], GuestAddress(0x1c00))
         .unwrap();
     let (_, outcome, _) = call(&memory, &platform, "ibm,os-term", &[0x1fff], 1);
-    assert_eq!(outcome, Outcome::OsTerm("x".into()), "up to the hole");
+    assert_eq!(outcome, Outcome::OsTerm(Some("x".into())), "up to the hole");
+    // What Linux passes; what a kernel has at 0 is code.
+    memory.write_slice(b"code", GuestAddress(0)).unwrap();
+    let (_, outcome, _) = call(&memory, &platform, "ibm,os-term", &[0], 1);
+    assert_eq!(outcome, Outcome::OsTerm(None));
 }
 
 #[test]

@@ -27,6 +27,7 @@ pub(crate) mod jobs;
 pub(crate) mod kernel_log;
 pub(crate) mod libvirt;
 pub(crate) mod monitor;
+pub(crate) mod packing;
 pub(crate) mod refusal;
 pub(crate) mod running;
 pub(crate) mod swapped_call;

@@ -23,7 +23,7 @@ pub(crate) const KERNEL: &str = "/boot/vmlinux";
 /// The Linux guest's initial RAM disk, without a job.
 pub(crate) const INITRD: &str = "/boot/initrd";
 /// Bare-metal guests.
-pub(super) const GUESTS: &str = "/usr/lib/spapr-lab/guests";
+pub(crate) const GUESTS: &str = "/usr/lib/spapr-lab/guests";
 /// The most time that a run takes on an emulated host.
 const TIME_LIMIT: Duration = Duration::from_secs(150);
 

@@ -1,5 +1,6 @@
 //! Tests that take too long for every change: `cargo lab test long::` runs them on each kind of host, with
 //! each kernel.
 
+mod compressed_kernels;
 mod guest_kernels;
 mod reboots;

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 
 use crate::harness::Vmm;
-use crate::harness::vmm::KERNEL;
+use crate::harness::vmm::{INITRD, KERNEL};
 
 /// A run with a kernel that exists and one more option.
 fn with(option: &str, value: &str) -> Vmm {
@@ -31,13 +31,25 @@ fn a_kernel_that_is_a_folder() {
     Vmm::new()
         .option("--kernel", "/boot")
         .run()
-        .assert_refused(&["the kernel /boot"]);
+        .assert_refused(&["the kernel /boot is no regular file", "give the vmlinux"]);
+}
+
+/// As when the options are mixed up. The lab's is not compressed.
+#[test]
+fn a_kernel_that_is_an_initial_ram_disk() {
+    let finished = Vmm::new().option("--kernel", INITRD).run();
+    finished.assert_refused(&[
+        "the kernel /boot/initrd is a cpio archive",
+        "give it as the initial RAM disk",
+    ]);
 }
 
 #[test]
 fn a_kernel_that_is_not_elf() {
     let finished = with_kernel("not-elf", b"#!/bin/sh\necho I am a script\n").run();
-    finished.assert_refused(&["the kernel /tmp/not-elf is no ELF file", "vmlinux"]);
+    finished.assert_refused(&["the kernel /tmp/not-elf is a script", "give the vmlinux"]);
+    let finished = with_kernel("text", b"a text\n").run();
+    finished.assert_refused(&["the kernel /tmp/text is no ELF file", "give the vmlinux"]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod bad_arguments;
 mod boot;
 mod bulk_calls;
+mod compressed_kernels;
 mod console;
 mod device_notices;
 mod devices;
@@ -18,6 +19,7 @@ mod locked_memory;
 mod memory_limit;
 mod missing_support;
 mod monitor;
+mod os_term;
 mod output;
 mod passthrough_refused;
 mod raw_terminal;

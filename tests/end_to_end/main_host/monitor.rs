@@ -140,13 +140,17 @@ for device in /sys/bus/pci/devices/*; do echo LAB-GUEST-PCI $(basename $device);
 
 #[test]
 fn a_guest_that_crashes_is_told_of() {
-    let (running, mut monitor) = FrontEnd::job("echo c >/proc/sysrq-trigger")
+    let (mut running, mut monitor) = FrontEnd::job("echo c >/proc/sysrq-trigger")
         .argument("-no-shutdown")
         .start();
     let event = monitor.wait_for("GUEST_PANICKED");
     assert_eq!(event["data"], json!({"action": "pause"}));
     monitor.wait_for("STOP");
     assert_eq!(monitor.status(), "guest-panicked");
+    let told = running.wait_for_message("sysrq triggered crash");
+    let expected = "error: the guest's operating system stopped and gave no reason; its console \
+                    (standard output) says \"";
+    assert!(told.contains(expected), "{told}");
     running.signal(rustix::process::Signal::TERM);
     let event = monitor.wait_for("SHUTDOWN");
     assert_eq!(event["data"]["reason"], "host-signal");

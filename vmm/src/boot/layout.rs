@@ -26,6 +26,12 @@ pub const INITRD_ALIGNMENT: u64 = 64 << 10;
 /// QEMU's firmware puts them.
 const TOP_MOST: u64 = 768 << 20;
 
+/// The most bytes that a kernel can have in a guest with `ram_bytes` of memory, of whatever size.
+pub fn room_for_kernel(ram_bytes: u64) -> u64 {
+    let top = ram_bytes.min(TOP_MOST);
+    top.saturating_sub(DEVICE_TREE_MOST_BYTES + RTAS_BYTES)
+}
+
 /// The addresses that depend on the size of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
@@ -42,7 +48,7 @@ impl Layout {
     pub fn for_memory(ram_bytes: u64) -> Self {
         let top = ram_bytes.min(TOP_MOST);
         Self {
-            device_tree: top - DEVICE_TREE_MOST_BYTES - RTAS_BYTES,
+            device_tree: room_for_kernel(ram_bytes),
             rtas: top - RTAS_BYTES,
             ram_bytes,
         }

@@ -17,6 +17,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use crate::memory::GuestRam;
 use device_tree::MachineTree;
+use kernel::Kernel;
 use layout::Layout;
 
 /// Why the guest cannot be booted.
@@ -58,10 +59,9 @@ pub enum BootError {
 pub const COMMAND_LINE_MOST_BYTES: usize = 2047;
 
 /// What to boot.
-#[derive(Clone, Copy, Debug)]
 pub struct Payload<'a> {
-    /// The kernel's file.
-    pub kernel: &'a Path,
+    /// The kernel.
+    pub kernel: Kernel,
     /// The initial RAM disk's file.
     pub initrd: Option<&'a Path>,
     /// The kernel's command line.
@@ -83,7 +83,7 @@ pub struct Entry {
 /// When the payload is unusable or does not fit; guest memory is then in no defined state.
 pub fn load(
     ram: &GuestRam,
-    payload: &Payload<'_>,
+    payload: Payload<'_>,
     machine: &MachineTree,
 ) -> Result<Entry, BootError> {
     let bytes = payload.command_line.len();
@@ -94,7 +94,7 @@ pub fn load(
         });
     }
     let layout = Layout::for_memory(ram.bytes());
-    let kernel = kernel::load(ram, payload.kernel, &layout)?;
+    let kernel = payload.kernel.load(ram, &layout)?;
     let initrd = payload
         .initrd
         .map(|path| initrd::load(ram, path, &layout, kernel.end))

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use spapr_devices::vty::Vty;
 
-use super::{Console, ConsoleError, OutputQueue, input};
+use super::{Console, ConsoleError, OsTermReport, OutputQueue, input};
 use crate::machine::lifecycle::{End, Lifecycle};
 
 /// How long typed input waits before it is offered again to a guest that is behind.
@@ -17,6 +17,8 @@ const RETRIES: u32 = 400;
 
 /// The vty between a console and whatever machine runs now.
 pub struct Terminal {
+    output: OutputQueue,
+    place: String,
     vty: Arc<Vty<OutputQueue>>,
     machine: Arc<Mutex<Weak<Lifecycle>>>,
 }
@@ -58,7 +60,17 @@ impl Terminal {
             };
             input::spawn(input, console.escape, deliver, quit).map_err(ConsoleError::Thread)?;
         }
-        Ok(Self { vty, machine })
+        Ok(Self {
+            output: console.output.clone(),
+            place: console.place.clone(),
+            vty,
+            machine,
+        })
+    }
+
+    /// What is to be said when the guest's operating system has given up, for `reason` if it gave one.
+    pub fn os_term_report(&self, reason: Option<String>) -> OsTermReport {
+        OsTermReport::new(reason, &self.place, &self.output.remembered())
     }
 
     /// Gives the terminal to a machine.

@@ -2,6 +2,7 @@
 
 mod guest;
 mod input;
+mod os_term;
 mod output;
 mod pty;
 pub mod socket;
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 
 pub use guest::Terminal;
 pub use input::Escape;
+pub use os_term::OsTermReport;
 pub use output::OutputQueue;
 pub use terminal::is_raw;
 
@@ -53,6 +55,8 @@ pub struct Console {
     pub escape: Escape,
     /// The pseudo-terminal that a user may attach to.
     pub pty_name: Option<PathBuf>,
+    /// What it is, to be told to whoever looks for it, say "the file /tmp/console".
+    pub place: String,
     // Behind `output`'s flush in drop order: the last lines are written to the raw terminal.
     terminal: Option<RawTerminal>,
     // Held so that a pseudo-terminal without a reader does not report an error.
@@ -68,25 +72,28 @@ impl Console {
         match kind {
             ConsoleKind::Stdio => Self::open_stdio(),
             ConsoleKind::File(path) => {
+                let place = format!("the file {}", path.display());
                 let file = File::create(path).map_err(|source| ConsoleError::File {
                     path: path.clone(),
                     source,
                 })?;
-                Self::new(file, None, Escape::None)
+                Self::new(file, None, Escape::None, place)
             }
             ConsoleKind::Pty => Self::on_pty(Ok),
         }
     }
 
-    /// A console that writes to `output` and reads from `input`; all bytes are the guest's.
+    /// A console that writes to `output` and reads from `input`; all bytes are the guest's. `place` is
+    /// what it is called, as in [`Console::place`].
     ///
     /// # Errors
     /// When there are no threads left.
     pub fn with(
         output: impl Write + Send + 'static,
         input: Option<Box<dyn Read + Send>>,
+        place: String,
     ) -> Result<Self, ConsoleError> {
-        Self::new(output, input, Escape::None)
+        Self::new(output, input, Escape::None, place)
     }
 
     /// A console on a new pseudo-terminal. What the guest writes goes through `wrap`.
@@ -99,7 +106,8 @@ impl Console {
         let pty = pty::open().map_err(ConsoleError::Pty)?;
         let input = pty.master.try_clone().map_err(ConsoleError::Pty)?;
         let output = wrap(pty.master).map_err(ConsoleError::Thread)?;
-        let mut console = Self::with(output, Some(Box::new(input)))?;
+        let place = format!("the pseudo-terminal {}", pty.name.display());
+        let mut console = Self::with(output, Some(Box::new(input)), place)?;
         console.pty_name = Some(pty.name);
         console._pty_slave = Some(pty.slave);
         Ok(console)
@@ -115,7 +123,8 @@ impl Console {
         } else {
             Escape::None
         };
-        let mut console = Self::new(output, Some(Box::new(input)), escape)?;
+        let place = "standard output".to_owned();
+        let mut console = Self::new(output, Some(Box::new(input)), escape, place)?;
         console.terminal = terminal;
         Ok(console)
     }
@@ -124,12 +133,14 @@ impl Console {
         output: impl Write + Send + 'static,
         input: Option<Box<dyn Read + Send>>,
         escape: Escape,
+        place: String,
     ) -> Result<Self, ConsoleError> {
         Ok(Self {
             output: OutputQueue::spawn(output).map_err(ConsoleError::Thread)?,
             input,
             escape,
             pty_name: None,
+            place,
             terminal: None,
             _pty_slave: None,
         })

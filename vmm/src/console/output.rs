@@ -4,7 +4,9 @@
 //! [`STUCK_AFTER`], what the guest writes is dropped, so that a guest's kernel that insists on its
 //! message does not hang.
 
+use std::collections::VecDeque;
 use std::io::{self, Write};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use spapr_devices::vty::{ConsoleSink, SinkStatus};
@@ -20,9 +22,16 @@ pub(super) const STUCK_AFTER: Duration = Duration::from_secs(2);
 /// How long the end of the process waits for the reader.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How much of what the guest wrote is remembered, to be shown when it fails: a panic with its traces.
+const REMEMBERED_BYTES: usize = 16 << 10;
+
 /// The console's output. Clones are the same.
 #[derive(Clone, Debug)]
-pub struct OutputQueue(BackgroundWriter);
+pub struct OutputQueue {
+    writer: BackgroundWriter,
+    /// The end of what the guest wrote, whether or not anyone has read it.
+    remembered: Arc<Mutex<VecDeque<u8>>>,
+}
 
 impl OutputQueue {
     /// A queue whose bytes are written to `output`.
@@ -30,30 +39,51 @@ impl OutputQueue {
     /// # Errors
     /// When the thread cannot be started.
     pub fn spawn(output: impl Write + Send + 'static) -> io::Result<Self> {
-        BackgroundWriter::spawn("console", QUEUE_BYTES, output).map(Self)
+        Ok(Self {
+            writer: BackgroundWriter::spawn("console", QUEUE_BYTES, output)?,
+            remembered: Arc::default(),
+        })
     }
 
     /// Waits until all is written, or for some seconds when the reader is stuck; says so when
     /// bytes were dropped.
     pub fn drain(&self) {
-        self.0.drain(DRAIN_PATIENCE);
-        let dropped = self.0.take_lost();
+        self.writer.drain(DRAIN_PATIENCE);
+        let dropped = self.writer.take_lost();
         if dropped != 0 {
             log::warn!("{dropped} bytes of the guest's console were dropped: nobody read them");
         }
+    }
+
+    /// The end of what the guest wrote.
+    pub(super) fn remembered(&self) -> Vec<u8> {
+        let remembered = self
+            .remembered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        remembered.iter().copied().collect()
+    }
+
+    fn remember(&self, bytes: &[u8]) {
+        let mut remembered = self
+            .remembered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        remembered.extend(bytes);
+        let surplus = remembered.len().saturating_sub(REMEMBERED_BYTES);
+        remembered.drain(..surplus);
     }
 }
 
 impl ConsoleSink for OutputQueue {
     fn try_write(&self, bytes: &[u8]) -> SinkStatus {
-        match self.0.push(bytes) {
-            Ok(()) => SinkStatus::Accepted,
-            Err(full) if full.stuck_for < STUCK_AFTER => SinkStatus::Busy,
-            Err(_) => {
-                self.0.count_lost(bytes.len() as u64);
-                SinkStatus::Accepted
-            }
+        match self.writer.push(bytes) {
+            Ok(()) => {}
+            Err(full) if full.stuck_for < STUCK_AFTER => return SinkStatus::Busy,
+            Err(_) => self.writer.count_lost(bytes.len() as u64),
         }
+        self.remember(bytes);
+        SinkStatus::Accepted
     }
 }
 
@@ -77,7 +107,7 @@ mod tests {
                 busy += 1;
                 thread::sleep(Duration::from_millis(10));
             }
-            dropped = queue.0.take_lost();
+            dropped = queue.writer.take_lost();
             assert!(
                 begun.elapsed() < 20 * STUCK_AFTER,
                 "nothing was ever dropped"
@@ -85,5 +115,20 @@ mod tests {
         }
         assert_eq!(dropped, 4096);
         assert!(busy > 0, "the guest was never told to try again");
+    }
+
+    #[test]
+    fn the_end_of_what_was_written_is_remembered_and_no_more() {
+        let queue = OutputQueue::spawn(io::sink()).expect("thread");
+        assert_eq!(queue.remembered(), b"");
+        for number in 0..20_000 {
+            let line = format!("line {number}\n");
+            while queue.try_write(line.as_bytes()) == SinkStatus::Busy {
+                thread::yield_now();
+            }
+        }
+        let remembered = queue.remembered();
+        assert_eq!(remembered.len(), REMEMBERED_BYTES);
+        assert!(remembered.ends_with(b"line 19998\nline 19999\n"));
     }
 }

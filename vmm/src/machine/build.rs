@@ -30,6 +30,8 @@ use super::passthrough::{self, AttachedGroup, PassthroughError};
 use super::populator::Wake;
 use super::processor_facts::{self, ProcessorError};
 use super::speculation::{NotPromised, Told};
+use crate::boot::kernel::Kernel;
+use crate::boot::layout::room_for_kernel;
 use crate::boot::{self, BootError, Entry, Payload, device_tree::MachineTree};
 use crate::cli::{LockMode, TceMode};
 use crate::control::Alarm;
@@ -174,6 +176,9 @@ impl Machine {
     /// # Errors
     /// What the host lacks or what of the description is impossible; all is given back then.
     pub fn new(description: &MachineDescription, lasting: &Lasting) -> Result<Self, MachineError> {
+        // First what needs nothing of the host.
+        let room = room_for_kernel(description.memory.0);
+        let kernel = Kernel::open(&description.kernel, room).map_err(BootError::from)?;
         let Vm {
             vm,
             capabilities,
@@ -211,11 +216,6 @@ impl Machine {
             dma_windows,
             bridges,
         } = attach_devices(description, &ram, &vm, &capabilities, controller, &pci)?;
-        let mut rng_seed = [0; 64];
-        random::fill(&mut rng_seed).map_err(|source| MachineError::Resource {
-            what: "random bytes",
-            source,
-        })?;
         let tree = MachineTree {
             ram_bytes: ram.bytes(),
             cpus: description.cpus,
@@ -228,14 +228,14 @@ impl Machine {
                 .map(|bridge| host_bridge_node(bridge, &dma_windows))
                 .collect(),
             uuid: lasting.uuid.to_string(),
-            rng_seed,
+            rng_seed: rng_seed()?,
         };
         let payload = Payload {
-            kernel: &description.kernel,
+            kernel,
             initrd: description.initrd.as_deref(),
             command_line: &description.command_line,
         };
-        let entry = boot::load(&ram, &payload, &tree)?;
+        let entry = boot::load(&ram, payload, &tree)?;
         let Prepared {
             engine,
             bulk_calls_due,
@@ -257,6 +257,15 @@ impl Machine {
             ram,
         })
     }
+}
+
+fn rng_seed() -> Result<[u8; 64], MachineError> {
+    let mut seed = [0; 64];
+    random::fill(&mut seed).map_err(|source| MachineError::Resource {
+        what: "random bytes",
+        source,
+    })?;
+    Ok(seed)
 }
 
 fn make_ram(description: &MachineDescription) -> Result<GuestRam, MemoryError> {

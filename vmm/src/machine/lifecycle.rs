@@ -16,8 +16,8 @@ pub enum End {
     Reset,
     /// The process is to end, as a management program wants.
     Quit,
-    /// The guest's kernel gave up and said why (RTAS ibm,os-term).
-    OsTerm(String),
+    /// The guest's kernel gave up, for this reason if it gave one (RTAS ibm,os-term).
+    OsTerm(Option<String>),
     /// This process was asked to end, by the signal of this name or from the console.
     Asked(&'static str),
     /// A processor could not go on.

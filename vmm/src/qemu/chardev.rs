@@ -79,7 +79,7 @@ pub fn open_terminal(
     inherited: &mut Inherited,
 ) -> Result<Open<Console>, ChardevError> {
     let Some(chardev) = chardev else {
-        let console = Console::with(io::sink(), None);
+        let console = Console::with(io::sink(), None, DISCARDED.to_owned());
         let value = console.map_err(|source| ChardevError::Console {
             id: "none".to_owned(),
             source,
@@ -95,12 +95,13 @@ pub fn open_terminal(
         .as_ref()
         .map(|file| open_output(id, file, &inherited.sets))
         .transpose()?;
+    let place = place(&chardev.backend);
     let (console, filename) = match &chardev.backend {
-        Backend::Null => (with_log(log, io::sink(), None), "null".to_owned()),
+        Backend::Null => (with_log(log, io::sink(), None, place), "null".to_owned()),
         Backend::Stdio => {
             let (output, input) = stdio().map_err(|source| socket_error(id, "stdio", source))?;
             (
-                with_log(log, output, Some(Box::new(input))),
+                with_log(log, output, Some(Box::new(input)), place),
                 "stdio".to_owned(),
             )
         }
@@ -110,7 +111,7 @@ pub fn open_terminal(
         ),
         Backend::File(file) => {
             let output = open_output(id, file, &inherited.sets)?;
-            (with_log(log, output, None), "file".to_owned())
+            (with_log(log, output, None, place), "file".to_owned())
         }
         Backend::Listen(address) => {
             let (output, input) = socket::listen(match bind(id, address, inherited)? {
@@ -118,20 +119,29 @@ pub fn open_terminal(
                 qmp::Listener::Tcp(listener) => Listener::Tcp(listener),
             });
             let filename = describe(address, true);
-            (with_log(log, output, Some(Box::new(input))), filename)
+            (
+                with_log(log, output, Some(Box::new(input)), place),
+                filename,
+            )
         }
         Backend::Connect(address) => {
             let connection = connect(id, address, inherited)?;
             let filename = describe(address, false);
             let (output, input) = socket::connected(connection)
                 .map_err(|source| socket_error(id, &filename, source))?;
-            (with_log(log, output, Some(Box::new(input))), filename)
+            (
+                with_log(log, output, Some(Box::new(input)), place),
+                filename,
+            )
         }
     };
-    let value = console.map_err(|source| ChardevError::Console {
+    let mut value = console.map_err(|source| ChardevError::Console {
         id: id.clone(),
         source,
     })?;
+    if let Some(log) = &chardev.log {
+        value.place = format!("{}, logged in {}", value.place, name_file(&log.path));
+    }
     let filename = match &value.pty_name {
         Some(name) => format!("pty:{}", name.display()),
         None => filename,
@@ -143,9 +153,35 @@ fn with_log(
     log: Option<File>,
     inner: impl Write + Send + 'static,
     input: Option<Box<dyn Read + Send>>,
+    place: String,
 ) -> Result<Console, ConsoleError> {
     let output = logged::with_log(inner, log).map_err(ConsoleError::Thread)?;
-    Console::with(output, input)
+    Console::with(output, input, place)
+}
+
+/// A terminal whose output nobody sees.
+const DISCARDED: &str = "discarded";
+
+/// What a terminal is called when someone has to look there.
+fn place(backend: &Backend) -> String {
+    match backend {
+        Backend::Null => DISCARDED.to_owned(),
+        Backend::Stdio => "standard output".to_owned(),
+        // Its name comes with it.
+        Backend::Pty => "a pseudo-terminal".to_owned(),
+        Backend::File(file) => name_file(&file.path),
+        Backend::Listen(address) | Backend::Connect(address) => {
+            format!("the socket {}", describe(address, false))
+        }
+    }
+}
+
+fn name_file(path: &Path) -> String {
+    match set_of_path(path) {
+        // Whoever started this process knows what it is.
+        Some(_) => format!("the file passed in as {}", path.display()),
+        None => format!("the file {}", path.display()),
+    }
 }
 
 fn stdio() -> io::Result<(File, File)> {
@@ -362,6 +398,12 @@ mod tests {
             "{}",
             opened.filename
         );
+        let place = opened.value.place.as_str();
+        assert!(
+            place.starts_with("the pseudo-terminal /dev/pts/")
+                && place.ends_with(&format!(", logged in the file {}", log.display())),
+            "{place}"
+        );
         let sink: &dyn spapr_devices::vty::ConsoleSink = &opened.value.output;
         sink.try_write(b"login: ");
         opened.value.output.drain();
@@ -384,6 +426,7 @@ mod tests {
         };
         let opened = open_terminal(Some(&chardev(Backend::File(output), None)), &mut inherited);
         let opened = opened.expect("opens");
+        assert_eq!(opened.value.place, "the file passed in as /dev/fdset/3");
         let sink: &dyn spapr_devices::vty::ConsoleSink = &opened.value.output;
         sink.try_write(b"x");
         opened.value.output.drain();
@@ -394,6 +437,19 @@ mod tests {
         };
         let refused = open_terminal(Some(&chardev(Backend::File(missing), None)), &mut inherited);
         assert!(matches!(refused, Err(ChardevError::Descriptor { .. })));
+    }
+
+    #[test]
+    fn what_a_terminal_is_called_says_where_to_look() {
+        assert_eq!(place(&Backend::Null), "discarded");
+        assert_eq!(place(&Backend::Stdio), "standard output");
+        let unix = SocketAddress::Unix("/run/console".into());
+        assert_eq!(
+            place(&Backend::Listen(unix)),
+            "the socket unix:/run/console"
+        );
+        let none = open_terminal(None, &mut Inherited::default()).expect("opens");
+        assert_eq!(none.value.place, "discarded");
     }
 
     #[test]

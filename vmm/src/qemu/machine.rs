@@ -157,8 +157,8 @@ mod with_kvm {
         /// Says what the end was, and what is next.
         fn take(&self, end: &End) -> Next {
             match end {
-                End::OsTerm(message) => {
-                    log::error!("the guest's operating system stopped: {message}");
+                End::OsTerm(reason) => {
+                    log::error!("{}", self.terminal.os_term_report(reason.clone()));
                 }
                 End::Failed(message) => log::error!("{message}"),
                 End::Asked(by) => log::warn!("ended by {by}"),

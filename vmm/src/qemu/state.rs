@@ -502,7 +502,7 @@ mod tests {
     #[test]
     fn a_guest_that_crashed_is_told_of_and_kept_or_not() {
         let fixture = Fixture::new(true, false);
-        let crash = End::OsTerm("panic".to_owned());
+        let crash = End::OsTerm(Some("panic".to_owned()));
         assert_eq!(fixture.guest.ended(&crash), Next::Wait);
         assert_eq!(fixture.guest.run_state(), RunState::GuestPanicked);
         assert_eq!(fixture.events(), ["GUEST_PANICKED", "STOP"]);

@@ -80,7 +80,7 @@ pub(super) fn serve(partition: &Partition, args: &Arguments) -> (ReturnCode, Ser
         Outcome::StopSelf => Served::StopSelf,
         Outcome::PowerOff => Served::End(End::PowerOff),
         Outcome::Reboot => Served::End(End::Reboot),
-        Outcome::OsTerm(message) => Served::End(End::OsTerm(message.into())),
+        Outcome::OsTerm(message) => Served::End(End::OsTerm(message.map(String::from))),
     };
     (code, served)
 }
