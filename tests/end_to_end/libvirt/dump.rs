@@ -42,7 +42,7 @@ fn a_domain_that_crashes_is_dumped_and_started_again() {
     domain.start();
     domain.wait_for_prompt(1);
     let mut console = domain.attach_console();
-    console.typist.keys(b"echo c >/proc/sysrq-trigger\n");
+    console.typist.keys(b"echo c >/proc/sysrq-trigger\r");
     domain.wait_for_console(GUEST_IS_UP, 2);
     drop(console);
     assert!(domain.state().starts_with("running"), "{}", domain.state());

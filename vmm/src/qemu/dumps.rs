@@ -211,7 +211,7 @@ impl Writer {
         let result = result.map_err(|error| {
             let text = chain(&error).to_string();
             if !matches!(error, DumpError::Cancelled) {
-                log::warn!("the guest goes on as before: {text}");
+                log::warn!("{text}; the guest is not affected");
             }
             text
         });

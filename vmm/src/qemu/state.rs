@@ -359,6 +359,19 @@ impl GuestState {
         }
     }
 
+    /// Whether the guest could be dumped now.
+    ///
+    /// # Errors
+    /// When there is no guest, or it is being dumped.
+    pub fn check_dumpable(&self) -> Result<(), WrongTime> {
+        let state = self.lock();
+        match (&state.dump, &state.controls) {
+            (Some(_), _) => Err(WrongTime::BeingDumped),
+            (None, None) => Err(WrongTime::Off),
+            (None, Some(_)) => Ok(()),
+        }
+    }
+
     /// `dump-guest-memory`: has the guest stand still, until [`GuestState::dumped`] is called, and
     /// shows what it holds. `cancel` is used when its machine ends before.
     ///

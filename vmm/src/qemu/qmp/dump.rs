@@ -32,6 +32,9 @@ pub(super) fn dump_guest_memory(request: &mut Request<'_>) -> Answer {
         ));
     }
     let part = part(request)?;
+    // Before a file is opened, which may be that of the dump that is being written.
+    let is_dumpable = request.monitor.guest.check_dumpable();
+    is_dumpable.map_err(|error| QmpError::Generic(error.to_string()))?;
     let target = target(request)?;
     let outcome = request.monitor.dumps.begin(target, part)?;
     if request.flag("detach") != Some(true) {

@@ -353,6 +353,10 @@ mod tests {
             Just("property"),
             Just("fdname"),
             Just("implements"),
+            Just("paging"),
+            Just("protocol"),
+            Just("begin"),
+            Just("length"),
             Just("x"),
         ];
         let arguments = prop::collection::hash_map(keys, values, 0..3);

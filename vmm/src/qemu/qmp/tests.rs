@@ -404,9 +404,13 @@ fn a_detached_dump_is_written_while_clients_are_served_and_its_end_is_told() {
     assert_eq!(progress["total"], LEAST_BYTES);
     assert!(progress["completed"].as_u64() < Some(LEAST_BYTES));
     assert_eq!(client.ask("query-status")["status"], "save-vm");
-    client.say(dump_to("file:/dev/null", true).to_string().as_bytes());
+    let kept = fixture.folder.path().join("kept");
+    std::fs::write(&kept, "kept").expect("write");
+    let protocol = format!("file:{}", kept.display());
+    client.say(dump_to(&protocol, true).to_string().as_bytes());
     let told = "the guest is being dumped; wait until that has ended (query-dump)";
     assert_eq!(client.reply()["error"]["desc"], told);
+    assert_eq!(std::fs::read(&kept).expect("read"), b"kept");
     let mut core = Vec::new();
     reader.read_to_end(&mut core).expect("read");
     assert_is_dump(&core);
