@@ -27,6 +27,7 @@ pub mod cli;
 pub mod console;
 pub mod control;
 pub mod descriptor_limit;
+pub mod dump;
 pub mod error_chain;
 pub mod hugepages;
 pub mod iommu_report;

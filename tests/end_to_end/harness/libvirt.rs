@@ -96,6 +96,8 @@ pub(crate) struct Description {
     devices: String,
     /// Elements beside `<devices>`.
     elements: String,
+    /// What libvirt does when the guest crashes.
+    on_crash: &'static str,
     /// Elements in place of those of QEMU's own name space.
     arguments: String,
 }
@@ -113,6 +115,7 @@ impl Description {
             ),
             devices: String::new(),
             elements: "<vcpu>2</vcpu>".to_owned(),
+            on_crash: "destroy",
             arguments: String::new(),
         }
     }
@@ -144,6 +147,12 @@ impl Description {
         self
     }
 
+    /// What libvirt does when the guest crashes, in place of destroying it.
+    pub(crate) fn on_crash(mut self, action: &'static str) -> Self {
+        self.on_crash = action;
+        self
+    }
+
     /// Options of `-spapr-vmm`.
     pub(crate) fn own_options(mut self, options: &str) -> Self {
         self.arguments = format!(
@@ -172,12 +181,13 @@ impl Description {
              <name>{name}</name><memory unit='MiB'>1024</memory>{elements}\
              <os><type arch='ppc64le' machine='pseries'>hvm</type><kernel>{KERNEL}</kernel>\
              <initrd>{initrd}</initrd><cmdline>{command_line}</cmdline></os>\
-             <on_crash>destroy</on_crash><devices><emulator>/usr/bin/spapr-vmm-qemu</emulator>\
+             <on_crash>{on_crash}</on_crash><devices><emulator>/usr/bin/spapr-vmm-qemu</emulator>\
              <controller type='usb' model='none'/><memballoon model='none'/>\
              <video><model type='none'/></video>{terminal}{devices}</devices>\
              {arguments}</domain>",
             name = self.name,
             elements = self.elements,
+            on_crash = self.on_crash,
             initrd = self.initrd,
             command_line = self.command_line,
             terminal = self.terminal,

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `vmm` | a run of `spapr-vmm`: its command line, its surroundings |
 //! | `front_end` | a run of `spapr-vmm-qemu`, which libvirt would start |
+//! | `core_file` | a guest's dump |
 //! | `monitor` | a client of its monitor |
 //! | `libvirt` | libvirt and its domains |
 //! | `running` | a run under way: its output so far, signals, its end |
@@ -19,6 +20,7 @@
 //! | `tce_handlers` | the kernel's own count of TCE calls |
 //! | `vulnerabilities` | what kernels say of attacks by speculation |
 
+pub(crate) mod core_file;
 pub(crate) mod faults;
 pub(crate) mod finished;
 pub(crate) mod front_end;

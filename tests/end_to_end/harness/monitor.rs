@@ -1,11 +1,14 @@
 //! A client of a running machine's monitor (QMP).
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, IoSlice, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
 
 /// The most time that a reply or an event takes on an emulated host.
@@ -63,6 +66,31 @@ impl Monitor {
     pub(crate) fn reply(&mut self, command: &str, arguments: &Value) -> Value {
         let message = json!({"execute": command, "arguments": arguments});
         self.reply_to(message.to_string().as_bytes())
+    }
+
+    /// Passes a descriptor, to be used by a name.
+    #[track_caller]
+    pub(crate) fn pass(&mut self, name: &str, descriptor: impl AsFd) {
+        let message = json!({"execute": "getfd", "arguments": {"fdname": name}}).to_string();
+        let descriptors = [descriptor.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut rights = SendAncillaryBuffer::new(&mut space);
+        assert!(rights.push(SendAncillaryMessage::ScmRights(&descriptors)));
+        let bytes = [IoSlice::new(message.as_bytes())];
+        let sent = sendmsg(&self.stream, &bytes, &mut rights, SendFlags::empty());
+        assert_eq!(sent, Ok(message.len()));
+        let reply = self.reply_to(b"");
+        assert!(reply.get("return").is_some(), "{reply}");
+    }
+
+    /// Has the guest dumped to a descriptor, and returns what the dump's end tells.
+    #[track_caller]
+    pub(crate) fn dump_to(&mut self, descriptor: impl AsFd) -> Value {
+        self.pass("dump", descriptor);
+        let arguments = json!({"paging": false, "protocol": "fd:dump", "detach": true});
+        let reply = self.reply("dump-guest-memory", &arguments);
+        assert!(reply.get("return").is_some(), "{reply}");
+        self.wait_for("DUMP_COMPLETED")["data"].take()
     }
 
     /// The next reply after these bytes were sent.

@@ -4,6 +4,7 @@
 mod client;
 mod confinement;
 mod domain;
+mod dump;
 mod host_device;
 mod limits;
 mod probe;

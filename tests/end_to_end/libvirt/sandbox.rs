@@ -22,6 +22,7 @@ fn every_thread_of_a_domain_has_a_filter() {
         "console",
         "console log",
         "console-input",
+        "dump",
         "log",
         "monitor",
         "spapr-vmm-qemu",

@@ -11,6 +11,7 @@ mod disturbed_monitor;
 mod dma;
 mod dma_isolation;
 mod dma_windows;
+mod dump;
 mod first_mappings_at_once;
 mod interrupt_controllers;
 mod iommu;

@@ -26,11 +26,12 @@ const LOOK_UP: Duration = Duration::from_millis(1500);
 const THREADS: [&str; 5] = ["CPU 0/KVM", "console", "console-input", "log", "spapr-vmm"];
 
 /// Those of `spapr-vmm-qemu` whose terminal has a log.
-const FRONT_END_THREADS: [&str; 8] = [
+const FRONT_END_THREADS: [&str; 9] = [
     "CPU 0/KVM",
     "console",
     "console log",
     "console-input",
+    "dump",
     "log",
     "monitor",
     "spapr-vmm-qemu",

@@ -12,6 +12,7 @@
 //! | [`irqfd`] | interrupts raised by an eventfd or by hand |
 //! | [`vcpu`] | PAPR mode, registers, the hypercall a vCPU stopped at |
 //! | [`kick`] | getting a vCPU out of KVM_RUN from another thread |
+//! | [`registers`] | a vCPU's registers, as a core file has them |
 //! | [`tce_table`] | the kernel's TCE table of a LIOBN |
 //! | [`time_base`] | the host's time base, and a guest's distance from it |
 //! | [`vfio_device`] | telling KVM of IOMMU groups, and binding TCE tables to them |
@@ -25,6 +26,7 @@ pub mod kick;
 pub mod list_check;
 mod mapping;
 pub mod memory_slots;
+pub mod registers;
 pub mod tce_table;
 pub mod time_base;
 pub mod vcpu;

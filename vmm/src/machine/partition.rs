@@ -18,6 +18,7 @@ use super::pause::Pause;
 use super::processors::Processors;
 use super::speculation::Told;
 use crate::console::OutputQueue;
+use crate::dump::SavedRegisters;
 use crate::kvm::host::Capabilities;
 use crate::memory::GuestRam;
 use crate::vcpu::modes::Modes;
@@ -33,6 +34,8 @@ pub struct Partition {
     pub processors: Processors,
     /// Whether they may be in the guest.
     pub pause: Pause,
+    /// Their registers when they were last paused.
+    pub registers: SavedRegisters,
     /// Requests about the guest's power.
     pub power: PowerEvents,
     /// How the run ends.

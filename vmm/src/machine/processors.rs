@@ -150,6 +150,13 @@ impl Processors {
         true
     }
 
+    /// [`system_reset`](Self::system_reset) of all processors but `except`.
+    pub fn system_reset_all(&self, except: Option<u32>) {
+        for server in (0..self.count()).filter(|&server| Some(server) != except) {
+            self.system_reset(server);
+        }
+    }
+
     /// Whether a system reset interrupt was due at processor `server`, which it is no longer; for
     /// its own thread.
     pub fn take_system_reset(&self, server: u32) -> bool {
@@ -252,6 +259,11 @@ mod tests {
         assert_eq!(processors.wait_for_start(0), Some(START));
         assert!(processors.take_system_reset(0));
         assert!(!processors.take_system_reset(0));
+
+        processors.system_reset_all(Some(0));
+        assert!(!processors.take_system_reset(0), "spared");
+        processors.system_reset_all(None);
+        assert!(processors.take_system_reset(0));
 
         assert!(processors.system_reset(0));
         processors.stopped(0);

@@ -20,6 +20,7 @@ use super::processors::{Processors, StartAddress};
 use super::report;
 use crate::console::Terminal;
 use crate::control::Alarm;
+use crate::dump::{SavedRegisters, Snapshot};
 use crate::error_chain::chain;
 use crate::kvm::time_base;
 use crate::stats::Statistics;
@@ -68,6 +69,7 @@ impl Machine {
         let partition = Arc::new(Partition {
             processors: Processors::new(cpus),
             pause: Pause::new(paused, time_base::now()),
+            registers: SavedRegisters::new(cpus),
             power,
             lifecycle: Arc::clone(&lifecycle),
             modes: Modes::default(),
@@ -142,7 +144,7 @@ impl RunningMachine {
         &self.lifecycle
     }
 
-    /// The ways to pause the machine, and to ask its guest to shut down, from any thread.
+    /// The ways to pause the machine, to signal its guest and to see what it holds, from any thread.
     pub fn controls(&self) -> MachineControls {
         MachineControls(Arc::downgrade(&self.partition))
     }
@@ -215,7 +217,7 @@ impl RunningMachine {
     }
 }
 
-/// Pauses a machine and asks its guest to shut down. It does not keep the machine alive; of one that
+/// Pauses a machine, signals its guest and shows what it holds. It does not keep the machine alive; of one that
 /// has stopped it does nothing.
 #[derive(Clone)]
 pub struct MachineControls(Weak<Partition>);
@@ -242,6 +244,24 @@ impl MachineControls {
         if let Some(partition) = self.0.upgrade() {
             partition.power.request_shutdown();
         }
+    }
+
+    /// Has every processor that is started take a system reset interrupt, which it cannot mask; one
+    /// that is paused does so when it goes on.
+    pub fn system_reset(&self) {
+        if let Some(partition) = self.0.upgrade() {
+            partition.processors.system_reset_all(None);
+        }
+    }
+
+    /// The guest's memory and the registers that its processors had when they were paused, which
+    /// they have to be still. None of a machine that has stopped.
+    pub fn snapshot(&self) -> Option<Snapshot> {
+        let partition = self.0.upgrade()?;
+        Some(Snapshot {
+            memory: partition.ram.clone(),
+            processors: partition.registers.all(),
+        })
     }
 }
 

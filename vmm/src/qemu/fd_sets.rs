@@ -122,10 +122,16 @@ impl FdSets {
     /// # Errors
     /// [`FdSetError::NoName`].
     pub fn close_named(&self, name: &str) -> Result<(), FdSetError> {
-        let closed = self.lock().named.remove(name);
-        closed
-            .map(drop)
-            .ok_or_else(|| FdSetError::NoName(name.to_owned()))
+        self.take_named(name).map(drop)
+    }
+
+    /// Gives up the descriptor with a name.
+    ///
+    /// # Errors
+    /// [`FdSetError::NoName`].
+    pub fn take_named(&self, name: &str) -> Result<OwnedFd, FdSetError> {
+        let taken = self.lock().named.remove(name);
+        taken.ok_or_else(|| FdSetError::NoName(name.to_owned()))
     }
 
     /// The sets: their numbers, and the numbers and notes of their descriptors.

@@ -118,10 +118,9 @@ mod with_kvm {
         fn live(&mut self, first: Machine) -> Result<&'static str, QemuError> {
             let mut machine = first;
             loop {
-                let end = self.live_once(machine)?;
-                let mut next = self.take(&end);
+                let (end, mut next) = self.live_once(machine)?;
                 while next == Next::Wait {
-                    let end = self.serving.wait_without_machine()?;
+                    let end = self.serving.wait_while_none_runs()?;
                     next = self.take(&end);
                 }
                 if next == Next::Exit {
@@ -137,7 +136,8 @@ mod with_kvm {
             }
         }
 
-        fn live_once(&mut self, machine: Machine) -> Result<End, QemuError> {
+        /// A machine's life: how it ended, and what is next.
+        fn live_once(&mut self, machine: Machine) -> Result<(End, Next), QemuError> {
             let guest = self.serving.guest();
             let paused = guest.starts_paused();
             let mut running =
@@ -145,13 +145,28 @@ mod with_kvm {
             guest.attach(running.lifecycle(), Box::new(running.controls()));
             let alarms = running.alarms();
             let waited = self.serving.wait_for_end(running.lifecycle(), alarms);
+            let after_crash = match &waited {
+                Ok(end) => self.keep_crashed(end)?,
+                Err(_) => None,
+            };
             guest.detach();
             let (end, released) = running.stop(self.started, &mut self.statistics);
             waited?;
             if let Err(error) = released {
                 log::error!("the machine was not given back whole: {}", chain(&error));
             }
-            Ok(end)
+            let next = self.take(after_crash.as_ref().unwrap_or(&end));
+            Ok((end, next))
+        }
+
+        /// Keeps the machine of a guest that has crashed as it is, if it is to be kept, so that a
+        /// monitor can dump it; returns what ends that.
+        fn keep_crashed(&self, end: &End) -> Result<Option<End>, QemuError> {
+            let is_kept = matches!(end, End::OsTerm(_)) && self.serving.guest().keeps_crashed();
+            if !is_kept || self.take(end) != Next::Wait {
+                return Ok(None);
+            }
+            self.serving.wait_while_none_runs().map(Some)
         }
 
         /// Says what the end was, and what is next.

@@ -12,6 +12,7 @@
 //! | [`daemon`] | leaving the terminal |
 //! | [`host`] | what monitors are told of the host |
 //! | [`state`] | what the guest is doing, and the way to change it |
+//! | [`dumps`] | dumps of the guest, written by a thread |
 //! | [`events`] | events on their way to monitors |
 //! | [`inherited`] | file descriptors that whoever started the process left open for it |
 //! | [`fd_sets`] | file descriptors that were passed in, by sets and names |
@@ -21,6 +22,7 @@
 pub mod chardev;
 pub mod command_line;
 pub mod daemon;
+pub mod dumps;
 pub mod events;
 pub mod fd_sets;
 pub mod host;

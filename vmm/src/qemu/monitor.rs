@@ -1,7 +1,9 @@
 //! What monitors know of the machine and may do with it.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use super::dumps::Dumps;
 use super::fd_sets::FdSets;
 use super::state::GuestState;
 
@@ -42,7 +44,9 @@ pub struct Monitor {
     /// What does not change.
     pub facts: Facts,
     /// What the guest does.
-    pub guest: GuestState,
+    pub guest: Arc<GuestState>,
+    /// The way to dump it.
+    pub dumps: Dumps,
     /// Descriptors that were passed in.
     pub fd_sets: FdSets,
     /// Whether events about migrations are wanted; there are no migrations.
@@ -71,6 +75,7 @@ pub(crate) mod tests {
             label: label.to_owned(),
             filename: filename.to_owned(),
         };
+        let guest = Arc::new(GuestState::new(policy, true, events.clone()));
         let monitor = Monitor {
             facts: Facts {
                 name: Some("g1".to_owned()),
@@ -86,7 +91,8 @@ pub(crate) mod tests {
                     ("serial0".to_owned(), "spapr-vty"),
                 ],
             },
-            guest: GuestState::new(policy, true, events),
+            guest: Arc::clone(&guest),
+            dumps: Dumps::start(guest, events).expect("a thread"),
             fd_sets,
             migration_events: AtomicBool::new(false),
         };

@@ -9,6 +9,7 @@ use std::time::Instant;
 use super::chardev::{self, ChardevError, Endpoints, Open};
 use super::command_line::{CommandLine, CommandLineError, DeviceKind, ProcessOptions};
 use super::daemon::{DaemonError, PidFile, Readiness};
+use super::dumps::Dumps;
 use super::events::{self, EventSource, Events};
 use super::fd_sets::FdSets;
 use super::inherited::{Inherited, InheritedError};
@@ -207,9 +208,13 @@ impl Waiting {
             no_reboot: self.process.no_reboot,
         };
         let starts_paused = self.process.starts_paused;
+        let guest = GuestState::new(policy, starts_paused, self.events.clone());
+        let guest = Arc::new(guest);
+        let dumps = Dumps::start(Arc::clone(&guest), self.events.clone());
         let monitor = Arc::new(Monitor {
             facts: self.facts,
-            guest: GuestState::new(policy, starts_paused, self.events.clone()),
+            guest,
+            dumps: dumps.map_err(resource("the thread that writes dumps"))?,
             fd_sets: self.fd_sets,
             migration_events: AtomicBool::new(false),
         });
@@ -240,7 +245,7 @@ impl Waiting {
     fn answer_questions(self) -> Result<(), QemuError> {
         let serving = self.serve()?;
         loop {
-            let end = serving.wait_without_machine()?;
+            let end = serving.wait_while_none_runs()?;
             if serving.monitor.guest.ended(&end) == Next::Exit {
                 serving.finish();
                 return Ok(());
@@ -265,8 +270,9 @@ impl Serving {
         Ok(self.control.wait_for_end(lifecycle, alarms)?)
     }
 
-    /// Waits for what a monitor or a signal says while there is no machine.
-    pub(super) fn wait_without_machine(&self) -> Result<End, QemuError> {
+    /// Waits for what a monitor or a signal says while no machine runs: there is none, or that of a
+    /// guest that has crashed, which monitors lose then.
+    pub(super) fn wait_while_none_runs(&self) -> Result<End, QemuError> {
         let lifecycle = Arc::new(Lifecycle::new().map_err(resource("an eventfd"))?);
         self.guest().attach_idle(&lifecycle);
         let end = self.control.wait_for_end(&lifecycle, Vec::new());

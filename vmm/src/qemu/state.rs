@@ -4,12 +4,18 @@
 //! meet in [`GuestState`], whose lock is held while processors are paused but never while a machine
 //! is made or taken down.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::events::Events;
+use crate::dump::{Cancel, Snapshot};
 use crate::machine::lifecycle::{End, Lifecycle};
+
+/// How long a machine's end waits for a dump that was told to stop: one whose file does not answer
+/// keeps the memory.
+const DUMP_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a machine lets its monitors do.
 pub trait Controls: Send {
@@ -19,6 +25,10 @@ pub trait Controls: Send {
     fn resume(&self);
     /// Asks the guest to shut down.
     fn request_shutdown(&self);
+    /// Has all processors take a system reset interrupt.
+    fn system_reset(&self);
+    /// What a paused guest holds; none when the machine has stopped.
+    fn snapshot(&self) -> Option<Snapshot>;
 }
 
 #[cfg(target_arch = "powerpc64")]
@@ -34,6 +44,14 @@ impl Controls for crate::machine::MachineControls {
     fn request_shutdown(&self) {
         Self::request_shutdown(self);
     }
+
+    fn system_reset(&self) {
+        Self::system_reset(self);
+    }
+
+    fn snapshot(&self) -> Option<Snapshot> {
+        Self::snapshot(self)
+    }
 }
 
 /// What the guest is doing, as `query-status` names it.
@@ -45,6 +63,8 @@ pub enum RunState {
     Running,
     /// It was paused.
     Paused,
+    /// It stands still while it is dumped, and goes on afterwards.
+    SaveVm,
     /// It has powered off.
     Shutdown,
     /// Its operating system has failed.
@@ -55,10 +75,11 @@ pub enum RunState {
 
 impl RunState {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Prelaunch,
         Self::Running,
         Self::Paused,
+        Self::SaveVm,
         Self::Shutdown,
         Self::GuestPanicked,
         Self::InternalError,
@@ -70,6 +91,7 @@ impl RunState {
             Self::Prelaunch => "prelaunch",
             Self::Running => "running",
             Self::Paused => "paused",
+            Self::SaveVm => "save-vm",
             Self::Shutdown => "shutdown",
             Self::GuestPanicked => "guest-panicked",
             Self::InternalError => "internal-error",
@@ -110,6 +132,8 @@ pub struct GuestState {
     policy: Policy,
     events: Events,
     state: Mutex<State>,
+    /// Signalled when a dump has ended.
+    dump_ended: Condvar,
 }
 
 struct State {
@@ -118,12 +142,26 @@ struct State {
     lifecycle: Option<Arc<Lifecycle>>,
     /// What a monitor asked for while no machine was there to end.
     pending: Option<End>,
+    /// The dump that is being written.
+    dump: Option<Arc<Cancel>>,
 }
 
 /// A command came at the wrong time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("Resetting the Virtual Machine is required")]
-pub struct ResetRequired;
+pub enum WrongTime {
+    /// The guest's run is over.
+    #[error("Resetting the Virtual Machine is required")]
+    ResetRequired,
+    /// The guest has to stand still.
+    #[error("the guest is being dumped; wait until that has ended (query-dump)")]
+    BeingDumped,
+    /// There is no machine, or its guest is off.
+    #[error("the guest is off")]
+    Off,
+    /// The guest's operating system has failed.
+    #[error("the guest has crashed; its processors have stopped")]
+    Crashed,
+}
 
 impl GuestState {
     /// A guest that has not started; it does so with its first machine, unless it `starts_paused`.
@@ -141,7 +179,9 @@ impl GuestState {
                 controls: None,
                 lifecycle: None,
                 pending: None,
+                dump: None,
             }),
+            dump_ended: Condvar::new(),
         }
     }
 
@@ -180,11 +220,22 @@ impl GuestState {
         state.lifecycle = Some(Arc::clone(lifecycle));
     }
 
-    /// Takes the machine away from monitors, before it is taken down.
+    /// Takes the machine away from monitors, before it is taken down. A dump of it ends.
     pub fn detach(&self) {
         let mut state = self.lock();
         state.controls = None;
         state.lifecycle = None;
+        if let Some(cancel) = &state.dump {
+            cancel.cancel();
+        }
+        let _timed_out = self
+            .dump_ended
+            .wait_timeout_while(state, DUMP_PATIENCE, |state| state.dump.is_some());
+    }
+
+    /// Whether a machine whose guest has crashed is kept for monitors to look at.
+    pub const fn keeps_crashed(&self) -> bool {
+        self.policy.no_shutdown
     }
 
     /// Tells of the end of what was attached last, and says what is next.
@@ -232,6 +283,10 @@ impl GuestState {
             "poweroff"
         };
         let mut state = self.lock();
+        // What a kept machine holds does not change any more.
+        if let Some(controls) = &state.controls {
+            controls.pause();
+        }
         self.events
             .send("GUEST_PANICKED", &json!({"action": action}));
         self.stop_at(&mut state, RunState::GuestPanicked);
@@ -259,9 +314,12 @@ impl GuestState {
         self.events.send("STOP", &Value::Null);
     }
 
-    /// `stop`: pauses a guest that runs.
+    /// `stop`: pauses a guest that runs, or leaves one paused that would go on after a dump.
     pub fn stop(&self) {
         let mut state = self.lock();
+        if state.run == RunState::SaveVm {
+            state.run = RunState::Paused;
+        }
         if state.run != RunState::Running {
             return;
         }
@@ -275,28 +333,103 @@ impl GuestState {
     /// `cont`: lets a guest run that is paused or has not started.
     ///
     /// # Errors
-    /// When the guest's run is over.
-    pub fn cont(&self) -> Result<(), ResetRequired> {
+    /// When the guest's run is over, or it is being dumped.
+    pub fn cont(&self) -> Result<(), WrongTime> {
         let mut state = self.lock();
         if state.run.is_over() {
-            return Err(ResetRequired);
+            return Err(WrongTime::ResetRequired);
         }
         if state.run == RunState::Running {
             return Ok(());
         }
+        // After a reset, the guest is not the one that is dumped.
+        if state.dump.is_some() && state.controls.is_some() {
+            return Err(WrongTime::BeingDumped);
+        }
+        self.resume(&mut state);
+        Ok(())
+    }
+
+    fn resume(&self, state: &mut State) {
         state.run = RunState::Running;
         // Before the first instruction that runs again.
         self.events.send("RESUME", &Value::Null);
         if let Some(controls) = &state.controls {
             controls.resume();
         }
+    }
+
+    /// Whether the guest could be dumped now.
+    ///
+    /// # Errors
+    /// When there is no guest, or it is being dumped.
+    pub fn check_dumpable(&self) -> Result<(), WrongTime> {
+        let state = self.lock();
+        match (&state.dump, &state.controls) {
+            (Some(_), _) => Err(WrongTime::BeingDumped),
+            (None, None) => Err(WrongTime::Off),
+            (None, Some(_)) => Ok(()),
+        }
+    }
+
+    /// `dump-guest-memory`: has the guest stand still, until [`GuestState::dumped`] is called, and
+    /// shows what it holds. `cancel` is used when its machine ends before.
+    ///
+    /// # Errors
+    /// When there is no guest, or it is being dumped.
+    pub fn hold_for_dump(&self, cancel: &Arc<Cancel>) -> Result<Snapshot, WrongTime> {
+        let mut state = self.lock();
+        if state.dump.is_some() {
+            return Err(WrongTime::BeingDumped);
+        }
+        let controls = state.controls.as_ref().ok_or(WrongTime::Off)?;
+        let runs = state.run == RunState::Running;
+        if runs {
+            controls.pause();
+        }
+        let snapshot = controls.snapshot().ok_or(WrongTime::Off)?;
+        state.dump = Some(Arc::clone(cancel));
+        if runs {
+            state.run = RunState::SaveVm;
+            self.events.send("STOP", &Value::Null);
+        }
+        Ok(snapshot)
+    }
+
+    /// The dump has ended: a guest that ran before goes on.
+    pub fn dumped(&self) {
+        let mut state = self.lock();
+        state.dump = None;
+        if state.run == RunState::SaveVm {
+            self.resume(&mut state);
+        }
+        drop(state);
+        self.dump_ended.notify_all();
+    }
+
+    /// `inject-nmi`: has all processors take a system reset interrupt, which no state of the guest
+    /// keeps them from.
+    ///
+    /// # Errors
+    /// When no processor is there to take it.
+    pub fn inject_nmi(&self) -> Result<(), WrongTime> {
+        let state = self.lock();
+        if state.run == RunState::GuestPanicked {
+            return Err(WrongTime::Crashed);
+        }
+        let controls = state.controls.as_ref().ok_or(WrongTime::Off)?;
+        controls.system_reset();
         Ok(())
     }
 
     /// `system_reset`: has the machine start again. One that does not run then waits for `cont`.
     pub fn reset(&self) {
         let mut state = self.lock();
-        if state.run != RunState::Running {
+        if state.run == RunState::SaveVm {
+            // The dump ends with the machine, and the guest would have gone on after it.
+            state.run = RunState::Running;
+            self.events.send("RESUME", &Value::Null);
+        } else if state.run != RunState::Running {
             state.run = RunState::Prelaunch;
         }
         // What a monitor says from now on is meant for the next machine.
@@ -341,6 +474,7 @@ impl GuestState {
 mod tests {
     use super::super::events::EventSource;
     use super::*;
+    use crate::dump::tests::snapshot;
 
     struct Recorder(Arc<Mutex<Vec<&'static str>>>);
 
@@ -355,6 +489,14 @@ mod tests {
 
         fn request_shutdown(&self) {
             self.0.lock().expect("no panic").push("request_shutdown");
+        }
+
+        fn system_reset(&self) {
+            self.0.lock().expect("no panic").push("system_reset");
+        }
+
+        fn snapshot(&self) -> Option<Snapshot> {
+            Some(snapshot())
         }
     }
 
@@ -429,7 +571,7 @@ mod tests {
         assert_eq!(fixture.guest.ended(&End::PowerOff), Next::Wait);
         let idle = fixture.idle();
         assert_eq!(fixture.guest.run_state(), RunState::Shutdown);
-        assert_eq!(fixture.guest.cont(), Err(ResetRequired));
+        assert_eq!(fixture.guest.cont(), Err(WrongTime::ResetRequired));
         fixture.guest.reset();
         assert_eq!(idle.ended(), Some(End::Reset));
         // Before the next machine is there.
@@ -509,6 +651,101 @@ mod tests {
         let fixture = Fixture::new(false, false);
         assert_eq!(fixture.guest.ended(&crash), Next::Exit);
         assert_eq!(fixture.events(), ["GUEST_PANICKED", "STOP", "SHUTDOWN"]);
+    }
+
+    fn cancel() -> Arc<Cancel> {
+        Arc::new(Cancel::new().expect("eventfd"))
+    }
+
+    #[test]
+    fn a_guest_that_runs_stands_still_while_it_is_dumped_and_goes_on() {
+        let fixture = Fixture::new(true, false);
+        let _lifecycle = fixture.machine();
+        fixture.done();
+        let snapshot = fixture.guest.hold_for_dump(&cancel()).expect("runs");
+        assert_eq!(snapshot.processors.len(), 2);
+        assert_eq!(fixture.guest.run_state(), RunState::SaveVm);
+        assert_eq!(fixture.guest.cont(), Err(WrongTime::BeingDumped));
+        let second = fixture.guest.hold_for_dump(&cancel());
+        assert_eq!(second.err(), Some(WrongTime::BeingDumped));
+        assert_eq!(fixture.done(), ["pause"]);
+        fixture.guest.dumped();
+        assert_eq!(fixture.guest.run_state(), RunState::Running);
+        assert_eq!(fixture.done(), ["resume"]);
+        assert_eq!(fixture.events(), ["STOP", "RESUME"]);
+    }
+
+    #[test]
+    fn a_guest_that_is_paused_stays_so_when_it_has_been_dumped() {
+        let fixture = Fixture::new(true, false);
+        let _lifecycle = fixture.machine();
+        fixture.guest.stop();
+        fixture.done();
+        fixture.guest.hold_for_dump(&cancel()).expect("is there");
+        assert_eq!(fixture.guest.cont(), Err(WrongTime::BeingDumped));
+        fixture.guest.dumped();
+        assert_eq!(fixture.guest.run_state(), RunState::Paused);
+        // Paused while it is dumped.
+        fixture.guest.cont().expect("can go on");
+        fixture.guest.hold_for_dump(&cancel()).expect("runs");
+        fixture.guest.stop();
+        fixture.guest.dumped();
+        assert_eq!(fixture.guest.run_state(), RunState::Paused);
+        assert_eq!(fixture.done(), ["resume", "pause"]);
+        assert_eq!(fixture.events(), ["STOP", "RESUME", "STOP"]);
+    }
+
+    #[test]
+    fn a_machine_is_not_taken_down_before_its_dump_has_ended() {
+        let fixture = Fixture::new(true, false);
+        let _lifecycle = fixture.machine();
+        let cancel = cancel();
+        fixture.guest.hold_for_dump(&cancel).expect("runs");
+        fixture.guest.reset();
+        std::thread::scope(|scope| {
+            let taken_down = scope.spawn(|| fixture.guest.detach());
+            while !cancel.is_cancelled() {
+                std::thread::yield_now();
+            }
+            assert!(!taken_down.is_finished());
+            fixture.guest.dumped();
+        });
+        // It would have gone on after the dump, and does after the reset.
+        assert!(!fixture.guest.starts_paused());
+        assert_eq!(fixture.events(), ["STOP", "RESUME"]);
+    }
+
+    #[test]
+    fn a_guest_that_crashed_is_kept_as_it_is_and_can_be_dumped() {
+        let fixture = Fixture::new(true, false);
+        let _lifecycle = fixture.machine();
+        assert!(fixture.guest.keeps_crashed());
+        fixture.done();
+        let crash = End::OsTerm(Some("panic".to_owned()));
+        assert_eq!(fixture.guest.ended(&crash), Next::Wait);
+        assert_eq!(fixture.done(), ["pause"]);
+        let idle = fixture.idle();
+        fixture.guest.hold_for_dump(&cancel()).expect("is kept");
+        fixture.guest.dumped();
+        assert_eq!(fixture.guest.run_state(), RunState::GuestPanicked);
+        assert_eq!(fixture.guest.inject_nmi(), Err(WrongTime::Crashed));
+        fixture.guest.reset();
+        assert_eq!(idle.ended(), Some(End::Reset));
+        let dumped = fixture.guest.hold_for_dump(&cancel());
+        assert_eq!(dumped.err(), Some(WrongTime::Off));
+        fixture.guest.detach();
+        assert_eq!(fixture.events(), ["GUEST_PANICKED", "STOP"]);
+        assert!(fixture.done().is_empty());
+    }
+
+    #[test]
+    fn a_guest_that_is_there_takes_a_system_reset_and_one_that_is_off_does_not() {
+        let fixture = Fixture::new(true, false);
+        assert_eq!(fixture.guest.inject_nmi(), Err(WrongTime::Off));
+        let _lifecycle = fixture.machine();
+        fixture.done();
+        fixture.guest.inject_nmi().expect("runs");
+        assert_eq!(fixture.done(), ["system_reset"]);
     }
 
     #[test]

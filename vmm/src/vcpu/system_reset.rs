@@ -65,9 +65,7 @@ pub fn signal(processors: &Processors, caller: u32, arguments: &Arguments) -> Re
             };
         }
     };
-    for server in (0..processors.count()).filter(|&server| Some(server) != spared) {
-        processors.system_reset(server);
-    }
+    processors.system_reset_all(spared);
     ReturnCode::SUCCESS
 }
 

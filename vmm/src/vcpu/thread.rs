@@ -13,8 +13,8 @@ use super::modes::{LPCR_AIL, LPCR_ILE};
 use super::system_reset::SystemReset;
 use crate::error_chain::chain;
 use crate::kvm::kick::{KickError, VcpuKick};
-use crate::kvm::time_base;
 use crate::kvm::vcpu::{EntryRegisters, PseriesVcpu, VcpuError, lpcr, msr};
+use crate::kvm::{registers, time_base};
 use crate::machine::lifecycle::End;
 use crate::machine::partition::Partition;
 use crate::machine::processors::{Kick, StartAddress};
@@ -139,6 +139,7 @@ impl Processor {
             match next? {
                 Next::Stopped => {
                     self.vcpu.set_online(false)?;
+                    self.partition.registers.forget(self.server);
                     self.partition.processors.stopped(self.server);
                 }
                 Next::Over => break,
@@ -160,6 +161,7 @@ impl Processor {
         if !self.partition.pause.is_wanted() {
             return Ok(None);
         }
+        self.save_registers();
         self.partition.pause.leave();
         // Not counted in at the end; that the caller counts out once more then does no harm.
         let Some(hidden_ticks) = self.partition.pause.enter() else {
@@ -167,6 +169,18 @@ impl Processor {
         };
         self.hide_ticks(hidden_ticks)?;
         Ok(None)
+    }
+
+    /// Keeps the registers for whoever dumps the guest while it stands still.
+    fn save_registers(&self) {
+        match registers::read(&self.vcpu) {
+            Ok(registers) => self.partition.registers.save(self.server, registers),
+            Err(error) => {
+                let server = self.server;
+                log::error!("a dump would lack processor {server}: {}", chain(&error));
+                self.partition.registers.forget(server);
+            }
+        }
     }
 
     /// The guest's clock stands still while it is paused.
@@ -281,6 +295,10 @@ impl Processor {
             }
             Served::StopSelf => Ok(Some(Next::Stopped)),
             Served::End(end) => {
+                // A guest that has crashed may be dumped.
+                if matches!(end, End::OsTerm(_)) {
+                    self.save_registers();
+                }
                 self.partition.lifecycle.end(end);
                 // The main thread winds the run up; there is nothing more to execute here.
                 Ok(Some(Next::Over))

@@ -315,6 +315,7 @@ mod tests {
             monitor: &monitor,
             arguments: arguments.as_object().cloned().unwrap_or_else(Map::new),
             descriptor: None,
+            awaits: None,
         })
     }
 

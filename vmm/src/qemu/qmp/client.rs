@@ -112,7 +112,8 @@ impl Client {
 
     /// Whether something waits to be written, or answered as soon as it can be written.
     pub(super) fn wants_to_write(&self) -> bool {
-        !self.output.is_empty() || !self.requests.is_empty()
+        let has_requests = !self.requests.is_empty() && !self.session.is_waiting();
+        !self.output.is_empty() || has_requests
     }
 
     fn queue(&mut self, message: &Value) {
@@ -161,10 +162,17 @@ impl Client {
     }
 
     /// Carries out the next request and returns the reply, which is not queued yet: what the command
-    /// brought about is told before. `None` when there is no request, or too many replies wait.
+    /// brought about is told before. `None` when there is no request, one is not done yet, or too many
+    /// replies wait.
     pub(super) fn reply_to_next(&mut self, monitor: &Monitor) -> Option<Value> {
         if self.output.len() >= REPLIES_MOST_BYTES {
             return None;
+        }
+        if self.session.is_waiting() {
+            return None;
+        }
+        if let Some(late) = self.session.late_reply() {
+            return Some(late);
         }
         let request = self.requests.pop_front()?;
         let descriptors = &mut self.descriptors;
@@ -174,7 +182,12 @@ impl Client {
             // They came with requests that did not take them.
             self.descriptors.clear();
         }
-        Some(reply)
+        reply
+    }
+
+    /// Whether a command that was waited for has ended.
+    pub(super) fn has_late_reply(&self) -> bool {
+        self.session.awaits_reply() && !self.session.is_waiting()
     }
 
     /// Queues a reply.
@@ -197,7 +210,8 @@ impl Client {
     }
 
     fn state(&self) -> Connection {
-        if self.ended && self.requests.is_empty() && self.output.is_empty() {
+        let is_idle = self.requests.is_empty() && !self.session.awaits_reply();
+        if self.ended && is_idle && self.output.is_empty() {
             Connection::Closed
         } else {
             Connection::Open

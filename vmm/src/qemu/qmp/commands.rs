@@ -7,9 +7,11 @@ use serde_json::{Map, Value, json};
 use super::answers;
 use super::control;
 use super::descriptors;
+use super::dump;
 use super::error::QmpError;
 use super::types::Type::{Any, Bool, Enum, Int, List, Object, Str};
 use super::types::{Member, NOTHING, Schema, Type, optional, required};
+use crate::qemu::dumps::Outcome;
 use crate::qemu::monitor::Monitor;
 
 /// What a command is given: checked arguments, and a descriptor that came with it.
@@ -17,6 +19,8 @@ pub(super) struct Request<'a> {
     pub(super) monitor: &'a Monitor,
     pub(super) arguments: Map<String, Value>,
     pub(super) descriptor: Option<OwnedFd>,
+    /// What the command leaves behind to be waited for before it is replied to.
+    pub(super) awaits: Option<Outcome>,
 }
 
 impl Request<'_> {
@@ -28,6 +32,11 @@ impl Request<'_> {
     /// An argument that is a number.
     pub(super) fn number(&self, name: &str) -> Option<i64> {
         self.arguments.get(name)?.as_i64()
+    }
+
+    /// An argument that is true or false.
+    pub(super) fn flag(&self, name: &str) -> Option<bool> {
+        self.arguments.get(name)?.as_bool()
     }
 }
 
@@ -64,6 +73,7 @@ const RUN_STATES: &[&str] = &[
     "prelaunch",
     "running",
     "paused",
+    "save-vm",
     "shutdown",
     "guest-panicked",
     "internal-error",
@@ -152,6 +162,15 @@ const FD_SET: Type = Object(&[required("fdset-id", Int), required("fds", List(&F
 
 const FD_OF_SET: Type = Object(&[required("fd", Int), optional("opaque", Str)]);
 
+/// Formats of a dump.
+const DUMP_FORMATS: Type = Enum(&["elf"]);
+
+const DUMP_STATE: Type = Object(&[
+    required("status", Enum(&["none", "active", "completed", "failed"])),
+    required("completed", Int),
+    required("total", Int),
+]);
+
 /// All commands, but for qmp_capabilities, which is a session's own.
 pub(super) const COMMANDS: &[Command] = &[
     command(
@@ -174,11 +193,25 @@ pub(super) const COMMANDS: &[Command] = &[
         answers::device_list_properties,
     ),
     command(
+        "dump-guest-memory",
+        &[
+            required("paging", Bool),
+            required("protocol", Str),
+            optional("detach", Bool),
+            optional("begin", Int),
+            optional("length", Int),
+            optional("format", DUMP_FORMATS),
+        ],
+        NOTHING,
+        dump::dump_guest_memory,
+    ),
+    command(
         "getfd",
         &[required("fdname", Str)],
         NOTHING,
         descriptors::getfd,
     ),
+    command("inject-nmi", &[], NOTHING, control::inject_nmi),
     command(
         "migrate-set-capabilities",
         &[required("capabilities", List(&MIGRATION_CAPABILITY))],
@@ -244,6 +277,13 @@ pub(super) const COMMANDS: &[Command] = &[
         answers::query_cpu_definitions,
     ),
     command("query-cpus-fast", &[], List(&CPU), answers::query_cpus_fast),
+    command("query-dump", &[], DUMP_STATE, dump::query_dump),
+    command(
+        "query-dump-guest-memory-capability",
+        &[],
+        Object(&[required("formats", List(&DUMP_FORMATS))]),
+        |_| Ok(json!({"formats": ["elf"]})),
+    ),
     command(
         "query-fdsets",
         &[],
@@ -351,6 +391,10 @@ const SHUTDOWN_CAUSES: &[&str] = &[
 /// All events.
 const EVENTS: &[(&str, &[Member])] = &[
     (
+        "DUMP_COMPLETED",
+        &[required("result", DUMP_STATE), optional("error", Str)],
+    ),
+    (
         "GUEST_PANICKED",
         &[required("action", Enum(&["pause", "poweroff"]))],
     ),
@@ -410,6 +454,7 @@ mod tests {
             "qom-list-properties" => json!({"typename": "pseries-machine"}),
             "getfd" | "closefd" => json!({"fdname": "x"}),
             "remove-fd" => json!({"fdset-id": 3}),
+            "dump-guest-memory" => json!({"paging": false, "protocol": "fd:x"}),
             _ => json!({}),
         }
     }
@@ -428,6 +473,7 @@ mod tests {
                 monitor: &monitor,
                 arguments,
                 descriptor: None,
+                awaits: None,
             };
             match (command.run)(&mut request) {
                 Ok(value) => {
@@ -437,10 +483,18 @@ mod tests {
                 Err(_) => refused.push(command.name),
             }
         }
-        // No descriptor came, there is no balloon, and no such set.
+        // No descriptor came, there is no balloon, no such set, and no processor.
         assert_eq!(
             refused,
-            ["add-fd", "closefd", "getfd", "query-balloon", "remove-fd"]
+            [
+                "add-fd",
+                "closefd",
+                "dump-guest-memory",
+                "getfd",
+                "inject-nmi",
+                "query-balloon",
+                "remove-fd"
+            ]
         );
     }
 

@@ -28,6 +28,12 @@ pub(super) fn system_powerdown(request: &mut Request<'_>) -> Answer {
     Ok(json!({}))
 }
 
+pub(super) fn inject_nmi(request: &mut Request<'_>) -> Answer {
+    let done = request.monitor.guest.inject_nmi();
+    done.map_err(|error| QmpError::Generic(error.to_string()))?;
+    Ok(json!({}))
+}
+
 pub(super) fn quit(request: &mut Request<'_>) -> Answer {
     request.monitor.guest.quit();
     Ok(json!({}))

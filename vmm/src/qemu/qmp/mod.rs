@@ -6,7 +6,7 @@
 //! | `framing` | JSON values in a stream of bytes |
 //! | `types` | types of arguments and returns: checks, and the schema |
 //! | `commands` | the commands and events that there are |
-//! | `answers`, `control`, `descriptors` | what commands do |
+//! | `answers`, `control`, `descriptors`, `dump` | what commands do |
 //! | `session` | one client's requests and replies |
 //! | `client` | one client's connection |
 //! | `server` | the thread that serves all clients |
@@ -16,6 +16,7 @@ mod client;
 mod commands;
 mod control;
 mod descriptors;
+mod dump;
 mod error;
 mod framing;
 mod server;

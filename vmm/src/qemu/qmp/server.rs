@@ -198,6 +198,7 @@ impl MutEventSubscriber for Monitors {
             CLIENT => self.serve(events.fd(), events.event_set(), ops),
             listener => self.accept(listener, ops),
         }
+        self.go_on(ops);
     }
 
     fn init(&mut self, ops: &mut EventOps) {
@@ -316,6 +317,18 @@ impl Monitors {
             }
         }
         self.flush(fd, ops);
+    }
+
+    /// Serves clients whose last command has ended meanwhile.
+    fn go_on(&mut self, ops: &mut EventOps) {
+        let waiting = self
+            .clients
+            .iter()
+            .filter(|(_, client)| client.has_late_reply());
+        let fds: Vec<RawFd> = waiting.map(|(fd, _)| *fd).collect();
+        for fd in fds {
+            self.carry_out(fd, ops);
+        }
     }
 
     fn tell_events(&mut self, ops: &mut EventOps) {

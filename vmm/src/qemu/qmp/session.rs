@@ -9,12 +9,21 @@ use super::commands::{self, Answer, CAPABILITIES, Command, Request};
 use super::error::QmpError;
 use super::framing::Found;
 use super::types::members_mismatch;
+use crate::qemu::dumps::Outcome;
 use crate::qemu::monitor::Monitor;
 
 /// A session's state.
 #[derive(Debug, Default)]
 pub(super) struct Session {
     negotiated: bool,
+    awaited: Option<Awaited>,
+}
+
+/// A command that is replied to when something has ended.
+#[derive(Debug)]
+struct Awaited {
+    outcome: Outcome,
+    id: Option<Value>,
 }
 
 impl Session {
@@ -28,14 +37,39 @@ impl Session {
         self.negotiated
     }
 
-    /// The reply to something that a client sent. `descriptor` gives the descriptor that came with
-    /// it, if the command takes one.
+    /// Whether the next reply is that of a command whose work has not ended: others are not taken
+    /// before.
+    pub(super) fn is_waiting(&self) -> bool {
+        let awaited = self.awaited.as_ref();
+        awaited.is_some_and(|awaited| awaited.outcome.get().is_none())
+    }
+
+    /// Whether there is a command whose reply is still to come.
+    pub(super) const fn awaits_reply(&self) -> bool {
+        self.awaited.is_some()
+    }
+
+    /// The reply to a command whose work has ended meanwhile.
+    pub(super) fn late_reply(&mut self) -> Option<Value> {
+        if self.is_waiting() {
+            return None;
+        }
+        let Awaited { outcome, id } = self.awaited.take()?;
+        let reply = match outcome.get() {
+            Some(Err(text)) => json!({"error": QmpError::Generic(text.clone()).to_json()}),
+            _ => json!({"return": {}}),
+        };
+        Some(with_id(reply, id))
+    }
+
+    /// The reply to something that a client sent; none yet to what has to be waited for. `descriptor`
+    /// gives the descriptor that came with it, if the command takes one.
     pub(super) fn reply(
         &mut self,
         found: &Found,
         monitor: &Monitor,
         descriptor: impl FnOnce() -> Option<OwnedFd>,
-    ) -> Value {
+    ) -> Option<Value> {
         let parsed = match found {
             Found::Value(text) => parse(text),
             Found::Junk => Err(QmpError::Generic(
@@ -47,25 +81,49 @@ impl Session {
         };
         let mut message = match parsed {
             Ok(message) => message,
-            Err(error) => return json!({"error": error.to_json()}),
+            Err(error) => return Some(json!({"error": error.to_json()})),
         };
         let id = message.remove("id");
-        let mut reply = match self.execute(message, monitor, descriptor) {
+        let (answer, awaits) = self.execute(message, monitor, descriptor);
+        if let Some(outcome) = awaits {
+            self.awaited = Some(Awaited { outcome, id });
+            return self.late_reply();
+        }
+        let reply = match answer {
             Ok(value) => json!({"return": value}),
             Err(error) => json!({"error": error.to_json()}),
         };
-        if let Some(id) = id {
-            reply["id"] = id;
-        }
-        reply
+        Some(with_id(reply, id))
     }
 
+    /// What a command answers, and what its reply has to wait for.
     fn execute(
         &mut self,
-        mut message: Map<String, Value>,
+        message: Map<String, Value>,
         monitor: &Monitor,
         descriptor: impl FnOnce() -> Option<OwnedFd>,
-    ) -> Answer {
+    ) -> (Answer, Option<Outcome>) {
+        let (command, arguments) = match self.understand(message) {
+            Ok(understood) => understood,
+            Err(error) => return (Err(error), None),
+        };
+        if command.name == CAPABILITIES.name {
+            self.negotiated = true;
+        }
+        let mut request = Request {
+            monitor,
+            arguments,
+            descriptor: takes_descriptor(command).then(descriptor).flatten(),
+            awaits: None,
+        };
+        ((command.run)(&mut request), request.awaits)
+    }
+
+    /// The command of a message, and its arguments, which are of the types that it takes.
+    fn understand(
+        &self,
+        mut message: Map<String, Value>,
+    ) -> Result<(&'static Command, Map<String, Value>), QmpError> {
         let generic = |text: &str| QmpError::Generic(text.to_owned());
         let name = match message.remove("execute") {
             Some(Value::String(name)) => name,
@@ -86,14 +144,7 @@ impl Session {
         if let Some(wrong) = members_mismatch(command.arguments, &arguments) {
             return Err(QmpError::Generic(wrong));
         }
-        if command.name == CAPABILITIES.name {
-            self.negotiated = true;
-        }
-        (command.run)(&mut Request {
-            monitor,
-            arguments,
-            descriptor: takes_descriptor(command).then(descriptor).flatten(),
-        })
+        Ok((command, arguments))
     }
 
     fn find(&self, name: &str) -> Result<&'static Command, QmpError> {
@@ -113,6 +164,13 @@ impl Session {
             ),
         }
     }
+}
+
+fn with_id(mut reply: Value, id: Option<Value>) -> Value {
+    if let Some(id) = id {
+        reply["id"] = id;
+    }
+    reply
 }
 
 fn takes_descriptor(command: &Command) -> bool {
@@ -159,7 +217,8 @@ mod tests {
 
         fn say(&mut self, text: &str) -> Value {
             let found = Found::Value(text.as_bytes().to_vec());
-            self.session.reply(&found, &self.monitor, || None)
+            let reply = self.session.reply(&found, &self.monitor, || None);
+            reply.expect("at once")
         }
 
         fn error(&mut self, text: &str) -> (String, String) {
@@ -239,7 +298,8 @@ mod tests {
         assert!(desc.starts_with("JSON parse error"), "{desc}");
         let too_large = fixture
             .session
-            .reply(&Found::TooLarge, &fixture.monitor, || None);
+            .reply(&Found::TooLarge, &fixture.monitor, || None)
+            .expect("at once");
         assert_eq!(too_large["error"]["desc"], "JSON token size limit exceeded");
     }
 
@@ -253,6 +313,7 @@ mod tests {
             fixture
                 .session
                 .reply(&found, &fixture.monitor, || waiting.take())
+                .expect("at once")
         };
         say(&mut fixture, r#"{"execute":"query-status"}"#);
         let reply = say(
@@ -292,6 +353,10 @@ mod tests {
             Just("property"),
             Just("fdname"),
             Just("implements"),
+            Just("paging"),
+            Just("protocol"),
+            Just("begin"),
+            Just("length"),
             Just("x"),
         ];
         let arguments = prop::collection::hash_map(keys, values, 0..3);
