@@ -9,6 +9,7 @@
 //! | [`machine`] | the pseries machine: what it is made of, its life, its passed-through devices |
 //! | [`vcpu`] | a processor's loop and the hypercalls that are no DMA |
 //! | [`boot`] | kernel, initial RAM disk and device tree in guest memory |
+//! | [`byte_size`] | sizes as people write them |
 //! | [`random`] | random bytes |
 //! | [`memory`], [`hugepages`] | guest RAM, and huge pages of the host behind it |
 //! | [`console`] | where the guest's terminal is |
@@ -23,6 +24,7 @@
 
 pub mod background_writer;
 pub mod boot;
+pub mod byte_size;
 pub mod cli;
 pub mod console;
 pub mod control;
