@@ -66,7 +66,7 @@ impl Console {
     /// When a file cannot be made or a descriptor cannot be had.
     pub fn open(kind: &ConsoleKind) -> Result<Self, ConsoleError> {
         match kind {
-            ConsoleKind::Stdio => Self::open_stdio(),
+            ConsoleKind::Stdio => Self::on_stdio(Ok),
             ConsoleKind::File(path) => {
                 let file = File::create(path).map_err(|source| ConsoleError::File {
                     path: path.clone(),
@@ -105,10 +105,18 @@ impl Console {
         Ok(console)
     }
 
-    fn open_stdio() -> Result<Self, ConsoleError> {
+    /// A console on standard input and output. A terminal there becomes a raw one, left with Ctrl-A x. What
+    /// the guest writes goes through `wrap`.
+    ///
+    /// # Errors
+    /// When they cannot be used, or there is no thread for what `wrap` makes.
+    pub fn on_stdio<W: Write + Send + 'static>(
+        wrap: impl FnOnce(File) -> io::Result<W>,
+    ) -> Result<Self, ConsoleError> {
         let clone = |fd: &dyn AsFd| fd.as_fd().try_clone_to_owned().map(File::from);
         let input = clone(&io::stdin()).map_err(ConsoleError::Stdio)?;
         let output = clone(&io::stdout()).map_err(ConsoleError::Stdio)?;
+        let output = wrap(output).map_err(ConsoleError::Thread)?;
         let terminal = RawTerminal::enter(&input).map_err(ConsoleError::Stdio)?;
         let escape = if terminal.is_some() {
             Escape::CtrlAX

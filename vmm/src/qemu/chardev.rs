@@ -97,13 +97,10 @@ pub fn open_terminal(
         .transpose()?;
     let (console, filename) = match &chardev.backend {
         Backend::Null => (with_log(log, io::sink(), None), "null".to_owned()),
-        Backend::Stdio => {
-            let (output, input) = stdio().map_err(|source| socket_error(id, "stdio", source))?;
-            (
-                with_log(log, output, Some(Box::new(input))),
-                "stdio".to_owned(),
-            )
-        }
+        Backend::Stdio => (
+            Console::on_stdio(|output| logged::with_log(output, log)),
+            "stdio".to_owned(),
+        ),
         Backend::Pty => (
             Console::on_pty(|terminal| logged::with_log(terminal, log)),
             String::new(),
@@ -146,12 +143,6 @@ fn with_log(
 ) -> Result<Console, ConsoleError> {
     let output = logged::with_log(inner, log).map_err(ConsoleError::Thread)?;
     Console::with(output, input)
-}
-
-fn stdio() -> io::Result<(File, File)> {
-    let output = io::stdout().as_fd().try_clone_to_owned()?;
-    let input = io::stdin().as_fd().try_clone_to_owned()?;
-    Ok((File::from(output), File::from(input)))
 }
 
 /// Opens the socket of a monitor, and adds it to `endpoints`. Returns what `query-chardev` calls it.

@@ -65,13 +65,11 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    if let [only] = arguments.as_slice()
-        && matches!(
-            only.as_str(),
-            "-version" | "--version" | "-help" | "--help" | "-h"
-        )
-    {
-        return introduce();
+    if let Some(answer) = command_line::answer(&arguments) {
+        return match std::io::stdout().write_all(answer.as_bytes()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
     }
     let parsed = CommandLine::parse(arguments).map_err(QemuError::from);
     match parsed.and_then(|line| detach(line, started)) {
@@ -81,20 +79,6 @@ pub fn main() -> ExitCode {
             last_words::wait_until_heard();
             ExitCode::FAILURE
         }
-    }
-}
-
-/// Says what this is, on standard output.
-fn introduce() -> ExitCode {
-    let text = concat!(
-        "spapr-vmm ",
-        env!("CARGO_PKG_VERSION"),
-        ": runs ppc64le KVM (pseries) guests for libvirt's QEMU driver, with the options of \
-         qemu-system-ppc64 that libvirt uses. For use by hand there is spapr-vmm run.\n"
-    );
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
     }
 }
 

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::device::{Device, DeviceKind};
 use super::memory::MemoryOptions;
 use super::process::log_level;
-use super::properties::{Properties, parse_number};
+use super::properties::Properties;
 use super::{CommandLineError, absolute};
 use crate::cli::{
     DdwMode, InterruptControllerMode, IommuMode, LockMode, LockRegion, LogLevel, TceMode,
@@ -96,6 +96,7 @@ impl MachineOptions {
                 let mut properties = Properties::parse("-accel", Some("accel"), value)?;
                 let name = properties.required("accel")?;
                 self.set_accelerators("-accel", &name)?;
+                kernel_irqchip(&mut properties)?;
                 properties.finish()?;
             }
             "enable-kvm" => self.kvm = true,
@@ -122,7 +123,7 @@ impl MachineOptions {
     }
 
     fn read_machine(&mut self, value: &str) -> Result<(), CommandLineError> {
-        let mut properties = Properties::parse("-machine", Some("type"), value)?;
+        let mut properties = Properties::parse("-machine", Some("type"), value)?.dashed();
         if let Some(kind) = properties.text("type")? {
             if kind != "none" && !MACHINES.contains(&kind.as_str()) {
                 return Err(CommandLineError::Kind {
@@ -139,12 +140,12 @@ impl MachineOptions {
         if let Some(backend) = properties.text("memory-backend")? {
             self.memory_backend = Some(backend);
         }
-        properties.only("usb", &["off"])?;
-        properties.only("graphics", &["off"])?;
+        properties.always("usb", false)?;
+        properties.always("graphics", false)?;
         // A core file never holds guest memory.
-        properties.only("dump-guest-core", &["off"])?;
+        properties.always("dump-guest-core", false)?;
         // Memory is never merged.
-        properties.only("mem-merge", &["off", "on"])?;
+        properties.either("mem-merge")?;
         self.threads_per_virtual_core = properties.number32("vsmt")?;
         if let Some(mode) = properties.text("ic-mode")? {
             self.interrupt_controller = match mode.as_str() {
@@ -155,16 +156,23 @@ impl MachineOptions {
                 _ => return Err(properties.wrong("ic-mode", &mode, "dual, xive or xics")),
             };
         }
-        properties.only("kernel-irqchip", &["on"])?;
+        kernel_irqchip(&mut properties)?;
+        if let Some(kind) = properties.text("kvm-type")?
+            && kind != "auto"
+            && !kind.eq_ignore_ascii_case("hv")
+        {
+            let expected = "HV: guests run in hypervisor mode alone";
+            return Err(properties.wrong("kvm-type", &kind, expected));
+        }
         properties.only("resize-hpt", &["disabled"])?;
-        properties.only("cap-htm", &["off"])?;
-        properties.only("cap-nested-hv", &["off"])?;
-        properties.only("cap-large-decr", &["on"])?;
+        properties.always("cap-htm", false)?;
+        properties.always("cap-nested-hv", false)?;
+        properties.always("cap-large-decr", true)?;
         // What the host's processor has of these the guest is told by H_GET_CPU_CHARACTERISTICS.
         for name in ["cap-cfpc", "cap-sbbc", "cap-ibs"] {
             properties.only(name, &["broken"])?;
         }
-        properties.only("cap-ccf-assist", &["off"])?;
+        properties.always("cap-ccf-assist", false)?;
         properties.finish()
     }
 
@@ -342,6 +350,19 @@ impl MachineOptions {
     }
 }
 
+/// Where interrupts are delivered: QEMU's pseries takes `on`, `off` for its own controller in user space, and
+/// not `split`.
+fn kernel_irqchip(properties: &mut Properties) -> Result<(), CommandLineError> {
+    let name = "kernel-irqchip";
+    match properties.text(name)?.as_deref() {
+        None | Some("on") => Ok(()),
+        Some(other) => {
+            let expected = "on: interrupts come from KVM's controller, and there is no other";
+            Err(properties.wrong(name, &other, expected))
+        }
+    }
+}
+
 /// One of the program's own properties, with the values that its command line takes.
 fn own<T: clap::ValueEnum>(
     properties: &mut Properties,
@@ -408,7 +429,8 @@ fn parse_date(text: &str) -> Option<OffsetDateTime> {
 fn numbers(text: &str, between: char) -> Option<[u64; 3]> {
     let parts: Vec<u64> = text
         .split(between)
-        .map(|part| parse_number(part).filter(|_| !part.contains('x')))
+        // Never octal, whatever zeroes they begin with.
+        .map(|part| part.parse().ok().filter(|_| !part.starts_with('+')))
         .collect::<Option<_>>()?;
     parts.try_into().ok()
 }
@@ -421,8 +443,11 @@ mod tests {
     fn dates_are_read_whole_or_not_at_all() {
         let date = parse_date("2026-11-22T18:03:59").expect("a date");
         assert_eq!((date.year(), date.hour(), date.second()), (2026, 18, 59));
+        let date = parse_date("2026-08-09T08:09:08").expect("a date");
+        assert_eq!((date.day(), date.hour(), date.second()), (9, 8, 8));
         for bad in [
             "",
+            "+2026-08-09",
             "2026",
             "2026-13-01",
             "2026-01-01T25:00:00",
