@@ -11,6 +11,7 @@ use spapr_hypercalls::locking::RegionSize;
 pub use crate::byte_size::ByteSize;
 use crate::byte_size::SizeError;
 use crate::hugepages::HugepageSize;
+use crate::setting::Setting;
 
 /// A VMM for ppc64le KVM (pseries) guests with passed-through PCI devices.
 #[derive(Debug, Parser)]
@@ -121,6 +122,21 @@ Examples:
 
 Exit status: 0 when the guest powers off, 2 for a wrong command line or missing host support,
 1 for any other failure.";
+
+/// The option that is about a setting, if there is one.
+pub const fn option_of(setting: Setting) -> Option<&'static str> {
+    Some(match setting {
+        Setting::Memory => "--memory",
+        Setting::Hugepages => "--hugepages",
+        Setting::Cpus => "--cpus",
+        Setting::InterruptController => "--interrupt-controller",
+        Setting::KernelCommandLine => "--append",
+        Setting::Device | Setting::HostBridge => "--vfio",
+        Setting::Console => "--console",
+        Setting::Stats => "--stats",
+        Setting::Processor => return None,
+    })
+}
 
 /// How much is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

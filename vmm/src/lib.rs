@@ -18,6 +18,7 @@
 //! | [`descriptor_limit`] | how many files this process may have open |
 //! | [`error_chain`] | an error and its causes in one line |
 //! | [`sandbox`] | what threads may still ask of the kernel |
+//! | [`setting`] | what errors are about, however a program calls it |
 //! | [`stats`] | the counters that `--stats` writes |
 //! | [`logging`] | diagnostics that cannot disturb the guest |
 //! | `kvm` | KVM for pseries guests (on powerpc64 alone) |
@@ -41,5 +42,6 @@ pub mod qemu;
 pub mod random;
 pub mod run;
 pub mod sandbox;
+pub mod setting;
 pub mod stats;
 pub mod vcpu;

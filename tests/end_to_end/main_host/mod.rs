@@ -10,6 +10,7 @@ mod disturbed_monitor;
 mod dma;
 mod dma_isolation;
 mod dma_windows;
+mod front_end_by_hand;
 mod interrupt_controllers;
 mod iommu;
 mod kexec;

@@ -18,6 +18,7 @@ pub use output::OutputQueue;
 pub use terminal::is_raw;
 
 use crate::cli::ConsoleKind;
+use crate::setting::Setting;
 use terminal::RawTerminal;
 
 /// Why there is no console.
@@ -27,7 +28,7 @@ pub enum ConsoleError {
     #[error("cannot use standard input and output as the console")]
     Stdio(#[source] io::Error),
     /// The file cannot be made.
-    #[error("cannot write the console to {} (--console)", .path.display())]
+    #[error("cannot write the console to {}", .path.display())]
     File {
         /// The file.
         path: PathBuf,
@@ -35,11 +36,21 @@ pub enum ConsoleError {
         source: io::Error,
     },
     /// There is no pseudo-terminal.
-    #[error("cannot make a pseudo-terminal (--console pty)")]
+    #[error("cannot make a pseudo-terminal")]
     Pty(#[source] io::Error),
     /// The console's thread cannot be started.
     #[error("cannot start a thread for the console")]
     Thread(#[source] io::Error),
+}
+
+impl ConsoleError {
+    /// What of the user's choice it is about.
+    pub fn setting(&self) -> Option<Setting> {
+        match self {
+            Self::Stdio(_) | Self::File { .. } | Self::Pty(_) => Some(Setting::Console),
+            Self::Thread(_) => None,
+        }
+    }
 }
 
 /// An open console. Dropping it writes out what is queued, for a bounded time, and gives the

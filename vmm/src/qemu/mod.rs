@@ -39,7 +39,6 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use crate::cli::LogLevel;
-use crate::error_chain::chain;
 use crate::logging::{self, Prefix};
 use command_line::CommandLine;
 use daemon::{Detached, Readiness};
@@ -75,7 +74,7 @@ pub fn main() -> ExitCode {
     match parsed.and_then(|line| detach(line, started)) {
         Ok(status) => status,
         Err(error) => {
-            logging::tell(&format!("error: {}", chain(&error)));
+            logging::tell(&format!("error: {}", error.message()));
             last_words::wait_until_heard();
             ExitCode::FAILURE
         }

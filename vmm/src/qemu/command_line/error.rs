@@ -48,6 +48,18 @@ pub enum CommandLineError {
         /// What could be there.
         expected: String,
     },
+    /// A property whose value makes no sense.
+    #[error("{option}: {name}={value}: {why}")]
+    BadValue {
+        /// The option.
+        option: String,
+        /// The property.
+        name: String,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A property that has to be there and is not.
     #[error("{option} needs the property {name}")]
     MissingProperty {

@@ -18,7 +18,7 @@ pub fn answer<S: AsRef<str>>(arguments: &[S]) -> Option<String> {
     let words = arguments.iter().map(|word| word.as_ref().to_owned());
     // What is wrong with the options before the question is told when they are read in earnest.
     let given = options::split(words).ok()?;
-    given.iter().find_map(|option| about(option))
+    given.iter().find_map(about)
 }
 
 fn about((option, value): &Given) -> Option<String> {

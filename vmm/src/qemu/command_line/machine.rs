@@ -277,7 +277,7 @@ impl MachineOptions {
         }
         if let Some(text) = properties.text("lock-region")? {
             let region = text.parse::<LockRegion>();
-            let region = region.map_err(|why| properties.wrong("lock-region", &text, &why))?;
+            let region = region.map_err(|why| properties.bad("lock-region", &text, why))?;
             self.lock_region = Some(region);
         }
         if let Some(mode) = own(&mut properties, "iommu", "auto, v1 or v2")? {
@@ -285,7 +285,7 @@ impl MachineOptions {
         }
         if let Some(text) = properties.text("ddw")? {
             let mode = text.parse::<DdwMode>();
-            self.ddw = mode.map_err(|why| properties.wrong("ddw", &text, &why))?;
+            self.ddw = mode.map_err(|why| properties.bad("ddw", &text, why))?;
         }
         // Read again, and used, by `process`.
         let _level: Option<LogLevel> = log_level(&mut properties, "log")?;

@@ -29,11 +29,14 @@ pub use help::answer;
 pub use machine::MACHINES;
 use machine::MachineOptions;
 use memory::MemoryOptions;
+#[cfg(test)]
+pub(crate) use options::names as option_names;
 pub use parameters::{OBJECT_TYPES, OPTION_PARAMETERS};
 use properties::Properties;
 
 use crate::cli::LogLevel;
 use crate::machine::description::MachineDescription;
+use crate::setting::Setting;
 
 /// What a command line asks for.
 #[derive(Debug)]
@@ -92,6 +95,25 @@ pub struct ProcessOptions {
     pub log: Option<LogLevel>,
     /// Gets counters at the end (`-spapr-vmm stats=`).
     pub stats: Option<PathBuf>,
+}
+
+/// The option that is about a setting, if there is one.
+pub const fn option_of(setting: Setting) -> Option<&'static str> {
+    Some(match setting {
+        Setting::Memory => "-m",
+        Setting::Hugepages => "-object",
+        Setting::Cpus => "-smp",
+        Setting::Processor => "-cpu",
+        Setting::InterruptController => "-machine ic-mode",
+        Setting::KernelCommandLine => "-append",
+        Setting::Device => "-device vfio-pci",
+        Setting::HostBridge => {
+            "-device spapr-pci-host-bridge (<controller type='pci' model='pci-root'/> in a libvirt domain)"
+        }
+        Setting::Stats => "-spapr-vmm stats",
+        // Its errors name the chardev.
+        Setting::Console => return None,
+    })
 }
 
 /// What has been read so far.

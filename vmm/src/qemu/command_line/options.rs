@@ -64,7 +64,7 @@ const OPTIONS: &[(&str, Shape)] = &[
 pub(super) type Given = (&'static str, String);
 
 /// The names of all options, without their dash.
-pub(super) fn names() -> impl Iterator<Item = &'static str> {
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
     OPTIONS.iter().map(|(name, _)| *name)
 }
 

@@ -286,6 +286,16 @@ impl Properties {
         }
     }
 
+    /// An error about a property's value, in the words of whoever knows what is wrong with it.
+    pub(super) fn bad(&self, name: &str, value: &str, why: String) -> CommandLineError {
+        CommandLineError::BadValue {
+            option: self.context.clone(),
+            name: name.to_owned(),
+            value: value.to_owned(),
+            why,
+        }
+    }
+
     /// Refuses what nobody asked for.
     pub(super) fn finish(self) -> Result<(), CommandLineError> {
         match self.values.into_iter().next() {

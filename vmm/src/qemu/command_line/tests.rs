@@ -207,6 +207,12 @@ fn options_of_our_own_come_through() {
         refused,
         "-spapr-vmm: lock=never should be first-map or attach"
     );
+    let refused = refusal("timestamp=on", "timestamp=on\n-spapr-vmm\nlock-region=64");
+    assert_eq!(
+        refused,
+        "-spapr-vmm: lock-region=64: 64 without a unit is a number of bytes; write 64M for as many MiB, \
+         64G for as many GiB"
+    );
 }
 
 #[test]
