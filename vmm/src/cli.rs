@@ -8,7 +8,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use spapr_devices::vfio::{GroupNumber, PciAddress};
 use spapr_hypercalls::locking::RegionSize;
 
+pub use crate::byte_size::ByteSize;
+use crate::byte_size::SizeError;
 use crate::hugepages::HugepageSize;
+use crate::setting::Setting;
 
 /// A VMM for ppc64le KVM (pseries) guests with passed-through PCI devices.
 #[derive(Debug, Parser)]
@@ -51,7 +54,8 @@ pub struct RunArguments {
     #[arg(long, value_name = "STRING", default_value = "console=hvc0")]
     pub append: String,
 
-    /// Guest memory: a number with suffix M, G or T (powers of 1024), a multiple of 16M.
+    /// Guest memory: a number with unit M, G or T (powers of 1024; 1.5G, 1GB and 1GiB will do, too), a
+    /// multiple of 16M. Without a unit it is in bytes.
     #[arg(long, value_name = "SIZE", default_value = "1G")]
     pub memory: ByteSize,
 
@@ -59,7 +63,8 @@ pub struct RunArguments {
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub cpus: u32,
 
-    /// PCI device to pass through, bound to vfio-pci, as DDDD:BB:DD.F; may be repeated.
+    /// PCI device to pass through, bound to vfio-pci, as DDDD:BB:DD.F; may be repeated. As lspci writes
+    /// it: without DDDD it is in domain 0, without F it is function 0.
     #[arg(long, value_name = "DDDD:BB:DD.F")]
     pub vfio: Vec<PciAddress>,
 
@@ -119,6 +124,21 @@ Examples:
 Exit status: 0 when the guest powers off, 2 for a wrong command line or missing host support,
 1 for any other failure.";
 
+/// The option that is about a setting, if there is one.
+pub const fn option_of(setting: Setting) -> Option<&'static str> {
+    Some(match setting {
+        Setting::Memory => "--memory",
+        Setting::Hugepages => "--hugepages",
+        Setting::Cpus => "--cpus",
+        Setting::InterruptController => "--interrupt-controller",
+        Setting::KernelCommandLine => "--append",
+        Setting::Device | Setting::HostBridge => "--vfio",
+        Setting::Console => "--console",
+        Setting::Stats => "--stats",
+        Setting::Processor | Setting::Speculation => return None,
+    })
+}
+
 /// How much is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogLevel {
@@ -147,7 +167,7 @@ pub struct IommuArguments {
     #[arg(value_name = "GROUP|DEVICE")]
     pub target: Option<IommuTarget>,
 
-    /// Memory of the guest to reckon for: a number with suffix M, G or T, a multiple of 16M.
+    /// Memory of the guest to reckon for, as for `run`.
     #[arg(long, value_name = "SIZE", default_value = "1G")]
     pub memory: ByteSize,
 
@@ -277,7 +297,7 @@ impl FromStr for LockRegion {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let size: ByteSize = text.parse()?;
+        let size: ByteSize = text.parse().map_err(|why: SizeError| why.to_string())?;
         RegionSize::new(size.0)
             .filter(|_| size >= Self::LEAST)
             .map(Self)
@@ -320,9 +340,10 @@ impl FromStr for DdwMode {
             "off" => return Ok(Self::Off),
             _ => {}
         }
-        let size: ByteSize = text
-            .parse()
-            .map_err(|_| "expected auto, off, or a size such as 512M".to_owned())?;
+        let size: ByteSize = text.parse().map_err(|why| match why {
+            SizeError::NoSize => "expected auto, off, or a size such as 512M".to_owned(),
+            why => why.to_string(),
+        })?;
         if size < Self::LEAST {
             return Err(format!("a window has at least {}", Self::LEAST));
         }
@@ -360,43 +381,6 @@ impl FromStr for ConsoleKind {
     }
 }
 
-/// A number of bytes, written with a suffix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ByteSize(pub u64);
-
-impl FromStr for ByteSize {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let expected = || "expected a number with suffix K, M, G or T, for example 2G".to_owned();
-        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let number: u64 = digits.parse().map_err(|_| expected())?;
-        let shift = match text[digits.len()..].to_ascii_uppercase().as_str() {
-            "" => 0,
-            "K" | "KIB" => 10,
-            "M" | "MIB" => 20,
-            "G" | "GIB" => 30,
-            "T" | "TIB" => 40,
-            _ => return Err(expected()),
-        };
-        number
-            .checked_mul(1 << shift)
-            .map(Self)
-            .ok_or_else(|| "more than 64 bits can count".to_owned())
-    }
-}
-
-impl fmt::Display for ByteSize {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (shift, suffix) in [(40, "T"), (30, "G"), (20, "M"), (10, "K")] {
-            if self.0 != 0 && self.0.trailing_zeros() >= shift {
-                return write!(f, "{}{suffix}", self.0 >> shift);
-            }
-        }
-        write!(f, "{}", self.0)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -409,24 +393,13 @@ mod tests {
     }
 
     #[test]
-    fn sizes_take_suffixes_and_print_them() {
-        assert_eq!("1G".parse(), Ok(ByteSize(1 << 30)));
-        assert_eq!("512m".parse(), Ok(ByteSize(512 << 20)));
-        assert_eq!("2GiB".parse(), Ok(ByteSize(2 << 30)));
-        assert_eq!(ByteSize(3 << 30).to_string(), "3G");
-        assert_eq!(ByteSize(0).to_string(), "0");
-        assert!("1X".parse::<ByteSize>().is_err());
-        assert!("G".parse::<ByteSize>().is_err());
-        assert!("99999999T".parse::<ByteSize>().is_err());
-    }
-
-    #[test]
     fn the_iommu_is_asked_about_by_group_or_device() {
         let group = IommuTarget::Group(GroupNumber(12));
         assert_eq!("12".parse(), Ok(group));
         let device = "0001:01:00.0".parse().unwrap();
         assert_eq!("0001:01:00.0".parse(), Ok(IommuTarget::Device(device)));
-        for wrong in ["", "-1", "+1", "4294967296", "group", "01:00.0"] {
+        assert_eq!("1:01:0".parse(), Ok(IommuTarget::Device(device)));
+        for wrong in ["", "-1", "+1", "4294967296", "group", "01:00.8"] {
             let message = wrong.parse::<IommuTarget>().unwrap_err();
             assert!(message.contains("IOMMU group"), "{message}");
             assert!(message.contains("DDDD:BB:DD.F"), "{message}");

@@ -34,7 +34,7 @@ pub enum HugepageSize {
 #[derive(Debug, thiserror::Error)]
 pub enum HugepageError {
     /// The host has no pages of the size.
-    #[error("this host has no huge pages of {size} (--hugepages); it has {has}")]
+    #[error("this host has no huge pages of {size}; it has {has}")]
     NoSuchSize {
         /// The size asked for.
         size: ByteSize,
@@ -43,8 +43,7 @@ pub enum HugepageError {
     },
     /// Not a whole number of pages.
     #[error(
-        "guest memory of {memory} is not a multiple of its huge pages of {size}; {next} would be \
-         (--memory, --hugepages)"
+        "guest memory of {memory} is not a multiple of its huge pages of {size}; {next} would be"
     )]
     Unaligned {
         /// Size of guest memory.
@@ -335,8 +334,7 @@ mod tests {
             .unwrap_err();
         assert_eq!(
             error.to_string(),
-            "guest memory of 1536M is not a multiple of its huge pages of 1G; 2G would be \
-             (--memory, --hugepages)"
+            "guest memory of 1536M is not a multiple of its huge pages of 1G; 2G would be"
         );
     }
 

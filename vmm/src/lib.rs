@@ -9,6 +9,7 @@
 //! | [`machine`] | the pseries machine: what it is made of, its life, its passed-through devices |
 //! | [`vcpu`] | a processor's loop and the hypercalls that are no DMA |
 //! | [`boot`] | kernel, initial RAM disk and device tree in guest memory |
+//! | [`byte_size`] | sizes as people write them |
 //! | [`random`] | random bytes |
 //! | [`memory`], [`hugepages`] | guest RAM, and huge pages of the host behind it |
 //! | [`console`] | where the guest's terminal is |
@@ -17,12 +18,14 @@
 //! | [`descriptor_limit`] | how many files this process may have open |
 //! | [`error_chain`] | an error and its causes in one line |
 //! | [`sandbox`] | what threads may still ask of the kernel |
+//! | [`setting`] | what errors are about, however a program calls it |
 //! | [`stats`] | the counters that `--stats` writes |
 //! | [`logging`] | diagnostics that cannot disturb the guest |
 //! | `kvm` | KVM for pseries guests (on powerpc64 alone) |
 
 pub mod background_writer;
 pub mod boot;
+pub mod byte_size;
 pub mod cli;
 pub mod console;
 pub mod control;
@@ -40,5 +43,6 @@ pub mod qemu;
 pub mod random;
 pub mod run;
 pub mod sandbox;
+pub mod setting;
 pub mod stats;
 pub mod vcpu;

@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use clap::Parser;
 use spapr_vmm::cli::{Command, CommandLine};
-use spapr_vmm::error_chain::chain;
 use spapr_vmm::{iommu_report, logging, run, sandbox};
 
 fn main() -> ExitCode {
@@ -18,10 +17,10 @@ fn main() -> ExitCode {
     let logging = logging::start(command_line.log.into());
     let result = match &command_line.command {
         Command::Run(arguments) => {
-            run::run(arguments, started).map_err(|error| (chain(&error), error.exit_status()))
+            run::run(arguments, started).map_err(|error| (error.message(), error.exit_status()))
         }
         Command::Iommu(arguments) => {
-            iommu_report::run(arguments).map_err(|error| (chain(&error), error.exit_status()))
+            iommu_report::run(arguments).map_err(|error| (error.message(), error.exit_status()))
         }
     };
     // What was logged stands before the last words.

@@ -13,6 +13,7 @@ use vm_memory::{
 
 use crate::cli::ByteSize;
 use crate::hugepages::{HugepageError, HugepageSize};
+use crate::setting::Setting;
 
 /// What guest memory is a multiple of: 16 MiB, so that every region that is registered for DMA and
 /// every memory slot starts and ends on a host page of any size up to 16 MiB.
@@ -25,7 +26,7 @@ pub const LEAST_BYTES: u64 = 128 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
     /// Less than a kernel can start in.
-    #[error("guest memory of {size} is too small; give at least {least} (--memory)")]
+    #[error("guest memory of {size} is too small; give at least {least}")]
     TooSmall {
         /// As asked for.
         size: ByteSize,
@@ -33,9 +34,7 @@ pub enum MemoryError {
         least: ByteSize,
     },
     /// Not a multiple of [`ALIGNMENT_BYTES`].
-    #[error(
-        "guest memory of {bytes} bytes is not a multiple of {alignment}; {next} would be (--memory)"
-    )]
+    #[error("guest memory of {bytes} bytes is not a multiple of {alignment}; {next} would be")]
     Unaligned {
         /// As asked for.
         bytes: u64,
@@ -45,9 +44,7 @@ pub enum MemoryError {
         next: ByteSize,
     },
     /// More than the host has.
-    #[error(
-        "guest memory of {size} is more than this host has ({host_bytes} bytes); give less (--memory)"
-    )]
+    #[error("guest memory of {size} is more than this host has ({host_bytes} bytes); give less")]
     MoreThanHost {
         /// As asked for.
         size: ByteSize,
@@ -55,7 +52,7 @@ pub enum MemoryError {
         host_bytes: u64,
     },
     /// The host does not give the address space.
-    #[error("cannot map {size} of guest memory; free some memory or give less (--memory)")]
+    #[error("cannot map {size} of guest memory; free some memory or give less")]
     Map {
         /// As asked for.
         size: ByteSize,
@@ -68,6 +65,20 @@ pub enum MemoryError {
     /// /proc/meminfo cannot be read.
     #[error("cannot read how much memory the host has from /proc/meminfo")]
     Meminfo(#[source] io::Error),
+}
+
+impl MemoryError {
+    /// What of the user's choice it is about.
+    pub fn setting(&self) -> Option<Setting> {
+        match self {
+            Self::TooSmall { .. }
+            | Self::Unaligned { .. }
+            | Self::MoreThanHost { .. }
+            | Self::Map { .. } => Some(Setting::Memory),
+            Self::Hugepages(_) => Some(Setting::Hugepages),
+            Self::Meminfo(_) => None,
+        }
+    }
 }
 
 /// Guest RAM, from guest address 0 on, without holes. Clones are the same memory.
@@ -273,15 +284,15 @@ mod tests {
     fn sizes_no_guest_can_run_in_are_refused_with_the_value_and_the_remedy() {
         assert_eq!(
             refusal(0),
-            "guest memory of 0 is too small; give at least 128M (--memory)"
+            "guest memory of 0 is too small; give at least 128M"
         );
         assert_eq!(
             refusal((1 << 30) + 4096),
-            "guest memory of 1073745920 bytes is not a multiple of 16M; 1040M would be (--memory)"
+            "guest memory of 1073745920 bytes is not a multiple of 16M; 1040M would be"
         );
         assert_eq!(
             refusal(16 << 30),
-            "guest memory of 16G is more than this host has (8589934592 bytes); give less (--memory)"
+            "guest memory of 16G is more than this host has (8589934592 bytes); give less"
         );
         assert!(check_size(ByteSize(1 << 30), 8 << 30).is_ok());
     }

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::cli::RunArguments;
+use crate::cli::{self, RunArguments};
+use crate::setting::{self, Setting};
 #[cfg(target_arch = "powerpc64")]
 use crate::{
     cli::ConsoleKind,
@@ -83,6 +84,26 @@ pub enum RunError {
 }
 
 impl RunError {
+    /// What is said of it: the option that it is about, if any, and what went wrong with its causes.
+    pub fn message(&self) -> String {
+        setting::message(self, self.setting().and_then(cli::option_of))
+    }
+
+    #[cfg(target_arch = "powerpc64")]
+    fn setting(&self) -> Option<Setting> {
+        match self {
+            Self::Machine(error) => error.setting(),
+            Self::Console(error) => error.setting(),
+            Self::StatsFile(_) | Self::Stats(_) => Some(Setting::Stats),
+            _ => None,
+        }
+    }
+
+    #[cfg(not(target_arch = "powerpc64"))]
+    fn setting(&self) -> Option<Setting> {
+        None
+    }
+
     /// The process' exit status: 2 when what was asked for cannot be run on this host, 1 when
     /// something failed on the way.
     pub fn exit_status(&self) -> u8 {

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 /// Why the counters could not be written.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot write the statistics to {} (--stats)", .path.display())]
+#[error("cannot write the statistics to {}", .path.display())]
 pub struct StatsError {
     path: PathBuf,
     source: io::Error,

@@ -72,8 +72,7 @@ pub enum DmaWindowError {
     },
     /// It would be larger than the bridge allows.
     #[error(
-        "a DMA window of {bytes:#x} bytes is larger than host bridge {bridge} allows ({most:#x}; \
-         --ddw)"
+        "a DMA window of {bytes:#x} bytes is larger than host bridge {bridge} allows ({most:#x})"
     )]
     TooLarge {
         /// The bridge.

@@ -1,6 +1,7 @@
 //! Bus addresses of functions, and how RTAS names a register of one.
 
 use std::fmt;
+use std::str::FromStr;
 
 /// Device and function number on the root bus of a host bridge.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,6 +44,35 @@ impl fmt::Display for DeviceFunction {
     }
 }
 
+/// A text that names no device and function of a bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected DD or DD.F in hexadecimal (device 00-1f, function 0-7)")]
+pub struct ParseDeviceFunctionError;
+
+impl FromStr for DeviceFunction {
+    type Err = ParseDeviceFunctionError;
+
+    /// Reads `DD.F` in hexadecimal, or `DD` for its function 0; leading zeroes and 0x may be there or not.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (device, function) = text.split_once('.').unwrap_or((text, "0"));
+        let byte = |field| u8::try_from(hexadecimal(field)?).ok();
+        let read = || Self::new(byte(device)?, byte(function)?);
+        read().ok_or(ParseDeviceFunctionError)
+    }
+}
+
+/// A number in hexadecimal and nothing else, with or without 0x: `from_str_radix` alone takes a sign.
+pub(crate) fn hexadecimal(field: &str) -> Option<u32> {
+    let prefixed = field
+        .strip_prefix("0x")
+        .or_else(|| field.strip_prefix("0X"));
+    let digits = prefixed.unwrap_or(field);
+    let plain = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    plain
+        .then(|| u32::from_str_radix(digits, 16).ok())
+        .flatten()
+}
+
 impl fmt::Debug for DeviceFunction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -81,6 +111,21 @@ impl ConfigAddress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn places_on_a_bus_are_hexadecimal() {
+        let place = |text: &str| text.parse().map(|place: DeviceFunction| place.to_string());
+        assert_eq!(place("0x1f.0x7").as_deref(), Ok("1f.7"));
+        assert_eq!(place("1F.0").as_deref(), Ok("1f.0"));
+        assert_eq!(place("2").as_deref(), Ok("02.0"));
+        assert_eq!(place("0002.00").as_deref(), Ok("02.0"));
+        for bad in [
+            "0x20", "1.8", "", ".", "1.", ".1", "x", "0x", "+1", "1.+2", "-1", "1.2.3", "1:2",
+            " 1", "é",
+        ] {
+            assert_eq!(place(bad), Err(ParseDeviceFunctionError), "{bad}");
+        }
+    }
 
     #[test]
     fn config_address_holds_bus_device_function_and_a_twelve_bit_register() {

@@ -20,7 +20,7 @@
 //! | `host_bridge` | the bridge: finds functions, shuts them down |
 //! | `description` | the numbers that a device tree says about all that |
 
-mod address;
+pub(crate) mod address;
 mod bars;
 mod capabilities;
 mod config_space;

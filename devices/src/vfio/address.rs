@@ -3,14 +3,21 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::pci::DeviceFunction;
+use crate::pci::address::hexadecimal;
+
 /// A PCI function of the host, written `DDDD:BB:DD.F` in hexadecimal: domain, bus, device and
 /// function, as the kernel names it below /sys/bus/pci/devices.
+///
+/// It is read as `lspci` and QEMU take it, too: without a domain it is in domain 0, without a function it
+/// is function 0, and leading zeroes and 0x may be there or not.
 ///
 /// ```
 /// use spapr_devices::vfio::PciAddress;
 /// let address: PciAddress = "0001:01:00.0".parse()?;
 /// assert_eq!((address.domain(), address.bus()), (1, 1));
 /// assert_eq!(address.to_string(), "0001:01:00.0");
+/// assert_eq!("1:1:0".parse(), Ok(address));
 /// # Ok::<(), spapr_devices::vfio::ParsePciAddressError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -86,24 +93,15 @@ impl FromStr for PciAddress {
 }
 
 fn parse(text: &str) -> Option<PciAddress> {
-    let (rest, function) = text.split_once('.')?;
-    let mut fields = rest.split(':');
-    let (domain, bus, device) = (fields.next()?, fields.next()?, fields.next()?);
-    if fields.next().is_some() {
-        return None;
-    }
+    let (bus, place) = text.rsplit_once(':')?;
+    let (domain, bus) = bus.split_once(':').unwrap_or(("0", bus));
+    let place: DeviceFunction = place.parse().ok()?;
     PciAddress::new(
-        hexadecimal(domain, 4..=8)?,
-        u8::try_from(hexadecimal(bus, 2..=2)?).ok()?,
-        u8::try_from(hexadecimal(device, 2..=2)?).ok()?,
-        u8::try_from(hexadecimal(function, 1..=1)?).ok()?,
+        hexadecimal(domain)?,
+        u8::try_from(hexadecimal(bus)?).ok()?,
+        place.device(),
+        place.function(),
     )
-}
-
-/// A number of as many digits as allowed and nothing else: `from_str_radix` alone takes a sign.
-fn hexadecimal(field: &str, digits: std::ops::RangeInclusive<usize>) -> Option<u32> {
-    let plain = digits.contains(&field.len()) && field.bytes().all(|b| b.is_ascii_hexdigit());
-    plain.then(|| u32::from_str_radix(field, 16).ok()).flatten()
 }
 
 #[cfg(test)]
@@ -122,12 +120,9 @@ mod tests {
         }
 
         #[test]
-        fn any_text_parses_to_itself_or_is_named_in_the_error(text in "[0-9a-fA-F:.+ x-]{0,14}|.*") {
+        fn any_text_is_an_address_or_is_named_in_the_error(text in "[0-9a-fA-FxX:.+ -]{0,14}|.*") {
             match text.parse::<PciAddress>() {
-                Ok(address) => prop_assert_eq!(
-                    address.to_string().trim_start_matches('0').to_owned(),
-                    text.to_lowercase().trim_start_matches('0').to_owned()
-                ),
+                Ok(address) => prop_assert_eq!(address.to_string().parse(), Ok(address)),
                 Err(error) => {
                     let message = error.to_string();
                     let quoted = format!("{text:?}");
@@ -136,24 +131,69 @@ mod tests {
                 }
             }
         }
+
+        /// Every way that QEMU and lspci write one: with or without domain, zeroes, 0x, capitals.
+        #[test]
+        fn an_address_is_read_however_it_is_written(
+            domain: u16, bus: u8, device in 0u8..32, function in 0u8..8,
+            zeroes: bool, prefix: bool, capitals: bool, short: bool,
+        ) {
+            let field = |value: u32, width: usize| {
+                let digits = if zeroes { format!("{value:0width$x}") } else { format!("{value:x}") };
+                let digits = if capitals { digits.to_uppercase() } else { digits };
+                if prefix { format!("0x{digits}") } else { digits }
+            };
+            let domain = if short { 0 } else { domain };
+            let place = format!("{}.{function}", field(device.into(), 2));
+            let tail = format!("{}:{place}", field(bus.into(), 2));
+            let text = if short { tail } else { format!("{}:{tail}", field(domain.into(), 4)) };
+            prop_assert_eq!(text.parse(), Ok(PciAddress::new(domain.into(), bus, device, function).unwrap()));
+        }
+    }
+
+    #[test]
+    fn addresses_are_read_as_lspci_sysfs_and_qemu_write_them() {
+        for (text, address) in [
+            ("0001:01:00.0", "0001:01:00.0"),
+            ("01:00.0", "0000:01:00.0"),
+            ("1:1:0.0", "0001:01:00.0"),
+            ("0033:A1:1F.7", "0033:a1:1f.7"),
+            ("10000:01:00.0", "10000:01:00.0"),
+            ("0001:01:00", "0001:01:00.0"),
+            ("01:00", "0000:01:00.0"),
+            ("0x1:0x1:0x0.0", "0001:01:00.0"),
+        ] {
+            let read = text
+                .parse::<PciAddress>()
+                .map(|address| address.to_string());
+            assert_eq!(read.as_deref(), Ok(address), "{text}");
+        }
     }
 
     #[test]
     fn nearly_right_addresses_are_refused() {
         for text in [
             "",
-            "01:00.0",
-            "0001:01:00",
+            ":",
+            "1",
+            "00.0",
+            ":00.0",
+            "01:",
+            "01:.0",
+            "01:00.",
             "0001:01:00.8",
             "0001:01:20.0",
-            "001:01:00.0",
-            "0001:1:00.0",
+            "0001:100:00.0",
             "0001:01:00.0 ",
+            " 0001:01:00.0",
             "+001:01:00.0",
+            "0001:-1:00.0",
             "0001:01:00:0",
             "0001:01:00.0.0",
             "0001:00:01:00.0",
-            "000000001:01:00.0",
+            "100000000:01:00.0",
+            "0x:01:00.0",
+            "0001:01:g0.0",
         ] {
             assert!(text.parse::<PciAddress>().is_err(), "{text:?}");
         }

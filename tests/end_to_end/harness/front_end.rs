@@ -67,6 +67,39 @@ impl FrontEnd {
             .option("-append", "console=hvc0")
     }
 
+    /// A Linux guest that runs a shell script and powers off, with as few options as people type for QEMU.
+    pub(crate) fn by_hand(script: &str) -> Self {
+        let job = Self::job(script);
+        let given = |name: &str| {
+            let place = job.arguments.iter().position(|argument| argument == name);
+            let value = place.and_then(|place| job.arguments.get(place + 1));
+            value.expect("an option of every run").clone()
+        };
+        let text = format!(
+            "-M pseries,accel=kvm,kernel_irqchip=on,usb=no,kvm-type=HV -m 1GiB -nographic \
+             -qmp unix:{},server,nowait -spapr-vmm {} -kernel {} -initrd {} -append console=hvc0",
+            job.monitor().display(),
+            given("-spapr-vmm"),
+            given("-kernel"),
+            given("-initrd"),
+        );
+        Self {
+            arguments: text.split_whitespace().map(str::to_owned).collect(),
+            ..job
+        }
+    }
+
+    /// A bare-metal guest that has the process' standard input and output.
+    pub(crate) fn bare_metal_by_hand(guest: &str, command_line: &str) -> Self {
+        let given = Self::bare_metal(guest, command_line);
+        let text = format!("-M pseries,accel=kvm -serial stdio -kernel {GUESTS}/{guest} -append");
+        let arguments = text.split_whitespace().map(str::to_owned);
+        Self {
+            arguments: arguments.chain([command_line.to_owned()]).collect(),
+            ..given
+        }
+    }
+
     /// A bare-metal guest.
     pub(crate) fn bare_metal(guest: &str, command_line: &str) -> Self {
         Self::new()
@@ -127,15 +160,18 @@ impl FrontEnd {
 
     /// Starts it; its monitor is or will be where the path says.
     pub(crate) fn start_alone(self) -> (Running, PathBuf) {
+        self.start_on([Stdio::piped(), Stdio::piped(), Stdio::piped()])
+    }
+
+    /// Starts it with these as its standard input, output and error.
+    pub(crate) fn start_on(self, streams: [Stdio; 3]) -> (Running, PathBuf) {
+        let [stdin, stdout, stderr] = streams;
         let path = self.monitor();
         let mut command = Command::new("spapr-vmm-qemu");
         command
             .args(&self.arguments)
             .args(in_sandbox(&self.arguments, &["-sandbox", "on"]));
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.stdin(stdin).stdout(stdout).stderr(stderr);
         (Running::start(command, self.folder, TIME_LIMIT), path)
     }
 }

@@ -23,6 +23,6 @@ fn a_domain_is_not_promised_what_kvm_does_not_promise() {
     let fixed = "<features><cfpc value='fixed'/></features>";
     let _domain = Description::new("safe").element(fixed).define();
     let message = virsh_refuses(&["start", "safe"]);
-    let told = "-machine cap-cfpc=fixed: this host's KVM does not promise";
+    let told = "-machine: cap-cfpc=fixed: this host's KVM does not promise";
     assert!(message.contains(told), "{message}");
 }

@@ -138,6 +138,12 @@ fn memory_that_is_no_size() {
 }
 
 #[test]
+fn memory_whose_unit_was_forgotten() {
+    let finished = with("--memory", "1024").run();
+    finished.assert_refused(&["1024 without a unit is a number of bytes", "1024M"]);
+}
+
+#[test]
 fn no_processors_and_too_many() {
     with("--cpus", "0").run().assert_refused(&["0", "--cpus"]);
     with("--cpus", "100000")

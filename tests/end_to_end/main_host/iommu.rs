@@ -291,7 +291,11 @@ fn what_is_not_there_ends_with_status_2() {
         (&["9999"][..], "no IOMMU group 9999"),
         (&["0001:07:00.0"], "no PCI device 0001:07:00.0"),
         (&["nvme0"], "DDDD:BB:DD.F"),
-        (&["--memory", "1"], "too small"),
+        (&["--memory", "1"], "1 without a unit is a number of bytes"),
+        (
+            &["--memory", "64M"],
+            "--memory: guest memory of 64M is too small",
+        ),
     ] {
         let output = iommu(arguments);
         let errors = text(&output.stderr);

@@ -13,6 +13,7 @@ mod dma_isolation;
 mod dma_windows;
 mod dump;
 mod first_mappings_at_once;
+mod front_end_by_hand;
 mod interrupt_controllers;
 mod iommu;
 mod kexec;

@@ -187,14 +187,35 @@ fn what_is_not_supported_is_named_and_nothing_is_left() {
         (
             "-netdev",
             "user,id=n",
-            "the option -netdev is not supported",
+            "-netdev is not supported: there are no network cards yet",
         ),
-        ("-cpu", "POWER10", "KVM gives it the host's own processor"),
+        ("-m", "64", "-m: guest memory of 64M is too small"),
+        (
+            "-m",
+            "1T",
+            "-m: guest memory of 1T is more than this host has",
+        ),
+        (
+            "-device",
+            "vfio-pci,host=1:7:0.0",
+            "-device vfio-pci: there is no PCI device 0001:07:00.0",
+        ),
+        (
+            "-device",
+            "{\"driver\":\"virtio-net-pci\",\"netdev\":\"n\"}",
+            "-device virtio-net-pci is not supported: there are no network cards yet",
+        ),
+        (
+            "-cpu",
+            "POWER10",
+            "-cpu: the guest is to have a POWER10, and KVM gives it the host's own processor",
+        ),
     ] {
         let (running, path) = FrontEnd::linux().option(name, value).start_alone();
         let finished = running.finish();
         finished.assert_status(1);
         assert!(finished.errors().contains(expected), "{finished}");
+        assert!(!finished.errors().contains(" --"), "{finished}");
         drop(path);
     }
 }

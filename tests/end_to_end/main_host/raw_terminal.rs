@@ -1,6 +1,7 @@
 //! A user's terminal is raw while the guest has it, and afterwards as it was, whatever ended the
 //! guest.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -8,6 +9,7 @@ use spapr_lab::pseudo_terminal::PseudoTerminal;
 
 use crate::harness::Vmm;
 use crate::harness::finished::Finished;
+use crate::harness::front_end::FrontEnd;
 use crate::harness::running::Running;
 
 /// The time in which a guest has printed what a test waits for.
@@ -19,14 +21,22 @@ fn on_a_terminal(
     text: &str,
     act: impl FnOnce(&mut PseudoTerminal, &Running),
 ) -> Finished {
+    let start = |[stdin, stdout, stderr]: [Stdio; 3]| {
+        vmm.stdin(stdin).stdout(stdout).stderr(stderr).start()
+    };
+    started_on_a_terminal(start, text, act)
+}
+
+/// The same of what `start` starts on three streams.
+fn started_on_a_terminal(
+    start: impl FnOnce([Stdio; 3]) -> Running,
+    text: &str,
+    act: impl FnOnce(&mut PseudoTerminal, &Running),
+) -> Finished {
     let mut terminal = PseudoTerminal::open().expect("no pseudo-terminal");
     let before = terminal.modes().expect("modes");
     let stream = || terminal.stream().expect("a descriptor");
-    let running = vmm
-        .stdin(stream())
-        .stdout(stream())
-        .stderr(stream())
-        .start();
+    let running = start([stream(), stream(), stream()]);
     let printed = terminal.wait_for(text, LIMIT);
     let screen = terminal.screen();
     assert!(printed, "no {text:?} on the terminal:\n{screen}");
@@ -82,4 +92,15 @@ fn the_terminal_is_as_it_was_after_a_signal() {
 fn the_terminal_is_as_it_was_when_the_guest_cannot_start() {
     let vmm = Vmm::new().option("--kernel", "/etc/passwd");
     on_a_terminal(vmm, "error: ", |_, _| {}).assert_status(2);
+}
+
+#[test]
+fn the_terminal_is_as_it_was_after_the_front_ends_serial_stdio() {
+    let front_end = FrontEnd::bare_metal_by_hand("flood-guest", "lines=1000000000");
+    let start = |streams| front_end.start_on(streams).0;
+    let finished = started_on_a_terminal(start, "FLOOD-LINE", |terminal, _| {
+        assert_raw(terminal);
+        terminal.press("\u{1}x").expect("the keyboard");
+    });
+    assert_eq!(finished.signal(), None, "{finished}");
 }

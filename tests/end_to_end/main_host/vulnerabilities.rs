@@ -51,7 +51,7 @@ fn what_kvm_does_not_promise_is_refused_by_the_option() {
         let (running, _path) = front_end.option("-machine", option).start_alone();
         let finished = running.finish();
         finished.assert_status(1);
-        let expected = format!("-machine {option}: this host's KVM does not promise ");
+        let expected = format!("-machine: {option}: this host's KVM does not promise ");
         assert!(finished.errors().contains(&expected), "{finished}");
         assert_eq!(finished.console(), "", "{finished}");
     }

@@ -24,7 +24,7 @@ pub enum InitrdError {
     /// There is no room for it.
     #[error(
         "the initial RAM disk {} of {bytes} bytes is too large for {ram_bytes} bytes of guest \
-         memory beside the kernel; give more memory (--memory)",
+         memory beside the kernel; give more memory",
         .path.display()
     )]
     TooLarge {

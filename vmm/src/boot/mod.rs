@@ -16,6 +16,7 @@ use spapr_devices::rtas;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::memory::GuestRam;
+use crate::setting::Setting;
 use device_tree::MachineTree;
 use kernel::Kernel;
 use layout::Layout;
@@ -33,9 +34,7 @@ pub enum BootError {
     #[error(transparent)]
     DeviceTree(#[from] device_tree::DeviceTreeError),
     /// The kernel's command line is longer than a kernel takes.
-    #[error(
-        "kernel command line of {bytes} bytes is too large; a ppc64 kernel takes {most} (--append)"
-    )]
+    #[error("kernel command line of {bytes} bytes is too large; a ppc64 kernel takes {most}")]
     CommandLineTooLarge {
         /// Its length.
         bytes: usize,
@@ -52,6 +51,18 @@ pub enum BootError {
         /// Why not.
         source: vm_memory::GuestMemoryError,
     },
+}
+
+impl BootError {
+    /// What of the user's choice it is about.
+    pub fn setting(&self) -> Option<Setting> {
+        match self {
+            Self::CommandLineTooLarge { .. } => Some(Setting::KernelCommandLine),
+            Self::Kernel(kernel::KernelError::TooLarge { .. })
+            | Self::Initrd(initrd::InitrdError::TooLarge { .. }) => Some(Setting::Memory),
+            _ => None,
+        }
+    }
 }
 
 /// The most bytes of command line that a ppc64 kernel takes, without the final NUL

@@ -20,6 +20,7 @@ pub use output::OutputQueue;
 pub use terminal::is_raw;
 
 use crate::cli::ConsoleKind;
+use crate::setting::Setting;
 use terminal::RawTerminal;
 
 /// Why there is no console.
@@ -29,7 +30,7 @@ pub enum ConsoleError {
     #[error("cannot use standard input and output as the console")]
     Stdio(#[source] io::Error),
     /// The file cannot be made.
-    #[error("cannot write the console to {} (--console)", .path.display())]
+    #[error("cannot write the console to {}", .path.display())]
     File {
         /// The file.
         path: PathBuf,
@@ -37,11 +38,21 @@ pub enum ConsoleError {
         source: io::Error,
     },
     /// There is no pseudo-terminal.
-    #[error("cannot make a pseudo-terminal (--console pty)")]
+    #[error("cannot make a pseudo-terminal")]
     Pty(#[source] io::Error),
     /// The console's thread cannot be started.
     #[error("cannot start a thread for the console")]
     Thread(#[source] io::Error),
+}
+
+impl ConsoleError {
+    /// What of the user's choice it is about.
+    pub fn setting(&self) -> Option<Setting> {
+        match self {
+            Self::Stdio(_) | Self::File { .. } | Self::Pty(_) => Some(Setting::Console),
+            Self::Thread(_) => None,
+        }
+    }
 }
 
 /// An open console. Dropping it writes out what is queued, for a bounded time, and gives the
@@ -70,7 +81,7 @@ impl Console {
     /// When a file cannot be made or a descriptor cannot be had.
     pub fn open(kind: &ConsoleKind) -> Result<Self, ConsoleError> {
         match kind {
-            ConsoleKind::Stdio => Self::open_stdio(),
+            ConsoleKind::Stdio => Self::on_stdio(Ok),
             ConsoleKind::File(path) => {
                 let place = format!("the file {}", path.display());
                 let file = File::create(path).map_err(|source| ConsoleError::File {
@@ -113,10 +124,18 @@ impl Console {
         Ok(console)
     }
 
-    fn open_stdio() -> Result<Self, ConsoleError> {
+    /// A console on standard input and output. A terminal there becomes a raw one, left with Ctrl-A x. What
+    /// the guest writes goes through `wrap`.
+    ///
+    /// # Errors
+    /// When they cannot be used, or there is no thread for what `wrap` makes.
+    pub fn on_stdio<W: Write + Send + 'static>(
+        wrap: impl FnOnce(File) -> io::Result<W>,
+    ) -> Result<Self, ConsoleError> {
         let clone = |fd: &dyn AsFd| fd.as_fd().try_clone_to_owned().map(File::from);
         let input = clone(&io::stdin()).map_err(ConsoleError::Stdio)?;
         let output = clone(&io::stdout()).map_err(ConsoleError::Stdio)?;
+        let output = wrap(output).map_err(ConsoleError::Thread)?;
         let terminal = RawTerminal::enter(&input).map_err(ConsoleError::Stdio)?;
         let escape = if terminal.is_some() {
             Escape::CtrlAX

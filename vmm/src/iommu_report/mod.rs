@@ -17,8 +17,9 @@ use std::io::{self, Write};
 
 use spapr_devices::vfio::{ContainerError, HostPaths, MemoryLimitError, PreflightError};
 
-use crate::cli::IommuArguments;
+use crate::cli::{self, IommuArguments};
 use crate::memory::{self, MemoryError};
+use crate::setting;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +56,15 @@ pub enum IommuReportError {
 }
 
 impl IommuReportError {
+    /// What is said of it: the option that it is about, if any, and what went wrong with its causes.
+    pub fn message(&self) -> String {
+        let setting = match self {
+            Self::Memory(error) => error.setting(),
+            _ => None,
+        };
+        setting::message(self, setting.and_then(cli::option_of))
+    }
+
     /// The process' exit status: 2 when the question makes no sense on this host, 1 when something
     /// failed.
     pub fn exit_status(&self) -> u8 {

@@ -82,10 +82,7 @@ pub enum HostError {
         name: &'static str,
     },
     /// The host cannot give guests a XIVE interrupt controller.
-    #[error(
-        "this host has no XIVE interrupt controller for guests: {0}; use --interrupt-controller \
-         auto or xics"
-    )]
+    #[error("this host has no XIVE interrupt controller for guests: {0}; xics works on any host")]
     NoXive(NoXive),
     /// The host cannot run guests with the radix MMU.
     #[error(

@@ -43,10 +43,7 @@ const OS_THREAD_MANAGEMENT_PAGE: u64 = 2;
 #[derive(Debug, thiserror::Error)]
 pub enum XiveError {
     /// There is none.
-    #[error(
-        "KVM cannot make a XIVE interrupt controller (KVM_DEV_TYPE_XIVE); XICS may do \
-         (--interrupt-controller xics)"
-    )]
+    #[error("KVM cannot make a XIVE interrupt controller (KVM_DEV_TYPE_XIVE); xics may do")]
     Create(#[source] errno::Error),
     /// The number of interrupt servers was refused.
     #[error(

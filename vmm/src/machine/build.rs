@@ -40,8 +40,10 @@ use crate::kvm::memory_slots::{MemorySlotError, MemorySlots};
 use crate::kvm::vcpu::{PseriesVcpu, VcpuError};
 use crate::kvm::vfio_device::{VfioDeviceError, VfioKvmDevice};
 use crate::kvm::vm::{PseriesVm, VmError};
+use crate::kvm::xive::XiveError;
 use crate::memory::{GuestRam, MemoryError};
 use crate::random;
+use crate::setting::Setting;
 
 /// Why there is no machine.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +55,7 @@ pub enum MachineError {
     #[error(transparent)]
     Memory(#[from] MemoryError),
     /// More processors than KVM runs.
-    #[error("{asked} processors are more than this host's KVM runs ({most}); give fewer (--cpus)")]
+    #[error("{asked} processors are more than this host's KVM runs ({most}); give fewer")]
     TooManyProcessors {
         /// As asked for.
         asked: u32,
@@ -144,6 +146,26 @@ impl MachineError {
             | Self::Window(_)
             | Self::MemoryLimit(_)
             | Self::Boot(_) => 2,
+        }
+    }
+}
+
+impl MachineError {
+    /// What of the user's choice it is about.
+    pub fn setting(&self) -> Option<Setting> {
+        use InterruptControllerError::Xive;
+        match self {
+            Self::Host(HostError::NoXive(_))
+            | Self::Kvm(KvmRefusal::InterruptController(Xive(XiveError::Create(_)))) => {
+                Some(Setting::InterruptController)
+            }
+            Self::Memory(error) => error.setting(),
+            Self::TooManyProcessors { .. } => Some(Setting::Cpus),
+            Self::Speculation(_) => Some(Setting::Speculation),
+            Self::Processor(ProcessorError::OtherProcessor { .. }) => Some(Setting::Processor),
+            Self::Passthrough(error) => error.setting(),
+            Self::Boot(error) => error.setting(),
+            _ => None,
         }
     }
 }

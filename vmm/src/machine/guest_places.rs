@@ -5,12 +5,13 @@ use spapr_devices::pci::DeviceFunction;
 use spapr_devices::vfio::PciAddress;
 
 use super::description::PassedThroughDevice;
+use crate::setting::Setting;
 
 /// Why devices of one group have no place.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PlaceError {
     /// More devices than a bus has places for.
-    #[error("{0} devices are to be passed through (--vfio), and a host bridge has room for 32")]
+    #[error("{0} devices are to be passed through, and a host bridge has room for 32")]
     TooManyDevices(usize),
     /// They are to be behind more than one bridge.
     #[error(
@@ -25,14 +26,22 @@ pub enum PlaceError {
     },
     /// The bridge is another group's.
     #[error(
-        "host bridge {0} has devices of another group; give each group a host bridge of its own \
-         (-device spapr-pci-host-bridge, or <controller type='pci' model='pci-root'/> in a libvirt \
-         domain)"
+        "host bridge {0} has devices of another group; give each group a host bridge of its own"
     )]
     BridgeTaken(u8),
     /// All numbers are in use.
     #[error("there is no host bridge left")]
     NoBridge,
+}
+
+impl PlaceError {
+    /// What of the user's choice it is about.
+    pub fn setting(&self) -> Setting {
+        match self {
+            Self::TooManyDevices(_) | Self::NoBridge => Setting::Device,
+            Self::TwoBridges { .. } | Self::BridgeTaken(_) => Setting::HostBridge,
+        }
+    }
 }
 
 /// The host bridge of `members`, which are all of one group, when those of other groups are `taken`:

@@ -16,6 +16,7 @@ use super::guest_places::{self, PlaceError};
 use super::vfio_function::VfioFunction;
 use crate::cli::IommuMode;
 use crate::control::Alarm;
+use crate::setting::Setting;
 
 /// Why a device cannot be passed through.
 #[derive(Debug, thiserror::Error)]
@@ -49,8 +50,19 @@ pub enum PassthroughError {
         source: io::Error,
     },
     /// One device twice.
-    #[error("PCI device {0} is given twice (--vfio)")]
+    #[error("PCI device {0} is given twice")]
     Twice(PciAddress),
+}
+
+impl PassthroughError {
+    /// What of the user's choice it is about.
+    pub fn setting(&self) -> Option<Setting> {
+        match self {
+            Self::Place { source, .. } => Some(source.setting()),
+            Self::Preflight(_) | Self::Twice(_) => Some(Setting::Device),
+            _ => None,
+        }
+    }
 }
 
 impl From<IommuMode> for IommuPolicy {

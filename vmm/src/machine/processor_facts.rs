@@ -43,7 +43,7 @@ pub enum ProcessorError {
     },
     /// The host has another one than was asked for.
     #[error(
-        "the guest is to have a {wanted} (-cpu), and KVM gives it the host's own processor, a {has}; \
+        "the guest is to have a {wanted}, and KVM gives it the host's own processor, a {has}; \
          ask for that or for host"
     )]
     OtherProcessor {

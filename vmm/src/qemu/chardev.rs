@@ -98,13 +98,10 @@ pub fn open_terminal(
     let place = place(&chardev.backend);
     let (console, filename) = match &chardev.backend {
         Backend::Null => (with_log(log, io::sink(), None, place), "null".to_owned()),
-        Backend::Stdio => {
-            let (output, input) = stdio().map_err(|source| socket_error(id, "stdio", source))?;
-            (
-                with_log(log, output, Some(Box::new(input)), place),
-                "stdio".to_owned(),
-            )
-        }
+        Backend::Stdio => (
+            Console::on_stdio(|output| logged::with_log(output, log)),
+            "stdio".to_owned(),
+        ),
         Backend::Pty => (
             Console::on_pty(|terminal| logged::with_log(terminal, log)),
             String::new(),
@@ -182,12 +179,6 @@ fn name_file(path: &Path) -> String {
         Some(_) => format!("the file passed in as {}", path.display()),
         None => format!("the file {}", path.display()),
     }
-}
-
-fn stdio() -> io::Result<(File, File)> {
-    let output = io::stdout().as_fd().try_clone_to_owned()?;
-    let input = io::stdin().as_fd().try_clone_to_owned()?;
-    Ok((File::from(output), File::from(input)))
 }
 
 /// Opens the socket of a monitor, and adds it to `endpoints`. Returns what `query-chardev` calls it.

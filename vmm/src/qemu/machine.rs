@@ -24,6 +24,7 @@ mod with_kvm {
     use crate::machine::processor_threads::ProcessorThreads;
     use crate::machine::{Machine, MachineError as BuildError};
     use crate::sandbox;
+    use crate::setting::Setting;
     use crate::stats::{Statistics, StatisticsFile, StatsError};
 
     /// Why a machine cannot be run.
@@ -38,6 +39,17 @@ mod with_kvm {
         /// Its counters cannot be written.
         #[error(transparent)]
         Stats(#[from] StatsError),
+    }
+
+    impl MachineError {
+        /// What of the user's choice it is about.
+        pub fn setting(&self) -> Option<Setting> {
+            match self {
+                Self::Build(error) => error.setting(),
+                Self::Console(error) => error.setting(),
+                Self::Stats(_) => Some(Setting::Stats),
+            }
+        }
     }
 
     impl From<BuildError> for QemuError {
@@ -191,6 +203,7 @@ mod without_kvm {
     use super::super::run::{QemuError, Waiting};
     use crate::console::Console;
     use crate::machine::description::MachineDescription;
+    use crate::setting::Setting;
 
     /// Why a machine cannot be run.
     #[derive(Debug, thiserror::Error)]
@@ -201,6 +214,13 @@ mod without_kvm {
             std::env::consts::ARCH
         )]
         WrongArchitecture,
+    }
+
+    impl MachineError {
+        /// What of the user's choice it is about.
+        pub fn setting(&self) -> Option<Setting> {
+            None
+        }
     }
 
     /// Refuses to run a machine: there is no KVM for it on this architecture.

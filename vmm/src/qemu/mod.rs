@@ -41,7 +41,6 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use crate::cli::LogLevel;
-use crate::error_chain::chain;
 use crate::logging::{self, Prefix};
 use command_line::CommandLine;
 use daemon::{Detached, Readiness};
@@ -67,36 +66,20 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    if let [only] = arguments.as_slice()
-        && matches!(
-            only.as_str(),
-            "-version" | "--version" | "-help" | "--help" | "-h"
-        )
-    {
-        return introduce();
+    if let Some(answer) = command_line::answer(&arguments) {
+        return match std::io::stdout().write_all(answer.as_bytes()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
     }
     let parsed = CommandLine::parse(arguments).map_err(QemuError::from);
     match parsed.and_then(|line| detach(line, started)) {
         Ok(status) => status,
         Err(error) => {
-            logging::tell(&format!("error: {}", chain(&error)));
+            logging::tell(&format!("error: {}", error.message()));
             last_words::wait_until_heard();
             ExitCode::FAILURE
         }
-    }
-}
-
-/// Says what this is, on standard output.
-fn introduce() -> ExitCode {
-    let text = concat!(
-        "spapr-vmm ",
-        env!("CARGO_PKG_VERSION"),
-        ": runs ppc64le KVM (pseries) guests for libvirt's QEMU driver, with the options of \
-         qemu-system-ppc64 that libvirt uses. For use by hand there is spapr-vmm run.\n"
-    );
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
     }
 }
 

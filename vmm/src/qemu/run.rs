@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use super::chardev::{self, ChardevError, Endpoints, Open};
-use super::command_line::{CommandLine, CommandLineError, DeviceKind, ProcessOptions};
+use super::command_line::{self, CommandLine, CommandLineError, DeviceKind, ProcessOptions};
 use super::daemon::{DaemonError, PidFile, Readiness};
 use super::dumps::Dumps;
 use super::events::{self, EventSource, Events};
@@ -21,6 +21,7 @@ use crate::control::{Control, ControlError};
 use crate::machine::description::MachineDescription;
 use crate::machine::lifecycle::{End, Lifecycle};
 use crate::sandbox::{self, Role};
+use crate::setting;
 
 /// Why a machine was not run, or ended otherwise than its monitors or its guest wanted.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +58,17 @@ pub enum QemuError {
     /// The machine cannot be run.
     #[error(transparent)]
     Machine(#[from] super::machine::MachineError),
+}
+
+impl QemuError {
+    /// What is said of it: the option that it is about, if any, and what went wrong with its causes.
+    pub fn message(&self) -> String {
+        let setting = match self {
+            Self::Machine(error) => error.setting(),
+            _ => None,
+        };
+        setting::message(self, setting.and_then(command_line::option_of))
+    }
 }
 
 /// Runs what the command line asks for, until a monitor, a signal or the guest ends it.

@@ -11,11 +11,11 @@ use super::program::assemble;
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
     /// The kernel does not let it give up privileges.
-    #[error("the kernel refuses PR_SET_NO_NEW_PRIVS (--sandbox)")]
+    #[error("the kernel refuses PR_SET_NO_NEW_PRIVS")]
     Privileges(#[source] io::Error),
     /// The kernel refuses the filter.
     #[error(
-        "the kernel refuses a filter of system calls for the {role:?} thread (--sandbox); it needs \
+        "the kernel refuses a filter of system calls for the {role:?} thread; it needs \
          CONFIG_SECCOMP_FILTER"
     )]
     Filter {

@@ -76,7 +76,7 @@ pub enum KernelError {
     /// It does not fit.
     #[error(
         "the kernel {} needs guest memory up to {end:#x}, and only {room:#x} is there; give more \
-         memory (--memory)",
+         memory",
         .path.display()
     )]
     TooLarge {

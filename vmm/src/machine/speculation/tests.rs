@@ -206,7 +206,7 @@ fn workarounds_need_the_processors_help() {
     let barrier = wanted_checks(Safety::Workaround);
     assert_eq!(
         refusal(&help(FLUSHES), &barrier),
-        "-machine cap-sbbc=workaround: this host's KVM does not promise a speculation barrier; leave \
+        "cap-sbbc=workaround: this host's KVM does not promise a speculation barrier; leave \
          cap-sbbc out, and the guest is told what KVM promises and no more"
     );
     assert!(Told::as_wanted(&help(SPEC_BAR_ORI31), &barrier).is_ok());
@@ -224,7 +224,7 @@ fn nothing_is_called_fixed_without_kvms_word() {
         let refused = refusal(&unknown, &wanted_cache(Safety::Fixed));
         assert_eq!(
             refused,
-            "-machine cap-cfpc=fixed: this host's KVM does not promise that the L1 data cache needs \
+            "cap-cfpc=fixed: this host's KVM does not promise that the L1 data cache needs \
              no flush; leave cap-cfpc out, and the guest is told what KVM promises and no more"
         );
         for (level, option) in [

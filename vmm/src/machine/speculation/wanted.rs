@@ -105,7 +105,7 @@ pub struct Wanted {
 /// KVM does not promise what a guest is to be told.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
-    "-machine {option}={value}: this host's KVM does not promise {promise}; leave {option} out, and \
+    "{option}={value}: this host's KVM does not promise {promise}; leave {option} out, and \
      the guest is told what KVM promises and no more"
 )]
 pub struct NotPromised {

@@ -3,8 +3,8 @@
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
-use super::CommandLineError;
 use super::properties::Properties;
+use super::{CommandLineError, values};
 
 /// A character device as asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +80,7 @@ impl Chardev {
         let backend = match kind.as_str() {
             "null" => Backend::Null,
             "stdio" => {
-                properties.only("signal", &["on"])?;
+                properties.either("signal")?;
                 Backend::Stdio
             }
             // A name for the pseudo-terminal, as later versions of QEMU take, would be "path".
@@ -98,41 +98,63 @@ impl Chardev {
                 });
             }
         };
-        let log = properties.path("logfile")?;
-        let append = properties.switch("logappend")?.unwrap_or(false);
-        properties.only("mux", &["off"])?;
+        let log = take_log(&mut properties)?;
+        properties.always("mux", false)?;
         properties.finish()?;
-        Ok(Self {
+        Ok(Self { id, backend, log })
+    }
+
+    /// The terminal that `-serial` asks for; `None` for `none`. Its name is `id` unless the value names a
+    /// `-chardev`.
+    pub(super) fn of_serial(id: String, text: &str) -> Result<Option<Serial>, CommandLineError> {
+        // There is no monitor that could share it.
+        let device = text.strip_prefix("mon:").unwrap_or(text);
+        let (kind, rest) = device.split_once(':').unwrap_or((device, ""));
+        let backend = match (kind, rest) {
+            ("none", "") => return Ok(None),
+            ("chardev", id) if !id.is_empty() => {
+                return Ok(Some(Serial::Named(id.to_owned())));
+            }
+            ("null", "") => Backend::Null,
+            ("stdio", "") => Backend::Stdio,
+            ("pty", "") => Backend::Pty,
+            ("file", rest) if !rest.is_empty() => {
+                let mut properties = Properties::parse("-serial", Some("path"), rest)?;
+                let file = OutputFile {
+                    path: properties.required("path")?.into(),
+                    append: properties.switch("append")?.unwrap_or(false),
+                };
+                properties.finish()?;
+                Backend::File(file)
+            }
+            _ => match compatible("-serial", device)? {
+                Some(backend) => backend,
+                None => {
+                    return Err(CommandLineError::Kind {
+                        option: "-serial",
+                        name: text.to_owned(),
+                        supported: "none, null, stdio, mon:stdio, pty, file:PATH, unix:PATH, \
+                                    tcp:HOST:PORT and chardev:ID"
+                            .to_owned(),
+                    });
+                }
+            },
+        };
+        Ok(Some(Serial::New(Self {
             id,
             backend,
-            log: log.map(|path| OutputFile { path, append }),
-        })
+            log: None,
+        })))
     }
 
     /// The monitor that `-qmp unix:PATH,server=on,wait=off` or `-qmp tcp:HOST:PORT,…` asks for.
     pub(super) fn of_monitor(id: String, text: &str) -> Result<Self, CommandLineError> {
-        let backend = match text.split_once(':') {
-            Some(("unix", rest)) => {
-                let mut properties = Properties::parse("-qmp", Some("path"), rest)?;
-                let backend = socket(&mut properties)?;
-                properties.finish()?;
-                backend
-            }
-            Some(("tcp", rest)) => {
-                let mut properties = Properties::parse("-qmp", Some("address"), rest)?;
-                let address = properties.required("address")?;
-                let backend = tcp(&mut properties, &address)?;
-                properties.finish()?;
-                backend
-            }
-            _ => {
-                return Err(CommandLineError::Kind {
-                    option: "-qmp",
-                    name: text.to_owned(),
-                    supported: "unix:PATH and tcp:HOST:PORT".to_owned(),
-                });
-            }
-        };
+        let backend = compatible("-qmp", text)?;
+        let backend = backend.ok_or_else(|| CommandLineError::Kind {
+            option: "-qmp",
+            name: text.to_owned(),
+            supported: "unix:PATH and tcp:HOST:PORT".to_owned(),
+        })?;
         Ok(Self {
             id,
             backend,
@@ -141,12 +163,49 @@ impl Chardev {
     }
 }
 
+/// What a guest's terminal is on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Serial {
+    /// A character device of its own.
+    New(Chardev),
+    /// The one with this name.
+    Named(String),
+}
+
+/// A socket in QEMU's older way of writing, `unix:PATH,…` or `tcp:HOST:PORT,…`; `None` for anything else.
+fn compatible(option: &'static str, text: &str) -> Result<Option<Backend>, CommandLineError> {
+    let Some((kind, rest)) = text.split_once(':') else {
+        return Ok(None);
+    };
+    let mut properties = match kind {
+        "unix" => Properties::parse(option, Some("path"), rest)?,
+        "tcp" => Properties::parse(option, Some("address"), rest)?,
+        _ => return Ok(None),
+    };
+    properties.set_kind(kind);
+    let backend = if kind == "unix" {
+        socket(&mut properties)?
+    } else {
+        let address = properties.required("address")?;
+        tcp(&mut properties, &address)?
+    };
+    properties.finish()?;
+    Ok(Some(backend))
+}
+
+fn take_log(properties: &mut Properties) -> Result<Option<OutputFile>, CommandLineError> {
+    let path = properties.path("logfile")?;
+    let append = properties.switch("logappend")?.unwrap_or(false);
+    Ok(path.map(|path| OutputFile { path, append }))
+}
+
 fn tcp(properties: &mut Properties, address: &str) -> Result<Backend, CommandLineError> {
     let wrong = |properties: &Properties| properties.wrong("address", &address, "HOST:PORT");
     let Some((host, port)) = address.rsplit_once(':') else {
         return Err(wrong(properties));
     };
-    let port = port.parse().map_err(|_| wrong(properties))?;
+    let port = values::number(port).and_then(|port| u16::try_from(port).ok());
+    let port = port.ok_or_else(|| wrong(properties))?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let address = SocketAddress::Tcp {
         host: host.to_owned(),
@@ -158,22 +217,17 @@ fn tcp(properties: &mut Properties, address: &str) -> Result<Backend, CommandLin
 fn socket(properties: &mut Properties) -> Result<Backend, CommandLineError> {
     let path = properties.path("path")?;
     let host = properties.text("host")?;
-    let fd = properties.text("fd")?;
+    let fd = properties.descriptor("fd")?;
     let address = match (path, host, fd) {
         (Some(path), None, None) => SocketAddress::Unix(path),
-        (None, None, Some(fd)) => {
-            let number = fd.parse().ok().filter(|number| *number >= 0);
-            let number = number.ok_or_else(|| {
-                properties.wrong("fd", &fd, "the number of an open file descriptor")
-            })?;
-            SocketAddress::Descriptor(number)
-        }
+        (None, None, Some(fd)) => SocketAddress::Descriptor(fd),
         (None, Some(host), None) => {
-            let port = properties.required("port")?;
-            let number = port
-                .parse()
-                .map_err(|_| properties.wrong("port", &port, "a number up to 65535"))?;
-            SocketAddress::Tcp { host, port: number }
+            let port = properties.port("port")?;
+            let port = port.ok_or_else(|| CommandLineError::MissingProperty {
+                option: properties.context().to_owned(),
+                name: "port",
+            })?;
+            SocketAddress::Tcp { host, port }
         }
         _ => {
             return Err(CommandLineError::Combination(format!(
@@ -190,13 +244,15 @@ fn direction(
     properties: &mut Properties,
     address: SocketAddress,
 ) -> Result<Backend, CommandLineError> {
-    properties.only("telnet", &["off"])?;
-    properties.only("websocket", &["off"])?;
+    properties.always("telnet", false)?;
+    properties.always("websocket", false)?;
     properties.only("reconnect", &["0"])?;
     properties.only("reconnect-ms", &["0"])?;
-    properties.only("nodelay", &["on", "off"])?;
+    // As a word alone, `nodelay` turns `delay` off.
+    properties.either("nodelay")?;
+    properties.either("delay")?;
     if !properties.switch("server")?.unwrap_or(false) {
-        properties.only("wait", &["off", "on"])?;
+        properties.either("wait")?;
         return Ok(Backend::Connect(address));
     }
     match properties.switch("wait")? {
@@ -247,6 +303,74 @@ mod tests {
         );
         let monitor = Chardev::of_monitor("m".into(), "tcp:[::1]:5555,server=on,wait=off");
         assert_eq!(monitor.expect("parses").backend, Backend::Listen(tcp));
+    }
+
+    #[test]
+    fn a_server_may_be_written_in_any_way_that_qemu_takes() {
+        let expected = backend("socket,id=c,path=/x,server=on,wait=off");
+        for text in [
+            "socket,id=c,path=/x,server,nowait",
+            "socket,id=c,path=/x,server=yes,wait=no,nodelay",
+            "socket,id=c,path=/x,server=y,wait=n,telnet=no,delay=off",
+            "socket,id=c,path=/x,server=true,wait=false,notelnet",
+        ] {
+            assert_eq!(backend(text), expected, "{text}");
+        }
+        let monitor = Chardev::of_monitor("m".into(), "unix:/x,server,nowait");
+        assert_eq!(monitor.expect("parses").backend, expected);
+        assert_eq!(
+            backend("socket,id=c,path=/x,noserver"),
+            backend("socket,id=c,path=/x")
+        );
+    }
+
+    #[test]
+    fn serial_ports_are_written_as_for_qemu() {
+        let serial = |text: &str| Chardev::of_serial("serial0".into(), text).expect("parses");
+        for (text, expected) in [
+            ("stdio", Backend::Stdio),
+            ("mon:stdio", Backend::Stdio),
+            ("pty", Backend::Pty),
+            ("null", Backend::Null),
+            (
+                "unix:/x,server,nowait",
+                Backend::Listen(SocketAddress::Unix("/x".into())),
+            ),
+            (
+                "file:/x",
+                Backend::File(OutputFile {
+                    path: "/x".into(),
+                    append: false,
+                }),
+            ),
+        ] {
+            let Some(Serial::New(chardev)) = serial(text) else {
+                panic!("{text}")
+            };
+            assert_eq!(
+                (chardev.id.as_str(), chardev.backend),
+                ("serial0", expected)
+            );
+        }
+        assert_eq!(serial("none"), None);
+        assert_eq!(serial("chardev:c"), Some(Serial::Named("c".into())));
+        for text in [
+            "vc",
+            "vc:80Cx24C",
+            "stdio:x",
+            "chardev:",
+            "file:",
+            "/dev/ttyS0",
+            "",
+            "mon:",
+        ] {
+            let refused = Chardev::of_serial("s".into(), text).expect_err("refused");
+            let refused = refused.to_string();
+            assert!(
+                refused.contains("stdio, mon:stdio, pty"),
+                "{text}: {refused}"
+            );
+        }
     }
 
     #[test]

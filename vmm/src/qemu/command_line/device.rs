@@ -4,8 +4,8 @@ use spapr_devices::pci::DeviceFunction;
 use spapr_devices::vfio::PciAddress;
 use spapr_devices::vty::DEFAULT_UNIT_ADDRESS;
 
-use super::CommandLineError;
 use super::properties::Properties;
+use super::{CommandLineError, instead};
 
 /// A device as asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +98,15 @@ impl DeviceKind {
 }
 
 impl Device {
+    /// A virtual terminal without a name, where the first one is.
+    pub(super) fn vty(chardev: String) -> Self {
+        let reg = DEFAULT_UNIT_ADDRESS;
+        Self {
+            id: None,
+            kind: DeviceKind::Vty { chardev, reg },
+        }
+    }
+
     pub(super) fn parse(text: &str) -> Result<Self, CommandLineError> {
         let mut properties = Properties::parse("-device", Some("driver"), text)?;
         let driver = properties.required("driver")?;
@@ -108,6 +117,12 @@ impl Device {
             "spapr-vty" => vty(&mut properties)?,
             "vfio-pci" => vfio(&mut properties)?,
             _ => {
+                if let Some(instead) = instead::of_device(&driver) {
+                    return Err(CommandLineError::Instead {
+                        option: format!("-device {driver}"),
+                        instead,
+                    });
+                }
                 let names: Vec<_> = DEVICE_TYPES.iter().map(|kind| kind.name).collect();
                 return Err(CommandLineError::Kind {
                     option: "-device",
@@ -142,38 +157,30 @@ fn vty(properties: &mut Properties) -> Result<DeviceKind, CommandLineError> {
 }
 
 fn vfio(properties: &mut Properties) -> Result<DeviceKind, CommandLineError> {
-    let text = properties.required("host")?;
-    // QEMU takes the address without its domain, too.
-    let full = if text.matches(':').count() == 1 {
-        format!("0000:{text}")
-    } else {
-        text.clone()
-    };
-    let host = full
-        .parse()
-        .map_err(|_| properties.wrong("host", &text, "a PCI address such as 0001:01:00.0"))?;
+    let host = properties.host_address("host")?;
+    let host = host.ok_or_else(|| CommandLineError::MissingProperty {
+        option: properties.context().to_owned(),
+        name: "host",
+    })?;
     let bus = properties
         .text("bus")?
         .unwrap_or_else(|| "pci.0".to_owned());
-    let addr = properties.text("addr")?.unwrap_or_else(|| "0".to_owned());
-    let place = parse_place(&addr)
-        .ok_or_else(|| properties.wrong("addr", &addr, "a slot such as 0x1 or 0x1.0x2"))?;
+    let place = properties.place("addr")?;
     // There is no firmware that would boot from it, and no ROM is shown to the guest.
     properties.ignore(&["bootindex"]);
     properties.only("rombar", &["0"])?;
-    properties.only("multifunction", &["on", "off"])?;
-    Ok(DeviceKind::Vfio { host, bus, place })
-}
-
-/// Slot and function in hexadecimal, with or without 0x.
-fn parse_place(text: &str) -> Option<DeviceFunction> {
-    let hex = |part: &str| {
-        let digits = part.strip_prefix("0x").unwrap_or(part);
-        let plain = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-        plain.then(|| u8::from_str_radix(digits, 16).ok()).flatten()
-    };
-    let (slot, function) = text.split_once('.').unwrap_or((text, "0"));
-    DeviceFunction::new(hex(slot)?, hex(function)?)
+    if let Some(path) = properties.text("romfile")?
+        && !path.is_empty()
+    {
+        let expected = "left empty: the guest is shown no ROM";
+        return Err(properties.wrong("romfile", &path, expected));
+    }
+    properties.either("multifunction")?;
+    Ok(DeviceKind::Vfio {
+        host,
+        bus,
+        place: place.unwrap_or(DeviceFunction::from_byte(0)),
+    })
 }
 
 #[cfg(test)]
@@ -210,13 +217,29 @@ mod tests {
     }
 
     #[test]
-    fn places_on_a_bus_are_hexadecimal() {
-        let place = |text| parse_place(text).map(|place| place.to_string());
-        assert_eq!(place("0x1f.0x7").as_deref(), Some("1f.7"));
-        assert_eq!(place("2").as_deref(), Some("02.0"));
-        for bad in ["0x20", "1.8", "", "x", "+1", "1.+2", "-1"] {
-            assert_eq!(place(bad), None, "{bad}");
+    fn a_device_may_be_written_in_any_way_that_qemu_takes() {
+        let json = r#"{"driver":"vfio-pci","host":"0001:01:00.0","rombar":0,"romfile":""}"#;
+        let device = Device::parse(json).expect("parses");
+        for pairs in [
+            "vfio-pci,host=1:1:0.0,multifunction=true",
+            "vfio-pci,host=0001:01:00.0,addr=0,multifunction=no",
+            "vfio-pci,host=0x1:01:00.0,addr=0x0.0x0,romfile=",
+            "driver=vfio-pci,host=0001:01:00.0,multifunction",
+        ] {
+            assert_eq!(Device::parse(pairs).expect("parses"), device, "{pairs}");
         }
+        assert_eq!(
+            refusal("vfio-pci,host=0001:01:00.0,romfile=/rom"),
+            "-device vfio-pci: romfile=/rom should be left empty: the guest is shown no ROM"
+        );
+        assert_eq!(
+            refusal("vfio-pci,host=nvme"),
+            "-device vfio-pci: host=nvme should be a PCI address such as 0001:01:00.0"
+        );
+        assert_eq!(
+            refusal("vfio-pci"),
+            "-device vfio-pci needs the property host"
+        );
     }
 
     #[test]
@@ -226,6 +249,8 @@ mod tests {
             "-device: virtio-balloon-pci is not supported; there are spapr-pci-host-bridge, \
              spapr-vty, vfio-pci"
         );
+        let disk = refusal("virtio-blk-pci,drive=d");
+        assert!(disk.starts_with("-device virtio-blk-pci is not supported: there are no disks"));
         assert_eq!(
             refusal("vfio-pci,host=0001:01:00.0,x-igd-opregion=on"),
             "-device vfio-pci: the property x-igd-opregion=on is not supported"

@@ -6,6 +6,14 @@ pub enum CommandLineError {
     /// There is no such option here.
     #[error("the option {0} is not supported")]
     Option(String),
+    /// An option of QEMU's for something that is reached in another way, or not there.
+    #[error("{option} is not supported: {instead}")]
+    Instead {
+        /// The option, with what of its value matters.
+        option: String,
+        /// Why, and what to do instead.
+        instead: &'static str,
+    },
     /// A word that is no option.
     #[error("{0:?} is no option; options start with -")]
     NoOption(String),
@@ -21,14 +29,12 @@ pub enum CommandLineError {
         why: String,
     },
     /// A property that is not supported.
-    #[error("{option}: the property {name}={value} is not supported")]
+    #[error("{option}: the property {property} is not supported")]
     Property {
         /// The option.
         option: String,
-        /// The property.
-        name: String,
-        /// Its value.
-        value: String,
+        /// The property, with its value as it was written.
+        property: String,
     },
     /// A property whose value is not supported.
     #[error("{option}: {name}={value} should be {expected}")]
@@ -41,6 +47,18 @@ pub enum CommandLineError {
         value: String,
         /// What could be there.
         expected: String,
+    },
+    /// A property whose value makes no sense.
+    #[error("{option}: {name}={value}: {why}")]
+    BadValue {
+        /// The option.
+        option: String,
+        /// The property.
+        name: String,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        why: String,
     },
     /// A property that has to be there and is not.
     #[error("{option} needs the property {name}")]

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::device::{Device, DeviceKind};
 use super::memory::MemoryOptions;
 use super::process::log_level;
-use super::properties::{Properties, parse_number};
+use super::properties::Properties;
 use super::{CommandLineError, absolute};
 use crate::cli::{
     DdwMode, InterruptControllerMode, IommuMode, LockMode, LockRegion, LogLevel, TceMode,
@@ -99,6 +99,7 @@ impl MachineOptions {
                 let mut properties = Properties::parse("-accel", Some("accel"), value)?;
                 let name = properties.required("accel")?;
                 self.set_accelerators("-accel", &name)?;
+                kernel_irqchip(&mut properties)?;
                 properties.finish()?;
             }
             "enable-kvm" => self.kvm = true,
@@ -125,7 +126,7 @@ impl MachineOptions {
     }
 
     fn read_machine(&mut self, value: &str) -> Result<(), CommandLineError> {
-        let mut properties = Properties::parse("-machine", Some("type"), value)?;
+        let mut properties = Properties::parse("-machine", Some("type"), value)?.dashed();
         if let Some(kind) = properties.text("type")? {
             if kind != "none" && !MACHINES.contains(&kind.as_str()) {
                 return Err(CommandLineError::Kind {
@@ -142,12 +143,12 @@ impl MachineOptions {
         if let Some(backend) = properties.text("memory-backend")? {
             self.memory_backend = Some(backend);
         }
-        properties.only("usb", &["off"])?;
-        properties.only("graphics", &["off"])?;
+        properties.always("usb", false)?;
+        properties.always("graphics", false)?;
         // A core file never holds guest memory.
-        properties.only("dump-guest-core", &["off"])?;
+        properties.always("dump-guest-core", false)?;
         // Memory is never merged.
-        properties.only("mem-merge", &["off", "on"])?;
+        properties.either("mem-merge")?;
         self.threads_per_virtual_core = properties.number32("vsmt")?;
         if let Some(mode) = properties.text("ic-mode")? {
             self.interrupt_controller = match mode.as_str() {
@@ -158,11 +159,18 @@ impl MachineOptions {
                 _ => return Err(properties.wrong("ic-mode", &mode, "dual, xive or xics")),
             };
         }
-        properties.only("kernel-irqchip", &["on"])?;
+        kernel_irqchip(&mut properties)?;
+        if let Some(kind) = properties.text("kvm-type")?
+            && kind != "auto"
+            && !kind.eq_ignore_ascii_case("hv")
+        {
+            let expected = "HV: guests run in hypervisor mode alone";
+            return Err(properties.wrong("kvm-type", &kind, expected));
+        }
         properties.only("resize-hpt", &["disabled"])?;
-        properties.only("cap-htm", &["off"])?;
-        properties.only("cap-nested-hv", &["off"])?;
-        properties.only("cap-large-decr", &["on"])?;
+        properties.always("cap-htm", false)?;
+        properties.always("cap-nested-hv", false)?;
+        properties.always("cap-large-decr", true)?;
         self.read_speculation(&mut properties)?;
         properties.finish()
     }
@@ -287,7 +295,7 @@ impl MachineOptions {
         }
         if let Some(text) = properties.text("lock-region")? {
             let region = text.parse::<LockRegion>();
-            let region = region.map_err(|why| properties.wrong("lock-region", &text, &why))?;
+            let region = region.map_err(|why| properties.bad("lock-region", &text, why))?;
             self.lock_region = Some(region);
         }
         if let Some(mode) = own(&mut properties, "iommu", "auto, v1 or v2")? {
@@ -295,7 +303,7 @@ impl MachineOptions {
         }
         if let Some(text) = properties.text("ddw")? {
             let mode = text.parse::<DdwMode>();
-            self.ddw = mode.map_err(|why| properties.wrong("ddw", &text, &why))?;
+            self.ddw = mode.map_err(|why| properties.bad("ddw", &text, why))?;
         }
         // Read again, and used, by `process`.
         let _level: Option<LogLevel> = log_level(&mut properties, "log")?;
@@ -358,6 +366,19 @@ impl MachineOptions {
             uuid: self.uuid,
             clock_offset_seconds: self.clock_offset_seconds,
         }))
+    }
+}
+
+/// Where interrupts are delivered: QEMU's pseries takes `on`, `off` for its own controller in user space, and
+/// not `split`.
+fn kernel_irqchip(properties: &mut Properties) -> Result<(), CommandLineError> {
+    let name = "kernel-irqchip";
+    match properties.text(name)?.as_deref() {
+        None | Some("on") => Ok(()),
+        Some(other) => {
+            let expected = "on: interrupts come from KVM's controller, and there is no other";
+            Err(properties.wrong(name, &other, expected))
+        }
     }
 }
 
@@ -427,7 +448,8 @@ fn parse_date(text: &str) -> Option<OffsetDateTime> {
 fn numbers(text: &str, between: char) -> Option<[u64; 3]> {
     let parts: Vec<u64> = text
         .split(between)
-        .map(|part| parse_number(part).filter(|_| !part.contains('x')))
+        // Never octal, whatever zeroes they begin with.
+        .map(|part| part.parse().ok().filter(|_| !part.starts_with('+')))
         .collect::<Option<_>>()?;
     parts.try_into().ok()
 }
@@ -440,8 +462,11 @@ mod tests {
     fn dates_are_read_whole_or_not_at_all() {
         let date = parse_date("2026-11-22T18:03:59").expect("a date");
         assert_eq!((date.year(), date.hour(), date.second()), (2026, 18, 59));
+        let date = parse_date("2026-08-09T08:09:08").expect("a date");
+        assert_eq!((date.day(), date.hour(), date.second()), (9, 8, 8));
         for bad in [
             "",
+            "+2026-08-09",
             "2026",
             "2026-13-01",
             "2026-01-01T25:00:00",

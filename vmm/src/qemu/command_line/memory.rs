@@ -90,16 +90,15 @@ impl MemoryOptions {
         })?;
         // Huge pages are there from the start; others come as the guest touches them.
         properties.ignore(&["prealloc-threads", "x-use-canonical-path-for-ramblock-id"]);
-        let allowed: &[&str] = match pages {
-            Pages::Plain => &["off"],
-            _ => &["on", "off"],
-        };
-        properties.only("prealloc", allowed)?;
-        properties.only("share", &["on", "off"])?;
+        match pages {
+            Pages::Plain => properties.always("prealloc", false)?,
+            _ => properties.either("prealloc")?,
+        }
+        properties.either("share")?;
         // A core file never holds guest memory.
-        properties.only("dump", &["off"])?;
-        properties.only("discard-data", &["on", "off"])?;
-        properties.only("merge", &["off"])?;
+        properties.always("dump", false)?;
+        properties.either("discard-data")?;
+        properties.always("merge", false)?;
         properties.finish()?;
         if self.backends.iter().any(|backend| backend.id == id) {
             return Err(CommandLineError::Twice {

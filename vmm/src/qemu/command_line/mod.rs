@@ -6,6 +6,8 @@
 mod chardev;
 mod device;
 mod error;
+mod help;
+mod instead;
 mod machine;
 mod memory;
 mod options;
@@ -14,21 +16,27 @@ mod process;
 mod properties;
 #[cfg(test)]
 mod tests;
+mod values;
 
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
+use chardev::Serial;
 pub use chardev::{BACKENDS, Backend, Chardev, OutputFile, SocketAddress};
 pub use device::{DEVICE_TYPES, Device, DeviceKind, DeviceType};
 pub use error::CommandLineError;
+pub use help::answer;
 pub use machine::MACHINES;
 use machine::MachineOptions;
 use memory::MemoryOptions;
+#[cfg(test)]
+pub(crate) use options::names as option_names;
 pub use parameters::{OBJECT_TYPES, OPTION_PARAMETERS};
 use properties::Properties;
 
 use crate::cli::LogLevel;
 use crate::machine::description::MachineDescription;
+use crate::setting::Setting;
 
 /// What a command line asks for.
 #[derive(Debug)]
@@ -89,6 +97,26 @@ pub struct ProcessOptions {
     pub stats: Option<PathBuf>,
 }
 
+/// The option that is about a setting, if there is one.
+pub const fn option_of(setting: Setting) -> Option<&'static str> {
+    Some(match setting {
+        Setting::Memory => "-m",
+        Setting::Hugepages => "-object",
+        Setting::Cpus => "-smp",
+        Setting::Processor => "-cpu",
+        Setting::Speculation => "-machine",
+        Setting::InterruptController => "-machine ic-mode",
+        Setting::KernelCommandLine => "-append",
+        Setting::Device => "-device vfio-pci",
+        Setting::HostBridge => {
+            "-device spapr-pci-host-bridge (<controller type='pci' model='pci-root'/> in a libvirt domain)"
+        }
+        Setting::Stats => "-spapr-vmm stats",
+        // Its errors name the chardev.
+        Setting::Console => return None,
+    })
+}
+
 /// What has been read so far.
 #[derive(Default)]
 struct Reader {
@@ -99,6 +127,18 @@ struct Reader {
     chardevs: Vec<Chardev>,
     monitors: Vec<String>,
     descriptors: Vec<PassedDescriptor>,
+    serial: SerialOptions,
+}
+
+/// What is said of serial ports other than by `-device spapr-vty`.
+#[derive(Default)]
+struct SerialOptions {
+    /// How many times `-serial` was given.
+    given: usize,
+    /// The character devices that it named.
+    chardevs: Vec<String>,
+    nographic: bool,
+    nodefaults: bool,
 }
 
 /// A path that means the same after the process has left its folder (`-daemonize`).
@@ -153,6 +193,9 @@ impl Reader {
                     self.monitors.push(id);
                 }
             }
+            "serial" => self.read_serial(value)?,
+            "nographic" => self.serial.nographic = true,
+            "nodefaults" => self.serial.nodefaults = true,
             "object" => self.memory.read_object(value)?,
             "m" => self.memory.read_size(value)?,
             "add-fd" => {
@@ -181,6 +224,45 @@ impl Reader {
         Ok(())
     }
 
+    /// `-serial`: a vty, and perhaps a character device for it, as QEMU's pseries makes them.
+    fn read_serial(&mut self, value: &str) -> Result<(), CommandLineError> {
+        let id = format!("serial{}", self.serial.given);
+        self.serial.given += 1;
+        let chardev = match Chardev::of_serial(id, value)? {
+            None => return Ok(()),
+            Some(Serial::Named(id)) => {
+                self.serial.chardevs.push(id.clone());
+                id
+            }
+            Some(Serial::New(chardev)) => {
+                let id = chardev.id.clone();
+                self.add_chardev("-serial", chardev)?;
+                id
+            }
+        };
+        self.devices.push(Device::vty(chardev));
+        Ok(())
+    }
+
+    /// With `-nographic`, QEMU has the first serial port on standard input and output unless something is
+    /// said of serial ports or of all such defaults.
+    fn default_serial(&mut self) -> Result<(), CommandLineError> {
+        let SerialOptions {
+            given,
+            nographic,
+            nodefaults,
+            ..
+        } = self.serial;
+        let has_terminal = self
+            .devices
+            .iter()
+            .any(|device| matches!(device.kind, DeviceKind::Vty { .. }));
+        if nographic && !nodefaults && given == 0 && !has_terminal && !self.process.daemonize {
+            self.read_serial("stdio")?;
+        }
+        Ok(())
+    }
+
     fn read_monitor(&mut self, value: &str) -> Result<(), CommandLineError> {
         let mut properties = Properties::parse("-mon", Some("chardev"), value)?;
         let chardev = properties.required("chardev")?;
@@ -198,7 +280,8 @@ impl Reader {
         Ok(())
     }
 
-    fn finish(self) -> Result<CommandLine, CommandLineError> {
+    fn finish(mut self) -> Result<CommandLine, CommandLineError> {
+        self.default_serial()?;
         for id in &self.monitors {
             self.chardev("-mon", id)?;
         }
@@ -260,10 +343,15 @@ impl Reader {
             let DeviceKind::Vty { chardev, .. } = &device.kind else {
                 continue;
             };
-            let chardev = self.chardev("-device spapr-vty", chardev)?;
+            let option = if self.serial.chardevs.contains(chardev) {
+                "-serial"
+            } else {
+                "-device spapr-vty"
+            };
+            let chardev = self.chardev(option, chardev)?;
             if terminal.is_some() {
                 return Err(CommandLineError::Combination(
-                    "there is one spapr-vty at most, and a second one was given by -device"
+                    "the guest has one terminal, and -serial or -device spapr-vty give it a second"
                         .to_owned(),
                 ));
             }

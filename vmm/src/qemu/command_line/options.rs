@@ -1,6 +1,6 @@
 //! Which options there are, and which of them take a value.
 
-use super::CommandLineError;
+use super::{CommandLineError, instead};
 
 /// An option's shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +28,8 @@ const OPTIONS: &[(&str, Shape)] = &[
     ("device", Value),
     ("display", Value),
     ("enable-kvm", Flag),
+    ("h", Flag),
+    ("help", Flag),
     ("initrd", Value),
     ("kernel", Value),
     ("m", Value),
@@ -54,11 +56,17 @@ const OPTIONS: &[(&str, Shape)] = &[
     ("smp", Value),
     ("spapr-vmm", Value),
     ("uuid", Value),
+    ("version", Flag),
     ("vga", Value),
 ];
 
 /// An option as given: its name without the dash, and its value, empty for one that has none.
 pub(super) type Given = (&'static str, String);
+
+/// The names of all options, without their dash.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    OPTIONS.iter().map(|(name, _)| *name)
+}
 
 /// Splits the arguments, without the program's name, into options.
 pub(super) fn split(
@@ -73,7 +81,13 @@ pub(super) fn split(
         let name = name.strip_prefix('-').unwrap_or(name);
         let known = OPTIONS.iter().find(|(known, _)| *known == name);
         let Some(&(name, shape)) = known else {
-            return Err(CommandLineError::Option(word));
+            return Err(match instead::of_option(name) {
+                Some(instead) => CommandLineError::Instead {
+                    option: format!("-{name}"),
+                    instead,
+                },
+                None => CommandLineError::Option(word),
+            });
         };
         let value = match shape {
             Flag => String::new(),
@@ -105,11 +119,39 @@ mod tests {
     }
 
     #[test]
+    fn options_of_qemu_that_are_not_there_say_what_to_do_instead() {
+        for (text, parts) in [
+            (
+                "-S -blockdev driver=file",
+                ["-blockdev", "no disks", "-device vfio-pci,host="],
+            ),
+            (
+                "--drive file=disk.img",
+                ["-drive", "no disks", "-kernel and -initrd"],
+            ),
+            ("-hda disk.img", ["-hda", "no disks", "<hostdev>"]),
+            (
+                "-netdev user,id=n",
+                ["-netdev", "no network cards", "-device vfio-pci,host="],
+            ),
+            ("-vnc :1", ["-vnc", "no graphics", "-serial stdio"]),
+            ("-bios slof.bin", ["-bios", "no firmware", "-kernel"]),
+        ] {
+            let refused = words(text).expect_err("refused").to_string();
+            for part in parts {
+                assert!(refused.contains(part), "{text}: {refused}");
+            }
+        }
+        let known = names().find(|name| instead::of_option(name).is_some());
+        assert_eq!(known, None, "an option that there is");
+    }
+
+    #[test]
     fn options_that_are_not_there_are_named() {
         let refusal = |text| words(text).expect_err("refused").to_string();
         assert_eq!(
-            refusal("-S -netdev user"),
-            "the option -netdev is not supported"
+            refusal("-S -frob user"),
+            "the option -frob is not supported"
         );
         assert_eq!(
             refusal("disk.img"),

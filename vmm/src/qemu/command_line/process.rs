@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 
 use super::properties::Properties;
-use super::{CommandLineError, PassedDescriptor, ProcessOptions, absolute};
+use super::{CommandLineError, PassedDescriptor, ProcessOptions, absolute, instead};
 use crate::cli::LogLevel;
 
 /// Reads one option; false when it is none of these.
@@ -35,12 +35,12 @@ pub(super) fn read(
         "overcommit" => {
             let mut properties = Properties::parse("-overcommit", None, value)?;
             process.locks_memory = properties.switch("mem-lock")?.unwrap_or(false);
-            properties.only("cpu-pm", &["off"])?;
+            properties.always("cpu-pm", false)?;
             properties.finish()?;
         }
-        // Nothing of these is there by default, and there is no graphics.
-        "no-user-config" | "nodefaults" | "nographic" => {}
-        "display" | "vga" | "monitor" | "serial" | "parallel" | "net" | "nic" => {
+        // No files are read that could be kept from it.
+        "no-user-config" => {}
+        "display" | "vga" | "monitor" | "parallel" | "net" | "nic" => {
             none(option, value)?;
         }
         "audiodev" => {
@@ -52,8 +52,8 @@ pub(super) fn read(
         "boot" => {
             // The kernel is given: there is no other thing to boot from.
             let mut properties = Properties::parse("-boot", Some("order"), value)?;
-            properties.only("strict", &["on", "off"])?;
-            properties.only("menu", &["off"])?;
+            properties.either("strict")?;
+            properties.always("menu", false)?;
             properties.finish()?;
         }
         "spapr-vmm" => {
@@ -75,9 +75,10 @@ fn none(option: &str, value: &str) -> Result<(), CommandLineError> {
     if value == "none" {
         return Ok(());
     }
-    Err(CommandLineError::Combination(format!(
-        "-{option} {value} is not supported, only -{option} none"
-    )))
+    Err(CommandLineError::Instead {
+        option: format!("-{option} {value}"),
+        instead: instead::of_none(option),
+    })
 }
 
 /// What QEMU lets one allow is denied here all the same: nothing needs it.
@@ -99,9 +100,7 @@ pub(super) fn passed_descriptor(value: &str) -> Result<PassedDescriptor, Command
         name,
     };
     let set = properties.number32("set")?.ok_or(missing("set"))?;
-    let number = properties.number("fd")?.ok_or(missing("fd"))?;
-    let fd = i32::try_from(number)
-        .map_err(|_| properties.wrong("fd", &number, "the number of an open file descriptor"))?;
+    let fd = properties.descriptor("fd")?.ok_or(missing("fd"))?;
     let opaque = properties.text("opaque")?;
     properties.finish()?;
     Ok(PassedDescriptor { set, fd, opaque })

@@ -3,24 +3,45 @@
 //! Every property has to be asked for; one that nobody asked for is refused by its name.
 
 use std::fmt;
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use serde_json::Value;
+use spapr_devices::pci::DeviceFunction;
+use spapr_devices::vfio::PciAddress;
 
-use super::CommandLineError;
+use super::{CommandLineError, values};
+use crate::byte_size::ByteSize;
 
 /// How a property's value was written.
 #[derive(Clone, Debug, PartialEq)]
 enum Written {
     Text(String),
+    /// As the word alone, which turns it on or off: `server`, `nowait`.
+    Word {
+        word: String,
+        on: bool,
+    },
     Json(Value),
+}
+
+impl Written {
+    /// Its text; `None` when it is something else.
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) | Self::Json(Value::String(text)) => Some(text),
+            Self::Word { on, .. } => Some(if *on { "on" } else { "off" }),
+            Self::Json(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for Written {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Text(text) | Self::Json(Value::String(text)) => f.write_str(text),
-            Self::Json(value) => value.fmt(f),
+        match (self.text(), self) {
+            (Some(text), _) => f.write_str(text),
+            (None, Self::Json(value)) => value.fmt(f),
+            (None, _) => Ok(()),
         }
     }
 }
@@ -75,10 +96,18 @@ impl Properties {
     fn read_pairs(&mut self, implied: Option<&str>, text: &str) -> Result<(), CommandLineError> {
         for (place, pair) in split_pairs(text).into_iter().enumerate() {
             let (name, value) = match (pair.split_once('='), implied) {
-                (Some((name, value)), _) => (name.to_owned(), value.to_owned()),
-                (None, Some(implied)) if place == 0 => (implied.to_owned(), pair),
-                // QEMU's older options: a name alone is "on".
-                (None, _) => (pair, "on".to_owned()),
+                (Some((name, value)), _) => (name.to_owned(), Written::Text(value.to_owned())),
+                (None, Some(implied)) if place == 0 => (implied.to_owned(), Written::Text(pair)),
+                (None, _) => {
+                    let (name, on) = values::flag(&pair);
+                    (
+                        name.to_owned(),
+                        Written::Word {
+                            word: pair.clone(),
+                            on,
+                        },
+                    )
+                }
             };
             if name.is_empty() {
                 return Err(CommandLineError::Syntax {
@@ -87,7 +116,7 @@ impl Properties {
                 });
             }
             self.values.retain(|(known, _)| *known != name);
-            self.values.push((name, Written::Text(value)));
+            self.values.push((name, value));
         }
         Ok(())
     }
@@ -107,13 +136,35 @@ impl Properties {
         Some(self.values.remove(place).1)
     }
 
+    /// Takes underscores in names for dashes, as QEMU does in some options (`keyval_dashify`).
+    pub(super) fn dashed(mut self) -> Self {
+        for (name, _) in &mut self.values {
+            *name = name.replace('_', "-");
+        }
+        self
+    }
+
+    /// Reads a property, if it is given; what cannot be read should be `expected`.
+    fn read<T>(
+        &mut self,
+        name: &str,
+        expected: &str,
+        read: impl FnOnce(&Written) -> Option<T>,
+    ) -> Result<Option<T>, CommandLineError> {
+        let Some(written) = self.take(name) else {
+            return Ok(None);
+        };
+        match read(&written) {
+            Some(value) => Ok(Some(value)),
+            None => Err(self.wrong(name, &written, expected)),
+        }
+    }
+
     /// A property of text.
     pub(super) fn text(&mut self, name: &str) -> Result<Option<String>, CommandLineError> {
-        match self.take(name) {
-            None => Ok(None),
-            Some(Written::Text(text) | Written::Json(Value::String(text))) => Ok(Some(text)),
-            Some(other) => Err(self.wrong(name, &other, "a string")),
-        }
+        self.read(name, "a string", |written| {
+            written.text().map(str::to_owned)
+        })
     }
 
     /// A property of text that has to be there.
@@ -132,88 +183,85 @@ impl Properties {
 
     /// A property that is on or off.
     pub(super) fn switch(&mut self, name: &str) -> Result<Option<bool>, CommandLineError> {
-        let Some(written) = self.take(name) else {
-            return Ok(None);
-        };
-        let value = match &written {
-            Written::Json(Value::Bool(value)) => Some(*value),
-            Written::Text(text) | Written::Json(Value::String(text)) => match text.as_str() {
-                "on" | "yes" | "true" | "y" => Some(true),
-                "off" | "no" | "false" | "n" => Some(false),
-                _ => None,
-            },
-            Written::Json(_) => None,
-        };
-        value
-            .map(Some)
-            .ok_or_else(|| self.wrong(name, &written, "on or off"))
+        self.read(name, "on or off", switch)
     }
 
-    /// A number, decimal or, after 0x, hexadecimal.
-    pub(super) fn number(&mut self, name: &str) -> Result<Option<u64>, CommandLineError> {
-        let Some(written) = self.take(name) else {
-            return Ok(None);
-        };
-        let value = match &written {
-            Written::Json(value) if value.is_u64() => value.as_u64(),
-            Written::Text(text) | Written::Json(Value::String(text)) => parse_number(text),
-            Written::Json(_) => None,
-        };
-        value
-            .map(Some)
-            .ok_or_else(|| self.wrong(name, &written, "a number"))
+    /// Checks that a property, if it is given, is on, or off, as it is here in any case.
+    pub(super) fn always(&mut self, name: &str, on: bool) -> Result<(), CommandLineError> {
+        let expected = if on { "on" } else { "off" };
+        let given = self.read(name, expected, |written| {
+            switch(written).filter(|given| *given == on)
+        });
+        given.map(drop)
+    }
+
+    /// Checks that a property that makes no difference here is on or off, if it is given.
+    pub(super) fn either(&mut self, name: &str) -> Result<(), CommandLineError> {
+        self.switch(name).map(drop)
     }
 
     /// A number of at most 32 bits.
     pub(super) fn number32(&mut self, name: &str) -> Result<Option<u32>, CommandLineError> {
-        let Some(number) = self.number(name)? else {
-            return Ok(None);
-        };
-        match u32::try_from(number) {
-            Ok(number) => Ok(Some(number)),
-            Err(_) => {
-                let written = Written::Text(number.to_string());
-                Err(self.wrong(name, &written, "a number of 32 bits"))
-            }
-        }
+        self.read(name, "a number up to 4294967295", |written| {
+            u32::try_from(number(written)?).ok()
+        })
     }
 
-    /// A number of bytes; without a suffix they are units of `unit_bytes`.
+    /// An open file descriptor.
+    pub(super) fn descriptor(&mut self, name: &str) -> Result<Option<RawFd>, CommandLineError> {
+        let expected = "the number of an open file descriptor";
+        self.read(name, expected, |written| {
+            RawFd::try_from(number(written)?).ok()
+        })
+    }
+
+    /// A port of TCP.
+    pub(super) fn port(&mut self, name: &str) -> Result<Option<u16>, CommandLineError> {
+        self.read(name, "a number up to 65535", |written| {
+            u16::try_from(number(written)?).ok()
+        })
+    }
+
+    /// A number of bytes; without a unit they are units of `unit_bytes`. JSON numbers are bytes.
     pub(super) fn size(
         &mut self,
         name: &str,
         unit_bytes: u64,
     ) -> Result<Option<u64>, CommandLineError> {
-        let Some(written) = self.take(name) else {
-            return Ok(None);
-        };
-        let value = match &written {
-            // JSON numbers are bytes.
-            Written::Json(value) if value.is_u64() => value.as_u64(),
-            Written::Text(text) | Written::Json(Value::String(text)) => {
-                parse_size(text, unit_bytes)
-            }
-            Written::Json(_) => None,
-        };
-        value
-            .map(Some)
-            .ok_or_else(|| self.wrong(name, &written, "a size"))
+        let expected = "a size such as 512M, 1.5G or 2GiB";
+        self.read(name, expected, |written| match written.text() {
+            Some(text) => Some(ByteSize::parse(text, unit_bytes).ok()?.0),
+            None => number(written),
+        })
+    }
+
+    /// An address of a device on the host.
+    pub(super) fn host_address(
+        &mut self,
+        name: &'static str,
+    ) -> Result<Option<PciAddress>, CommandLineError> {
+        let expected = "a PCI address such as 0001:01:00.0";
+        self.read(name, expected, |written| written.text()?.parse().ok())
+    }
+
+    /// Device and function on a bus of the guest's. A JSON number has both in one byte.
+    pub(super) fn place(&mut self, name: &str) -> Result<Option<DeviceFunction>, CommandLineError> {
+        let expected = "a slot such as 0x1 or 0x1.0x2";
+        self.read(name, expected, |written| match written.text() {
+            Some(text) => text.parse().ok(),
+            None => Some(DeviceFunction::from_byte(number(written)?.try_into().ok()?)),
+        })
     }
 
     /// Checks that a property, if it is given, has one of the values that mean what there is.
     pub(super) fn only(&mut self, name: &str, allowed: &[&str]) -> Result<(), CommandLineError> {
-        let Some(written) = self.take(name) else {
-            return Ok(());
-        };
-        let text = match &written {
-            Written::Json(Value::Bool(true)) => "on".to_owned(),
-            Written::Json(Value::Bool(false)) => "off".to_owned(),
-            other => other.to_string(),
-        };
-        if allowed.contains(&text.as_str()) {
-            return Ok(());
-        }
-        Err(self.wrong(name, &written, &allowed.join(" or ")))
+        let expected = allowed.join(" or ");
+        let given = self.read(name, &expected, |written| {
+            allowed
+                .contains(&written.to_string().as_str())
+                .then_some(())
+        });
+        given.map(drop)
     }
 
     /// A property that has one of these values, in letters of either case.
@@ -259,14 +307,26 @@ impl Properties {
         }
     }
 
+    /// An error about a property's value, in the words of whoever knows what is wrong with it.
+    pub(super) fn bad(&self, name: &str, value: &str, why: String) -> CommandLineError {
+        CommandLineError::BadValue {
+            option: self.context.clone(),
+            name: name.to_owned(),
+            value: value.to_owned(),
+            why,
+        }
+    }
+
     /// Refuses what nobody asked for.
     pub(super) fn finish(self) -> Result<(), CommandLineError> {
         match self.values.into_iter().next() {
             None => Ok(()),
             Some((name, value)) => Err(CommandLineError::Property {
                 option: self.context,
-                name,
-                value: value.to_string(),
+                property: match value {
+                    Written::Word { word, .. } => word,
+                    value => format!("{name}={value}"),
+                },
             }),
         }
     }
@@ -290,34 +350,20 @@ fn split_pairs(text: &str) -> Vec<String> {
     pairs
 }
 
-/// A number, decimal or, after 0x, hexadecimal.
-pub(super) fn parse_number(text: &str) -> Option<u64> {
-    match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
-        Some(digits) if !digits.starts_with('+') => u64::from_str_radix(digits, 16).ok(),
-        Some(_) => None,
-        None if text.starts_with('+') => None,
-        None => text.parse().ok(),
+fn switch(written: &Written) -> Option<bool> {
+    match (written.text(), written) {
+        (Some(text), _) => values::boolean(text),
+        (None, Written::Json(value)) => value.as_bool(),
+        (None, _) => None,
     }
 }
 
-/// A number with one of QEMU's suffixes, all powers of 1024; without one, of `unit_bytes`.
-fn parse_size(text: &str, unit_bytes: u64) -> Option<u64> {
-    let (digits, unit) = match text.char_indices().next_back()? {
-        (_, digit) if digit.is_ascii_digit() => (text, unit_bytes),
-        (at, suffix) => {
-            let shift = match suffix.to_ascii_uppercase() {
-                'B' => 0,
-                'K' => 10,
-                'M' => 20,
-                'G' => 30,
-                'T' => 40,
-                'P' => 50,
-                _ => return None,
-            };
-            (&text[..at], 1 << shift)
-        }
-    };
-    parse_number(digits)?.checked_mul(unit)
+fn number(written: &Written) -> Option<u64> {
+    match (written.text(), written) {
+        (Some(text), _) => values::number(text),
+        (None, Written::Json(value)) => value.as_u64(),
+        (None, _) => None,
+    }
 }
 
 #[cfg(test)]
@@ -347,7 +393,7 @@ mod tests {
         assert_eq!(json.required("kind").expect("kind"), "vty");
         assert_eq!(json.number32("reg").expect("reg"), Some(0x3000_0000));
         assert_eq!(json.switch("on").expect("on"), Some(true));
-        assert_eq!(json.number("hex").expect("hex"), Some(16));
+        assert_eq!(json.number32("hex").expect("hex"), Some(16));
         json.finish().expect("all asked for");
     }
 
@@ -365,8 +411,13 @@ mod tests {
 
     #[test]
     fn values_of_the_wrong_kind_are_told() {
-        let error = properties("kind,reg=many").number("reg").expect_err("bad");
-        assert_eq!(error.to_string(), "-thing: reg=many should be a number");
+        let error = properties("kind,reg=many")
+            .number32("reg")
+            .expect_err("bad");
+        assert_eq!(
+            error.to_string(),
+            "-thing: reg=many should be a number up to 4294967295"
+        );
         let error = properties("kind,usb=on").only("usb", &["off"]);
         assert_eq!(
             error.expect_err("bad").to_string(),
@@ -379,13 +430,67 @@ mod tests {
     }
 
     #[test]
-    fn sizes_have_units() {
-        assert_eq!(parse_size("524288k", 1 << 20), Some(512 << 20));
-        assert_eq!(parse_size("2", 1 << 20), Some(2 << 20));
-        assert_eq!(parse_size("1G", 1), Some(1 << 30));
-        for bad in ["", "k", "1x", "-1", "16777216T", "0x", "1.5G", "é"] {
-            assert_eq!(parse_size(bad, 1), None, "{bad}");
+    fn sizes_have_units_of_their_own_or_the_options() {
+        let size = |text: &str, unit| {
+            let mut pairs = properties(&format!("kind,size={text}"));
+            pairs.size("size", unit).ok().flatten()
+        };
+        assert_eq!(size("524288k", 1 << 20), Some(512 << 20));
+        assert_eq!(size("2", 1 << 20), Some(2 << 20));
+        assert_eq!(size("1.5G", 1), Some(1536 << 20));
+        for bad in ["", "k", "1x", "-1", "16777216T", "0x", "1.5", "é"] {
+            assert_eq!(size(bad, 1), None, "{bad}");
         }
+        let mut json = properties(r#"{"size":1048576}"#);
+        assert_eq!(json.size("size", 1 << 20).ok().flatten(), Some(1 << 20));
+    }
+
+    #[test]
+    fn a_word_alone_turns_on_or_off_and_is_named_as_it_was_written() {
+        let mut pairs = properties("socket,server,nowait");
+        assert_eq!(pairs.required("kind").expect("kind"), "socket");
+        assert_eq!(pairs.switch("server").expect("switch"), Some(true));
+        assert_eq!(pairs.switch("wait").expect("switch"), Some(false));
+        pairs.finish().expect("all asked for");
+        let mut pairs = properties("socket,notelnet");
+        pairs.ignore(&["kind"]);
+        assert_eq!(
+            pairs.finish().expect_err("refused").to_string(),
+            "-thing: the property notelnet is not supported"
+        );
+    }
+
+    #[test]
+    fn booleans_are_taken_in_all_of_their_spellings() {
+        for (text, on) in [("no", false), ("n", false), ("yes", true), ("true", true)] {
+            let mut pairs = properties(&format!("kind,usb={text}"));
+            assert_eq!(pairs.always("usb", false).is_ok(), !on, "{text}");
+        }
+        let mut json = properties(r#"{"usb":false,"multifunction":"yes"}"#);
+        assert!(json.always("usb", false).is_ok() && json.either("multifunction").is_ok());
+        let error = properties("kind,usb=yes").always("usb", false);
+        assert_eq!(
+            error.expect_err("bad").to_string(),
+            "-thing: usb=yes should be off"
+        );
+        assert!(properties("kind,usb=perhaps").either("usb").is_err());
+    }
+
+    #[test]
+    fn underscores_in_names_can_be_dashes() {
+        let mut pairs = properties("kind,kernel_irqchip=a_b").dashed();
+        let value = pairs.text("kernel-irqchip").expect("text");
+        assert_eq!(value.as_deref(), Some("a_b"));
+    }
+
+    #[test]
+    fn places_are_text_or_a_byte() {
+        let place = |text: &str| properties(text).place("addr").expect("a place");
+        let expected = DeviceFunction::new(1, 2);
+        assert_eq!(place("kind,addr=1.2"), expected);
+        assert_eq!(place(r#"{"addr":"0x1.0x2"}"#), expected);
+        assert_eq!(place(r#"{"addr":10}"#), expected);
+        assert!(properties(r#"{"addr":256}"#).place("addr").is_err());
     }
 
     proptest! {
@@ -394,13 +499,19 @@ mod tests {
             let text = format!("kind,name={},more=1", value.replace(',', ",,"));
             let mut pairs = properties(&text);
             prop_assert_eq!(pairs.required("name").expect("name"), value);
-            prop_assert_eq!(pairs.number("more").expect("more"), Some(1));
+            prop_assert_eq!(pairs.number32("more").expect("more"), Some(1));
         }
 
         #[test]
         fn no_text_makes_it_panic(text: String) {
             if let Ok(mut properties) = Properties::parse("-thing", Some("kind"), &text) {
-                let _ = properties.size("kind", 1);
+                let _ = properties.clone().size("kind", 1);
+                let _ = properties.clone().switch("kind");
+                let _ = properties.clone().descriptor("kind");
+                let _ = properties.clone().port("kind");
+                let _ = properties.clone().host_address("kind");
+                let _ = properties.clone().place("kind");
+                let _ = properties.number32("kind");
                 let _ = properties.finish();
             }
         }

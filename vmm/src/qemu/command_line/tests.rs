@@ -207,65 +207,193 @@ fn options_of_our_own_come_through() {
         refused,
         "-spapr-vmm: lock=never should be first-map or attach"
     );
+    let refused = refusal("timestamp=on", "timestamp=on\n-spapr-vmm\nlock-region=64");
+    assert_eq!(
+        refused,
+        "-spapr-vmm: lock-region=64: 64 without a unit is a number of bytes; write 64M for as many MiB, \
+         64G for as many GiB"
+    );
 }
+
+/// What of libvirt's command line is replaced by what, and the refusal.
+const NOT_SUPPORTED: &[(&str, &str, &str)] = &[
+    ("usb=off", "usb=on", "-machine: usb=on should be off"),
+    (
+        "usb=off",
+        "max-cpu-compat=power9",
+        "-machine: the property max-cpu-compat=power9 is not supported",
+    ),
+    (
+        "\nkvm\n",
+        "\ntcg\n",
+        "-accel: tcg is not supported; there are kvm (guests are never emulated)",
+    ),
+    (
+        "\nhost\n",
+        "\nPOWER7\n",
+        "-cpu: model=POWER7 should be host, POWER9 or POWER10",
+    ),
+    (
+        "base=utc",
+        "base=localtime",
+        "-rtc: base=localtime should be utc or YYYY-MM-DDTHH:MM:SS",
+    ),
+    (
+        "strict=on",
+        "order=n",
+        "-boot: the property order=n is not supported",
+    ),
+    (
+        "-display\nnone",
+        "-display\ngtk",
+        "-display gtk is not supported: there is no graphics, sound or USB; the guest has a serial \
+             terminal (-serial stdio, or -chardev with -device spapr-vty)",
+    ),
+    (
+        "usb=off",
+        "kernel_irqchip=split",
+        "-machine: kernel-irqchip=split should be on: interrupts come from KVM's controller, and there \
+             is no other",
+    ),
+    (
+        "usb=off",
+        "kvm-type=PR",
+        "-machine: kvm-type=PR should be HV: guests run in hypervisor mode alone",
+    ),
+    (
+        "1048576k",
+        "1Q",
+        "-m: size=1Q should be a size such as 512M, 1.5G or 2GiB",
+    ),
+    (
+        "timestamp=on",
+        "timestamp=on\n-monitor\nstdio",
+        "-monitor stdio is not supported: there is no monitor for people; QMP is at -qmp \
+             unix:PATH,server=on,wait=off",
+    ),
+    (
+        "timestamp=on",
+        "timestamp=on\n-serial\npty",
+        "the guest has one terminal, and -serial or -device spapr-vty give it a second",
+    ),
+    (
+        "\"pci.1.0\"",
+        "\"pci.2.0\"",
+        "-device vfio-pci: there is no bus pci.2.0",
+    ),
+    (
+        "\"charserial0\"",
+        "\"charserial1\"",
+        "-device spapr-vty: there is no chardev charserial1",
+    ),
+    (
+        "mode=control",
+        "mode=readline",
+        "-mon: mode=readline should be control",
+    ),
+    (
+        "-kernel\n/boot/vmlinux",
+        "-no-reboot",
+        "no -kernel: a guest starts from a kernel (<kernel> below <os> in a libvirt domain)",
+    ),
+];
 
 #[test]
 fn what_is_not_supported_is_named() {
-    for (from, to, expected) in [
-        ("usb=off", "usb=on", "-machine: usb=on should be off"),
-        (
-            "usb=off",
-            "max-cpu-compat=power9",
-            "-machine: the property max-cpu-compat=power9 is not supported",
-        ),
-        (
-            "\nkvm\n",
-            "\ntcg\n",
-            "-accel: tcg is not supported; there are kvm (guests are never emulated)",
-        ),
-        (
-            "\nhost\n",
-            "\nPOWER7\n",
-            "-cpu: model=POWER7 should be host, POWER9 or POWER10",
-        ),
-        (
-            "base=utc",
-            "base=localtime",
-            "-rtc: base=localtime should be utc or YYYY-MM-DDTHH:MM:SS",
-        ),
-        (
-            "strict=on",
-            "order=n",
-            "-boot: the property order=n is not supported",
-        ),
-        (
-            "-display\nnone",
-            "-netdev\nuser",
-            "the option -netdev is not supported",
-        ),
-        (
-            "\"pci.1.0\"",
-            "\"pci.2.0\"",
-            "-device vfio-pci: there is no bus pci.2.0",
-        ),
-        (
-            "\"charserial0\"",
-            "\"charserial1\"",
-            "-device spapr-vty: there is no chardev charserial1",
-        ),
-        (
-            "mode=control",
-            "mode=readline",
-            "-mon: mode=readline should be control",
-        ),
-        (
-            "-kernel\n/boot/vmlinux",
-            "-no-reboot",
-            "no -kernel: a guest starts from a kernel (<kernel> below <os> in a libvirt domain)",
-        ),
-    ] {
-        assert_eq!(refusal(from, to), expected);
+    for (from, to, expected) in NOT_SUPPORTED {
+        assert_eq!(refusal(from, to), *expected);
     }
+}
+
+/// The whole of what a value makes of the machine, to compare ways of writing it.
+fn machine_of(line: &CommandLine) -> String {
+    format!("{:?} {:?} {:?}", line.machine, line.devices, line.chardevs)
+}
+
+#[test]
+fn values_may_be_written_in_any_way_that_qemu_takes() {
+    for (from, to) in [
+        ("usb=off", "usb=no"),
+        ("usb=off", "usb=n,kernel_irqchip=on"),
+        ("usb=off", "usb=false,kernel-irqchip=on,kvm-type=HV"),
+        ("usb=off", "kvm_type=hv,graphics=no,mem_merge=y"),
+        ("usb=off", "kvm-type=auto,cap-htm=off,cap-large-decr=true"),
+        ("dump-guest-core=off", "dump_guest_core=no"),
+        ("\nkvm\n", "\nkvm,kernel-irqchip=on\n"),
+        ("server=on,wait=off", "server,nowait"),
+        ("server=on,wait=off", "server=yes,wait=no"),
+        ("size=1048576k", "1024"),
+        ("size=1048576k", "1G"),
+        ("size=1048576k", "1GiB"),
+        ("size=1048576k", "1.0G"),
+        ("2,sockets=2,cores=1,threads=1", "cpus=0x2,sockets=02"),
+        ("\"0001:01:00.0\"", "\"1:1:0.0\""),
+        (
+            "\"0001:01:00.0\"",
+            "\"0001:01:00.0\",\"rombar\":0,\"romfile\":\"\"",
+        ),
+        (
+            "\"0001:01:00.0\"",
+            "\"0001:01:00.0\",\"multifunction\":true",
+        ),
+        (
+            "\"0001:01:00.0\"",
+            "\"0001:01:00.0\",\"multifunction\":\"true\"",
+        ),
+        ("\"0x1\"", "\"1.0\""),
+        ("\"0x1\"", "8"),
+        ("mem-lock=off", "mem-lock=false"),
+        ("strict=on", "strict=yes,menu=no"),
+        ("timestamp=on", "timestamp"),
+    ] {
+        let line = domain_with(from, to).unwrap_or_else(|why| panic!("{to}: {why}"));
+        let expected = CommandLine::parse(domain()).expect("parses");
+        assert_eq!(machine_of(&line), machine_of(&expected), "{to}");
+    }
+}
+
+#[test]
+fn serial_ports_are_terminals() {
+    let line = |words: &str| {
+        let words = "-machine pseries,accel=kvm -kernel /k ".to_owned() + words;
+        CommandLine::parse(words.trim_end().split(' ').map(str::to_owned))
+    };
+    let terminal = |words| line(words).expect("parses").terminal;
+    for (words, expected) in [
+        ("-serial stdio", Some(Backend::Stdio)),
+        ("-serial mon:stdio -nographic", Some(Backend::Stdio)),
+        ("-nographic", Some(Backend::Stdio)),
+        ("-nographic -nodefaults", None),
+        ("-nographic -daemonize", None),
+        ("-nographic -serial none", None),
+        ("-nographic -serial pty", Some(Backend::Pty)),
+        ("-serial chardev:c -chardev null,id=c", Some(Backend::Null)),
+        (
+            "-nographic -chardev pty,id=c -device spapr-vty,chardev=c",
+            Some(Backend::Pty),
+        ),
+        ("", None),
+    ] {
+        let chardev = terminal(words);
+        assert_eq!(chardev.map(|it| it.backend), expected, "{words}");
+    }
+    let parsed = line("-serial stdio").expect("parses");
+    let machine = parsed.machine.expect("a machine");
+    assert_eq!(machine.vty, spapr_devices::vty::DEFAULT_UNIT_ADDRESS);
+    assert_eq!(parsed.chardevs[0].id, "serial0");
+    let refusal = |words| line(words).expect_err("refused").to_string();
+    assert_eq!(
+        refusal("-serial chardev:c"),
+        "-serial: there is no chardev c"
+    );
+    assert!(refusal("-serial vc").contains("stdio, mon:stdio, pty"));
+    assert!(refusal("-serial pty -serial stdio").contains("one terminal"));
+    assert_eq!(
+        terminal("-serial none -serial pty")
+            .map(|it| it.id)
+            .as_deref(),
+        Some("serial1")
+    );
 }
 
 proptest::proptest! {
