@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use spapr_hypercalls::address::{Ioba, PageShift};
 use vfio_bindings::bindings::vfio::{
@@ -15,6 +16,7 @@ use vfio_bindings::bindings::vfio::{
 use vmm_sys_util::errno::Error as Errno;
 
 use super::group::{Group, GroupError};
+use super::memory_limit::MemoryLimitError;
 use super::preflight::{HostPaths, PreflightError, no_permission};
 use super::{argument_size, kernel};
 
@@ -168,6 +170,8 @@ pub struct Container {
     info: IommuInfo,
     /// Whether a v1 container is enabled, that is, has its window accounted for.
     pub(super) enabled: Mutex<bool>,
+    /// The limit on locked memory that is enough for the guest, in bytes; 0 until it is known.
+    enough: AtomicU64,
 }
 
 impl Container {
@@ -194,6 +198,7 @@ impl Container {
             group,
             fd,
             enabled: Mutex::new(false),
+            enough: AtomicU64::new(0),
         };
         if version == IommuVersion::V2 {
             let start = container.info.window_start;
@@ -217,6 +222,21 @@ impl Container {
     /// The container's version.
     pub fn version(&self) -> IommuVersion {
         self.info.version
+    }
+
+    /// Has refusals for want of locked memory name `bytes` as the limit to set: what is enough for
+    /// all that the guest can come to lock, in whatever containers.
+    pub fn advise_limit(&self, bytes: u64) {
+        self.enough.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether `needed` more bytes may be locked.
+    ///
+    /// # Errors
+    /// [`MemoryLimitError`], with the limit to set.
+    pub fn check_limit(&self, needed: u64) -> Result<(), MemoryLimitError> {
+        let enough = self.enough.load(Ordering::Relaxed);
+        kernel::memory_limit()?.check(needed, enough)
     }
 
     /// Removes the v2 window that starts at `start`.

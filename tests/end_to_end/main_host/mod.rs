@@ -13,6 +13,7 @@ mod dma_windows;
 mod interrupt_controllers;
 mod iommu;
 mod kexec;
+mod limit_to_set;
 mod locked_memory;
 mod memory_limit;
 mod missing_support;

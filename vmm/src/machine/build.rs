@@ -9,7 +9,7 @@ use spapr_devices::dma_windows::DmaWindows;
 use spapr_devices::interrupts::{ControllerKind, LisnAllocator};
 use spapr_devices::pci::{HostBridge, HostBridgeNode, Machine as PciMachine, PciError};
 use spapr_devices::rtas::KERNEL_SERVICES;
-use spapr_devices::vfio::{MemoryLimitError, host_page_bytes};
+use spapr_devices::vfio::host_page_bytes;
 use spapr_hypercalls::abi;
 use spapr_hypercalls::address::GuestPhysicalAddress;
 use spapr_hypercalls::engine::{Engine, EngineError, HostBridge as EngineBridge, WindowError};
@@ -23,7 +23,7 @@ use super::dma_windows;
 use super::host_iommu::GroupIommu;
 use super::interrupt_controller::{InterruptController, InterruptControllerError};
 use super::lasting::Lasting;
-use super::memory_check;
+use super::memory_check::{self, MemoryCheckError};
 use super::passthrough::{self, AttachedGroup, PassthroughError};
 use super::processor_facts::{self, ProcessorError};
 use crate::boot::{self, BootError, Entry, Payload, device_tree::MachineTree};
@@ -74,7 +74,7 @@ pub enum MachineError {
     Window(#[from] WindowError),
     /// The limit on locked memory is too low.
     #[error(transparent)]
-    MemoryLimit(#[from] MemoryLimitError),
+    MemoryLimit(#[from] MemoryCheckError),
     /// The guest cannot be booted.
     #[error(transparent)]
     Boot(#[from] BootError),

@@ -8,7 +8,7 @@ use log::Level;
 use spapr_devices::dma_windows::WindowHost;
 use spapr_devices::guest_message;
 use spapr_devices::vfio::{
-    Container, IommuVersion, MemoryLimit, MemoryLimitError, RegisterError, WindowError, host_error,
+    Container, IommuVersion, MemoryLimitError, RegisterError, WindowError, host_error,
 };
 use spapr_hypercalls::address::{Ioba, Liobn};
 use spapr_hypercalls::tce::Permission;
@@ -73,6 +73,15 @@ impl GroupIommu {
             what.to_uppercase()
         );
         host_error(errno)
+    }
+
+    /// The limit on locked memory, when it is what stood in the way, else what the kernel said.
+    #[cold]
+    fn why_not_locked(&self, range: HostRange, error: &RegisterError) -> String {
+        match self.container.check_limit(range.bytes) {
+            Err(limit) => chain(&limit),
+            Ok(()) => chain(error),
+        }
     }
 
     fn try_bind(&self, liobn: Liobn, geometry: Geometry) -> Result<TceTable, BindRefusal> {
@@ -171,7 +180,7 @@ impl HostIommu for GroupIommu {
                  error",
                 self.group(),
                 range.bytes,
-                why_not_locked(range, &error)
+                self.why_not_locked(range, &error)
             );
             error.into()
         })
@@ -212,18 +221,10 @@ impl WindowHost for GroupIommu {
         kernel_table: bool,
     ) -> Result<(), MemoryLimitError> {
         let need = Container::window_need(geometry, memory_bytes, kernel_table && self.can_bind);
-        MemoryLimit::current()?.check(need.total_bytes())
+        self.container.check_limit(need.total_bytes())
     }
 
     fn take_misplaced(&self) -> Option<Ioba> {
         self.misplaced().take()
     }
-}
-
-/// The limit on locked memory, when it is what stood in the way, else what the kernel said.
-fn why_not_locked(range: HostRange, error: &RegisterError) -> String {
-    let limit = MemoryLimit::current().and_then(|limit| limit.check(range.bytes));
-    limit
-        .err()
-        .map_or_else(|| error.to_string(), |limit| limit.to_string())
 }
