@@ -2,14 +2,18 @@
 
 use std::error::Error;
 
-/// `error`, its cause, that one's cause and so on, with colons between: no error's own text repeats
-/// its cause.
+/// `error`, its cause, that one's cause and so on, with colons between. No error of this program repeats
+/// its cause; some of other crates do (vm-memory's, event-manager's), and such a cause is not added
+/// again.
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
         cause = error.source();
     }
     text

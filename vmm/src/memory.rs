@@ -13,6 +13,7 @@ use vm_memory::{
 
 use crate::cli::ByteSize;
 use crate::hugepages::{HugepageError, HugepageSize};
+use crate::process_limits::{Limit, soft_limit};
 
 /// What guest memory is a multiple of: 16 MiB, so that every region that is registered for DMA and
 /// every memory slot starts and ends on a host page of any size up to 16 MiB.
@@ -55,10 +56,12 @@ pub enum MemoryError {
         host_bytes: u64,
     },
     /// The host does not give the address space.
-    #[error("cannot map {size} of guest memory; free some memory or give less (--memory)")]
+    #[error("cannot map {size} of guest memory; {}", map_advice(*.size, *.limit_bytes))]
     Map {
         /// As asked for.
         size: ByteSize,
+        /// RLIMIT_AS, if there is one.
+        limit_bytes: Option<u64>,
         /// Why.
         source: vm_memory::mmap::FromRangesError,
     },
@@ -68,6 +71,19 @@ pub enum MemoryError {
     /// /proc/meminfo cannot be read.
     #[error("cannot read how much memory the host has from /proc/meminfo")]
     Meminfo(#[source] io::Error),
+}
+
+/// What to do about memory that cannot be mapped.
+fn map_advice(size: ByteSize, limit_bytes: Option<u64>) -> String {
+    match limit_bytes {
+        Some(limit) => format!(
+            "the limit on address space is {} KiB (ulimit -v), and guest memory alone takes {} KiB: raise \
+             the limit or give less (--memory)",
+            limit >> 10,
+            size.0 >> 10
+        ),
+        None => "free some memory or give less (--memory)".to_owned(),
+    }
 }
 
 /// Guest RAM, from guest address 0 on, without holes. Clones are the same memory.
@@ -87,8 +103,14 @@ impl GuestRam {
     pub fn new(size: ByteSize) -> Result<Self, MemoryError> {
         check_size(size, host_memory_bytes().map_err(MemoryError::Meminfo)?)?;
         let length = usize::try_from(size.0).unwrap_or(usize::MAX);
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), length)])
-            .map_err(|source| MemoryError::Map { size, source })?;
+        let memory =
+            GuestMemoryMmap::from_ranges(&[(GuestAddress(0), length)]).map_err(|source| {
+                MemoryError::Map {
+                    size,
+                    limit_bytes: soft_limit(Limit::AddressSpace),
+                    source,
+                }
+            })?;
         Ok(Self::of(memory, size, host_page_bytes()))
     }
 

@@ -30,7 +30,8 @@ impl OutputQueue {
     /// # Errors
     /// When the thread cannot be started.
     pub fn spawn(output: impl Write + Send + 'static) -> io::Result<Self> {
-        BackgroundWriter::spawn("console", QUEUE_BYTES, output).map(Self)
+        let what = Some("what the guest prints");
+        BackgroundWriter::spawn("console", what, QUEUE_BYTES, output).map(Self)
     }
 
     /// Waits until all is written, or for some seconds when the reader is stuck; says so when

@@ -40,8 +40,18 @@ struct Logged {
 impl Logged {
     fn new(terminal: impl Write + Send + 'static, log: File) -> io::Result<Self> {
         Ok(Self {
-            terminal: BackgroundWriter::spawn("terminal", QUEUE_BYTES, terminal)?,
-            log: Some(BackgroundWriter::spawn("console log", QUEUE_BYTES, log)?),
+            terminal: BackgroundWriter::spawn(
+                "terminal",
+                Some("what the guest prints"),
+                QUEUE_BYTES,
+                terminal,
+            )?,
+            log: Some(BackgroundWriter::spawn(
+                "console log",
+                None,
+                QUEUE_BYTES,
+                log,
+            )?),
         })
     }
 
@@ -49,8 +59,8 @@ impl Logged {
         let Some(log) = &self.log else {
             return;
         };
-        if log.is_broken() {
-            log::warn!("the terminal's log ends here: its reader is gone");
+        if let Some(why) = log.why_broken() {
+            log::warn!("the terminal's log ends here, it cannot be written: {why}");
             self.log = None;
             return;
         }
