@@ -33,8 +33,8 @@ pub enum Command {
 
 /// Arguments of `spapr-vmm run`.
 ///
-/// Exit status: 0 when the guest powers off, 2 for a wrong command line or missing host support,
-/// 1 for any other failure.
+/// Exit status: 0 when the guest powers off or the user leaves it with Ctrl-A x, 2 for a wrong command
+/// line or missing host support, 1 for any other failure.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = RUN_EXAMPLES)]
 pub struct RunArguments {
@@ -115,8 +115,8 @@ Examples:
   Pass an NVMe drive through; it has to be bound to vfio-pci first:
     spapr-vmm run --kernel /boot/vmlinux --initrd /boot/initrd.img --vfio 0001:01:00.0
 
-Exit status: 0 when the guest powers off, 2 for a wrong command line or missing host support,
-1 for any other failure.";
+Exit status: 0 when the guest powers off or you leave it with Ctrl-A x, 2 for a wrong command line
+or missing host support, 1 for any other failure.";
 
 /// How much is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -129,9 +129,11 @@ pub enum LogLevel {
     Warn,
     /// What was set up, and how.
     Info,
-    /// Every rare event.
+    /// Rare events, and what the guest asks for: hypercalls other than TCE calls, RTAS calls, changes of
+    /// configuration space; of each kind two a second at most.
     Debug,
-    /// More than anyone wants.
+    /// Also reads of configuration space and accesses to BARs that are served here, of each kind two a
+    /// second at most.
     Trace,
 }
 

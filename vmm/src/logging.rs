@@ -193,4 +193,31 @@ mod tests {
         assert_eq!(rest, "g1 spapr-vmm: ");
         assert_eq!(time.len(), "2026-11-22T18:03:11.123456Z".len(), "{time}");
     }
+
+    /// Where a file logs without a limit.
+    fn unlimited(folder: &std::path::Path, found: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                unlimited(&path, found);
+                continue;
+            }
+            let source = std::fs::read_to_string(&path).expect("a source file");
+            for macro_name in ["log::error!", "log::warn!", "log::info!"] {
+                if source.contains(macro_name) {
+                    found.push(format!("{} has {macro_name}", path.display()));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_each_life_of_a_machine_says_is_limited_for_a_guest_that_reboots_in_a_loop() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut found = Vec::new();
+        for folder in ["src/machine", "src/kvm", "src/vcpu", "../devices/src"] {
+            unlimited(&root.join(folder), &mut found);
+        }
+        assert!(found.is_empty(), "{found:#?}");
+    }
 }

@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::slice;
 
+use log::Level;
+use spapr_devices::guest_message;
 use spapr_devices::vfio::host_page_bytes;
 use spapr_hypercalls::address::{GuestPhysicalAddress, HostVirtualAddress};
 use spapr_hypercalls::world::{GuestMemory, HostRange, NotGuestRam};
@@ -21,6 +23,9 @@ pub const ALIGNMENT_BYTES: u64 = 16 << 20;
 
 /// Least guest memory: what a distribution's kernel and a small initrd need to start.
 pub const LEAST_BYTES: u64 = 128 << 20;
+
+/// Memory for each processor below which a guest is warned of.
+const BYTES_PER_CPU: u64 = 4 << 20;
 
 /// Why there is no guest memory.
 #[derive(Debug, thiserror::Error)]
@@ -177,7 +182,7 @@ fn keep_out_of_core_files(region: &GuestRegionMmap) {
     let result = unsafe { libc::madvise(region.as_ptr().cast(), length, libc::MADV_DONTDUMP) };
     if result != 0 {
         let error = io::Error::last_os_error();
-        log::warn!("guest memory would be in a core file: {error}");
+        guest_message!(Level::Warn, "guest memory would be in a core file: {error}");
     }
 }
 
@@ -212,6 +217,13 @@ impl GuestMemory for GuestRam {
             bytes,
         })
     }
+}
+
+/// What a Linux guest with `cpus` processors should have, when `bytes` is so much less that it may run out
+/// of memory as it starts: it has areas, stacks and threads for each of them.
+pub fn more_memory_for(cpus: u32, bytes: u64) -> Option<ByteSize> {
+    let wanted = u64::from(cpus).saturating_mul(BYTES_PER_CPU);
+    (bytes < wanted).then(|| ByteSize(wanted.next_power_of_two()))
 }
 
 /// Whether a guest can have memory of `size` on a host with `host_bytes`.
@@ -259,6 +271,14 @@ mod tests {
     use vm_memory::Bytes;
 
     use super::*;
+
+    #[test]
+    fn so_many_processors_want_more_memory() {
+        assert_eq!(more_memory_for(1, LEAST_BYTES), None);
+        assert_eq!(more_memory_for(256, 1 << 30), None);
+        assert_eq!(more_memory_for(257, 1 << 30), Some(ByteSize(2 << 30)));
+        assert_eq!(more_memory_for(1000, 1 << 30), Some(ByteSize(4 << 30)));
+    }
 
     fn refusal(bytes: u64) -> String {
         check_size(ByteSize(bytes), 8 << 30)

@@ -110,7 +110,8 @@ pub trait PhysicalFunction: Send + Sync {
     /// The host's refusal.
     fn disable_interrupts(&self, kind: InterruptKind) -> io::Result<()>;
 
-    /// Resets the function, if it can be (VFIO_DEVICE_RESET).
+    /// Resets the function, if it can be (VFIO_DEVICE_RESET). [`io::ErrorKind::ResourceBusy`] says that the
+    /// host holds it.
     ///
     /// # Errors
     /// The host's refusal.

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use log::Level;
 use spapr_hypercalls::address::{Ioba, PageShift};
 use vfio_bindings::bindings::vfio::{
     VFIO_API_VERSION, VFIO_IOMMU_SPAPR_INFO_DDW, VFIO_SPAPR_TCE_IOMMU, VFIO_SPAPR_TCE_v2_IOMMU,
@@ -19,6 +20,7 @@ use super::group::{Group, GroupError};
 use super::memory_limit::MemoryLimitError;
 use super::preflight::{HostPaths, PreflightError, no_permission};
 use super::{argument_size, kernel};
+use crate::guest_message;
 
 /// Which of the kernel's two SPAPR interfaces a container has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -319,7 +321,8 @@ fn set_iommu(
         match kernel::container_set_iommu(container, version.extension()) {
             Ok(()) => return Ok(version),
             Err(source) => {
-                log::info!(
+                guest_message!(
+                    Level::Info,
                     "IOMMU group {}: no {version} container: {source}",
                     group.number()
                 );

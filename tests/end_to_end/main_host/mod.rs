@@ -14,6 +14,7 @@ mod interrupt_controllers;
 mod iommu;
 mod kexec;
 mod limit_to_set;
+mod limited;
 mod locked_memory;
 mod memory_limit;
 mod missing_support;

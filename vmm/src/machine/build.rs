@@ -5,7 +5,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use kvm_ioctls::{VcpuFd, VmFd};
+use log::Level;
 use spapr_devices::dma_windows::DmaWindows;
+use spapr_devices::guest_message;
 use spapr_devices::interrupts::{ControllerKind, LisnAllocator};
 use spapr_devices::pci::{HostBridge, HostBridgeNode, Machine as PciMachine, PciError};
 use spapr_devices::rtas::KERNEL_SERVICES;
@@ -34,7 +36,7 @@ use crate::kvm::memory_slots::{MemorySlotError, MemorySlots};
 use crate::kvm::vcpu::{PseriesVcpu, VcpuError};
 use crate::kvm::vfio_device::{VfioDeviceError, VfioKvmDevice};
 use crate::kvm::vm::{PseriesVm, VmError};
-use crate::memory::{GuestRam, MemoryError};
+use crate::memory::{self, GuestRam, MemoryError};
 use crate::random;
 
 /// Why there is no machine.
@@ -170,6 +172,7 @@ impl Machine {
             controller,
             lists_in_kernel,
         } = make_vm(description)?;
+        warn_of_little_memory(description);
         let ram = match description.hugepages {
             Some(pages) => GuestRam::in_hugepages(description.memory, pages)?,
             None => GuestRam::new(description.memory)?,
@@ -243,6 +246,17 @@ impl Machine {
             vm,
             ram,
         })
+    }
+}
+
+fn warn_of_little_memory(description: &MachineDescription) {
+    let (cpus, memory) = (description.cpus, description.memory);
+    if let Some(more) = memory::more_memory_for(cpus, memory.0) {
+        guest_message!(
+            Level::Warn,
+            "{cpus} processors with {memory} of memory: Linux needs some MiB for each and may run out of \
+             memory as it starts; give fewer, or {more}"
+        );
     }
 }
 

@@ -188,7 +188,8 @@ impl HostIommu for GroupIommu {
 
     fn unregister_memory(&self, range: HostRange) -> Result<(), HostError> {
         self.container.unregister_memory(range).map_err(|errno| {
-            log::error!(
+            guest_message!(
+                Level::Error,
                 "{}: {} bytes of memory stay locked: {errno}",
                 self.group(),
                 range.bytes

@@ -5,6 +5,8 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use log::Level;
+use spapr_devices::guest_message;
 use spapr_devices::pci::{DeviceFunction, PhysicalFunction};
 use spapr_devices::vfio::{
     Container, ContainerError, Device, DeviceError, Group, GroupError, GroupNumber, HostPaths,
@@ -134,7 +136,11 @@ fn attach_group(
     let places = guest_places::choose(members).map_err(place_error)?;
     let group = Group::open(host, number)?;
     let container = Arc::new(Container::attach(host, group, policy)?);
-    log::info!("IOMMU group {number}: {} container", container.version());
+    guest_message!(
+        Level::Info,
+        "IOMMU group {number}: {} container",
+        container.version()
+    );
     // Before a device is opened: the kernel ties the device to the VM then.
     kvm_device.add_group(&container.group().as_fd())?;
     let mut functions: Vec<(DeviceFunction, Arc<dyn PhysicalFunction>)> = Vec::new();
@@ -143,7 +149,8 @@ fn attach_group(
         let address = member.host;
         let device = Device::open(Arc::clone(&container), address)?;
         if !device.reset()? {
-            log::warn!(
+            guest_message!(
+                Level::Warn,
                 "PCI device {address} cannot be reset by itself: the guest finds it as its last \
                  user left it, and so it does after a reboot"
             );

@@ -8,6 +8,9 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::time::Duration;
 
+use log::Level;
+use spapr_devices::guest_message;
+
 use crate::background_writer::BackgroundWriter;
 
 /// Bytes that wait for a reader before they are lost.
@@ -60,7 +63,10 @@ impl Logged {
             return;
         };
         if let Some(why) = log.why_broken() {
-            log::warn!("the terminal's log ends here, it cannot be written: {why}");
+            guest_message!(
+                Level::Warn,
+                "the terminal's log ends here, it cannot be written: {why}"
+            );
             self.log = None;
             return;
         }
@@ -70,7 +76,10 @@ impl Logged {
         }
         let lost = log.take_lost();
         if lost != 0 {
-            log::warn!("{lost} bytes are missing in the terminal's log: nobody read it");
+            guest_message!(
+                Level::Warn,
+                "{lost} bytes are missing in the terminal's log: nobody read it"
+            );
         }
     }
 }

@@ -14,6 +14,9 @@ mod with_kvm {
     use std::sync::Arc;
     use std::time::Instant;
 
+    use log::Level;
+    use spapr_devices::guest_message;
+
     use super::super::run::{QemuError, Serving, Waiting, resource};
     use super::super::state::Next;
     use crate::console::{Console, ConsoleError, Terminal};
@@ -149,7 +152,11 @@ mod with_kvm {
             let (end, released) = running.stop(self.started, &mut self.statistics);
             waited?;
             if let Err(error) = released {
-                log::error!("the machine was not given back whole: {}", chain(&error));
+                guest_message!(
+                    Level::Error,
+                    "the machine was not given back whole: {}",
+                    chain(&error)
+                );
             }
             Ok(end)
         }
@@ -158,9 +165,12 @@ mod with_kvm {
         fn take(&self, end: &End) -> Next {
             match end {
                 End::OsTerm(message) => {
-                    log::error!("the guest's operating system stopped: {message}");
+                    guest_message!(
+                        Level::Error,
+                        "the guest's operating system stopped: {message}"
+                    );
                 }
-                End::Failed(message) => log::error!("{message}"),
+                End::Failed(message) => guest_message!(Level::Error, "{message}"),
                 End::Asked(by) => log::warn!("ended by {by}"),
                 _ => {}
             }

@@ -4,7 +4,7 @@ use kvm_bindings::kvm_ppc_cpu_char;
 use spapr_hypercalls::abi::{self, Arguments, ReturnCode};
 use spapr_hypercalls::engine::Answer;
 
-use super::{rtas, system_reset};
+use super::{call_log, rtas, system_reset};
 use crate::kvm::vcpu::PaprHcall;
 use crate::machine::lifecycle::End;
 use crate::machine::partition::Partition;
@@ -36,7 +36,12 @@ pub(super) fn serve(partition: &Partition, server: u32, call: PaprHcall<'_>) -> 
             *ret = nr;
             return Served::MakeAgain;
         }
-        None => serve_other(partition, server, nr, args),
+        None => {
+            let given = *args;
+            let (code, served) = serve_other(partition, server, nr, args);
+            call_log::follow(server, nr, &given, code);
+            (code, served)
+        }
     };
     *ret = code.to_register();
     served
