@@ -13,17 +13,15 @@ const STEP: usize = 4;
 static LIMITERS: [RateLimiter; NUMBERS / STEP + 1] =
     [const { RateLimiter::following() }; NUMBERS / STEP + 1];
 
-/// Logs a call of the processor with interrupt server number `server`, with its arguments as `given`.
-/// An RTAS call is logged as such, where it is served.
+/// Whether a call is to be logged. An RTAS call is logged as such, where it is served.
 #[inline]
-pub(super) fn follow(server: u32, number: u64, given: &Arguments, code: ReturnCode) {
-    if log::log_enabled!(Level::Debug) && number != abi::KVMPPC_H_RTAS {
-        log_call(server, number, given, code);
-    }
+pub(super) fn is_wanted(number: u64) -> bool {
+    log::log_enabled!(Level::Debug) && number != abi::KVMPPC_H_RTAS
 }
 
+/// Logs a call of the processor with interrupt server number `server`, with its arguments as `given`.
 #[cold]
-fn log_call(server: u32, number: u64, given: &Arguments, code: ReturnCode) {
+pub(super) fn follow(server: u32, number: u64, given: &Arguments, code: ReturnCode) {
     let name = abi::name(number).unwrap_or("unknown");
     limited_message!(
         limiter(number),

@@ -37,9 +37,11 @@ pub(super) fn serve(partition: &Partition, server: u32, call: PaprHcall<'_>) -> 
             return Served::MakeAgain;
         }
         None => {
-            let given = *args;
+            let given = call_log::is_wanted(nr).then(|| *args);
             let (code, served) = serve_other(partition, server, nr, args);
-            call_log::follow(server, nr, &given, code);
+            if let Some(given) = given {
+                call_log::follow(server, nr, &given, code);
+            }
             (code, served)
         }
     };

@@ -7,7 +7,7 @@ pub mod counters;
 pub mod modes;
 pub mod system_reset;
 
-#[cfg(any(test, target_arch = "powerpc64"))]
+#[cfg(target_arch = "powerpc64")]
 mod call_log;
 #[cfg(target_arch = "powerpc64")]
 mod hypercalls;
