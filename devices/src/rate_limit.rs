@@ -11,8 +11,11 @@ const BURST: u32 = 10;
 /// Length of a period.
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// Lets ten messages through in ten seconds and counts the others. One for each call site; see
-/// [`guest_message!`](crate::guest_message).
+/// Lines that follow what a guest does, let through in each second.
+const FOLLOWED: u32 = 2;
+
+/// Lets so many messages through in so much time, ten in ten seconds at first, and counts the others.
+/// One for each call site; see [`guest_message!`](crate::guest_message).
 #[derive(Debug)]
 pub struct RateLimiter {
     /// When the present period began, in milliseconds since the first use of any limiter, plus
@@ -20,6 +23,8 @@ pub struct RateLimiter {
     period_start: AtomicU64,
     admitted: AtomicU32,
     dropped: AtomicU64,
+    burst: u32,
+    period: Duration,
 }
 
 impl Default for RateLimiter {
@@ -29,9 +34,21 @@ impl Default for RateLimiter {
 }
 
 impl RateLimiter {
-    /// A limiter that has seen no message.
+    /// A limiter that has seen no message, for ten in ten seconds: what goes wrong.
     pub const fn new() -> Self {
+        Self::of(BURST, PERIOD)
+    }
+
+    /// A limiter that has seen no message, for two a second: what shows that a guest does something,
+    /// and what.
+    pub const fn following() -> Self {
+        Self::of(FOLLOWED, Duration::from_secs(1))
+    }
+
+    const fn of(burst: u32, period: Duration) -> Self {
         Self {
+            burst,
+            period,
             period_start: AtomicU64::new(0),
             admitted: AtomicU32::new(0),
             dropped: AtomicU64::new(0),
@@ -51,7 +68,8 @@ impl RateLimiter {
             .unwrap_or(u64::MAX - 1)
             .saturating_add(1);
         let start = self.period_start.load(Ordering::Relaxed);
-        let expired = start == 0 || u128::from(now.saturating_sub(start)) >= PERIOD.as_millis();
+        let expired =
+            start == 0 || u128::from(now.saturating_sub(start)) >= self.period.as_millis();
         if expired
             && self
                 .period_start
@@ -63,7 +81,7 @@ impl RateLimiter {
         let admitted = self
             .admitted
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
-                (count < BURST).then_some(count + 1)
+                (count < self.burst).then_some(count + 1)
             })
             .is_ok();
         if admitted {
@@ -85,9 +103,34 @@ impl RateLimiter {
 macro_rules! guest_message {
     ($level:expr, $($argument:tt)+) => {{
         static LIMITER: $crate::rate_limit::RateLimiter = $crate::rate_limit::RateLimiter::new();
+        $crate::limited_message!(&LIMITER, $level, $($argument)+)
+    }};
+}
+
+/// Logs what a guest does, for whoever wants to follow it: at most two lines a second for each call site.
+/// The first one after a pause says how many were dropped. When nobody wants the level, this costs a
+/// comparison.
+///
+/// ```
+/// spapr_devices::guest_activity!(log::Level::Debug, "hypercall {:#x}", 0x300);
+/// ```
+#[macro_export]
+macro_rules! guest_activity {
+    ($level:expr, $($argument:tt)+) => {{
+        static LIMITER: $crate::rate_limit::RateLimiter =
+            $crate::rate_limit::RateLimiter::following();
+        $crate::limited_message!(&LIMITER, $level, $($argument)+)
+    }};
+}
+
+/// Logs a message if the [`RateLimiter`](crate::rate_limit::RateLimiter) lets it through.
+#[macro_export]
+macro_rules! limited_message {
+    ($limiter:expr, $level:expr, $($argument:tt)+) => {{
         let level: ::log::Level = $level;
         if ::log::log_enabled!(level) {
-            match LIMITER.admit() {
+            let limiter: &$crate::rate_limit::RateLimiter = $limiter;
+            match limiter.admit() {
                 Some(0) => ::log::log!(level, $($argument)+),
                 Some(dropped) => ::log::log!(
                     level,
@@ -116,6 +159,18 @@ mod tests {
         }
         assert_eq!(limiter.admit_at(at(10_001)), Some(990));
         assert_eq!(limiter.admit_at(at(10_002)), Some(0));
+    }
+
+    #[test]
+    fn what_a_guest_does_is_followed_with_two_lines_a_second() {
+        let limiter = RateLimiter::following();
+        let second = |second: u64| {
+            let milliseconds = (0..1000).map(move |ms| Duration::from_millis(1000 * second + ms));
+            let admitted = milliseconds.filter_map(|at| limiter.admit_at(at));
+            admitted.collect::<Vec<_>>()
+        };
+        assert_eq!(second(0), [0, 0]);
+        assert_eq!(second(1), [998, 0]);
     }
 
     #[test]

@@ -4,10 +4,11 @@
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::error_chain::chain;
 use crate::sandbox::{self, Role};
+use crate::threads;
 
 /// The most that is given to the reader in one piece; one that takes it makes progress.
 const PIECE_BYTES: usize = 4 << 10;
@@ -39,7 +40,8 @@ struct Shared {
 struct State {
     bytes: VecDeque<u8>,
     writing: bool,
-    broken: bool,
+    /// Why the last piece could not be written.
+    broken: Option<String>,
     last_progress: Instant,
     lost: u64,
 }
@@ -47,18 +49,20 @@ struct State {
 impl State {
     /// Whether there is something that a reader may still take.
     fn is_busy(&self) -> bool {
-        !self.broken && (self.writing || !self.bytes.is_empty())
+        self.broken.is_none() && (self.writing || !self.bytes.is_empty())
     }
 }
 
 impl BackgroundWriter {
     /// A queue of at most `most_bytes` whose bytes are written to `output` by a thread called
-    /// `name`.
+    /// `name`. The first time that they cannot be, the log has it, with `what` as what is written; when
+    /// there is no `what`, it is the caller who tells.
     ///
     /// # Errors
     /// When the thread cannot be started.
     pub fn spawn(
         name: &str,
+        what: Option<&'static str>,
         most_bytes: usize,
         mut output: impl Write + Send + 'static,
     ) -> io::Result<Self> {
@@ -67,28 +71,36 @@ impl BackgroundWriter {
             state: Mutex::new(State {
                 bytes: VecDeque::new(),
                 writing: false,
-                broken: false,
+                broken: None,
                 last_progress: Instant::now(),
                 lost: 0,
             }),
             changed: Condvar::new(),
         });
         let writer = Arc::downgrade(&shared);
-        thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || {
-                if let Err(error) = sandbox::enter(Role::Writer) {
-                    log::error!("{error}");
-                    return;
+        threads::spawn(name, move || {
+            if let Err(error) = sandbox::enter(Role::Writer) {
+                log::error!("{}", chain(&error));
+                if let Some(shared) = writer.upgrade() {
+                    shared.wrote(Err(error));
                 }
-                let mut piece = Vec::with_capacity(PIECE_BYTES);
-                while let Some(shared) = writer.upgrade() {
-                    if shared.next_piece(&mut piece) {
-                        let written = output.write_all(&piece).and_then(|()| output.flush());
-                        shared.wrote(written.is_ok());
-                    }
+                return;
+            }
+            let mut untold = what;
+            let mut piece = Vec::with_capacity(PIECE_BYTES);
+            while let Some(shared) = writer.upgrade() {
+                if !shared.next_piece(&mut piece) {
+                    continue;
                 }
-            })?;
+                let written = output.write_all(&piece).and_then(|()| output.flush());
+                if let Err(error) = &written
+                    && let Some(what) = untold.take()
+                {
+                    log::warn!("{what} is lost from here on, while it cannot be written: {error}");
+                }
+                shared.wrote(written);
+            }
+        })?;
         Ok(Self { shared })
     }
 
@@ -143,9 +155,10 @@ impl BackgroundWriter {
         }
     }
 
-    /// Whether the reader is gone, as far as the last piece told.
-    pub fn is_broken(&self) -> bool {
-        self.shared.lock().broken
+    /// Why the last piece could not be written, if it could not: the reader is gone, the disk is
+    /// full, the file must not grow.
+    pub fn why_broken(&self) -> Option<String> {
+        self.shared.lock().broken.clone()
     }
 }
 
@@ -170,10 +183,10 @@ impl Shared {
         state.writing
     }
 
-    fn wrote(&self, well: bool) {
+    fn wrote(&self, result: io::Result<()>) {
         let mut state = self.lock();
         state.writing = false;
-        state.broken = !well;
+        state.broken = result.err().map(|error| chain(&error));
         state.last_progress = Instant::now();
         self.changed.notify_all();
     }
@@ -182,12 +195,13 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
+    use std::thread;
 
     use super::*;
 
     fn into_pipe(most_bytes: usize) -> (BackgroundWriter, io::PipeReader) {
         let (reader, writer) = io::pipe().expect("pipe");
-        let writer = BackgroundWriter::spawn("test", most_bytes, writer).expect("thread");
+        let writer = BackgroundWriter::spawn("test", None, most_bytes, writer).expect("thread");
         (writer, reader)
     }
 
@@ -235,7 +249,8 @@ mod tests {
             let _full = writer.push(&[b'x'; 64]);
         }
         writer.drain(Duration::from_secs(10));
-        assert!(writer.is_broken());
+        let why = writer.why_broken().expect("broken");
+        assert!(why.contains("Broken pipe"), "{why}");
         writer.count_lost(3);
         assert_eq!(writer.take_lost(), 3);
         assert_eq!(writer.take_lost(), 0);

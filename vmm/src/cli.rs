@@ -36,8 +36,8 @@ pub enum Command {
 
 /// Arguments of `spapr-vmm run`.
 ///
-/// Exit status: 0 when the guest powers off, 2 for a wrong command line or missing host support,
-/// 1 for any other failure.
+/// Exit status: 0 when the guest powers off or the user leaves it with Ctrl-A x, 2 for a wrong command
+/// line or missing host support, 1 for any other failure.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = RUN_EXAMPLES)]
 pub struct RunArguments {
@@ -121,8 +121,8 @@ Examples:
   Pass an NVMe drive through; it has to be bound to vfio-pci first:
     spapr-vmm run --kernel /boot/vmlinux --initrd /boot/initrd.img --vfio 0001:01:00.0
 
-Exit status: 0 when the guest powers off, 2 for a wrong command line or missing host support,
-1 for any other failure.";
+Exit status: 0 when the guest powers off or you leave it with Ctrl-A x, 2 for a wrong command line
+or missing host support, 1 for any other failure.";
 
 /// The option that is about a setting, if there is one.
 pub const fn option_of(setting: Setting) -> Option<&'static str> {
@@ -150,9 +150,11 @@ pub enum LogLevel {
     Warn,
     /// What was set up, and how.
     Info,
-    /// Every rare event.
+    /// Rare events, and what the guest asks for: hypercalls other than TCE calls, RTAS calls, changes of
+    /// configuration space; of each kind two a second at most.
     Debug,
-    /// More than anyone wants.
+    /// Also reads of configuration space and accesses to BARs that are served here, of each kind two a
+    /// second at most.
     Trace,
 }
 

@@ -16,6 +16,8 @@
 //! | [`background_writer`] | bytes written by a thread of their own |
 //! | [`control`] | signals and the machine's end |
 //! | [`descriptor_limit`] | how many files this process may have open |
+//! | [`process_limits`] | limits that would end the process without a word |
+//! | [`threads`] | starting threads |
 //! | [`error_chain`] | an error and its causes in one line |
 //! | [`sandbox`] | what threads may still ask of the kernel |
 //! | [`setting`] | what errors are about, however a program calls it |
@@ -39,10 +41,12 @@ pub mod kvm;
 pub mod logging;
 pub mod machine;
 pub mod memory;
+pub mod process_limits;
 pub mod qemu;
 pub mod random;
 pub mod run;
 pub mod sandbox;
 pub mod setting;
 pub mod stats;
+pub mod threads;
 pub mod vcpu;

@@ -68,13 +68,15 @@ pub struct LoggingGuard {
     lines: Option<BackgroundWriter>,
 }
 
-/// Sends `log`'s records of `level` and above to standard error. Without a thread to be had, there
-/// is no log.
+/// Sends `log`'s records of `level` and above to standard error. When there is no thread for it, whoever
+/// logs writes, as far as there is room at that moment.
 ///
 /// A second call has no effect but to return another guard.
 pub fn start(level: LevelFilter) -> LoggingGuard {
-    let Ok(lines) = BackgroundWriter::spawn("log", QUEUE_BYTES, io::stderr()) else {
-        return LoggingGuard { lines: None };
+    let lines = BackgroundWriter::spawn("log", None, QUEUE_BYTES, io::stderr()).ok();
+    let target: Box<dyn Write + Send> = match &lines {
+        Some(lines) => Box::new(Lines(lines.clone())),
+        None => Box::new(LinesFromHere),
     };
     let installed = env_logger::Builder::new()
         .filter_level(level)
@@ -84,11 +86,11 @@ pub fn start(level: LevelFilter) -> LoggingGuard {
             let beginning = Beginning(PREFIX.get());
             write!(buffer, "{beginning}{level}: {}{end}", record.args())
         })
-        .target(env_logger::Target::Pipe(Box::new(Lines(lines.clone()))))
+        .target(env_logger::Target::Pipe(target))
         .try_init();
     // Only a test that starts the logger twice gets here with an error; the first one serves.
     drop(installed);
-    LoggingGuard { lines: Some(lines) }
+    LoggingGuard { lines }
 }
 
 impl Drop for LoggingGuard {
@@ -124,14 +126,54 @@ impl Write for Lines {
     }
 }
 
+/// Standard error as the logger writes to it when there is no thread for it.
+struct LinesFromHere;
+
+impl Write for LinesFromHere {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        write_from_here(line, Duration::ZERO);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Writes `message` to standard error whatever the level of logging: what the user has to know,
 /// such as why the process ends. Waits a second at most for a reader.
 pub fn tell(message: &str) {
-    if let Ok(writer) = BackgroundWriter::spawn("last words", QUEUE_BYTES, io::stderr()) {
-        let end = if console::is_raw() { "\r\n" } else { "\n" };
-        let line = format!("{}{message}{end}", Beginning(PREFIX.get()));
-        let _too_long = writer.push(line.as_bytes());
-        writer.drain(PATIENCE);
+    let end = if console::is_raw() { "\r\n" } else { "\n" };
+    let line = format!("{}{message}{end}", Beginning(PREFIX.get()));
+    match BackgroundWriter::spawn("last words", None, QUEUE_BYTES, io::stderr()) {
+        Ok(writer) => {
+            let _too_long = writer.push(line.as_bytes());
+            writer.drain(PATIENCE);
+            if writer.why_broken().is_some() {
+                // The thread was refused its filter, or there is no reader.
+                write_from_here(line.as_bytes(), Duration::ZERO);
+            }
+        }
+        Err(_no_thread) => write_from_here(line.as_bytes(), PATIENCE),
+    }
+}
+
+/// Writes to standard error on this thread; each piece as soon as there is room for it, and not at all
+/// when that takes longer than `patience`.
+fn write_from_here(bytes: &[u8], patience: Duration) {
+    let milliseconds = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
+    for piece in bytes.chunks(libc::PIPE_BUF) {
+        let mut stream = libc::pollfd {
+            fd: libc::STDERR_FILENO,
+            events: libc::POLLOUT,
+            revents: 0,
+        };
+        // SAFETY: the pointer is good for one pollfd.
+        let ready = unsafe { libc::poll(&raw mut stream, 1, milliseconds) };
+        // A pipe that is ready takes this much without a wait.
+        if ready != 1 || io::stderr().write_all(piece).is_err() {
+            return;
+        }
     }
 }
 
@@ -150,5 +192,32 @@ mod tests {
         let (time, rest) = line.split_once(' ').expect("two words");
         assert_eq!(rest, "g1 spapr-vmm: ");
         assert_eq!(time.len(), "2026-11-22T18:03:11.123456Z".len(), "{time}");
+    }
+
+    /// Where a file logs without a limit.
+    fn unlimited(folder: &std::path::Path, found: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                unlimited(&path, found);
+                continue;
+            }
+            let source = std::fs::read_to_string(&path).expect("a source file");
+            for macro_name in ["log::error!", "log::warn!", "log::info!"] {
+                if source.contains(macro_name) {
+                    found.push(format!("{} has {macro_name}", path.display()));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_each_life_of_a_machine_says_is_limited_for_a_guest_that_reboots_in_a_loop() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut found = Vec::new();
+        for folder in ["src/machine", "src/kvm", "src/vcpu", "../devices/src"] {
+            unlimited(&root.join(folder), &mut found);
+        }
+        assert!(found.is_empty(), "{found:#?}");
     }
 }

@@ -5,10 +5,22 @@ use std::time::Instant;
 
 use clap::Parser;
 use spapr_vmm::cli::{Command, CommandLine};
-use spapr_vmm::{iommu_report, logging, run, sandbox};
+use spapr_vmm::{iommu_report, logging, process_limits, run, sandbox};
 
 fn main() -> ExitCode {
     let started = Instant::now();
+    match process_limits::prepare() {
+        Ok(()) => run_program(started),
+        Err(error) => {
+            logging::tell(&format!("error: {error}"));
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// With stack enough; it must not become part of `main`'s own frame.
+#[inline(never)]
+fn run_program(started: Instant) -> ExitCode {
     let command_line = CommandLine::parse();
     if matches!(&command_line.command, Command::Run(arguments) if arguments.sandbox) {
         // Before there is a second thread.

@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::slice;
 
+use log::Level;
+use spapr_devices::guest_message;
 use spapr_devices::vfio::host_page_bytes;
 use spapr_hypercalls::address::{GuestPhysicalAddress, HostVirtualAddress};
 use spapr_hypercalls::world::{GuestMemory, HostRange, NotGuestRam};
@@ -13,6 +15,7 @@ use vm_memory::{
 
 use crate::cli::ByteSize;
 use crate::hugepages::{HugepageError, HugepageSize};
+use crate::process_limits::{Limit, soft_limit};
 use crate::setting::Setting;
 
 /// What guest memory is a multiple of: 16 MiB, so that every region that is registered for DMA and
@@ -21,6 +24,9 @@ pub const ALIGNMENT_BYTES: u64 = 16 << 20;
 
 /// Least guest memory: what a distribution's kernel and a small initrd need to start.
 pub const LEAST_BYTES: u64 = 128 << 20;
+
+/// Memory for each processor below which a guest is warned of.
+const BYTES_PER_CPU: u64 = 4 << 20;
 
 /// Why there is no guest memory.
 #[derive(Debug, thiserror::Error)]
@@ -52,10 +58,12 @@ pub enum MemoryError {
         host_bytes: u64,
     },
     /// The host does not give the address space.
-    #[error("cannot map {size} of guest memory; free some memory or give less")]
+    #[error("cannot map {size} of guest memory; {}", map_advice(*.size, *.limit_bytes))]
     Map {
         /// As asked for.
         size: ByteSize,
+        /// RLIMIT_AS, if there is one.
+        limit_bytes: Option<u64>,
         /// Why.
         source: vm_memory::mmap::FromRangesError,
     },
@@ -81,6 +89,19 @@ impl MemoryError {
     }
 }
 
+/// What to do about memory that cannot be mapped.
+fn map_advice(size: ByteSize, limit_bytes: Option<u64>) -> String {
+    match limit_bytes {
+        Some(limit) => format!(
+            "the limit on address space is {} KiB (ulimit -v), and guest memory alone takes {} KiB: raise \
+             the limit or give less",
+            limit >> 10,
+            size.0 >> 10
+        ),
+        None => "free some memory or give less".to_owned(),
+    }
+}
+
 /// Guest RAM, from guest address 0 on, without holes. Clones are the same memory.
 #[derive(Clone, Debug)]
 pub struct GuestRam {
@@ -98,8 +119,14 @@ impl GuestRam {
     pub fn new(size: ByteSize) -> Result<Self, MemoryError> {
         check_size(size, host_memory_bytes().map_err(MemoryError::Meminfo)?)?;
         let length = usize::try_from(size.0).unwrap_or(usize::MAX);
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), length)])
-            .map_err(|source| MemoryError::Map { size, source })?;
+        let memory =
+            GuestMemoryMmap::from_ranges(&[(GuestAddress(0), length)]).map_err(|source| {
+                MemoryError::Map {
+                    size,
+                    limit_bytes: soft_limit(Limit::AddressSpace),
+                    source,
+                }
+            })?;
         Ok(Self::of(memory, size, host_page_bytes()))
     }
 
@@ -166,7 +193,7 @@ fn keep_out_of_core_files(region: &GuestRegionMmap) {
     let result = unsafe { libc::madvise(region.as_ptr().cast(), length, libc::MADV_DONTDUMP) };
     if result != 0 {
         let error = io::Error::last_os_error();
-        log::warn!("guest memory would be in a core file: {error}");
+        guest_message!(Level::Warn, "guest memory would be in a core file: {error}");
     }
 }
 
@@ -228,6 +255,13 @@ impl GuestMemory for GuestRam {
     }
 }
 
+/// What a Linux guest with `cpus` processors should have, when `bytes` is so much less that it may run out
+/// of memory as it starts: it has areas, stacks and threads for each of them.
+pub fn more_memory_for(cpus: u32, bytes: u64) -> Option<ByteSize> {
+    let wanted = u64::from(cpus).saturating_mul(BYTES_PER_CPU);
+    (bytes < wanted).then(|| ByteSize(wanted.next_power_of_two()))
+}
+
 /// Whether a guest can have memory of `size` on a host with `host_bytes`.
 ///
 /// # Errors
@@ -273,6 +307,14 @@ mod tests {
     use vm_memory::Bytes;
 
     use super::*;
+
+    #[test]
+    fn so_many_processors_want_more_memory() {
+        assert_eq!(more_memory_for(1, LEAST_BYTES), None);
+        assert_eq!(more_memory_for(256, 1 << 30), None);
+        assert_eq!(more_memory_for(257, 1 << 30), Some(ByteSize(2 << 30)));
+        assert_eq!(more_memory_for(1000, 1 << 30), Some(ByteSize(4 << 30)));
+    }
 
     fn refusal(bytes: u64) -> String {
         check_size(ByteSize(bytes), 8 << 30)

@@ -9,7 +9,7 @@ use crate::setting::{self, Setting};
 #[cfg(target_arch = "powerpc64")]
 use crate::{
     cli::ConsoleKind,
-    console::{Console, ConsoleError, OsTermReport, Terminal},
+    console::{Console, ConsoleError, Escape, OsTermReport, Terminal},
     control::{Control, ControlError},
     machine::lasting::Lasting,
     machine::processor_threads::ProcessorThreads,
@@ -140,7 +140,8 @@ pub fn run(arguments: &RunArguments, started: Instant) -> Result<(), RunError> {
     let mut statistics = Statistics::default();
     let result = run_machine(&description, &arguments.console, started, &mut statistics);
     statistics.outcome = match &result {
-        Ok(()) => "power-off",
+        Ok(Gone::PowerOff) => "power-off",
+        Ok(Gone::Left) => "quit",
         Err(RunError::OsTerm(_)) => "os-term",
         Err(RunError::Asked(_)) => "signal",
         Err(_) => "error",
@@ -154,8 +155,17 @@ pub fn run(arguments: &RunArguments, started: Instant) -> Result<(), RunError> {
             log::error!("{}", crate::error_chain::chain(&stats));
             Err(error)
         }
-        (result, written) => result.and(written),
+        (result, written) => result.map(drop).and(written),
     }
+}
+
+/// How a run ended well.
+#[cfg(target_arch = "powerpc64")]
+enum Gone {
+    /// The guest powered off.
+    PowerOff,
+    /// The user left it.
+    Left,
 }
 
 #[cfg(target_arch = "powerpc64")]
@@ -164,7 +174,7 @@ fn run_machine(
     console: &ConsoleKind,
     started: Instant,
     statistics: &mut Statistics,
-) -> Result<(), RunError> {
+) -> Result<Gone, RunError> {
     // Before the console, so that what is wrong is said on a terminal that still wraps lines.
     if let Err(error) = crate::descriptor_limit::raise() {
         log::warn!("cannot raise the limit on open files: {error}");
@@ -176,6 +186,9 @@ fn run_machine(
     if let Some(name) = &console.pty_name {
         let message = format!("the console is {}", name.display());
         crate::logging::tell(&message);
+    }
+    if console.escape == Escape::CtrlAX {
+        crate::logging::tell("Ctrl-A x ends the guest, Ctrl-A Ctrl-A types Ctrl-A");
     }
     // Threads have the paths that the one which starts them has.
     let paths = sandbox::machine_paths(description);
@@ -204,12 +217,13 @@ fn run_machine(
         });
         // How the guest ended is the news; what was not given back is not lost beside it.
         if let Err(error) = &released
-            && !matches!(end, End::PowerOff | End::Reboot | End::Reset)
+            && !matches!(end, End::PowerOff | End::Left | End::Reboot | End::Reset)
         {
             log::error!("{}", crate::error_chain::chain(error));
         }
         match end {
-            End::PowerOff => return released,
+            End::PowerOff => return released.map(|()| Gone::PowerOff),
+            End::Left => return released.map(|()| Gone::Left),
             End::Reboot | End::Reset => {
                 released?;
                 statistics.reboots += 1;

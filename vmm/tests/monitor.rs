@@ -225,6 +225,33 @@ fn a_descriptor_comes_with_the_request_that_takes_it() {
 }
 
 #[test]
+fn refused_clients_do_not_fill_the_log() {
+    let folder = tempfile::tempdir().expect("folder");
+    let log = fs::File::create(folder.path().join("log")).expect("log");
+    let mut child = vmm(folder.path()).stderr(log).spawn().expect("starts");
+    let mut clients = vec![Client::connect(folder.path())];
+    let refused = (0..400)
+        .filter(|_| {
+            let stream = UnixStream::connect(folder.path().join("monitor")).expect("connects");
+            stream.set_read_timeout(Some(LIMIT)).expect("timeout");
+            let mut reader = BufReader::new(stream.try_clone().expect("clone"));
+            let mut line = String::new();
+            let is_refused = !reader.read_line(&mut line).is_ok_and(|length| length > 0);
+            if !is_refused {
+                clients.push(Client { stream, reader });
+            }
+            is_refused
+        })
+        .count();
+    assert!(refused > 300, "{refused} were refused");
+    clients[0].ask("quit");
+    assert_eq!(child.wait().expect("wait").code(), Some(0));
+    let log = fs::read_to_string(folder.path().join("log")).expect("log");
+    let told = log.matches("already").count();
+    assert!((1..=60).contains(&told), "{told} lines in\n{log}");
+}
+
+#[test]
 fn what_is_not_supported_is_named_and_the_status_is_1() {
     let folder = tempfile::tempdir().expect("folder");
     let output = vmm(folder.path()).args(["-netdev", "user,id=n"]).output();

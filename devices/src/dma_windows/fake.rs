@@ -130,6 +130,7 @@ impl WindowHost for PlacedHost {
             available: limit,
             limit,
             locked: 0,
+            enough: memory_bytes,
         })
     }
 

@@ -334,12 +334,13 @@ impl<M: GuestMemory, H: WindowHost> EngineWindows<'_, M, H> {
             page_shift: page,
             entries: bytes >> page.get(),
         };
-        self.check_limit(number, geometry)?;
         if place == 1 {
-            // The host's places are filled in order.
+            // The host's places are filled in order; and the limit is checked with what the first
+            // one's tables take.
             let default = Liobn::of_pci_window(number, 0);
             self.engine.activate(default, Use::Possible)?;
         }
+        self.check_limit(number, geometry)?;
         let liobn = Liobn::of_pci_window(number, place);
         *start = self.make(number, liobn, geometry)?;
         if place == 0 {

@@ -148,7 +148,7 @@ fn a_window_for_all_of_memory_needs_all_of_it_to_be_lockable() {
     assert_eq!(
         machine.host().windows(),
         [Some(Ioba(0)), None],
-        "nothing was made for it"
+        "what the first one takes counts, and nothing more is made"
     );
     // What is locked already is not needed again.
     put(&machine, FIRST, 0, 0x1003);

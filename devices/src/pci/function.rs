@@ -240,10 +240,13 @@ impl Function {
     /// finds at its start. A device that cannot be stopped is reset all the same.
     ///
     /// # Errors
-    /// The host's refusal to stop it or to reset it.
+    /// The host's refusal to stop it or to reset it; [`io::ErrorKind::ResourceBusy`] when it was stopped
+    /// and only the reset could not be because the host holds the device.
     pub fn reset(&self) -> io::Result<()> {
         let stopped = self.quiesce();
-        self.physical.reset()?;
+        if let Err(error) = self.physical.reset() {
+            return stopped.and(Err(error));
+        }
         let header = Header {
             bars: &self.bars,
             addresses: &self.addresses,
@@ -403,7 +406,7 @@ impl Drop for Function {
     /// Nothing of the device's memory stays in the guest once its mappings may go.
     fn drop(&mut self) {
         if let Err(error) = self.quiesce() {
-            log::warn!("{}: cannot be stopped: {error}", self.name());
+            guest_message!(Level::Warn, "{}: cannot be stopped: {error}", self.name());
         }
     }
 }

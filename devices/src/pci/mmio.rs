@@ -6,7 +6,7 @@ use spapr_hypercalls::address::GuestPhysicalAddress;
 
 use super::function::Function;
 use super::host_bridge::HostBridge;
-use crate::guest_message;
+use crate::{guest_activity, guest_message};
 
 impl HostBridge {
     /// Whether an address lies in one of the bridge's windows.
@@ -25,7 +25,14 @@ impl HostBridge {
             data.fill(0xff);
             return;
         };
-        if let Err(error) = function.physical.read_bar(index, offset, data) {
+        let result = function.physical.read_bar(index, offset, data);
+        guest_activity!(
+            Level::Trace,
+            "{}: read of {} bytes of BAR {index} at {offset:#x}: {data:x?}",
+            function.name(),
+            data.len()
+        );
+        if let Err(error) = result {
             data.fill(0xff);
             guest_message!(
                 Level::Warn,
@@ -41,6 +48,11 @@ impl HostBridge {
             guest_message!(Level::Debug, "write to {address}, where no BAR answers");
             return;
         };
+        guest_activity!(
+            Level::Trace,
+            "{}: write of {data:x?} to BAR {index} at {offset:#x}",
+            function.name()
+        );
         if let Err(error) = function.physical.write_bar(index, offset, data) {
             guest_message!(
                 Level::Warn,

@@ -131,7 +131,8 @@ pub trait PhysicalFunction: Send + Sync {
     /// The host's refusal.
     fn disconnect_line(&self) -> io::Result<()>;
 
-    /// Resets the function, if it can be (VFIO_DEVICE_RESET).
+    /// Resets the function, if it can be (VFIO_DEVICE_RESET). [`io::ErrorKind::ResourceBusy`] says that the
+    /// host holds it.
     ///
     /// # Errors
     /// The host's refusal.

@@ -1,6 +1,8 @@
 //! The argument block of an RTAS call (PAPR 7.2.7, "RTAS argument call buffer"): big-endian words:
 //! token, number of arguments, number of returns, the arguments, the returns.
 
+use std::fmt;
+
 use spapr_hypercalls::address::GuestPhysicalAddress;
 use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap, Permissions};
 
@@ -27,6 +29,24 @@ pub(super) struct Call<'a> {
 struct Words {
     words: [u32; MAX_WORDS],
     count: usize,
+}
+
+impl Words {
+    fn used(&self) -> &[u32] {
+        &self.words[..self.count]
+    }
+}
+
+/// Arguments and returns, all of them words.
+impl fmt::Display for Call<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:x?} returns {:x?}",
+            self.arguments.used(),
+            &self.returns.words[..self.set]
+        )
+    }
 }
 
 impl<'a> Call<'a> {

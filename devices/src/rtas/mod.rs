@@ -34,7 +34,9 @@ use vm_memory::GuestMemoryMmap;
 
 use crate::dma_windows::DynamicWindows;
 use crate::guest_message;
+use crate::limited_message;
 use crate::pci::HostBridge;
+use crate::rate_limit::RateLimiter;
 use crate::vty::SinkStatus;
 use call::Call;
 pub use dma_window::{APPLICABLE as DDW_APPLICABLE, EXTENSIONS as DDW_EXTENSIONS};
@@ -318,11 +320,28 @@ pub fn handle(
         return (ReturnCode::PARAMETER, Outcome::Done);
     };
     let (code, outcome) = dispatch(&mut call, platform);
+    follow(&call);
     // The block was in memory when it was read, and guest memory does not go.
     if call.write_returns().is_none() {
         return (ReturnCode::PARAMETER, outcome);
     }
     (code, outcome)
+}
+
+/// Logs the call, with what it answers, at most twice a second for each service.
+fn follow(call: &Call<'_>) {
+    static LIMITERS: [RateLimiter; SERVICES.len()] =
+        [const { RateLimiter::following() }; SERVICES.len()];
+    if !log::log_enabled!(Level::Debug) {
+        return;
+    }
+    let found = SERVICES
+        .iter()
+        .zip(&LIMITERS)
+        .find(|(service, _)| service.token == call.token());
+    if let Some((service, limiter)) = found {
+        limited_message!(limiter, Level::Debug, "RTAS {}{call}", service.name);
+    }
 }
 
 fn dispatch(call: &mut Call<'_>, platform: &dyn Platform) -> (ReturnCode, Outcome) {

@@ -6,8 +6,8 @@ use log::Level;
 
 use super::call::Call;
 use super::{Outcome, Platform, Status};
-use crate::guest_message;
 use crate::pci::{ConfigAddress, ConfigError, Function, HostBridge};
+use crate::{guest_activity, guest_message};
 
 /// The host bridge with a bus unit identifier of two words.
 pub(super) fn host_bridge(platform: &dyn Platform, (high, low): (u32, u32)) -> Option<&HostBridge> {
@@ -71,7 +71,15 @@ pub(super) fn ibm_write_pci_config(call: &mut Call<'_>, platform: &dyn Platform)
 /// for parameters.
 fn read(call: &mut Call<'_>, bridge: Option<&HostBridge>, address: u32, size: u32) -> Outcome {
     match bridge.and_then(|bridge| bridge.read_config(ConfigAddress(address), size)) {
-        Some(Ok(value)) => call.returns(Status::Success, &[value]),
+        Some(Ok(value)) => {
+            guest_activity!(
+                Level::Trace,
+                "configuration space of {}: {size} bytes at {:#x} are {value:#x}",
+                name(bridge, address),
+                address & 0xff
+            );
+            call.returns(Status::Success, &[value]);
+        }
         Some(Err(error)) => {
             report(&error);
             call.status(Status::Hardware);
@@ -88,7 +96,15 @@ fn write(
     (size, value): (u32, u32),
 ) -> Outcome {
     match bridge.and_then(|bridge| bridge.write_config(ConfigAddress(address), size, value)) {
-        Some(Ok(())) => call.status(Status::Success),
+        Some(Ok(())) => {
+            guest_activity!(
+                Level::Debug,
+                "configuration space of {}: {size} bytes at {:#x} become {value:#x}",
+                name(bridge, address),
+                address & 0xff
+            );
+            call.status(Status::Success);
+        }
         Some(Err(error)) => {
             report(&error);
             call.status(Status::Hardware);
@@ -96,6 +112,12 @@ fn write(
         None => call.status(Status::Hardware),
     }
     Outcome::Done
+}
+
+/// The host's address of the function that a configuration address names.
+fn name(bridge: Option<&HostBridge>, address: u32) -> &str {
+    let function = bridge.and_then(|bridge| bridge.function(ConfigAddress(address)));
+    function.map_or("no function", Function::name)
 }
 
 fn report(error: &ConfigError) {

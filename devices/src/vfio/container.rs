@@ -6,7 +6,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use log::Level;
 use spapr_hypercalls::address::{Ioba, PageShift};
 use vfio_bindings::bindings::vfio::{
     VFIO_API_VERSION, VFIO_IOMMU_SPAPR_INFO_DDW, VFIO_SPAPR_TCE_IOMMU, VFIO_SPAPR_TCE_v2_IOMMU,
@@ -15,8 +17,10 @@ use vfio_bindings::bindings::vfio::{
 use vmm_sys_util::errno::Error as Errno;
 
 use super::group::{Group, GroupError};
+use super::memory_limit::MemoryLimitError;
 use super::preflight::{HostPaths, PreflightError, no_permission};
 use super::{argument_size, kernel};
+use crate::guest_message;
 
 /// Which of the kernel's two SPAPR interfaces a container has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -168,6 +172,8 @@ pub struct Container {
     info: IommuInfo,
     /// Whether a v1 container is enabled, that is, has its window accounted for.
     pub(super) enabled: Mutex<bool>,
+    /// The limit on locked memory that is enough for the guest, in bytes; 0 until it is known.
+    enough: AtomicU64,
 }
 
 impl Container {
@@ -194,6 +200,7 @@ impl Container {
             group,
             fd,
             enabled: Mutex::new(false),
+            enough: AtomicU64::new(0),
         };
         if version == IommuVersion::V2 {
             let start = container.info.window_start;
@@ -217,6 +224,21 @@ impl Container {
     /// The container's version.
     pub fn version(&self) -> IommuVersion {
         self.info.version
+    }
+
+    /// Has refusals for want of locked memory name `bytes` as the limit to set: what is enough for
+    /// all that the guest can come to lock, in whatever containers.
+    pub fn advise_limit(&self, bytes: u64) {
+        self.enough.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether `needed` more bytes may be locked.
+    ///
+    /// # Errors
+    /// [`MemoryLimitError`], with the limit to set.
+    pub fn check_limit(&self, needed: u64) -> Result<(), MemoryLimitError> {
+        let enough = self.enough.load(Ordering::Relaxed);
+        kernel::memory_limit()?.check(needed, enough)
     }
 
     /// Removes the v2 window that starts at `start`.
@@ -299,7 +321,8 @@ fn set_iommu(
         match kernel::container_set_iommu(container, version.extension()) {
             Ok(()) => return Ok(version),
             Err(source) => {
-                log::info!(
+                guest_message!(
+                    Level::Info,
                     "IOMMU group {}: no {version} container: {source}",
                     group.number()
                 );

@@ -5,6 +5,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
 use vfio_bindings::bindings::vfio::{
     VFIO_DEVICE_FLAGS_PCI, VFIO_DEVICE_FLAGS_RESET, vfio_device_info,
@@ -16,6 +18,10 @@ use super::container::Container;
 use super::interrupts::Enabled;
 use super::region::{self, REGION_INFO_WORDS, Region, RegionIndex, RegionMapping};
 use super::{argument_size, host_page_bytes, kernel};
+
+/// How often a device is tried to be reset that the host holds, and the pause between.
+const RESET_ATTEMPTS: u32 = 25;
+const RESET_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why a device cannot be used, or not in this way.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +49,13 @@ pub enum DeviceError {
         #[source]
         source: Errno,
     },
+    /// The host does something with the device that does not end soon (EAGAIN: the reset needs a lock
+    /// that is held over an unbinding, `pci_try_reset_function` in drivers/pci/pci.c).
+    #[error(
+        "PCI device {0} was not reset: the host holds it, as it does while it is being unbound from its \
+         driver or removed"
+    )]
+    Held(PciAddress),
     /// The kernel's description of a region makes no sense.
     #[error("the kernel's description of {region} of PCI device {address} is cut short")]
     Region {
@@ -157,15 +170,27 @@ impl Device {
     }
 
     /// Resets it and waits until it is ready. Gives `false` when it has no reset of its own; its
-    /// bus mastering should then be switched off at least.
+    /// bus mastering should then be switched off at least. While the host holds the device it is tried
+    /// again, for half a second at most.
     ///
     /// # Errors
-    /// The kernel's refusal.
+    /// [`DeviceError::Held`], or the kernel's refusal.
     pub fn reset(&self) -> Result<bool, DeviceError> {
         if !self.has_reset {
             return Ok(false);
         }
-        kernel::device_reset(self.as_fd()).map_err(call("VFIO_DEVICE_RESET", self.address))?;
+        for attempt in 1.. {
+            match kernel::device_reset(self.as_fd()) {
+                Ok(()) => break,
+                Err(errno) if errno.errno() != libc::EAGAIN => {
+                    return Err(call("VFIO_DEVICE_RESET", self.address)(errno));
+                }
+                Err(_) if attempt == RESET_ATTEMPTS => {
+                    return Err(DeviceError::Held(self.address));
+                }
+                Err(_) => thread::sleep(RESET_PAUSE),
+            }
+        }
         Ok(true)
     }
 

@@ -170,13 +170,29 @@ fn a_region_with_capabilities_is_asked_for_again_with_room_for_them() {
 }
 
 #[test]
+fn a_device_that_someone_holds_is_tried_again_to_be_reset_and_not_for_ever() {
+    let device = open_device(|_| {});
+    Kernel::calls();
+    Kernel::with(|k| k.resets_refused = 2);
+    assert!(device.reset().unwrap());
+    assert_eq!(Kernel::calls().len(), 3);
+    Kernel::with(|k| k.resets_refused = usize::MAX);
+    let error = device.reset().unwrap_err();
+    assert!(matches!(error, DeviceError::Held(_)), "{error:?}");
+    let message = error.to_string();
+    assert!(message.contains("being unbound"), "{message}");
+    assert!((5..100).contains(&Kernel::calls().len()));
+}
+
+#[test]
 fn only_a_device_that_can_be_reset_is() {
     let device = open_device(|_| {});
     Kernel::calls();
     assert!(device.reset().unwrap());
     assert_eq!(Kernel::calls(), [Call::DeviceReset]);
-    Kernel::with(|k| k.fail = Some((0, libc::EAGAIN)));
+    Kernel::with(|k| k.fail = Some((0, libc::EIO)));
     assert!(device.reset().is_err());
+    assert_eq!(Kernel::calls(), [Call::DeviceReset]);
     let device = open_device(|k| k.device_flags = VFIO_DEVICE_FLAGS_PCI);
     Kernel::calls();
     assert!(!device.has_reset() && !device.reset().unwrap());

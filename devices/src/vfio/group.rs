@@ -5,12 +5,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use log::Level;
 use vfio_bindings::bindings::vfio::{VFIO_GROUP_FLAGS_VIABLE, vfio_group_status};
 use vmm_sys_util::errno::Error as Errno;
 
 use super::address::PciAddress;
 use super::preflight::{GroupMember, GroupNumber, HostPaths, PreflightError, no_permission};
 use super::{argument_size, kernel};
+use crate::guest_message;
 
 /// An open IOMMU group, in a container or not yet.
 ///
@@ -174,7 +176,8 @@ impl Drop for Group {
             return;
         }
         if let Err(error) = kernel::group_unset_container(self.fd.as_fd()) {
-            log::warn!(
+            guest_message!(
+                Level::Warn,
                 "VFIO_GROUP_UNSET_CONTAINER failed for IOMMU group {}: {error}",
                 self.number
             );

@@ -100,6 +100,8 @@ pub(super) struct Kernel {
     pub(super) eventfds: BTreeMap<u32, Vec<i32>>,
     /// Vectors that the host has left.
     pub(super) vectors_left: u32,
+    /// Resets that find the device held by someone else.
+    pub(super) resets_refused: usize,
 }
 
 impl Kernel {
@@ -145,6 +147,7 @@ impl Kernel {
             ]),
             eventfds: BTreeMap::new(),
             vectors_left: 1024,
+            resets_refused: 0,
         }
     }
 
@@ -520,5 +523,11 @@ fn set_irqs(
 }
 
 pub(super) fn device_reset(_: BorrowedFd<'_>) -> Result<(), Errno> {
-    run(Call::DeviceReset, |_| Ok(()))
+    run(Call::DeviceReset, |kernel| {
+        if kernel.resets_refused == 0 {
+            return Ok(());
+        }
+        kernel.resets_refused -= 1;
+        error(libc::EAGAIN)
+    })
 }

@@ -36,9 +36,9 @@ pub enum MemoryLimitError {
     /// The limit does not allow what is needed.
     #[error(
         "DMA needs {needed} bytes of locked memory, but only {available} bytes are available \
-         (RLIMIT_MEMLOCK is {limit} bytes, of which {locked} are in use). Raise the limit to at \
-         least {} bytes: {}",
-        .locked.saturating_add(*.needed), remedies(.locked.saturating_add(*.needed))
+         (RLIMIT_MEMLOCK is {limit} bytes, of which {locked} are in use). Set the limit to \
+         {enough} bytes, which is enough for whatever this guest maps for DMA: {}",
+        remedies(*.enough)
     )]
     TooLow {
         /// Bytes to be locked.
@@ -49,6 +49,8 @@ pub enum MemoryLimitError {
         limit: u64,
         /// Bytes locked already.
         locked: u64,
+        /// The limit to set, in bytes: enough for all that the guest can come to lock.
+        enough: u64,
     },
     /// The limit itself cannot be read.
     #[error("cannot read the limit on locked memory (RLIMIT_MEMLOCK)")]
@@ -67,7 +69,7 @@ pub enum MemoryLimitError {
     Field(&'static str),
 }
 
-/// The ways to raise the limit to at least `bytes`, in the units each of them takes.
+/// The ways to set the limit to `bytes`, in the units each of them takes.
 fn remedies(bytes: u64) -> String {
     let kib = bytes.div_ceil(1024);
     format!(
@@ -116,17 +118,26 @@ impl MemoryLimit {
     }
 
     /// Whether `needed` more bytes may be locked.
+    pub fn allows(&self, needed: u64) -> bool {
+        self.available_bytes()
+            .is_none_or(|available| available >= needed)
+    }
+
+    /// Whether `needed` more bytes may be locked. A refusal names one limit to set, `enough` bytes,
+    /// whatever is short at the moment: a limit raised by just that would be short again at the
+    /// guest's next step.
     ///
     /// # Errors
     /// [`MemoryLimitError::TooLow`], which says what is needed, what there is, and how to raise
     /// the limit.
-    pub fn check(&self, needed: u64) -> Result<(), MemoryLimitError> {
+    pub fn check(&self, needed: u64, enough: u64) -> Result<(), MemoryLimitError> {
         match (self.available_bytes(), self.limit_bytes) {
             (Some(available), Some(limit)) if available < needed => Err(MemoryLimitError::TooLow {
                 needed,
                 available,
                 limit,
                 locked: self.locked_bytes,
+                enough: enough.max(self.locked_bytes.saturating_add(needed)),
             }),
             _ => Ok(()),
         }
@@ -299,7 +310,7 @@ mod tests {
     #[test]
     fn this_process_has_a_limit_that_can_be_read() {
         let limit = MemoryLimit::current().unwrap();
-        assert!(limit.check(0).is_ok());
+        assert!(limit.check(0, 0).is_ok());
     }
 
     #[test]
@@ -309,14 +320,16 @@ mod tests {
             locked_bytes: 3 * MIB,
             exempt: false,
         };
-        assert!(limit.check(5 * MIB).is_ok());
-        let message = limit.check(5 * MIB + 1).unwrap_err().to_string();
+        assert!(limit.allows(5 * MIB) && limit.check(5 * MIB, GIB).is_ok());
+        assert!(!limit.allows(5 * MIB + 1));
+        let refusal = |enough| limit.check(5 * MIB + 1, enough).unwrap_err().to_string();
+        let message = refusal(0);
         for part in [
             "needs 5242881 bytes",
             "only 5242880 bytes are available",
             "RLIMIT_MEMLOCK is 8388608 bytes",
             "3145728 are in use",
-            "at least 8388609 bytes",
+            "Set the limit to 8388609 bytes",
             "ulimit -l 8193",
             "/etc/security/limits.conf",
             "LimitMEMLOCK=8388609",
@@ -324,6 +337,17 @@ mod tests {
         ] {
             assert!(message.contains(part), "{part:?} in {message:?}");
         }
+        // What is enough for all is what is named, whatever is short now.
+        let message = refusal(GIB);
+        for part in [
+            "needs 5242881 bytes",
+            "Set the limit to 1073741824 bytes",
+            "ulimit -l 1048576`",
+            "LimitMEMLOCK=1073741824",
+        ] {
+            assert!(message.contains(part), "{part:?} in {message:?}");
+        }
+        assert!(!message.contains("8388609"), "{message}");
     }
 
     #[test]
@@ -334,11 +358,11 @@ mod tests {
             exempt: false,
         };
         assert_eq!(limit.available_bytes(), None);
-        assert!(limit.check(u64::MAX).is_ok());
+        assert!(limit.check(u64::MAX, 0).is_ok());
         limit.limit_bytes = Some(0);
-        assert!(limit.check(1).is_err());
+        assert!(limit.check(1, 0).is_err());
         limit.exempt = true;
-        assert!(limit.check(u64::MAX).is_ok());
+        assert!(limit.check(u64::MAX, 0).is_ok());
     }
 
     /// Seen on a POWER9 host with 64 KiB pages as VmLck after each step.

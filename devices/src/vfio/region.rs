@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 use std::slice;
 
+use log::Level;
 use spapr_hypercalls::address::HostVirtualAddress;
 use vfio_bindings::bindings::vfio::{
     VFIO_PCI_BAR0_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_ROM_REGION_INDEX,
@@ -15,6 +16,8 @@ use vfio_bindings::bindings::vfio::{
     VFIO_REGION_INFO_FLAG_CAPS, VFIO_REGION_INFO_FLAG_MMAP, VFIO_REGION_INFO_FLAG_READ,
     VFIO_REGION_INFO_FLAG_WRITE, vfio_region_info,
 };
+
+use crate::guest_message;
 
 /// Which region of a PCI device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -276,7 +279,8 @@ impl Drop for RegionMapping {
         // SAFETY: this value owns the mapping, whose address and length these are, and nothing it
         // gave out may be used after it.
         if unsafe { libc::munmap(self.address.as_ptr().cast(), self.bytes) } != 0 {
-            log::warn!(
+            guest_message!(
+                Level::Warn,
                 "munmap of a device's region failed: {}",
                 io::Error::last_os_error()
             );

@@ -190,7 +190,7 @@ impl Container {
             let table_bytes = host_table_bytes(page, bytes, levels, host_page_bytes());
             if source.errno() == libc::ENOMEM {
                 // One of the two reasons for it, which more levels do not help.
-                kernel::memory_limit()?.check(table_bytes)?;
+                self.check_limit(table_bytes)?;
                 if levels < most {
                     levels += 1;
                     continue;
@@ -280,7 +280,7 @@ impl Container {
             if source.errno() == libc::ENOMEM {
                 let bytes = self.info().window_bytes;
                 let need = LockedMemoryNeed::v1(bytes, host_page_bytes());
-                kernel::memory_limit()?.check(need.total_bytes())?;
+                self.check_limit(need.total_bytes())?;
             }
             return Err(WindowError::Enable(source));
         }

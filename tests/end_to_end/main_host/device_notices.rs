@@ -32,7 +32,12 @@ fn a_device_that_the_host_wants_back_is_told_of_and_given_back_at_the_end() {
     running.wait_for_console(LAP, laps + 2);
     assert!(!unbind.is_finished(), "the device was taken from its guest");
     running.signal(Signal::TERM);
-    running.finish().assert_status(1);
+    let finished = running.finish();
+    finished.assert_status(1);
+    let errors = finished.errors();
+    assert!(!errors.contains("given back whole"), "{finished}");
+    assert!(!errors.contains("VFIO_DEVICE_RESET"), "{finished}");
+    assert!(errors.contains("the host holds it"), "{finished}");
     unbind.join().expect("no panic").expect("unbound");
     assert_eq!(driver_of(&device), None);
     drop(bound_again);

@@ -17,6 +17,8 @@ mod front_end_by_hand;
 mod interrupt_controllers;
 mod iommu;
 mod kexec;
+mod limit_to_set;
+mod limited;
 mod locked_memory;
 mod memory_limit;
 mod missing_support;

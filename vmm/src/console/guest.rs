@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
+use log::Level;
+use spapr_devices::guest_message;
 use spapr_devices::vty::Vty;
 
 use super::{Console, ConsoleError, OsTermReport, OutputQueue, input};
@@ -44,7 +46,8 @@ impl Terminal {
                     thread::sleep(RETRY_INPUT);
                 }
                 // A guest that reads nothing: the keys that end it must still be read.
-                log::warn!(
+                guest_message!(
+                    Level::Warn,
                     "{} typed bytes were dropped: the guest reads none",
                     rest.len()
                 );
@@ -55,7 +58,7 @@ impl Terminal {
                     .unwrap_or_else(PoisonError::into_inner)
                     .upgrade();
                 if let Some(lifecycle) = machine {
-                    lifecycle.end(End::Asked("Ctrl-A x"));
+                    lifecycle.end(End::Left);
                 }
             };
             input::spawn(input, console.escape, deliver, quit).map_err(ConsoleError::Thread)?;

@@ -1,9 +1,10 @@
 //! What the user types, on its way to the guest.
 
 use std::io::{self, Read};
-use std::thread;
 
+use crate::error_chain::chain;
 use crate::sandbox::{self, Role};
+use crate::threads;
 
 /// How a user leaves a guest whose terminal took over theirs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,38 +64,36 @@ pub(super) fn spawn(
     mut deliver: impl FnMut(&[u8]) + Send + 'static,
     quit: impl Fn() + Send + 'static,
 ) -> io::Result<()> {
-    thread::Builder::new()
-        .name("console-input".to_owned())
-        .spawn(move || {
-            if let Err(error) = sandbox::enter(Role::Reader) {
-                log::error!("{error}");
-                return;
-            }
-            let mut input = input;
-            let mut keys = Keys {
-                escape,
-                after_ctrl_a: false,
+    threads::spawn("console-input", move || {
+        if let Err(error) = sandbox::enter(Role::Reader) {
+            log::error!("{}", chain(&error));
+            return;
+        }
+        let mut input = input;
+        let mut keys = Keys {
+            escape,
+            after_ctrl_a: false,
+        };
+        let mut buffer = [0; 256];
+        let mut typed = Vec::with_capacity(buffer.len());
+        loop {
+            let length = match input.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => return,
             };
-            let mut buffer = [0; 256];
-            let mut typed = Vec::with_capacity(buffer.len());
-            loop {
-                let length = match input.read(&mut buffer) {
-                    Ok(0) => return,
-                    Ok(length) => length,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                    Err(_) => return,
-                };
-                typed.clear();
-                for &byte in &buffer[..length] {
-                    match keys.next(byte) {
-                        Key::Guest(byte) => typed.push(byte),
-                        Key::Quit => quit(),
-                        Key::Nothing => {}
-                    }
+            typed.clear();
+            for &byte in &buffer[..length] {
+                match keys.next(byte) {
+                    Key::Guest(byte) => typed.push(byte),
+                    Key::Quit => quit(),
+                    Key::Nothing => {}
                 }
-                deliver(&typed);
             }
-        })?;
+            deliver(&typed);
+        }
+    })?;
     Ok(())
 }
 

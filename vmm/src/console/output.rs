@@ -39,8 +39,9 @@ impl OutputQueue {
     /// # Errors
     /// When the thread cannot be started.
     pub fn spawn(output: impl Write + Send + 'static) -> io::Result<Self> {
+        let what = Some("what the guest prints");
         Ok(Self {
-            writer: BackgroundWriter::spawn("console", QUEUE_BYTES, output)?,
+            writer: BackgroundWriter::spawn("console", what, QUEUE_BYTES, output)?,
             remembered: Arc::default(),
         })
     }

@@ -244,7 +244,7 @@ fn report(
     };
     report.limit.advice = report
         .most_bytes()
-        .and_then(|most| limit.check(most).err())
+        .and_then(|most| limit.check(most, most).err())
         .map(|shortage: MemoryLimitError| shortage.to_string());
     report
 }

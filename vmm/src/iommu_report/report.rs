@@ -44,8 +44,8 @@ pub struct Limit {
     pub exempt: bool,
     /// What may still be locked; `None` when there is no bound.
     pub available_bytes: Option<u64>,
-    /// What is missing for the most that any guest above could lock, and how to raise the limit;
-    /// `None` when nothing is missing.
+    /// What is missing for the most that the guest could lock, in the containers that it gets when
+    /// it asks for no version, and how to raise the limit; `None` when nothing is missing.
     pub advice: Option<String>,
 }
 
@@ -254,10 +254,10 @@ pub fn locked(guest: &Guest, containers: &[IommuInfo], limit: &MemoryLimit) -> V
                 memory_bytes: need.most.memory_bytes,
                 host_table_bytes: need.most.host_table_bytes,
                 kvm_table_bytes: need.most.kvm_table_bytes,
-                verdict: match (limit.check(first), limit.check(most)) {
-                    (_, Ok(())) => Verdict::Enough,
-                    (Ok(()), Err(_)) => Verdict::EnoughToStart,
-                    (Err(_), Err(_)) => Verdict::TooLow,
+                verdict: match (limit.allows(first), limit.allows(most)) {
+                    (_, true) => Verdict::Enough,
+                    (true, false) => Verdict::EnoughToStart,
+                    (false, false) => Verdict::TooLow,
                 },
             }
         })
@@ -273,14 +273,16 @@ pub fn version_number(version: IommuVersion) -> u32 {
 }
 
 impl Report {
-    /// The most that any guest of this report could lock.
+    /// The most that a guest with what this report is for could lock, in the containers that it
+    /// gets when it asks for no version: the best that there are, which are told first.
     pub fn most_bytes(&self) -> Option<u64> {
-        let alone = self
-            .groups
-            .iter()
-            .flat_map(|group| &group.containers)
-            .flat_map(|container| &container.locked);
-        let together = self.together.iter().flat_map(|need| &need.locked);
+        let best = self.groups.iter().filter_map(|group| {
+            let mut containers = group.containers.iter();
+            containers.find(|container| !container.locked.is_empty())
+        });
+        let alone = best.flat_map(|container| &container.locked);
+        let together = self.together.first().into_iter();
+        let together = together.flat_map(|need| &need.locked);
         alone.chain(together).map(|locked| locked.most_bytes).max()
     }
 }

@@ -287,13 +287,16 @@ fn limit(report: &Report) -> String {
         text.push_str(" It does not bind this process, which has CAP_IPC_LOCK.");
         if let Some(most) = report.most_bytes() {
             text.push_str(&format!(
-                "\nOne without that capability needs `ulimit -l {}` for the most of the above.",
+                "\nOne without that capability needs `ulimit -l {}`, in the containers that `run` takes by \
+                 itself.",
                 kib(most)
             ));
         }
     }
     if let Some(advice) = advice {
-        text.push_str(&format!("\nFor the most of the above, {advice}."));
+        text.push_str(&format!(
+            "\nIn the containers that `run` takes by itself, {advice}."
+        ));
     }
     text
 }
@@ -401,9 +404,9 @@ mod tests {
                 "libvirt would allow 4218880 KiB for devices of one group (2 PCI host bridges)",
                 "devices of 2 groups (3 PCI host bridges)",
                 "(RLIMIT_MEMLOCK): 524288 KiB, 0 KiB in use here",
-                "DMA needs 4311744512 bytes",
-                "ulimit -l 4210688",
-                "LimitMEMLOCK=4311744512",
+                "DMA needs 1087373312 bytes",
+                "ulimit -l 1061888",
+                "LimitMEMLOCK=1087373312",
             ],
         );
     }
@@ -418,7 +421,7 @@ mod tests {
             &text,
             &[
                 "does not bind this process, which has CAP_IPC_LOCK",
-                "needs `ulimit -l 4210688`",
+                "needs `ulimit -l 1061888`",
             ],
         );
         assert_eq!(

@@ -11,6 +11,8 @@ use kvm_bindings::{
     KVM_CAP_SPAPR_TCE_VFIO, KVM_VM_PPC_HV,
 };
 use kvm_ioctls::{Kvm, VmFd};
+use log::Level;
+use spapr_devices::guest_message;
 use spapr_devices::interrupts::ControllerKind;
 use spapr_devices::interrupts::xive::PAGE_BYTES as XIVE_PAGE_BYTES;
 use vmm_sys_util::errno;
@@ -249,7 +251,10 @@ impl Capabilities {
             (InterruptControllerMode::Xics, _) => Ok(ControllerKind::Xics),
             (_, None) => Ok(ControllerKind::Xive),
             (InterruptControllerMode::Auto, Some(why)) => {
-                log::info!("the guest's interrupt controller is XICS, not XIVE: {why}");
+                guest_message!(
+                    Level::Info,
+                    "the guest's interrupt controller is XICS, not XIVE: {why}"
+                );
                 Ok(ControllerKind::Xics)
             }
             (InterruptControllerMode::Xive, Some(why)) => Err(HostError::NoXive(why)),

@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use kvm_bindings::kvm_run;
 use kvm_ioctls::VcpuFd;
+use log::Level;
+use spapr_devices::guest_message;
 use spapr_devices::vfio::host_page_bytes;
 use vmm_sys_util::errno;
 use vmm_sys_util::signal::{self, SIGRTMIN, register_signal_handler};
@@ -110,7 +112,8 @@ impl VcpuKick {
                 unsafe { libc::syscall(libc::SYS_tgkill, std::process::id(), thread, SIGRTMIN()) };
             if sent != 0 {
                 // EAGAIN, when the user has more signals queued than RLIMIT_SIGPENDING allows.
-                log::error!(
+                guest_message!(
+                    Level::Error,
                     "vCPU thread {thread} cannot be signalled: {}",
                     errno::Error::last()
                 );

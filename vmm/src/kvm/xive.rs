@@ -23,6 +23,8 @@ use kvm_bindings::{
     kvm_device_type_KVM_DEV_TYPE_XIVE, kvm_enable_cap, kvm_ppc_xive_eq,
 };
 use kvm_ioctls::{DeviceFd, VcpuFd, VmFd};
+use log::Level;
+use spapr_devices::guest_message;
 use spapr_devices::interrupts::xive::{
     self, EventData, PAGE_BYTES, QUEUE_SHIFT, QueueFill, QueueName, SOURCE_BYTES, XiveDevice,
 };
@@ -317,7 +319,10 @@ impl Drop for XiveKvm {
             .drain(..)
             .try_for_each(|slot| self.slots.remove(slot));
         if let Err(error) = taken {
-            log::error!("pages of the interrupt controller stay with the guest: {error}");
+            guest_message!(
+                Level::Error,
+                "pages of the interrupt controller stay with the guest: {error}"
+            );
             return;
         }
         // SAFETY: this is the only place where it is dropped, and nothing uses it afterwards.

@@ -5,11 +5,13 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use log::Level;
 use spapr_devices::dma_windows::DmaWindows;
+use spapr_devices::guest_message;
 use spapr_devices::interrupts::{ControllerKind, LisnAllocator};
 use spapr_devices::pci::{HostBridge, HostBridgeNode, Machine as PciMachine, PciError};
 use spapr_devices::rtas::KERNEL_SERVICES;
-use spapr_devices::vfio::{MemoryLimitError, host_page_bytes};
+use spapr_devices::vfio::host_page_bytes;
 use spapr_hypercalls::abi;
 use spapr_hypercalls::address::GuestPhysicalAddress;
 use spapr_hypercalls::engine::{Engine, EngineError, HostBridge as EngineBridge, WindowError};
@@ -25,7 +27,7 @@ use super::dma_windows;
 use super::host_iommu::GroupIommu;
 use super::interrupt_controller::{InterruptController, InterruptControllerError};
 use super::lasting::Lasting;
-use super::memory_check;
+use super::memory_check::{self, MemoryCheckError};
 use super::passthrough::{self, AttachedGroup, PassthroughError};
 use super::populator::Wake;
 use super::processor_facts::{self, ProcessorError};
@@ -41,7 +43,7 @@ use crate::kvm::vcpu::{PseriesVcpu, VcpuError};
 use crate::kvm::vfio_device::{VfioDeviceError, VfioKvmDevice};
 use crate::kvm::vm::{PseriesVm, VmError};
 use crate::kvm::xive::XiveError;
-use crate::memory::{GuestRam, MemoryError};
+use crate::memory::{self, GuestRam, MemoryError};
 use crate::random;
 use crate::setting::Setting;
 
@@ -85,7 +87,7 @@ pub enum MachineError {
     Window(#[from] WindowError),
     /// The limit on locked memory is too low.
     #[error(transparent)]
-    MemoryLimit(#[from] MemoryLimitError),
+    MemoryLimit(#[from] MemoryCheckError),
     /// The guest cannot be booted.
     #[error(transparent)]
     Boot(#[from] BootError),
@@ -291,9 +293,21 @@ fn rng_seed() -> Result<[u8; 64], MachineError> {
 }
 
 fn make_ram(description: &MachineDescription) -> Result<GuestRam, MemoryError> {
+    warn_of_little_memory(description);
     match description.hugepages {
         Some(pages) => GuestRam::in_hugepages(description.memory, pages),
         None => GuestRam::new(description.memory),
+    }
+}
+
+fn warn_of_little_memory(description: &MachineDescription) {
+    let (cpus, memory) = (description.cpus, description.memory);
+    if let Some(more) = memory::more_memory_for(cpus, memory.0) {
+        guest_message!(
+            Level::Warn,
+            "{cpus} processors with {memory} of memory: Linux needs some MiB for each and may run out of \
+             memory as it starts; give fewer, or {more}"
+        );
     }
 }
 

@@ -6,6 +6,8 @@ use std::sync::{Arc, Once, OnceLock};
 use std::time::{Duration, Instant};
 
 use kvm_ioctls::{Kvm, VmFd};
+use log::Level;
+use spapr_devices::guest_message;
 use spapr_hypercalls::abi;
 use spapr_hypercalls::world::{BulkCall, HostError, KernelHandlers};
 use vmm_sys_util::timerfd::TimerFd;
@@ -24,15 +26,13 @@ pub(super) fn kernel_may_take_lists(kvm: &Kvm, capabilities: &Capabilities) -> b
             return false;
         }
         let checks = list_check::checks_where_lists_end(kvm).inspect_err(|error| {
-            log::warn!(
-                "whether this kernel checks where a list of TCEs ends could not be tried: {}",
+            guest_message!(Level::Warn, "whether this kernel checks where a list of TCEs ends could not be tried: {}",
                 chain(error)
             );
         });
         let checks = checks.unwrap_or(false);
         if !checks {
-            log::info!(
-                "H_PUT_TCE_INDIRECT is served in user space alone: this kernel has not been shown to check \
+            guest_message!(Level::Info, "H_PUT_TCE_INDIRECT is served in user space alone: this kernel has not been shown to check \
                  where a list ends"
             );
         }
@@ -44,8 +44,7 @@ pub(super) fn kernel_may_take_lists(kvm: &Kvm, capabilities: &Capabilities) -> b
 pub(super) fn warn_of_risk() {
     static SAID: Once = Once::new();
     SAID.call_once(|| {
-        log::warn!(
-            "the kernel serves all TCE calls (tce=kernel): one that does not check where a range ends, as \
+        guest_message!(Level::Warn, "the kernel serves all TCE calls (tce=kernel): one that does not check where a range ends, as \
              those before Linux 7, lets the guest write over this host's memory; only for guests that you \
              trust"
         );
@@ -80,7 +79,8 @@ impl KernelHandlers for BulkCallSwitch {
         let name = abi::name(number).unwrap_or_default();
         self.vm.enable_hcall(number, in_kernel).map_err(|error| {
             // The engine does not ask again for a call that the kernel refused to take.
-            log::warn!(
+            guest_message!(
+                Level::Warn,
                 "{name} stays {}: {}",
                 if in_kernel {
                     "in user space, also where the kernel would be cheaper"
@@ -112,7 +112,10 @@ impl KernelHandlers for BulkCallSwitch {
             None => self.timer.clear(),
         };
         if let Err(error) = set {
-            log::warn!("bulk TCE calls stay where they are: the timer cannot be set: {error}");
+            guest_message!(
+                Level::Warn,
+                "bulk TCE calls stay where they are: the timer cannot be set: {error}"
+            );
         }
     }
 }

@@ -5,6 +5,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use log::Level;
+use spapr_devices::guest_message;
 use spapr_devices::vfio::{Device, Irq, IrqError, PciAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -28,7 +30,7 @@ pub(super) fn watch(device: &Device) -> io::Result<Vec<Alarm>> {
             Ok(true) => {}
             Ok(false) => continue,
             Err(error) => {
-                log::warn!("nobody will be told of it: {}", chain(&error));
+                guest_message!(Level::Warn, "nobody will be told of it: {}", chain(&error));
                 continue;
             }
         }
@@ -61,14 +63,16 @@ fn give(device: &Device, irq: Irq, event: &EventFd) -> Result<bool, IrqError> {
 /// An error that neither the device nor its bus recovers from (drivers/vfio/pci/vfio_pci_core.c,
 /// `vfio_pci_core_aer_err_detected`).
 fn failed(address: PciAddress) {
-    log::error!(
+    guest_message!(
+        Level::Error,
         "PCI device {address} has had an error that it does not recover from: its guest cannot rely on \
          it any more. Shut the guest down and start it again, which resets the device"
     );
 }
 
 fn wanted_back(address: PciAddress) {
-    log::warn!(
+    guest_message!(
+        Level::Warn,
         "the host wants PCI device {address} back (it is being unbound from its driver, or removed): that \
          waits until this guest has ended"
     );

@@ -10,7 +10,7 @@ use log::Level;
 use spapr_devices::dma_windows::WindowHost;
 use spapr_devices::guest_message;
 use spapr_devices::vfio::{
-    Container, IommuVersion, MemoryLimit, MemoryLimitError, RegisterError, WindowError, host_error,
+    Container, IommuVersion, MemoryLimitError, RegisterError, WindowError, host_error,
 };
 use spapr_hypercalls::address::{Ioba, Liobn};
 use spapr_hypercalls::tce::Permission;
@@ -80,6 +80,15 @@ impl GroupIommu {
         host_error(errno)
     }
 
+    /// The limit on locked memory, when it is what stood in the way, else what the kernel said.
+    #[cold]
+    fn why_not_locked(&self, range: HostRange, error: &RegisterError) -> String {
+        match self.container.check_limit(range.bytes) {
+            Err(limit) => chain(&limit),
+            Ok(()) => chain(error),
+        }
+    }
+
     /// Registers memory, again after a while if the host says that it is out of memory and no limit is why.
     /// To pin pages for long, the kernel moves them out of areas that it keeps for other uses, and a page that
     /// someone else holds at that moment cannot be moved.
@@ -91,8 +100,7 @@ impl GroupIommu {
                 Err(error) => error,
             };
             let may_pass = matches!(HostError::from(error), HostError::OutOfResources(_));
-            let limit = MemoryLimit::current().map(|limit| limit.check(range.bytes));
-            let is_limited = matches!(limit, Ok(Err(_)));
+            let is_limited = self.container.check_limit(range.bytes).is_err();
             let Some(pause) = pauses.next().filter(|_| may_pass && !is_limited) else {
                 return Err(error);
             };
@@ -204,7 +212,7 @@ impl HostIommu for GroupIommu {
                  error",
                 self.group(),
                 range.bytes,
-                why_not_locked(range, &error)
+                self.why_not_locked(range, &error)
             );
             error.into()
         })
@@ -212,7 +220,8 @@ impl HostIommu for GroupIommu {
 
     fn unregister_memory(&self, range: HostRange) -> Result<(), HostError> {
         self.container.unregister_memory(range).map_err(|errno| {
-            log::error!(
+            guest_message!(
+                Level::Error,
                 "{}: {} bytes of memory stay locked: {errno}",
                 self.group(),
                 range.bytes
@@ -245,18 +254,10 @@ impl WindowHost for GroupIommu {
         kernel_table: bool,
     ) -> Result<(), MemoryLimitError> {
         let need = Container::window_need(geometry, memory_bytes, kernel_table && self.can_bind);
-        MemoryLimit::current()?.check(need.total_bytes())
+        self.container.check_limit(need.total_bytes())
     }
 
     fn take_misplaced(&self) -> Option<Ioba> {
         self.misplaced().take()
     }
-}
-
-/// The limit on locked memory, when it is what stood in the way, else what the kernel said.
-fn why_not_locked(range: HostRange, error: &RegisterError) -> String {
-    let limit = MemoryLimit::current().and_then(|limit| limit.check(range.bytes));
-    limit
-        .err()
-        .map_or_else(|| error.to_string(), |limit| limit.to_string())
 }

@@ -18,7 +18,9 @@ pub enum End {
     Quit,
     /// The guest's kernel gave up, for this reason if it gave one (RTAS ibm,os-term).
     OsTerm(Option<String>),
-    /// This process was asked to end, by the signal of this name or from the console.
+    /// The user left, by the keys on the console that do that.
+    Left,
+    /// This process was asked to end, by the signal of this name.
     Asked(&'static str),
     /// A processor could not go on.
     Failed(String),

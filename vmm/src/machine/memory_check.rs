@@ -1,5 +1,7 @@
 //! Whether the limit on locked memory lets the guest do DMA at all, asked before it starts.
 
+use log::Level;
+use spapr_devices::guest_message;
 use spapr_devices::vfio::{Container, IommuInfo, MemoryLimit, MemoryLimitError, host_page_bytes};
 use spapr_hypercalls::locking::RegionSize;
 use spapr_hypercalls::policy::{LockPolicy, Policy};
@@ -7,22 +9,40 @@ use spapr_hypercalls::policy::{LockPolicy, Policy};
 use super::dma_windows;
 use super::locked_memory::Guest;
 use crate::cli::DdwMode;
+use crate::error_chain::chain;
 use crate::memory::GuestRam;
 
+/// Why the guest is not started.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryCheckError {
+    /// Nothing could ever be mapped.
+    #[error(
+        "the guest could map nothing for DMA: its first mapping locks the DMA windows' tables and one \
+         block of memory"
+    )]
+    FirstMapping(#[source] MemoryLimitError),
+    /// Memory is to be locked before the guest starts.
+    #[error("guest memory cannot be locked at the start")]
+    AtStart(#[source] MemoryLimitError),
+    /// The limit cannot be read.
+    #[error(transparent)]
+    Limit(#[from] MemoryLimitError),
+}
+
 /// Checks the limit for a guest with memory `ram`, these containers, and dynamic windows as `ddw`
-/// says.
+/// says, and has the containers name the one limit that is enough for all that it can do.
 ///
 /// With memory locked on first mapping, what must be possible is each default window and one
-/// region of memory; that all of memory may follow is only warned of.
+/// region of memory; that more may follow is only warned of, because a guest may never map it.
 ///
 /// # Errors
-/// When the limit is too low, with what is needed and what is available.
+/// When the limit is too low, with what is needed, what is available, and the limit to set.
 pub(super) fn check(
     containers: &[&Container],
     ram: &GuestRam,
     policy: &Policy,
     ddw: DdwMode,
-) -> Result<(), MemoryLimitError> {
+) -> Result<(), MemoryCheckError> {
     let limit = MemoryLimit::current()?;
     let region = policy.region;
     let region = region.unwrap_or_else(|| RegionSize::for_ram(ram.bytes()));
@@ -35,15 +55,23 @@ pub(super) fn check(
         ddw,
         largest_page: dma_windows::page_backed_by(ram.page_bytes().min(region.bytes())),
     };
-    let containers: Vec<IommuInfo> = containers.iter().map(|it| *it.info()).collect();
-    let need = guest.need(&containers, policy.lock);
-    limit.check(need.first_mapping.total_bytes())?;
-    if policy.lock == LockPolicy::FirstMap
-        && let Err(shortage) = limit.check(need.most.total_bytes())
-    {
-        log::warn!(
-            "a guest that maps all of its memory for DMA will get an error from some point on: \
-             {shortage}"
+    let infos: Vec<IommuInfo> = containers.iter().map(|it| *it.info()).collect();
+    let need = guest.need(&infos, policy.lock);
+    let (first, most) = (need.first_mapping.total_bytes(), need.most.total_bytes());
+    let enough = limit.locked_bytes.saturating_add(most);
+    for container in containers {
+        container.advise_limit(enough);
+    }
+    limit.check(first, enough).map_err(match policy.lock {
+        LockPolicy::FirstMap => MemoryCheckError::FirstMapping,
+        LockPolicy::Attach => MemoryCheckError::AtStart,
+    })?;
+    if let Err(shortage) = limit.check(most, enough) {
+        guest_message!(
+            Level::Warn,
+            "the guest may come to map more for DMA than can be locked; its driver gets an error then, \
+             and one that tries again until it succeeds waits for ever: {}",
+            chain(&shortage)
         );
     }
     Ok(())

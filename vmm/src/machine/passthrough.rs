@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
+use log::Level;
+use spapr_devices::guest_message;
 use spapr_devices::pci::{DeviceFunction, PhysicalFunction};
 use spapr_devices::vfio::{
     Container, ContainerError, Device, DeviceError, Group, GroupError, GroupNumber, HostPaths,
@@ -139,14 +141,19 @@ fn attach_group(
     let places = guest_places::choose(members).map_err(place_error)?;
     let group = Group::open(host, number)?;
     let container = Arc::new(Container::attach(host, group, policy)?);
-    log::info!("IOMMU group {number}: {} container", container.version());
+    guest_message!(
+        Level::Info,
+        "IOMMU group {number}: {} container",
+        container.version()
+    );
     let mut functions: Vec<(DeviceFunction, Arc<dyn PhysicalFunction>)> = Vec::new();
     let mut notices = Vec::new();
     for (member, place) in members.iter().zip(places) {
         let address = member.host;
         let device = Device::open(Arc::clone(&container), address)?;
         if !device.reset()? {
-            log::warn!(
+            guest_message!(
+                Level::Warn,
                 "PCI device {address} cannot be reset by itself: the guest finds it as its last \
                  user left it, and so it does after a reboot"
             );

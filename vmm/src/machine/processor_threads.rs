@@ -4,8 +4,8 @@
 use std::io;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Mutex, PoisonError};
-use std::thread;
 
+use crate::threads;
 use crate::vcpu::counters::Counters;
 
 /// What a thread does in one life of the machine; the end of the call is the end of the life.
@@ -66,21 +66,19 @@ impl ProcessorThread {
         let (work, works) = mpsc::channel::<Work>();
         let (tell_done, done) = mpsc::channel();
         let (tell_id, id) = mpsc::channel();
-        thread::Builder::new()
-            .name(format!("CPU {server}/KVM"))
-            .spawn(move || {
-                // SAFETY: gettid touches no memory of ours.
-                let own = unsafe { libc::gettid() }.unsigned_abs();
-                let prepared = prepare.map_or(Ok(()), |prepare| prepare()).map(|()| own);
-                if tell_id.send(prepared).is_err() {
+        threads::spawn(&format!("CPU {server}/KVM"), move || {
+            // SAFETY: gettid touches no memory of ours.
+            let own = unsafe { libc::gettid() }.unsigned_abs();
+            let prepared = prepare.map_or(Ok(()), |prepare| prepare()).map(|()| own);
+            if tell_id.send(prepared).is_err() {
+                return;
+            }
+            for work in works {
+                if tell_done.send(work()).is_err() {
                     return;
                 }
-                for work in works {
-                    if tell_done.send(work()).is_err() {
-                        return;
-                    }
-                }
-            })?;
+            }
+        })?;
         let gone = |_| io::Error::other("a processor's thread ended at its start");
         Ok(Self {
             id: id.recv().map_err(gone)??,

@@ -5,6 +5,8 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
+use log::Level;
+use spapr_devices::guest_message;
 use spapr_devices::interrupts::{InterruptLines, Lisn, LisnBlock};
 use spapr_devices::rtas::PowerEvents;
 use vmm_sys_util::eventfd::EventFd;
@@ -178,7 +180,8 @@ impl RunningMachine {
             .lifecycle
             .ended()
             .unwrap_or(End::Asked("the control plane"));
-        (end, self.release())
+        let released = self.release(matches!(end, End::Reboot | End::Reset));
+        (end, released)
     }
 
     /// Stops all processors and collects what they counted.
@@ -190,17 +193,31 @@ impl RunningMachine {
         for server in 0..std::mem::take(&mut self.working) {
             match self.threads.wait(server) {
                 Some(counters) => sum.add(&counters),
-                None => log::error!("a processor's thread panicked"),
+                None => guest_message!(Level::Error, "a processor's thread panicked"),
             }
         }
         sum
     }
 
-    /// Devices stop before the windows that they use go.
-    fn release(&self) -> Result<(), MachineError> {
+    /// Devices stop before the windows that they use go. One that the host holds, because it is being
+    /// unbound, is stopped and cannot be reset: unless the guest `starts_again` with it, that is no
+    /// failure.
+    fn release(&self, starts_again: bool) -> Result<(), MachineError> {
+        let bridges = &self.partition.bridges;
+        let functions = bridges.iter().flat_map(|bridge| bridge.functions());
         let mut stopped = Ok(());
-        for bridge in &self.partition.bridges {
-            stopped = stopped.and(bridge.reset());
+        for function in functions {
+            let result = match function.reset() {
+                Err(held) if held.kind() == io::ErrorKind::ResourceBusy && !starts_again => {
+                    guest_message!(
+                        Level::Warn,
+                        "{held}. It has been stopped, and is reset when it is opened next"
+                    );
+                    Ok(())
+                }
+                result => result,
+            };
+            stopped = stopped.and(result);
         }
         let windows = self.partition.engine.reset_windows();
         let stopped = stopped.map_err(|source: io::Error| MachineError::Resource {
@@ -209,7 +226,7 @@ impl RunningMachine {
         });
         match (stopped, windows.map_err(MachineError::from)) {
             (Err(device), Err(window)) => {
-                log::error!("{}", chain(&window));
+                guest_message!(Level::Error, "{}", chain(&window));
                 Err(device)
             }
             (device, window) => device.and(window),
@@ -272,8 +289,8 @@ impl Drop for RunningMachine {
         }
         // Not stopped: an error on the way up or down.
         self.halt();
-        if let Err(error) = self.release() {
-            log::error!("{}", chain(&error));
+        if let Err(error) = self.release(false) {
+            guest_message!(Level::Error, "{}", chain(&error));
         }
     }
 }

@@ -182,6 +182,9 @@ impl PhysicalFunction for VfioFunction {
     }
 
     fn reset(&self) -> io::Result<()> {
-        self.device.reset().map(drop).map_err(other)
+        self.device.reset().map(drop).map_err(|error| match error {
+            DeviceError::Held(_) => io::Error::new(io::ErrorKind::ResourceBusy, error),
+            _ => other(error),
+        })
     }
 }

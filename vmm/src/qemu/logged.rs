@@ -8,6 +8,9 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::time::Duration;
 
+use log::Level;
+use spapr_devices::guest_message;
+
 use crate::background_writer::BackgroundWriter;
 
 /// Bytes that wait for a reader before they are lost.
@@ -40,8 +43,18 @@ struct Logged {
 impl Logged {
     fn new(terminal: impl Write + Send + 'static, log: File) -> io::Result<Self> {
         Ok(Self {
-            terminal: BackgroundWriter::spawn("terminal", QUEUE_BYTES, terminal)?,
-            log: Some(BackgroundWriter::spawn("console log", QUEUE_BYTES, log)?),
+            terminal: BackgroundWriter::spawn(
+                "terminal",
+                Some("what the guest prints"),
+                QUEUE_BYTES,
+                terminal,
+            )?,
+            log: Some(BackgroundWriter::spawn(
+                "console log",
+                None,
+                QUEUE_BYTES,
+                log,
+            )?),
         })
     }
 
@@ -49,8 +62,11 @@ impl Logged {
         let Some(log) = &self.log else {
             return;
         };
-        if log.is_broken() {
-            log::warn!("the terminal's log ends here: its reader is gone");
+        if let Some(why) = log.why_broken() {
+            guest_message!(
+                Level::Warn,
+                "the terminal's log ends here, it cannot be written: {why}"
+            );
             self.log = None;
             return;
         }
@@ -60,7 +76,10 @@ impl Logged {
         }
         let lost = log.take_lost();
         if lost != 0 {
-            log::warn!("{lost} bytes are missing in the terminal's log: nobody read it");
+            guest_message!(
+                Level::Warn,
+                "{lost} bytes are missing in the terminal's log: nobody read it"
+            );
         }
     }
 }

@@ -14,6 +14,9 @@ mod with_kvm {
     use std::sync::Arc;
     use std::time::Instant;
 
+    use log::Level;
+    use spapr_devices::guest_message;
+
     use super::super::run::{QemuError, Serving, Waiting, resource};
     use super::super::state::Next;
     use crate::console::{Console, ConsoleError, Terminal};
@@ -165,7 +168,11 @@ mod with_kvm {
             let (end, released) = running.stop(self.started, &mut self.statistics);
             waited?;
             if let Err(error) = released {
-                log::error!("the machine was not given back whole: {}", chain(&error));
+                guest_message!(
+                    Level::Error,
+                    "the machine was not given back whole: {}",
+                    chain(&error)
+                );
             }
             let next = self.take(after_crash.as_ref().unwrap_or(&end));
             Ok((end, next))
@@ -185,9 +192,10 @@ mod with_kvm {
         fn take(&self, end: &End) -> Next {
             match end {
                 End::OsTerm(reason) => {
-                    log::error!("{}", self.terminal.os_term_report(reason.clone()));
+                    let report = self.terminal.os_term_report(reason.clone());
+                    guest_message!(Level::Error, "{report}");
                 }
-                End::Failed(message) => log::error!("{message}"),
+                End::Failed(message) => guest_message!(Level::Error, "{message}"),
                 End::Asked(by) => log::warn!("ended by {by}"),
                 _ => {}
             }

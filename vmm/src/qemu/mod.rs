@@ -42,6 +42,7 @@ use std::time::Instant;
 
 use crate::cli::LogLevel;
 use crate::logging::{self, Prefix};
+use crate::process_limits;
 use command_line::CommandLine;
 use daemon::{Detached, Readiness};
 use inherited::Inherited;
@@ -51,6 +52,19 @@ use run::QemuError;
 /// or a monitor ended it, and 1 for any failure.
 pub fn main() -> ExitCode {
     let started = Instant::now();
+    match process_limits::prepare() {
+        Ok(()) => run_program(started),
+        Err(error) => {
+            logging::tell(&format!("error: {error}"));
+            last_words::wait_until_heard();
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// With stack enough; it must not become part of `main`'s own frame.
+#[inline(never)]
+fn run_program(started: Instant) -> ExitCode {
     let arguments: Result<Vec<String>, _> = std::env::args_os()
         .skip(1)
         .map(OsString::into_string)

@@ -254,6 +254,7 @@ impl GuestState {
                 Next::Restart
             }
             End::Quit => self.exit("host-qmp-quit"),
+            End::Left => self.exit("host-ui"),
             End::Asked(_) => self.exit("host-signal"),
             End::OsTerm(_) => self.panicked(),
             End::Failed(_) => {

@@ -3,7 +3,7 @@
 use spapr_hypercalls::abi::{self, Arguments, ReturnCode};
 use spapr_hypercalls::engine::Answer;
 
-use super::{rtas, system_reset};
+use super::{call_log, rtas, system_reset};
 use crate::kvm::vcpu::PaprHcall;
 use crate::machine::lifecycle::End;
 use crate::machine::partition::Partition;
@@ -35,7 +35,14 @@ pub(super) fn serve(partition: &Partition, server: u32, call: PaprHcall<'_>) -> 
             *ret = nr;
             return Served::MakeAgain;
         }
-        None => serve_other(partition, server, nr, args),
+        None => {
+            let given = call_log::is_wanted(nr).then_some(*args);
+            let (code, served) = serve_other(partition, server, nr, args);
+            if let Some(given) = given {
+                call_log::follow(server, nr, &given, code);
+            }
+            (code, served)
+        }
     };
     *ret = code.to_register();
     served

@@ -8,6 +8,8 @@ pub mod modes;
 pub mod system_reset;
 
 #[cfg(target_arch = "powerpc64")]
+mod call_log;
+#[cfg(target_arch = "powerpc64")]
 mod hypercalls;
 #[cfg(target_arch = "powerpc64")]
 pub mod process_table;

@@ -6,7 +6,9 @@ use std::net::TcpStream;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
+use log::Level;
 use serde_json::Value;
+use spapr_devices::guest_message;
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 use super::framing::{Found, Splitter};
@@ -128,7 +130,7 @@ impl Client {
             self.queue(event);
         }
         if self.output.len() > OUTPUT_MOST_BYTES {
-            log::warn!("a monitor that does not read was disconnected");
+            guest_message!(Level::Warn, "a monitor that does not read was disconnected");
             return Connection::Closed;
         }
         Connection::Open

@@ -15,9 +15,13 @@ use event_manager::{
     EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberId, SubscriberOps,
 };
 
+use log::Level;
+use spapr_devices::guest_message;
+
 use super::client::{Client, Connection, Stream};
 use crate::qemu::events::{self, EventSource};
 use crate::qemu::monitor::Monitor;
+use crate::threads;
 
 /// Clients at one time.
 const MOST_CLIENTS: usize = 32;
@@ -121,25 +125,23 @@ impl Server {
         }
         let (tell_prepared, prepared) = std::sync::mpsc::channel();
         let stopping = Arc::clone(&stop);
-        let thread = thread::Builder::new()
-            .name("monitor".to_owned())
-            .spawn(move || {
-                let ready = prepare.map_or(Ok(()), |prepare| prepare());
-                let is_ready = ready.is_ok();
-                if tell_prepared.send(ready).is_err() || !is_ready {
+        let thread = threads::spawn("monitor", move || {
+            let ready = prepare.map_or(Ok(()), |prepare| prepare());
+            let is_ready = ready.is_ok();
+            if tell_prepared.send(ready).is_err() || !is_ready {
+                return;
+            }
+            while !stopping.load(Ordering::SeqCst) {
+                if let Err(error) = manager.run_with_timeout(LOOK_UP_MILLISECONDS) {
+                    log::error!("the monitors' event loop failed: {error}");
                     return;
                 }
-                while !stopping.load(Ordering::SeqCst) {
-                    if let Err(error) = manager.run_with_timeout(LOOK_UP_MILLISECONDS) {
-                        log::error!("the monitors' event loop failed: {error}");
-                        return;
-                    }
-                    rouse(&mut manager, id);
-                }
-                if let Ok(monitors) = manager.remove_subscriber(id) {
-                    monitors.say_farewell();
-                }
-            })?;
+                rouse(&mut manager, id);
+            }
+            if let Ok(monitors) = manager.remove_subscriber(id) {
+                monitors.say_farewell();
+            }
+        })?;
         prepared
             .recv()
             .map_err(|_| io::Error::other("the monitors' thread ended at its start"))??;
@@ -186,7 +188,10 @@ fn rouse(manager: &mut EventManager<Monitors>, id: SubscriberId) {
         let events = Events::with_data_raw(fd, listener, EventSet::IN);
         let watched = manager.event_ops(id).and_then(|mut ops| ops.add(events));
         if let Err(error) = watched {
-            log::error!("a monitor's socket cannot be watched: {error}");
+            guest_message!(
+                Level::Error,
+                "a monitor's socket cannot be watched: {error}"
+            );
         }
     }
 }
@@ -249,7 +254,7 @@ impl Monitors {
             Ok(stream) => stream,
             Err(error) if is_the_clients(&error) => return,
             Err(error) => {
-                log::warn!("a monitor's client has to wait: {error}");
+                guest_message!(Level::Warn, "a monitor's client has to wait: {error}");
                 if ops.remove(Events::empty(listener)).is_ok() {
                     self.resting.push((data, Instant::now() + RETRY_ACCEPT));
                 }
@@ -257,7 +262,10 @@ impl Monitors {
             }
         };
         if self.clients.len() >= MOST_CLIENTS {
-            log::warn!("a monitor's client was refused: there are {MOST_CLIENTS} already");
+            guest_message!(
+                Level::Warn,
+                "a monitor's client was refused: there are {MOST_CLIENTS} already"
+            );
             return;
         }
         if stream.set_nonblocking().is_err() {
@@ -267,7 +275,10 @@ impl Monitors {
         let watched = Events::with_data(&client, CLIENT, interest(&client));
         match ops.add(watched) {
             Ok(()) => drop(self.clients.insert(client.as_raw_fd(), client)),
-            Err(error) => log::error!("a monitor's client cannot be watched: {error}"),
+            Err(error) => guest_message!(
+                Level::Error,
+                "a monitor's client cannot be watched: {error}"
+            ),
         }
     }
 
@@ -355,7 +366,10 @@ impl Monitors {
         }
         let watched = Events::with_data(&*client, CLIENT, interest(client));
         if let Err(error) = ops.modify(watched) {
-            log::error!("a monitor's client cannot be watched: {error}");
+            guest_message!(
+                Level::Error,
+                "a monitor's client cannot be watched: {error}"
+            );
             self.forget(fd, ops);
         }
     }
