@@ -1,6 +1,8 @@
 //! A thread that makes guest memory present ahead of the guest's mappings, so that locking it for DMA
 //! keeps no processor waiting for pages to be cleared.
 
+use log::Level;
+use spapr_devices::guest_message;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -105,7 +107,10 @@ impl Drop for Populator {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            log::error!("the thread that makes guest memory present panicked");
+            guest_message!(
+                Level::Error,
+                "the thread that makes guest memory present panicked"
+            );
         }
     }
 }

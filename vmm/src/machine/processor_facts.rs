@@ -14,6 +14,8 @@ use crate::boot::device_tree::{CacheGeometry, ProcessorFacts};
 use crate::error_chain::chain;
 use crate::kvm::host::Capabilities;
 use crate::kvm::vm::{PseriesVm, VmError};
+use log::Level;
+use spapr_devices::guest_message;
 
 /// Where the host's processors are described.
 const HOST_CPUS: &str = "/proc/device-tree/cpus";
@@ -110,7 +112,8 @@ pub(super) fn known_of_speculation(vm: &VmFd, capabilities: &Capabilities) -> Kn
         Ok(facts) => facts.into(),
         Err(error) => {
             // No warning: a guest decides how often it reboots.
-            log::info!(
+            guest_message!(
+                Level::Info,
                 "KVM does not say what attacks the processor is safe from ({}); the guest is told to \
                  defend itself",
                 chain(&error)

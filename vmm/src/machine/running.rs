@@ -133,7 +133,8 @@ fn populator(wake: Wake, partition: &Arc<Partition>) -> Option<Populator> {
     };
     Populator::start(wake, populate_some)
         .inspect_err(|error| {
-            log::warn!(
+            guest_message!(
+                Level::Warn,
                 "first mappings of guest memory take longer: no thread to make it present: {error}"
             );
         })

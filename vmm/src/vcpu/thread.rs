@@ -18,6 +18,8 @@ use crate::kvm::{registers, time_base};
 use crate::machine::lifecycle::End;
 use crate::machine::partition::Partition;
 use crate::machine::processors::{Kick, StartAddress};
+use log::Level;
+use spapr_devices::guest_message;
 
 /// Why a processor cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -177,7 +179,11 @@ impl Processor {
             Ok(registers) => self.partition.registers.save(self.server, registers),
             Err(error) => {
                 let server = self.server;
-                log::error!("a dump would lack processor {server}: {}", chain(&error));
+                guest_message!(
+                    Level::Error,
+                    "a dump would lack processor {server}: {}",
+                    chain(&error)
+                );
                 self.partition.registers.forget(server);
             }
         }
