@@ -125,9 +125,10 @@ pub(crate) struct BenchArgs {
     /// Where the report goes: a folder
     #[arg(long, value_name = "FOLDER", default_value = "target/bench-report")]
     pub(crate) output: PathBuf,
-    /// Measure only what has this in its title, as the steps show it
+    /// Measure only what has this in its title, as the steps show it; given several times, what has any of
+    /// them
     #[arg(long, value_name = "WORD")]
-    pub(crate) only: Option<String>,
+    pub(crate) only: Vec<String>,
     /// Tell which rows differ from those of an earlier run (its bench.json) by more than 2 %; status 1
     /// if some do
     #[arg(long, value_name = "FILE")]
@@ -142,6 +143,8 @@ pub(crate) struct BenchArgs {
 pub(crate) enum Extra {
     /// Debian's qemu-system-ppc64, as a peer to measure against
     Qemu,
+    /// The next Debian's, as qemu-system-ppc64-next
+    NextQemu,
     /// Debian's libvirt, in a root folder of its own, with QEMU and Python (see `lab-libvirt`)
     Libvirt,
 }

@@ -19,12 +19,15 @@ use crate::packages::{self, PackageError, PackageSet, Packages, python};
 use crate::progress::{report, say};
 use crate::workspace::{Workspace, WorkspaceError, at};
 
-/// Starts the peer emulator through its own loader: its libraries are not the host's.
-const PEER_WRAPPER: &str = "\
-#!/bin/sh
-exec /opt/usr/lib64/ld64.so.2 --library-path /opt/usr/lib/powerpc64le-linux-gnu \\
-    /opt/usr/bin/qemu-system-ppc64 -L /opt/usr/share/qemu \"$@\"
-";
+/// Starts a peer emulator through its own loader: its libraries are not the host's.
+fn peer_wrapper(root: &str) -> String {
+    format!(
+        "#!/bin/sh
+exec {root}/usr/lib64/ld64.so.2 --library-path {root}/usr/lib/powerpc64le-linux-gnu \\
+    {root}/usr/bin/qemu-system-ppc64 -L {root}/usr/share/qemu \"$@\"
+"
+    )
+}
 
 /// Has tests run each guest in its sandbox; passed on to the host.
 const SANDBOX: &str = "LAB_SANDBOX";
@@ -48,7 +51,7 @@ pub(crate) enum SessionError {
     Build(#[from] BuildError),
     #[error(transparent)]
     Host(#[from] HostError),
-    #[error("{} to be copied into the host does not exist", path.display())]
+    #[error("--copy: {} does not exist on this machine", path.display())]
     NoSuchSource { path: PathBuf },
     #[error(
         "the script's line {line:?} should read {EXPECTATION}offset=BYTES length=BYTES sha256=HEX"
@@ -100,6 +103,8 @@ impl Session<'_> {
     ) -> Result<Ended, SessionError> {
         let kind = self.host.host;
         guest_kernel(self.host)?;
+        // Before what takes minutes.
+        self.find_sources()?;
         if let Some(defect) = kind.defect_with(self.host.kernels.kernel) {
             say(&format!("beware: {defect}"));
         }
@@ -119,10 +124,8 @@ impl Session<'_> {
             true => Some(python::qmp_client(workspace)?),
             false => None,
         };
-        let extra = match extra_packages(self.host) {
-            Some(set) => Some(Packages::provide(workspace, set)?),
-            None => None,
-        };
+        let extra = provide(workspace, extra_packages(self.host))?;
+        let next = provide(workspace, next_emulator(self.host))?;
         let folder = workspace.run_folder()?;
         let share = folder.path().join("share");
         self.gather(&share, &vmm, &stock, &boot.version)?;
@@ -134,10 +137,7 @@ impl Session<'_> {
         }
         copy_boot_files(&guest, &share)?;
         if self.host.all_guest_kernels {
-            for kernel in Kernel::all() {
-                let folder = share.join("guests").join(kernel.name());
-                copy_boot_files(&images::of_guest(workspace, kernel)?, &folder)?;
-            }
+            copy_all_guest_kernels(workspace, &share)?;
         }
         copy(&kexec, &share.join("files/boot/kexec"))?;
         let nvme = folder.path().join("nvme");
@@ -158,6 +158,7 @@ impl Session<'_> {
             initrd: &boot.initrd,
             share: &share,
             extra: extra.as_ref().map(Packages::root),
+            next: next.as_ref().map(Packages::root),
             nvme: &nvme,
             logs: &logs,
             timeout: self.timeout,
@@ -182,6 +183,17 @@ impl Session<'_> {
         })
     }
 
+    /// Makes sure that what is to be copied into the host is there.
+    fn find_sources(&self) -> Result<(), SessionError> {
+        let mut sources = self.host.copy.iter().map(|copy| &copy.source);
+        match sources.find(|source| !source.exists()) {
+            Some(missing) => Err(SessionError::NoSuchSource {
+                path: missing.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+
     /// Fills the folder that the host's init reads.
     fn gather(
         &self,
@@ -200,7 +212,11 @@ impl Session<'_> {
             )?;
         }
         if self.host.with.contains(&Extra::Qemu) {
-            write_program(&programs.join("qemu-system-ppc64"), PEER_WRAPPER)?;
+            write_program(&programs.join("qemu-system-ppc64"), &peer_wrapper("/opt"))?;
+        }
+        if self.host.with.contains(&Extra::NextQemu) {
+            let program = programs.join("qemu-system-ppc64-next");
+            write_program(&program, &peer_wrapper("/opt-next"))?;
         }
         if self.host.with.contains(&Extra::Libvirt) {
             write_program(&programs.join("lab-libvirt"), LIBVIRT)?;
@@ -210,11 +226,6 @@ impl Session<'_> {
             destination,
         } in &self.host.copy
         {
-            if !source.exists() {
-                return Err(SessionError::NoSuchSource {
-                    path: source.clone(),
-                });
-            }
             copy(source, &files.join(destination.trim_start_matches('/')))?;
         }
         write(
@@ -232,14 +243,19 @@ impl Session<'_> {
     }
 
     fn environment_file(&self, stock: &NvmeImage, kernel: &str) -> String {
-        let extra = if self.host.with.is_empty() { "" } else { "yes" };
+        let shares = [
+            extra_packages(self.host).map(|_| "extra"),
+            next_emulator(self.host).map(|_| "next"),
+        ];
+        let shares: Vec<&str> = shares.into_iter().flatten().collect();
+        let extra = shares.join(" ");
         let sandbox = match std::env::var_os(SANDBOX) {
             Some(_) => format!("export {SANDBOX}=1\n"),
             None => String::new(),
         };
         format!(
             "{sandbox}export LAB_HOST={}\nexport LAB_KERNEL={kernel}\nexport LAB_NVME_SHA256={}\nexport LAB_NVME_DATA_SHA256={}\n\
-             export LAB_NVME_HEAD_SHA256={}\nLAB_EXTRA={extra}\n{}\n",
+             export LAB_NVME_HEAD_SHA256={}\nLAB_EXTRA='{extra}'\n{}\n",
             self.host.host.name(),
             stock.sha256,
             stock.data_sha256,
@@ -293,6 +309,20 @@ fn extra_packages(host: &HostArgs) -> Option<PackageSet> {
     }
 }
 
+fn provide(
+    workspace: &Workspace,
+    set: Option<PackageSet>,
+) -> Result<Option<Packages>, SessionError> {
+    let provided = set.map(|set| Packages::provide(workspace, set));
+    Ok(provided.transpose()?)
+}
+
+/// Those in a root folder of their own: their C library is a newer one.
+fn next_emulator(host: &HostArgs) -> Option<PackageSet> {
+    let is_wanted = host.with.contains(&Extra::NextQemu);
+    is_wanted.then_some(PackageSet::NextPeerEmulator)
+}
+
 /// Which of the packages that the host needs are not those last tested, a line each. Fetches what is not
 /// in the cache yet.
 pub(crate) fn differences(
@@ -306,6 +336,7 @@ pub(crate) fn differences(
         PackageSet::Busybox,
         PackageSet::KexecTools,
         PackageSet::CLibrary,
+        PackageSet::Jq,
         PackageSet::Kernel(own),
         PackageSet::Kernel(guest_kernel(host)?),
     ];
@@ -313,6 +344,7 @@ pub(crate) fn differences(
         sets.extend(Kernel::all().map(PackageSet::Kernel));
     }
     sets.extend(extra_packages(host));
+    sets.extend(next_emulator(host));
     Ok(packages::differences(workspace, &sets)?)
 }
 
@@ -321,6 +353,14 @@ fn copy_boot_files(guest: &BootFiles, folder: &Path) -> Result<(), SessionError>
     copy(&guest.kernel, &folder.join("vmlinux"))?;
     copy(&guest.initrd, &folder.join("initrd"))?;
     write(&folder.join("version"), &guest.version)
+}
+
+fn copy_all_guest_kernels(workspace: &Workspace, share: &Path) -> Result<(), SessionError> {
+    for kernel in Kernel::all() {
+        let folder = share.join("guests").join(kernel.name());
+        copy_boot_files(&images::of_guest(workspace, kernel)?, &folder)?;
+    }
+    Ok(())
 }
 
 /// Copies what the host left for this machine to where it shall be.

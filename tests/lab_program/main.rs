@@ -58,6 +58,30 @@ fn exec_passes_on_streams_status_and_files_and_tells_all_that_went_wrong() {
 }
 
 #[test]
+fn a_copy_of_what_does_not_exist_is_refused_before_anything_is_built() {
+    let output = Command::new(env!("CARGO_BIN_EXE_lab"))
+        .args([
+            "exec",
+            "--copy",
+            "/nonexistent/input:/srv/input",
+            "--",
+            "true",
+        ])
+        // Whoever builds first fails at that.
+        .env("CARGO", "/nonexistent/cargo")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(125), "{stderr}");
+    assert!(
+        stderr.contains("--copy: /nonexistent/input does not exist"),
+        "{stderr}"
+    );
+    assert!(!stderr.contains("building"), "{stderr}");
+}
+
+#[test]
 fn with_a_full_cache_nothing_needs_the_network() {
     let prepare = |network: &[&str], check: &str| {
         let output = Command::new("unshare")

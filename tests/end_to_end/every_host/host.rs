@@ -2,6 +2,7 @@
 
 use std::env;
 use std::path::Path;
+use std::process::Command;
 
 /// What the lab says about the host.
 fn lab(variable: &str) -> String {
@@ -11,6 +12,18 @@ fn lab(variable: &str) -> String {
 #[test]
 fn kvm_is_there() {
     assert!(Path::new("/dev/kvm").exists());
+}
+
+#[test]
+fn scripts_have_jq_and_guests_networks() {
+    let jq = Command::new("jq").args(["-n", "[1, 2] | add"]).output();
+    let jq = jq.expect("jq does not start");
+    assert_eq!(String::from_utf8_lossy(&jq.stdout), "3\n", "{jq:?}");
+    let tun = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/net/tun");
+    assert!(tun.is_ok(), "{tun:?}");
 }
 
 #[test]

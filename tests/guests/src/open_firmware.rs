@@ -195,7 +195,9 @@ impl OpenFirmware {
         let mut path = [0u8; PATH_BYTES];
         let arguments = [package.0, writable(&mut path), size(&path)];
         let [length] = self.call(c"package-to-path", arguments)?;
-        let path = path.get_mut(..usize::try_from(length).ok()?)?;
+        let path = path.get(..usize::try_from(length).ok()?)?;
+        // The length does not count the zero behind it (IEEE 1275, 6.3.2.2); with QEMU's VOF it does.
+        let path = path.split(|byte| *byte == 0).next()?;
         let path = core::str::from_utf8(path).ok()?;
         tree.begin_node(path.rsplit('/').next().unwrap_or(path));
         let mut name = [0u8; NAME_BYTES];

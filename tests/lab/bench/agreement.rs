@@ -6,7 +6,7 @@ use spapr_lab::benchmark::results::{Peer, Results};
 use spapr_lab::benchmark::row::Unit;
 
 use super::compare::as_number;
-use super::text;
+use super::{names, text};
 
 /// Two runs agree within this.
 const WITHIN: f64 = 0.02;
@@ -80,7 +80,7 @@ impl Agreement {
             let _ = writeln!(
                 text,
                 "{} ({}, n = {}): {now}, earlier {earlier}: {percent:.1} % apart",
-                text::title(&difference.name),
+                names::title(&difference.name),
                 peer,
                 difference.n
             );

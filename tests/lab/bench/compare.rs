@@ -3,6 +3,8 @@
 use spapr_lab::benchmark::results::{Peer, Results};
 use spapr_lab::benchmark::row::Row;
 
+use super::names;
+
 /// What one row is beside another.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Ratio {
@@ -28,6 +30,8 @@ pub(super) struct Compared<'a> {
     pub(super) row: &'a Row,
     /// Of one of ours: beside QEMU's way that does the same.
     pub(super) qemu: Ratio,
+    /// Of `--tce auto`: beside QEMU when it serves lists itself.
+    pub(super) safe: Ratio,
     /// Beside the least that such a way takes.
     pub(super) floor: Ratio,
 }
@@ -43,23 +47,38 @@ pub(super) fn all(results: &Results) -> Vec<Compared<'_>> {
 
 /// One row.
 pub(super) fn of<'a>(results: &Results, peer: Peer, row: &'a Row) -> Compared<'a> {
-    let other = |peer| results.row(peer, &row.name, row.n);
-    let qemu = peer.qemu().and_then(other);
+    let safe = (peer == Peer::Auto).then_some(Peer::QemuSafe);
+    let beside = |other: Option<Peer>| other.map_or(Ratio::None, |other| with(results, row, other));
     Compared {
         peer,
         row,
-        qemu: qemu.map_or(Ratio::None, |qemu| beside(row, qemu)),
+        qemu: beside(peer.qemu()),
+        safe: beside(safe),
         floor: floor(results, peer, row).map_or(Ratio::None, |floor| quotient(row, floor)),
     }
 }
 
-/// One row beside another whose guest must have seen the same.
+/// One row beside a peer's.
+pub(super) fn with(results: &Results, row: &Row, peer: Peer) -> Ratio {
+    let other = results.row(peer, &row.name, row.n);
+    other.map_or(Ratio::None, |other| beside(row, other))
+}
+
+/// One row beside another whose guest must have seen the same and, if it is Linux, must have the same
+/// defences against attacks by speculation: they make its way into the kernel and back longer.
 pub(super) fn beside(row: &Row, other: &Row) -> Ratio {
     if row.failed > 0 || other.failed > 0 {
         return Ratio::Refused("calls failed");
     }
     if row.digest != other.digest {
         return Ratio::Refused("the guests' results differ");
+    }
+    if names::is_of_linux(&row.name) {
+        match (row.defences, other.defences) {
+            (Some(its), Some(others)) if its == others => {}
+            (Some(_), Some(_)) => return Ratio::Refused("the guests' defences differ"),
+            _ => return Ratio::Refused("it is not known which defences the guests have"),
+        }
     }
     quotient(row, other)
 }
@@ -91,12 +110,12 @@ pub(super) fn takes_no_call(name: &str) -> bool {
         "put-clear",
         "stuff-clear",
     ]
-    .contains(&name)
+    .contains(&names::parts(name).0)
 }
 
 /// The row of a floor for the same call: that of one processor in the default window.
 fn floor_name(row: &Row) -> (&str, u64) {
-    match row.name.as_str() {
+    match names::parts(&row.name).0 {
         "exit-processors" => ("exit", 1),
         "put-remap-processors-apart" | "put-remap-processors-together" => ("put-remap", 1),
         "window-map-last" => ("put-map", 1),
@@ -205,6 +224,35 @@ pub(super) mod tests {
         results.measured[1].row.failed = 1;
         let refused = all(&results)[0].qemu.clone();
         assert_eq!(refused, Ratio::Refused("calls failed"));
+    }
+
+    #[test]
+    fn linux_guests_are_compared_only_when_their_defences_are_known_and_equal() {
+        let name = "nvme-random-4k-busy";
+        let mut results = results(&[(Peer::Auto, name, 1, 90), (Peer::QemuKernel, name, 1, 100)]);
+        let mut with = |ours, qemus| {
+            results.measured[0].row.defences = ours;
+            results.measured[1].row.defences = qemus;
+            all(&results)[0].qemu.clone()
+        };
+        assert_eq!(ratio(&with(Some(0), Some(0))), Some(0.9));
+        let differ = Ratio::Refused("the guests' defences differ");
+        assert_eq!(with(Some(0), Some(1)), differ);
+        for (ours, qemus) in [(None, None), (Some(0), None), (None, Some(0))] {
+            assert!(matches!(with(ours, qemus), Ratio::Refused(_)));
+        }
+    }
+
+    #[test]
+    fn auto_stands_also_beside_a_qemu_that_serves_lists_itself() {
+        let results = results(&[
+            (Peer::Auto, "stuff-mapped", 512, 50),
+            (Peer::Kernel, "stuff-mapped", 512, 50),
+            (Peer::QemuSafe, "stuff-mapped", 512, 100),
+        ]);
+        let compared = all(&results);
+        assert_eq!(ratio(&compared[0].safe), Some(0.5));
+        assert_eq!(compared[1].safe, Ratio::None);
     }
 
     #[test]

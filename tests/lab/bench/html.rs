@@ -4,7 +4,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use spapr_lab::benchmark::results::Results;
 
 use super::compare::{self, Ratio};
-use super::{sections, targets, text};
+use super::{defences, names, sections, targets, text};
 
 const STYLE: &str = include_str!("page.css");
 
@@ -22,13 +22,15 @@ pub(super) fn of(results: &Results) -> Markup {
             body {
                 h1 { "What hypercalls cost under spapr-vmm, beside QEMU" }
                 (facts(results))
-                (section("At a glance", &html! { (sections::overview(results)) (sections::profile(results)) }))
-                (targets(results))
                 (section("The whole machine", &sections::whole(results)))
+                (defences(results))
+                (targets(results))
+                (section("At a glance", &html! { (sections::overview(results)) (sections::profile(results)) }))
                 (section("Many entries at once", &sections::bulk(results)))
                 (section("How costs grow", &sections::growth(results)))
                 (section("Spread", &sections::distributions(results)))
                 h2 { "All rows" }
+                p .facts { (text::WARM_UP) }
                 (rows(results))
                 (omitted(results))
             }
@@ -51,7 +53,7 @@ fn facts(results: &Results) -> Markup {
     html! {
         p .facts {
             (facts.cpu) ", Linux " (facts.kernel) ", pages of " (facts.page_bytes >> 10) " KiB" (text::guest_kernel(facts)) "; "
-            @if let Some(qemu) = &facts.qemu { (qemu) "; " }
+            (text::peers(facts)) "; "
             "one run on one host, guests of " (text::value(facts.guest_bytes, spapr_lab::benchmark::row::Unit::Bytes)) ". "
             @if facts.counts_instructions {
                 "The host is emulated, and its clock counts instructions: costs are instructions that \
@@ -95,6 +97,33 @@ fn targets(results: &Results) -> Markup {
     }
 }
 
+/// The proof that the Linux guests that are compared are equal.
+fn defences(results: &Results) -> Markup {
+    let told = defences::told(results);
+    html! {
+        @if !told.is_empty() {
+            h2 { "Defences of the Linux guests" }
+            p .facts { (text::DEFENCES) }
+            ol { @for told in &told { li { (told.who) } } }
+            div .scroll {
+                table {
+                    thead { tr { th { "file" } @for number in 1..=told.len() { th .left { (number) } } } }
+                    tbody {
+                        @for file in defences::files(&told) {
+                            tr {
+                                td { (file) }
+                                @for told in &told {
+                                    td .left { (told.defences.0.get(file).map_or("–", String::as_str)) }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 fn rows(results: &Results) -> Markup {
     let counts = results.facts.counts_instructions;
     html! {
@@ -104,14 +133,14 @@ fn rows(results: &Results) -> Markup {
                     tr {
                         th { "what" } th { "n" } th .left { "mode" } th { "median" } th { "99 %" }
                         th { "least" } th { "largest" } th { "samples" } th { "of" }
-                        th { "× QEMU" } th { "× floor" }
+                        th { "× QEMU" } th { "× QEMU, lists in user space" } th { "× floor" }
                     }
                 }
                 tbody {
                     @for compared in compare::all(results) {
                         @let row = compared.row;
                         tr {
-                            td { (text::title(&row.name)) }
+                            td { (names::title(&row.name)) }
                             td { (row.n) }
                             td .left { span .swatch .(sections::class(compared.peer)) {} (compared.peer.name()) }
                             @for value in [row.median(), row.quantile(99), row.quantile(0), row.quantile(100)] {
@@ -120,6 +149,7 @@ fn rows(results: &Results) -> Markup {
                             td { (row.samples) }
                             td { (text::unit(row.unit, counts)) }
                             (ratio(&compared.qemu))
+                            (ratio(&compared.safe))
                             (ratio(&compared.floor))
                         }
                     }

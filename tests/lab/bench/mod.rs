@@ -4,8 +4,10 @@
 mod agreement;
 mod charts;
 mod compare;
+mod defences;
 mod html;
 mod markdown;
+mod names;
 mod sections;
 mod targets;
 mod text;
@@ -85,16 +87,9 @@ pub(crate) fn run(workspace: &Workspace, args: &BenchArgs) -> Result<u8, BenchEr
     }
     let folder = workspace.root().join(&args.output);
     fs::create_dir_all(&folder).map_err(at("make the folder", &folder))?;
-    let file = folder.join(RESULTS);
-    match &args.from {
-        Some(from) if from.canonicalize().ok() != file.canonicalize().ok() => {
-            fs::copy(from, &file).map_err(at("copy", from))?;
-        }
-        Some(_) => {}
-        None if args.native => native(workspace, args, &file)?,
-        None => emulated(workspace, args, &file)?,
-    }
-    let results = read(&file)?;
+    // What is compared with, too, before what takes minutes.
+    let earlier = args.against.as_deref().map(read).transpose()?;
+    let results = results(workspace, args, &folder.join(RESULTS))?;
     for omission in &results.omitted {
         say(&format!(
             "not measured: {}: {}",
@@ -115,12 +110,29 @@ pub(crate) fn run(workspace: &Workspace, args: &BenchArgs) -> Result<u8, BenchEr
     if results.measured.is_empty() {
         say("nothing was measured");
     }
-    let Some(against) = &args.against else {
+    let Some(earlier) = earlier else {
         return Ok(u8::from(!is_whole));
     };
-    let agreement = Agreement::of(&results, &read(against)?);
+    let agreement = Agreement::of(&results, &earlier);
     say(&agreement.report());
     Ok(u8::from(!is_whole || !agreement.holds()))
+}
+
+/// The results that are reported on; they are in `file` then. What is there is overwritten by whole
+/// results alone.
+fn results(workspace: &Workspace, args: &BenchArgs, file: &Path) -> Result<Results, BenchError> {
+    let Some(from) = &args.from else {
+        match args.native {
+            true => native(workspace, args, file)?,
+            false => emulated(workspace, args, file)?,
+        }
+        return read(file);
+    };
+    let results = read(from)?;
+    if from.canonicalize().ok() != file.canonicalize().ok() {
+        fs::copy(from, file).map_err(at("write", file))?;
+    }
+    Ok(results)
 }
 
 /// Measures in an emulated host whose clock counts instructions.
@@ -130,7 +142,7 @@ fn emulated(workspace: &Workspace, args: &BenchArgs, results: &Path) -> Result<(
     let mut host = HostArgs::plain(HOST);
     host.kernels = args.kernels;
     host.icount = true;
-    host.with.push(Extra::Qemu);
+    host.with = vec![Extra::Qemu, Extra::NextQemu];
     for (source, destination) in [(program, PROGRAM_IN_HOST), (guest, GUEST_IN_HOST)] {
         let destination = destination.to_owned();
         host.copy.push(Copy {
@@ -169,12 +181,13 @@ fn script(workspace: &Workspace, args: &BenchArgs, host: &HostArgs) -> Result<St
         let kernel = kernel.map_err(|error| Box::new(SessionError::GuestKernel(error)))?;
         let _ = write!(more, " --guest-kernel {}", quoted(&kernel.name()));
     }
-    if let Some(word) = &args.only {
+    for word in &args.only {
         let _ = write!(more, " --only {}", quoted(word));
     }
     Ok(format!(
         "sleep 5
          exec {PROGRAM_IN_HOST} run --output {RESULTS_IN_HOST} --guest {GUEST_IN_HOST} \
+             --next-qemu qemu-system-ppc64-next \
              --kernel /boot/vmlinux --initrd /boot/initrd --counts-instructions \
              --vfio $LAB_NVME --second $LAB_NIC{more}"
     ))
@@ -202,8 +215,8 @@ fn native(workspace: &Workspace, args: &BenchArgs, results: &Path) -> Result<(),
     for (option, device) in ["--vfio", "--second"].into_iter().zip(&args.vfio) {
         command.arg(option).arg(device);
     }
-    if let Some(only) = &args.only {
-        command.arg("--only").arg(only);
+    for word in &args.only {
+        command.arg("--only").arg(word);
     }
     let status = command
         .stdin(Stdio::null())
@@ -243,4 +256,60 @@ fn read(path: &Path) -> Result<Results, BenchError> {
         path: path.to_owned(),
         source,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report_from(from: &Path, output: &Path) -> Result<u8, BenchError> {
+        let args = BenchArgs {
+            kernels: KernelArgs::default(),
+            native: false,
+            vfio: Vec::new(),
+            output: output.to_owned(),
+            only: Vec::new(),
+            against: None,
+            from: Some(from.to_owned()),
+        };
+        run(&Workspace::open("test").unwrap(), &args)
+    }
+
+    #[test]
+    fn results_that_cannot_be_read_are_named_and_leave_the_earlier_ones_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, output) = (
+            folder.path().join("from.json"),
+            folder.path().join("report"),
+        );
+        fs::create_dir(&output).unwrap();
+        let earlier = output.join(RESULTS);
+        fs::write(&earlier, "earlier results").unwrap();
+        let error = report_from(&from, &output).unwrap_err().to_string();
+        assert!(error.contains("from.json"), "{error}");
+        fs::write(&from, "no JSON").unwrap();
+        let error = report_from(&from, &output).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!("{} is no result of a benchmark", from.display())
+        );
+        assert_eq!(fs::read_to_string(&earlier).unwrap(), "earlier results");
+    }
+
+    #[test]
+    fn the_results_reported_on_are_put_beside_the_report() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, output) = (
+            folder.path().join("from.json"),
+            folder.path().join("report"),
+        );
+        let text = serde_json::to_string(&Results::default()).unwrap();
+        fs::write(&from, &text).unwrap();
+        // Nothing was measured, which is no success.
+        assert_eq!(report_from(&from, &output).unwrap(), 1);
+        assert_eq!(fs::read_to_string(output.join(RESULTS)).unwrap(), text);
+        assert!(output.join(PAGE).exists());
+        // From there again.
+        assert_eq!(report_from(&output.join(RESULTS), &output).unwrap(), 1);
+    }
 }

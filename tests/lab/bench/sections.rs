@@ -6,7 +6,7 @@ use spapr_lab::benchmark::row::Row;
 
 use super::charts::{self, Bar, Group, Line, Part, Spread};
 use super::compare::{as_number, takes_no_call};
-use super::text;
+use super::{names, text};
 
 /// The class of a peer's colour.
 pub(super) const fn class(peer: Peer) -> &'static str {
@@ -16,7 +16,11 @@ pub(super) const fn class(peer: Peer) -> &'static str {
         Peer::User => "user",
         Peer::UserV1 => "v1",
         Peer::QemuKernel => "qemu-kernel",
+        Peer::QemuSafe => "qemu-safe",
         Peer::QemuUser => "qemu-user",
+        Peer::QemuVof => "qemu-vof",
+        Peer::QemuNext => "qemu-next",
+        Peer::QemuNextVof => "qemu-next-vof",
         Peer::FloorKernel => "floor-kernel",
         Peer::FloorExit | Peer::FloorMap | Peer::FloorMapV1 | Peer::Host => "floor",
     }
@@ -96,7 +100,7 @@ pub(super) fn overview(results: &Results) -> Markup {
                 .collect();
             @let count = if n > 1 { format!(", {n} entries") } else { String::new() };
             (figure(
-                &format!("{}{count}.", text::title(name)),
+                &format!("{}{count}.", names::title(name)),
                 "Medians; shorter is better.",
                 bar_plot(vec![group(results, name, n, &peers, "")]),
             ))
@@ -141,7 +145,7 @@ pub(super) fn profile(results: &Results) -> Markup {
             });
         let own = text::thousands(total - exit - calls);
         Some(Group {
-            title: format!("{}, {n}", text::title(name)),
+            title: format!("{}, {n}", names::title(name)),
             bars: vec![Bar {
                 name: "--tce user".to_owned(),
                 parts: parts.collect(),
@@ -188,12 +192,13 @@ fn line_plot(results: &Results, name: &str, peers: &[Peer], x_title: &str) -> Op
     (!lines.is_empty()).then(|| charts::lines(x_title, "cost", &ticks, &lines))
 }
 
-const MODES_AND_QEMU: [Peer; 7] = [
+const MODES_AND_QEMU: [Peer; 8] = [
     Peer::Auto,
     Peer::Kernel,
     Peer::User,
     Peer::UserV1,
     Peer::QemuKernel,
+    Peer::QemuSafe,
     Peer::QemuUser,
     Peer::FloorMap,
 ];
@@ -210,7 +215,7 @@ pub(super) fn bulk(results: &Results) -> Markup {
     html! {
         @for name in shown {
             (figure(
-                &format!("{}.", text::title(name)),
+                &format!("{}.", names::title(name)),
                 "By the number of entries; both scales are logarithmic.",
                 line_plot(results, name, &MODES_AND_QEMU, "entries"),
             ))
@@ -254,7 +259,7 @@ pub(super) fn growth(results: &Results) -> Markup {
     ];
     html! {
         @for (name, x_title, note) in shown {
-            (figure(&format!("{}.", text::title(name)), note, line_plot(results, name, &WITH_FLOORS, x_title)))
+            (figure(&format!("{}.", names::title(name)), note, line_plot(results, name, &WITH_FLOORS, x_title)))
         }
     }
 }
@@ -273,7 +278,7 @@ pub(super) fn distributions(results: &Results) -> Markup {
                 .filter_map(|peer| Some(spread(peer, results.row(peer, name, n)?)))
                 .collect();
             (figure(
-                &format!("{}, n = {n}.", text::title(name)),
+                &format!("{}, n = {n}.", names::title(name)),
                 "A line from the least to the largest, a box from 5 to 95 %, a bar at the median, a \
                  dot at 99 %.",
                 (!spreads.is_empty()).then(|| charts::spreads(&spreads)),
@@ -305,25 +310,50 @@ pub(super) fn whole(results: &Results) -> Markup {
     let bars = |names: &[&str]| {
         let groups = names
             .iter()
-            .map(|name| group(results, name, 1, &Peer::VMMS, &text::title(name)));
+            .map(|name| group(results, name, 1, &Peer::VMMS, &names::title(name)));
         bar_plot(groups.collect())
     };
     html! {
-        (figure("Start.", "", bars(&["start-first-instruction", "start-init"])))
+        (figure("Start.", "", starts(results)))
         (figure("Memory.", "", bars(&["resident-above-guest-ram", "resident-with-device", "locked-before-dma", "locked"])))
         (figure(
             "NVMe reads by a Linux guest.",
             "The time of a read in the guest; where instructions are counted, by a processor that stays busy.",
             reads(results),
         ))
+        (figure(
+            "NVMe reads, guests with mitigations=off.",
+            "",
+            reads_of(results, "mitigations-off-"),
+        ))
         (figure("Dynamic DMA windows.", "Off, at most 512 MiB, and as large as guest memory (1 GiB).", windows(results)))
     }
+}
+
+/// Starts, with each firmware of QEMU's.
+fn starts(results: &Results) -> Option<Markup> {
+    let names = [
+        "start-first-instruction",
+        "start-init",
+        "mitigations-off-start-init",
+    ];
+    let groups = names.map(|name| group(results, name, 1, &Peer::STARTERS, &names::title(name)));
+    bar_plot(groups.into())
+}
+
+/// Times of reads of guests of a variant.
+fn reads_of(results: &Results, variant: &str) -> Option<Markup> {
+    let groups = READS.map(|name| {
+        let title = names::title(name);
+        group(results, &format!("{variant}{name}"), 1, &Peer::VMMS, &title)
+    });
+    bar_plot(groups.into())
 }
 
 /// Times of reads, also with the other interrupt controller.
 fn reads(results: &Results) -> Option<Markup> {
     let groups = READS.map(|name| {
-        let mut group = group(results, name, 1, &Peer::VMMS, &text::title(name))?;
+        let mut group = group(results, name, 1, &Peer::VMMS, &names::title(name))?;
         for peer in [Peer::Auto, Peer::QemuKernel] {
             let row = results.row(peer, &format!("xics-{name}"), 1);
             let bar = row.map(|row| simple_bar(peer, &format!("{}, XICS", peer.name()), row));
@@ -360,7 +390,7 @@ fn windows(results: &Results) -> Option<Markup> {
             }
         }
         (!bars.is_empty()).then(|| Group {
-            title: text::title(name),
+            title: names::title(name),
             bars,
         })
     });

@@ -35,6 +35,22 @@ pub(super) fn guest_kernel(facts: &Facts) -> String {
     kernel.map_or_else(String::new, |name| format!(", Linux guests with {name}"))
 }
 
+/// The versions of QEMU that were measured.
+pub(super) fn peers(facts: &Facts) -> String {
+    let next = facts.next_qemu.as_deref();
+    let next = next.map_or_else(String::new, |name| format!("; next QEMU: {name}"));
+    let qemu = facts.qemu.as_deref().unwrap_or("none");
+    format!("QEMU: {qemu}{next}")
+}
+
+/// What is to be known of the calls that were made before those of a row.
+pub(super) const WARM_UP: &str = "Rows of `auto` are measured after 50 ms of the same calls, in which it \
+    chooses how to serve them; rows of the first calls of all are measured without any before.";
+
+/// What is to be known of Linux guests that are compared.
+pub(super) const DEFENCES: &str = "What the guests' files in /sys/devices/system/cpu/vulnerabilities said. \
+    Where a guest's differ from another's, the two are not compared.";
+
 /// A sentence on the packages, if the run knew about them.
 pub(super) fn packages(facts: &Facts) -> String {
     let packages = facts.packages.as_deref();
@@ -104,143 +120,6 @@ fn rounded(value: f64) -> String {
     thousands(value.round() as u64)
 }
 
-/// The rows' names, and what they mean.
-const TITLES: &[(&str, &str)] = &[
-    ("exit", "exit round trip (a hypercall nobody knows)"),
-    ("put-map", "H_PUT_TCE, map"),
-    ("put-remap", "H_PUT_TCE, map over a live entry"),
-    ("put-unmap", "H_PUT_TCE, unmap"),
-    ("put-clear", "H_PUT_TCE, clear a clear entry"),
-    ("get", "H_GET_TCE"),
-    ("rtas-config-read", "RTAS read of configuration space"),
-    ("first-map", "first mapping of all"),
-    ("first-map-in-region", "first mapping in a further region"),
-    (
-        "indirect-live-contiguous",
-        "H_PUT_TCE_INDIRECT, contiguous, over live entries",
-    ),
-    (
-        "indirect-empty-contiguous",
-        "H_PUT_TCE_INDIRECT, contiguous, onto clear entries",
-    ),
-    (
-        "indirect-live-scattered",
-        "H_PUT_TCE_INDIRECT, scattered, over live entries",
-    ),
-    (
-        "indirect-empty-scattered",
-        "H_PUT_TCE_INDIRECT, scattered, onto clear entries",
-    ),
-    ("stuff-mapped", "H_STUFF_TCE of mapped entries"),
-    ("stuff-clear", "H_STUFF_TCE of clear entries"),
-    (
-        "start-first-instruction",
-        "exec to the guest's first instruction",
-    ),
-    ("start-init", "exec to the Linux guest's init"),
-    (
-        "resident-above-guest-ram",
-        "resident memory above guest RAM",
-    ),
-    ("locked", "locked memory after the reads"),
-    (
-        "resident-with-device",
-        "resident memory above guest RAM, with a device",
-    ),
-    (
-        "locked-before-dma",
-        "locked memory with a device, before its first mapping",
-    ),
-    (
-        "engine-get-liobns",
-        "H_GET_TCE in the engine alone, n LIOBNs",
-    ),
-    (
-        "engine-put-liobns",
-        "H_PUT_TCE in the engine alone, n LIOBNs",
-    ),
-    (
-        "window-create",
-        "ibm,create-pe-dma-window, n = log2 of its bytes",
-    ),
-    (
-        "window-remove",
-        "ibm,remove-pe-dma-window, n = log2 of its bytes",
-    ),
-    (
-        "window-map-last",
-        "H_PUT_TCE at the end of a window, n = log2 of its bytes",
-    ),
-    ("exit-processors", "exit round trip, n processors at once"),
-    (
-        "put-remap-processors-apart",
-        "H_PUT_TCE, n processors, a window each",
-    ),
-    (
-        "put-remap-processors-together",
-        "H_PUT_TCE, n processors, one window",
-    ),
-    (
-        "indirect-16-processors-apart",
-        "H_PUT_TCE_INDIRECT of 16, n processors, a window each",
-    ),
-    (
-        "indirect-16-processors-together",
-        "H_PUT_TCE_INDIRECT of 16, n processors, one window",
-    ),
-    ("put-remap-regions", "H_PUT_TCE, n registered regions"),
-    ("get-regions", "H_GET_TCE, n registered regions"),
-    ("put-remap-liobns", "H_PUT_TCE in kernel, n LIOBNs"),
-    ("get-liobns", "H_GET_TCE in kernel, n LIOBNs"),
-    (
-        "nvme-random-4k-busy",
-        "NVMe, read of 4 KiB, random, by a busy processor",
-    ),
-    ("nvme-random-4k-latency", "NVMe, read of 4 KiB, random"),
-    (
-        "nvme-random-4k-processor-time",
-        "NVMe, read of 4 KiB, random: processor time",
-    ),
-    (
-        "nvme-random-4k-tce-calls",
-        "NVMe, 400 reads of 4 KiB: TCE calls",
-    ),
-    (
-        "nvme-sequential-1m-busy",
-        "NVMe, read of 1 MiB, sequential, by a busy processor",
-    ),
-    (
-        "nvme-sequential-1m-latency",
-        "NVMe, read of 1 MiB, sequential",
-    ),
-    (
-        "nvme-sequential-1m-processor-time",
-        "NVMe, read of 1 MiB, sequential: processor time",
-    ),
-    (
-        "nvme-sequential-1m-tce-calls",
-        "NVMe, 40 reads of 1 MiB: TCE calls",
-    ),
-];
-
-/// What a row's name means, in words.
-pub(super) fn title(name: &str) -> String {
-    let variants = [
-        ("windows-on-", " (dynamic window as large as memory)"),
-        ("xics-", " (XICS for interrupt controller)"),
-        ("windows-512m-", " (dynamic window of at most 512 MiB)"),
-        ("", ""),
-    ];
-    for (prefix, addition) in variants {
-        if let Some(rest) = name.strip_prefix(prefix)
-            && let Some((_, title)) = TITLES.iter().find(|(known, _)| *known == rest)
-        {
-            return format!("{title}{addition}");
-        }
-    }
-    name.to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -258,13 +137,6 @@ mod tests {
     fn scales_are_short() {
         let texts = [1.0, 500.0, 1000.0, 2500.0, 10_000.0, 1e6, 3e9].map(short);
         assert_eq!(texts, ["1", "500", "1k", "2.5k", "10k", "1M", "3G"]);
-    }
-
-    #[test]
-    fn rows_have_titles_with_and_without_windows() {
-        assert_eq!(title("get"), "H_GET_TCE");
-        assert!(title("windows-on-locked").ends_with("as large as memory)"));
-        assert_eq!(title("new-row"), "new-row");
     }
 
     #[test]

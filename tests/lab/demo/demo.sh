@@ -1,4 +1,4 @@
-# Runs one guest twice and leaves in /run/demo what host, guest, kernel and VMM say about it.
+# Runs one guest a few times and leaves in /run/demo what host, guest, kernel and VMM say about it.
 tracing=/sys/kernel/tracing
 handlers="put_tce put_tce_indirect stuff_tce get_tce"
 
@@ -26,16 +26,23 @@ count_end() {
     : >$tracing/kprobe_events
 }
 
-for mode in auto user; do
-    findings=/run/demo/$mode
+# The folder of the findings, then the options.
+run() {
+    findings=/run/demo/$1
+    shift
     mkdir -p "$findings"
-    echo "LAB-STEP running the guest with --tce $mode"
+    echo "LAB-STEP running the guest with $*"
     count
     timeout -s INT 120 spapr-vmm run --kernel /boot/vmlinux --initrd /boot/initrd \
         --append 'console=hvc0 job=nvme-digest' --memory 1G --cpus 2 \
-        --vfio "$LAB_NVME" --ddw off --tce "$mode" --stats "$findings/stats.json" \
+        --vfio "$LAB_NVME" "$@" --stats "$findings/stats.json" \
         </dev/null >"$findings/console" 2>"$findings/errors"
     echo $? >"$findings/status"
     count_end "$findings"
-done
+}
+while read -r name options; do
+    run "$name" $options
+done <<RUNS
+$LAB_DEMO_RUNS
+RUNS
 echo "LAB-STEP end"

@@ -8,6 +8,7 @@ use spapr_lab::tce_returns::TceReturns;
 use thiserror::Error;
 
 use super::stats::Stats;
+use super::{Shown, Way};
 
 /// The TCE hypercalls, with the names of the kernel's handlers after `kvmppc_h_`
 /// (arch/powerpc/kvm/book3s_64_vio.c).
@@ -20,6 +21,8 @@ pub(super) const HYPERCALLS: [(&str, &str); 4] = [
 
 /// The least single mappings that the guest's 2,048 small reads make.
 const SINGLES_AT_LEAST: u64 = 1_000;
+/// Those of a guest with a window as large as its memory are fewer: none are for reads.
+const SINGLES_WITH_WINDOW: u64 = SINGLES_AT_LEAST / 10;
 /// Of so many single mappings, one may reach the VMM where the kernel serves them: first mappings
 /// lock memory, which is the VMM's work.
 const ONE_EXIT_PER: u64 = 20;
@@ -47,7 +50,8 @@ pub(super) struct Expected {
 /// One run's findings.
 #[derive(Debug)]
 pub(super) struct Evidence {
-    pub(super) mode: String,
+    /// What was run.
+    pub(super) shown: Shown,
     /// `kernel`, `page`, `cpu`, `device`: what the host says of itself.
     host: String,
     /// All the guest printed.
@@ -64,9 +68,9 @@ pub(super) struct Evidence {
 }
 
 impl Evidence {
-    /// Reads what the demo's script left in the folder for this mode.
-    pub(super) fn read(findings: &Path, mode: &str) -> Result<Self, EvidenceError> {
-        let folder = findings.join(mode);
+    /// Reads what the demo's script left in the folder of this run.
+    pub(super) fn read(findings: &Path, shown: Shown) -> Result<Self, EvidenceError> {
+        let folder = findings.join(shown.name);
         let mut kernel = [TceReturns::default(); 4];
         for (returns, (_, handler)) in kernel.iter_mut().zip(HYPERCALLS) {
             let path = folder.join(handler);
@@ -78,7 +82,7 @@ impl Evidence {
             })?;
         }
         Ok(Self {
-            mode: mode.to_owned(),
+            shown,
             host: read(&findings.join("host"))?,
             console: read(&folder.join("console"))?,
             errors: read(&folder.join("errors"))?,
@@ -154,21 +158,24 @@ impl Evidence {
         );
         let in_vmm = stats.calls("H_PUT_TCE");
         let TceReturns { answered, left } = self.kernel[0];
-        if self.mode == "user" {
-            check(
+        let (holds, expected) = match self.shown.way {
+            Way::InVmm => (
                 answered == 0 && in_vmm >= SINGLES_AT_LEAST,
-                format!(
-                    "{answered} H_PUT_TCE in the kernel, {in_vmm} in the VMM, not all in the VMM"
-                ),
-            );
-        } else {
-            check(
+                "all in the VMM",
+            ),
+            Way::InKernel => (
                 answered >= SINGLES_AT_LEAST && in_vmm * ONE_EXIT_PER <= answered,
-                format!(
-                    "{answered} H_PUT_TCE in the kernel, {in_vmm} in the VMM, not nearly all in the kernel"
-                ),
-            );
-        }
+                "nearly all in the kernel",
+            ),
+            Way::DynamicWindow => (
+                answered + in_vmm < SINGLES_WITH_WINDOW,
+                "nearly none, for the guest can map all its memory at once",
+            ),
+        };
+        check(
+            holds,
+            format!("{answered} H_PUT_TCE in the kernel, {in_vmm} in the VMM, not {expected}"),
+        );
         check(
             left == in_vmm,
             format!("the kernel left {left} H_PUT_TCE to the VMM, which counts {in_vmm}"),
@@ -202,6 +209,7 @@ fn missed(profile: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::SHOWN;
     use super::*;
 
     #[test]
@@ -211,26 +219,18 @@ mod tests {
         assert_eq!(value(console, "LAB-GUEST-KERNEL"), None);
     }
 
-    fn good(mode: &str) -> Evidence {
-        let user = mode == "user";
-        let stats = format!(
-            r#"{{"outcome":"power-off","windows":[{{"calls":{{"H_PUT_TCE":{}}}}}]}}"#,
-            if user { 2048 } else { 3 }
-        );
-        let mut kernel = [TceReturns::default(); 4];
-        kernel[0] = if user {
-            TceReturns {
-                answered: 0,
-                left: 2048,
-            }
-        } else {
-            TceReturns {
-                answered: 2045,
-                left: 3,
-            }
+    fn good(shown: Shown) -> Evidence {
+        let (answered, left) = match shown.way {
+            Way::InKernel => (2045, 3),
+            Way::InVmm => (0, 2048),
+            Way::DynamicWindow => (20, 3),
         };
+        let stats =
+            format!(r#"{{"outcome":"power-off","windows":[{{"calls":{{"H_PUT_TCE":{left}}}}}]}}"#);
+        let mut kernel = [TceReturns::default(); 4];
+        kernel[0] = TceReturns { answered, left };
         Evidence {
-            mode: mode.to_owned(),
+            shown,
             host: String::new(),
             console: "LAB-GUEST-CPUS 2\nLAB-GUEST-SHA256 aa\nLAB-GUEST-SMALL-SHA256 bb\n\
                       LAB-GUEST-STATUS 0\n"
@@ -252,22 +252,27 @@ mod tests {
 
     #[test]
     fn good_runs_pass() {
-        for mode in ["auto", "user"] {
-            assert_eq!(good(mode).verdict(&expected()), Vec::<String>::new());
+        for shown in SHOWN {
+            assert_eq!(good(shown).verdict(&expected()), Vec::<String>::new());
         }
     }
 
     #[test]
     fn a_wrong_digest_a_wrong_path_and_a_failed_vmm_do_not_pass() {
-        let mut wrong = good("auto");
+        let [auto, user, _] = SHOWN;
+        let mut wrong = good(auto);
         wrong.console = wrong.console.replace("SHA256 aa", "SHA256 ab");
         assert_eq!(wrong.verdict(&expected()).len(), 1);
 
-        let mut wrong = good("auto");
-        wrong.mode = "user".to_owned();
-        assert_eq!(wrong.verdict(&expected()).len(), 1);
+        for was in SHOWN {
+            for other in SHOWN.into_iter().filter(|other| other.way != was.way) {
+                let mut wrong = good(was);
+                wrong.shown = other;
+                assert_eq!(wrong.verdict(&expected()).len(), 1, "{was:?} as {other:?}");
+            }
+        }
 
-        let mut wrong = good("user");
+        let mut wrong = good(user);
         wrong.status = "1".to_owned();
         wrong.stats = None;
         wrong.errors = "no /dev/kvm\n".to_owned();

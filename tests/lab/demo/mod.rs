@@ -26,8 +26,48 @@ use evidence::{Evidence, EvidenceError, Expected};
 const SCRIPT: &str = include_str!("demo.sh");
 /// The folder in the host where the script leaves files.
 const FINDINGS: &str = "/run/demo";
-/// The ways to serve TCE hypercalls that are shown: values of `spapr-vmm run --tce`.
-const MODES: [&str; 2] = ["auto", "user"];
+/// What is shown: the ways to serve TCE hypercalls, with the default window alone, so that the guest makes
+/// them, and what a guest has by default.
+const SHOWN: [Shown; 3] = [
+    Shown {
+        name: "auto",
+        options: "--tce auto --ddw off",
+        way: Way::InKernel,
+    },
+    Shown {
+        name: "user",
+        options: "--tce user --ddw off",
+        way: Way::InVmm,
+    },
+    Shown {
+        name: "default",
+        options: "--tce auto --ddw auto",
+        way: Way::DynamicWindow,
+    },
+];
+
+/// A run of the guest.
+#[derive(Debug, Clone, Copy)]
+struct Shown {
+    /// What its folder is called.
+    name: &'static str,
+    /// The options of `spapr-vmm run` that it differs in.
+    options: &'static str,
+    /// What is to be seen of it.
+    way: Way,
+}
+
+/// The way of single mappings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// The kernel serves them, but the first ones.
+    InKernel,
+    /// The VMM serves all.
+    InVmm,
+    /// There are hardly any: the guest has mapped all its memory.
+    DynamicWindow,
+}
+
 /// The bytes that the guest reads in small pieces.
 const SMALL_READ_BYTES: u64 = 1 << 20;
 
@@ -59,7 +99,7 @@ pub(crate) fn run(workspace: &Workspace, kernels: KernelArgs) -> Result<u8, Demo
     let session = Session {
         host: &host,
         script: Some(SCRIPT.to_owned()),
-        environment: String::new(),
+        environment: environment(),
         timeout: None,
     };
     let packages = session::differences(workspace, &host).map_err(Box::new)?;
@@ -72,12 +112,12 @@ pub(crate) fn run(workspace: &Workspace, kernels: KernelArgs) -> Result<u8, Demo
         small_sha256: nvme::digest_of(&stock.disk, 0, SMALL_READ_BYTES)?,
     };
     let mut runs = Vec::new();
-    for mode in MODES {
-        let evidence = Evidence::read(&findings, mode).map_err(|source| DemoError::Evidence {
+    for shown in SHOWN {
+        let evidence = Evidence::read(&findings, shown).map_err(|source| DemoError::Evidence {
             logs: ended.logs.display().to_string(),
             source,
         })?;
-        keep(&findings, mode, &ended.logs)?;
+        keep(&findings, shown.name, &ended.logs)?;
         runs.push((evidence.verdict(&expected), evidence));
     }
     let passed = ended.status == 0 && runs.iter().all(|(verdict, _)| verdict.is_empty());
@@ -93,18 +133,24 @@ pub(crate) fn run(workspace: &Workspace, kernels: KernelArgs) -> Result<u8, Demo
     }
     for (verdict, evidence) in &runs {
         for failure in verdict {
-            say(&format!("--tce {}: {failure}", evidence.mode));
+            say(&format!("{}: {failure}", evidence.shown.options));
         }
     }
     say(&format!("logs: {}", ended.logs.display()));
     Ok(u8::from(!passed))
 }
 
+/// Tells the script what to run, a line each.
+fn environment() -> String {
+    let runs = SHOWN.map(|shown| format!("{} {}", shown.name, shown.options));
+    format!("export LAB_DEMO_RUNS='{}'", runs.join("\n"))
+}
+
 /// Puts the guest's console and the VMM's messages beside the host's log.
-fn keep(findings: &Path, mode: &str, logs: &Path) -> Result<(), WorkspaceError> {
+fn keep(findings: &Path, name: &str, logs: &Path) -> Result<(), WorkspaceError> {
     for file in ["console", "errors", "stats.json"] {
-        let from = findings.join(mode).join(file);
-        let to = logs.join(format!("{mode}-{file}"));
+        let from = findings.join(name).join(file);
+        let to = logs.join(format!("{name}-{file}"));
         if from.exists() {
             std::fs::copy(&from, &to).map_err(at("write", &to))?;
         }

@@ -10,10 +10,7 @@ pub(super) fn of(runs: &[(Vec<String>, Evidence)], expected: &Expected, packages
     let mut table = Table::new();
     table.load_preset(presets::UTF8_FULL_CONDENSED);
     let mut header = vec![Cell::new("")];
-    header.extend(
-        runs.iter()
-            .map(|(_, run)| Cell::new(format!("--tce {}", run.mode))),
-    );
+    header.extend(runs.iter().map(|(_, run)| Cell::new(run.shown.options)));
     table.set_header(header);
     let mut row = |title: &str, value: &dyn Fn(&Evidence) -> String| {
         let mut cells = vec![Cell::new(title)];
@@ -84,11 +81,9 @@ fn machine_rows(row: &mut Row<'_>) {
         )
     });
     row("device", &|run| run.host("device").to_owned());
-    row("LIOBN", &|run| {
-        first_window(run, |window| window.liobn.clone())
-    });
+    row("LIOBN", &|run| window(run, |window| window.liobn.clone()));
     row("DMA window", &|run| {
-        first_window(run, |window| {
+        window(run, |window| {
             let size = window.page_size.saturating_mul(window.entries);
             format!(
                 "{} at {:#x}, {} B pages",
@@ -99,7 +94,7 @@ fn machine_rows(row: &mut Row<'_>) {
         })
     });
     row("window's path", &|run| {
-        first_window(run, |window| match &window.reason {
+        window(run, |window| match &window.reason {
             Some(reason) => format!("{} ({reason})", window.path),
             None => window.path.clone(),
         })
@@ -120,10 +115,11 @@ fn of_windows(run: &Evidence, value: impl Fn(&Stats) -> String) -> String {
     run.stats.as_ref().map_or_else(|| "?".to_owned(), value)
 }
 
-fn first_window(run: &Evidence, value: impl Fn(&super::stats::Window) -> String) -> String {
+/// The window that the guest reads through: the dynamic one, if it made one.
+fn window(run: &Evidence, value: impl Fn(&super::stats::Window) -> String) -> String {
     run.stats
         .as_ref()
-        .and_then(|stats| stats.windows.first())
+        .and_then(|stats| stats.windows.last())
         .map_or_else(|| "?".to_owned(), value)
 }
 

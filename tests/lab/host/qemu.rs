@@ -30,6 +30,8 @@ pub(super) struct Settings<'a> {
     pub(super) share: &'a Path,
     /// Extra programs, shared read-only.
     pub(super) extra: Option<&'a Path>,
+    /// The next Debian's QEMU, shared read-only.
+    pub(super) next: Option<&'a Path>,
     /// This run's copy of the NVMe.
     pub(super) nvme: &'a Path,
     /// Folder of the channels' sockets.
@@ -136,6 +138,9 @@ fn devices(command: &mut Command, settings: &Settings<'_>) {
     share(command, "run", settings.share, "", "pcie.0");
     if let Some(extra) = settings.extra {
         share(command, "extra", extra, ",readonly=on", "pcie.2");
+    }
+    if let Some(next) = settings.next {
+        share(command, "next", next, ",readonly=on", "pcie.5");
     }
 }
 

@@ -35,6 +35,8 @@ const KERNEL_SILENCE: Duration = Duration::from_secs(30);
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 /// A running host reports every 4 s of its own time, which on a busy machine runs slower.
 const ALIVE_SILENCE: Duration = Duration::from_secs(90);
+/// The same where its clock counts instructions: 4 s are 4,000 million of them, on one processor.
+const ALIVE_SILENCE_COUNTING: Duration = Duration::from_secs(300);
 /// The time a host takes to power off after its script.
 const POWER_OFF_LIMIT: Duration = Duration::from_secs(30);
 /// How often the lab looks at limits.
@@ -115,6 +117,8 @@ pub(crate) struct HostRun<'a> {
     pub(crate) share: &'a Path,
     /// Root folder of extra programs.
     pub(crate) extra: Option<&'a Path>,
+    /// Root folder of the next Debian's QEMU.
+    pub(crate) next: Option<&'a Path>,
     pub(crate) nvme: &'a Path,
     /// Where the logs go.
     pub(crate) logs: &'a Path,
@@ -213,6 +217,7 @@ impl HostRun<'_> {
             initrd: self.initrd,
             share: self.share,
             extra: self.extra,
+            next: self.next,
             nvme: self.nvme,
             sockets: sockets.path(),
             device_tree: None,
@@ -246,6 +251,10 @@ impl HostRun<'_> {
             state: State::default(),
             terminal,
             log: log.to_owned(),
+            silence: match self.icount {
+                true => ALIVE_SILENCE_COUNTING,
+                false => ALIVE_SILENCE,
+            },
             interrupted: Arc::clone(interrupted),
         })
     }
@@ -298,6 +307,8 @@ struct Host {
     state: State,
     terminal: Option<UnixStream>,
     log: PathBuf,
+    /// How long it may be silent before it is taken for dead.
+    silence: Duration,
     interrupted: Arc<AtomicBool>,
 }
 
@@ -394,7 +405,7 @@ impl Host {
                         log: log(),
                     });
                 }
-            } else if alive.elapsed() > ALIVE_SILENCE {
+            } else if alive.elapsed() > self.silence {
                 return Err(HostError::Stalled {
                     silence: alive.elapsed(),
                     log: log(),
@@ -524,6 +535,7 @@ mod tests {
             state: State::default(),
             terminal: None,
             log: PathBuf::new(),
+            silence: ALIVE_SILENCE,
             interrupted: Arc::default(),
         };
         (host, sender)

@@ -77,6 +77,8 @@ for device in $LAB_NVME $LAB_NIC; do
     echo vfio-pci >/sys/bus/pci/devices/$device/driver_override
 done
 load $(cat /lib/modules/then)
+# As Debian's udev has it.
+chmod 666 /dev/net/tun
 for device in $LAB_NVME $LAB_NIC; do
     echo $device >/sys/bus/pci/drivers_probe
 done
@@ -96,9 +98,14 @@ cp /lab/vmlinux /boot/vmlinux || fail "cannot copy the guest's kernel"
 cp /lab/initrd /boot/initrd || fail "cannot copy the guest's initrd"
 cp -r -P /lab/files/. / || fail "cannot copy the lab's files"
 . /lab/environment
-if [ -n "$LAB_EXTRA" ]; then
-    mount -t 9p -o "$share,ro" lab.extra /opt || fail "cannot mount the extra programs"
-fi
+for extra in $LAB_EXTRA; do
+    case $extra in
+    extra) folder=/opt ;;
+    next) folder=/opt-next ;;
+    esac
+    mkdir -p $folder
+    mount -t 9p -o "$share,ro" lab.$extra $folder || fail "cannot mount the extra programs"
+done
 
 heartbeat &
 heartbeat=$!

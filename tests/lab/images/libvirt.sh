@@ -25,6 +25,10 @@ make_root() {
     cp /usr/bin/spapr-vmm-qemu /usr/bin/spapr-vmm $root/usr/bin/
     cp -r /usr/lib/spapr-lab/python $root/usr/lib/lab-python
     ln -sf bash $root/usr/bin/sh
+    # The names that Debian's alternatives give them: libvirt's network driver does not start without.
+    for program in iptables ip6tables ebtables; do
+        ln -sf $program-nft $root/usr/sbin/$program
+    done
     # libvirt looks for the names of drivers there.
     mkdir -p $root/lib/modules/$(uname -r)
     touch $root/lib/modules/$(uname -r)/modules.alias

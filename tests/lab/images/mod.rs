@@ -35,8 +35,9 @@ const HOST_FIRST: &[&str] = &[
     "9pnet_virtio",
     "overlay",
 ];
-/// Modules a host loads afterwards: the drivers that would take those devices.
-const HOST_THEN: &[&str] = &["nvme", "e1000e"];
+/// Modules a host loads afterwards: the drivers that would take those devices, and what networks of guests
+/// are made of.
+const HOST_THEN: &[&str] = &["nvme", "e1000e", "tun", "bridge"];
 /// Modules a guest loads: the drivers of the devices it may be given, by PCI class as sysfs has it.
 const GUEST_DRIVERS: &[(&str, &str)] = &[("0x010802", "nvme"), ("0x020000", "e1000e")];
 
@@ -69,15 +70,20 @@ pub(crate) struct BootFiles {
 /// What a host with this kernel boots from.
 pub(crate) fn of_host(workspace: &Workspace, kernel: Kernel) -> Result<BootFiles, ImageError> {
     let names = [HOST_FIRST, HOST_THEN].map(|names| names.join(" "));
-    let recipe = [HOST_INIT, &names.join(";")];
-    boot_files(workspace, kernel, "host", &recipe, host_initrd)
+    let jq = Packages::provide(workspace, PackageSet::Jq)?;
+    let stamp = jq.stamp()?;
+    let names = names.join(";");
+    let recipe = [HOST_INIT.as_bytes(), names.as_bytes(), &stamp];
+    boot_files(workspace, kernel, "host", &recipe, |modules, busybox| {
+        host_initrd(modules, busybox, &jq)
+    })
 }
 
 /// What a guest with this kernel boots from.
 pub(crate) fn of_guest(workspace: &Workspace, kernel: Kernel) -> Result<BootFiles, ImageError> {
-    let mut recipe = vec![GUEST_INIT];
+    let mut recipe = vec![GUEST_INIT.as_bytes()];
     for (name, text) in GUEST_JOBS.iter().chain(GUEST_DRIVERS) {
-        recipe.extend([name, text]);
+        recipe.extend([name.as_bytes(), text.as_bytes()]);
     }
     boot_files(workspace, kernel, "guest", &recipe, guest_initrd)
 }
@@ -97,14 +103,14 @@ fn boot_files(
     workspace: &Workspace,
     kernel: Kernel,
     of: &str,
-    recipe: &[&str],
-    make: fn(&KernelModules, &[u8]) -> Result<Vec<u8>, ImageError>,
+    recipe: &[&[u8]],
+    make: impl Fn(&KernelModules, &[u8]) -> Result<Vec<u8>, ImageError>,
 ) -> Result<BootFiles, ImageError> {
     let package = Packages::provide(workspace, PackageSet::Kernel(kernel))?;
     let busybox = Packages::provide(workspace, PackageSet::Busybox)?;
     let stamps = [package.stamp()?, busybox.stamp()?];
     let mut parts = vec![RECIPE_VERSION];
-    parts.extend(recipe.iter().map(|part| part.as_bytes()));
+    parts.extend(recipe);
     parts.extend(stamps.iter().map(Vec::as_slice));
     let name = format!("{of}-{}", kernel.name());
     let folder = workspace.provide("images", &name, &parts, |into| {
@@ -161,13 +167,18 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), ImageError> {
     Ok(fs::write(path, bytes).map_err(at("write", path))?)
 }
 
-fn host_initrd(modules: &KernelModules, busybox: &[u8]) -> Result<Vec<u8>, ImageError> {
+fn host_initrd(
+    modules: &KernelModules,
+    busybox: &[u8],
+    jq: &Packages,
+) -> Result<Vec<u8>, ImageError> {
     let mut archive = Archive::new();
     for folder in ["lab", "opt", "run", "mnt", "var", "home"] {
         archive.directory(folder, 0o755)?;
     }
     archive.directory("home/user", 0o755)?;
     base(&mut archive, busybox, HOST_INIT)?;
+    add_jq(&mut archive, jq)?;
     archive.file(
         "etc/passwd",
         0o644,
@@ -196,24 +207,47 @@ fn guest_initrd(modules: &KernelModules, busybox: &[u8]) -> Result<Vec<u8>, Imag
     Ok(archive.finish()?)
 }
 
+/// Debian's folder of libraries.
+const LIBRARIES: &str = "usr/lib/powerpc64le-linux-gnu";
+
 /// kexec with its loader and library, where they expect each other.
 fn kexec_archive(kexec: &Packages, c_library: &Packages) -> Result<Vec<u8>, ImageError> {
-    const LOADER: &str = "usr/lib64/ld64.so.2";
-    const LIBRARY: &str = "usr/lib/powerpc64le-linux-gnu/libc.so.6";
     let mut archive = Archive::new();
-    for folder in ["lib64", "usr/lib", "usr/lib/powerpc64le-linux-gnu"] {
+    add_file(&mut archive, kexec, "usr/sbin/kexec", "usr/bin/kexec")?;
+    add_c_library(&mut archive, c_library)?;
+    Ok(archive.finish()?)
+}
+
+/// jq with its loader and libraries.
+fn add_jq(archive: &mut Archive, jq: &Packages) -> Result<(), ImageError> {
+    add_file(archive, jq, "usr/bin/jq", "usr/bin/jq")?;
+    add_c_library(archive, jq)?;
+    for library in ["libm.so.6", "libjq.so.1", "libonig.so.5"] {
+        let path = format!("{LIBRARIES}/{library}");
+        add_file(archive, jq, &path, &path)?;
+    }
+    Ok(())
+}
+
+/// The loader and the C library, with their folders.
+fn add_c_library(archive: &mut Archive, packages: &Packages) -> Result<(), ImageError> {
+    for folder in ["lib64", "usr/lib", LIBRARIES] {
         archive.directory(folder, 0o755)?;
     }
-    for (package, from, to) in [
-        (kexec, "usr/sbin/kexec", "usr/bin/kexec"),
-        (c_library, LOADER, "lib64/ld64.so.2"),
-        (c_library, LIBRARY, LIBRARY),
-    ] {
-        let path = package.root().join(from);
-        let bytes = fs::read(&path).map_err(at("read", &path))?;
-        archive.file(to, 0o755, &bytes)?;
-    }
-    Ok(archive.finish()?)
+    add_file(archive, packages, "usr/lib64/ld64.so.2", "lib64/ld64.so.2")?;
+    let library = format!("{LIBRARIES}/libc.so.6");
+    add_file(archive, packages, &library, &library)
+}
+
+fn add_file(
+    archive: &mut Archive,
+    packages: &Packages,
+    from: &str,
+    to: &str,
+) -> Result<(), ImageError> {
+    let path = packages.root().join(from);
+    let bytes = fs::read(&path).map_err(at("read", &path))?;
+    Ok(archive.file(to, 0o755, &bytes)?)
 }
 
 /// What every root file system has.

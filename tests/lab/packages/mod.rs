@@ -106,6 +106,10 @@ pub(crate) enum PackageSet {
     CLibrary,
     /// QEMU to run inside a host, with every library it needs.
     PeerEmulator,
+    /// The next Debian's QEMU, for the same.
+    NextPeerEmulator,
+    /// jq, for scripts in hosts, with every library it needs.
+    Jq,
     /// libvirt to run inside a host, with QEMU, which it depends on, and Python.
     Libvirt,
     /// Debian 12's libvirt, for this machine, with every library it needs.
@@ -128,6 +132,8 @@ impl PackageSet {
             Self::KexecTools,
             Self::CLibrary,
             Self::PeerEmulator,
+            Self::NextPeerEmulator,
+            Self::Jq,
             Self::Libvirt,
             Self::OldLibvirt,
         ];
@@ -151,11 +157,19 @@ impl PackageSet {
             Self::KexecTools => trixie("kexec-tools", "ppc64el", Wanted::Alone("kexec-tools")),
             Self::CLibrary => trixie("c-library", "ppc64el", Wanted::Alone("libc6")),
             Self::PeerEmulator => trixie("peer-emulator", "ppc64el", qemu),
+            Self::NextPeerEmulator => Recipe {
+                name: "next-peer-emulator".to_owned(),
+                release: Release::Forky,
+                architecture: "ppc64el",
+                wanted: qemu,
+            },
+            Self::Jq => trixie("jq", "ppc64el", Wanted::WithDependencies(&["jq"])),
             Self::Libvirt => trixie(
                 "libvirt",
                 "ppc64el",
                 Wanted::WithDependencies(&[
                     "libvirt-daemon-driver-qemu",
+                    "libvirt-daemon-driver-network",
                     "libvirt-daemon",
                     "libvirt-daemon-log",
                     "libvirt-clients",

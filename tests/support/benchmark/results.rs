@@ -1,5 +1,7 @@
 //! All that one run of the benchmark found.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::row::Row;
@@ -18,8 +20,17 @@ pub enum Peer {
     UserV1,
     /// QEMU, with its TCE tables in the kernel.
     QemuKernel,
+    /// The same, but it serves H_PUT_TCE_INDIRECT and H_STUFF_TCE itself, as `--tce auto` does where the
+    /// kernel does not check them.
+    QemuSafe,
     /// QEMU, made to believe that the kernel cannot bind them (KVM_CAP_SPAPR_TCE_VFIO hidden).
     QemuUser,
+    /// QEMU as in [`Peer::QemuKernel`], with the small firmware that it has besides SLOF (`x-vof=on`).
+    QemuVof,
+    /// The next Debian's QEMU, with its TCE tables in the kernel.
+    QemuNext,
+    /// The same with the small firmware.
+    QemuNextVof,
     /// KVM_RUN and a return value, and nothing else.
     FloorExit,
     /// That, and the VFIO calls that the hypercall takes.
@@ -34,13 +45,17 @@ pub enum Peer {
 
 impl Peer {
     /// All, in the order in which they are shown.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 15] = [
         Self::Auto,
         Self::Kernel,
         Self::User,
         Self::UserV1,
         Self::QemuKernel,
+        Self::QemuSafe,
         Self::QemuUser,
+        Self::QemuVof,
+        Self::QemuNext,
+        Self::QemuNextVof,
         Self::FloorExit,
         Self::FloorMap,
         Self::FloorMapV1,
@@ -48,14 +63,25 @@ impl Peer {
         Self::Host,
     ];
 
-    /// The VMMs: spapr-vmm's ways and QEMU's.
-    pub const VMMS: [Self; 6] = [
+    /// The VMMs: spapr-vmm's ways to serve a guest and QEMU's.
+    pub const VMMS: [Self; 8] = [
         Self::Auto,
         Self::Kernel,
         Self::User,
         Self::UserV1,
         Self::QemuKernel,
+        Self::QemuSafe,
         Self::QemuUser,
+        Self::QemuNext,
+    ];
+
+    /// Those of which it is measured how they start: once for each way to do it.
+    pub const STARTERS: [Self; 5] = [
+        Self::Auto,
+        Self::QemuKernel,
+        Self::QemuVof,
+        Self::QemuNext,
+        Self::QemuNextVof,
     ];
 
     /// Its name, as it is shown.
@@ -66,7 +92,11 @@ impl Peer {
             Self::User => "user",
             Self::UserV1 => "user, v1",
             Self::QemuKernel => "QEMU, in kernel",
+            Self::QemuSafe => "QEMU, lists in user space",
             Self::QemuUser => "QEMU, capability hidden",
+            Self::QemuVof => "QEMU, with VOF",
+            Self::QemuNext => "next QEMU, in kernel",
+            Self::QemuNextVof => "next QEMU, with VOF",
             Self::FloorExit => "floor: exit",
             Self::FloorMap => "floor: exit and VFIO",
             Self::FloorMapV1 => "floor: exit and VFIO, v1",
@@ -126,11 +156,18 @@ pub struct Facts {
     pub page_bytes: u64,
     /// Version of QEMU; none when there is none.
     pub qemu: Option<String>,
+    /// Version of the next Debian's QEMU; none when there is none.
+    #[serde(default)]
+    pub next_qemu: Option<String>,
     /// Whether the clock counts instructions.
     pub counts_instructions: bool,
     /// Bytes of guest memory.
     pub guest_bytes: u64,
 }
+
+/// What a Linux guest says of its defences: the files in /sys/devices/system/cpu/vulnerabilities, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Defences(pub BTreeMap<String, String>);
 
 /// All of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,9 +178,24 @@ pub struct Results {
     pub measured: Vec<Measured>,
     /// What was not.
     pub omitted: Vec<Omission>,
+    /// What Linux guests said of their defences, each different answer once; rows name it by its number.
+    #[serde(default)]
+    pub defences: Vec<Defences>,
 }
 
 impl Results {
+    /// The number of what a guest said of its defences; none if it said nothing.
+    pub fn number_of(&mut self, defences: &Defences) -> Option<usize> {
+        if defences.0.is_empty() {
+            return None;
+        }
+        let known = self.defences.iter().position(|known| known == defences);
+        known.or_else(|| {
+            self.defences.push(defences.clone());
+            Some(self.defences.len() - 1)
+        })
+    }
+
     /// One measurement of a peer.
     pub fn row(&self, peer: Peer, name: &str, n: u64) -> Option<&Row> {
         self.measured
@@ -189,6 +241,20 @@ mod tests {
         assert_eq!(results.row(Peer::User, "put", 2), None);
         let series = results.series(Peer::Auto, "put");
         assert_eq!(series.iter().map(|row| row.n).collect::<Vec<_>>(), [1, 2]);
+    }
+
+    #[test]
+    fn equal_defences_have_one_number_and_silence_has_none() {
+        let defences = |text: &str| {
+            let file = ("meltdown".to_owned(), text.to_owned());
+            Defences(BTreeMap::from([file]))
+        };
+        let mut results = Results::default();
+        let numbers = ["Vulnerable", "Mitigation: RFI Flush", "Vulnerable"]
+            .map(|text| results.number_of(&defences(text)));
+        assert_eq!(numbers, [Some(0), Some(1), Some(0)]);
+        assert_eq!(results.number_of(&Defences::default()), None);
+        assert_eq!(results.defences.len(), 2);
     }
 
     #[test]

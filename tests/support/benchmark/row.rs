@@ -35,6 +35,10 @@ pub struct Row {
     /// Stands for what the calls returned and left: equal for rows that can be compared. None where
     /// there is nothing to compare.
     pub digest: Option<u64>,
+    /// Of a Linux guest's: the number of what it said of its defences, in
+    /// [`Results::defences`](super::results::Results::defences).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub defences: Option<usize>,
     /// The samples' mean.
     pub mean: u64,
     /// The samples' quantiles, at [`PERCENTS`].
@@ -88,6 +92,7 @@ impl Row {
             samples: count,
             failed: 0,
             digest: None,
+            defences: None,
             mean: u64::try_from(sum / u128::from(count)).unwrap_or(u64::MAX),
             quantiles: PERCENTS.iter().map(quantile).collect(),
         })
@@ -143,6 +148,7 @@ impl Row {
             samples: number("samples")?,
             failed: number("failed")?,
             digest: Some(digest),
+            defences: None,
             mean: nanoseconds(number("mean")?, hertz),
             quantiles,
         })

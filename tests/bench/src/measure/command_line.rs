@@ -38,6 +38,9 @@ pub(crate) struct RunArguments {
     /// QEMU; what is not there is not measured
     #[arg(long, value_name = "PROGRAM", default_value = "qemu-system-ppc64")]
     pub(crate) qemu: PathBuf,
+    /// The next Debian's QEMU; without it, it is not measured
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) next_qemu: Option<PathBuf>,
     /// PCI device to pass through, bound to vfio-pci; without one no TCE calls are measured
     #[arg(long, value_name = "DDDD:BB:DD.F")]
     pub(crate) vfio: Option<PciAddress>,
@@ -59,9 +62,9 @@ pub(crate) struct RunArguments {
     /// The host's clock counts instructions
     #[arg(long)]
     pub(crate) counts_instructions: bool,
-    /// Measure only what has this in its title
+    /// Measure only what has this in its title; given several times, what has any of them
     #[arg(long, value_name = "WORD")]
-    pub(crate) only: Option<String>,
+    pub(crate) only: Vec<String>,
 }
 
 /// What to read.

@@ -7,7 +7,7 @@ use spapr_lab::benchmark::row::{Row, Unit, nanoseconds};
 
 use super::AnyError;
 use super::command_line::RunArguments;
-use super::hide;
+use super::hide::Kept;
 use super::memory::Memory;
 use super::peers::{self, Guest};
 use super::watch;
@@ -45,9 +45,9 @@ pub(crate) fn run(
     let Some(mut command) = peers::command(peer, arguments, guest) else {
         return Ok(None);
     };
-    let is_hidden = peer == Peer::QemuUser && !guest.devices.is_empty();
-    if is_hidden {
-        hide::prepare(&mut command);
+    let kept = Kept::from(peer);
+    if kept.is_some() {
+        Kept::prepare(&mut command);
     }
     let mut run = Run::default();
     let mut hertz = 0;
@@ -57,13 +57,7 @@ pub(crate) fn run(
         command,
         guest.memory,
         LIMIT,
-        &mut |child| {
-            if is_hidden {
-                hide::answer(child)
-            } else {
-                Ok(())
-            }
-        },
+        &mut |child| kept.map_or(Ok(()), |kept| kept.keep(child)),
         &mut |running, at, line| {
             if let Some(start) = start_line(line) {
                 hertz = start.hertz;

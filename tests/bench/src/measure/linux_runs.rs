@@ -4,14 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use spapr_lab::benchmark::results::{Measured, Peer};
+use spapr_lab::benchmark::results::{Defences, Peer};
 use spapr_lab::benchmark::row::{Row, RowError, Unit};
 use spapr_lab::cpio::Archive;
 use spapr_lab::initrd::write_with_overlay;
 
 use super::command_line::RunArguments;
 use super::guest_runs::LIMIT;
-use super::hide;
+use super::hide::Kept;
 use super::hypercall_count::HypercallCount;
 use super::peers::{self, Controller, GUEST_BYTES, Guest, Windows};
 use super::read::{LATENCY, SERIES, Series};
@@ -20,6 +20,7 @@ use super::{AnyError, tell};
 
 /// Reads the NVMe.
 pub(crate) const READ_JOB: &str = "\
+. /defences
 for _ in 1 2 3 4 5 6 7 8 9 10; do
     [ -b /dev/nvme0n1 ] && break
     sleep 0.5
@@ -27,8 +28,15 @@ done
 exec /spapr-bench read $reads /dev/nvme0n1
 ";
 
-/// Nothing: the guest powers off.
-pub(crate) const NO_JOB: &str = "exit 0\n";
+/// Nothing more: the guest powers off.
+pub(crate) const NO_JOB: &str = ". /defences\n";
+
+/// Tells what the guest is defended against.
+const DEFENCES: &str = "\
+for file in /sys/devices/system/cpu/vulnerabilities/*; do
+    [ -e $file ] && echo BENCH-DEFENCE ${file##*/} $(cat $file)
+done
+";
 
 const COMMAND_LINE: &str = "console=hvc0";
 /// Where instructions are counted, an idle guest gives the processor up at once (by default it looks for
@@ -45,8 +53,56 @@ pub(crate) struct LinuxRun {
     pub(crate) windows: Windows,
     /// Its interrupt controller.
     pub(crate) controller: Controller,
-    /// What the names of its rows begin with.
+    /// Whether its kernel defends itself against attacks by speculation.
+    pub(crate) mitigations: Mitigations,
+    /// What the names of its rows begin with, behind what [`Mitigations`] put there.
     pub(crate) prefix: &'static str,
+}
+
+/// Defences against attacks by speculation; they make a guest's way into its kernel longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mitigations {
+    /// What the kernel takes to be needed.
+    Default,
+    /// None.
+    Off,
+}
+
+impl Mitigations {
+    /// Both.
+    pub(crate) const ALL: [Self; 2] = [Self::Default, Self::Off];
+
+    /// What the names of rows begin with.
+    const fn prefix(self) -> &'static str {
+        match self {
+            Self::Default => "",
+            Self::Off => "mitigations-off-",
+        }
+    }
+
+    /// What is added to the kernel's command line.
+    const fn command_line(self) -> &'static str {
+        match self {
+            Self::Default => "",
+            Self::Off => " mitigations=off",
+        }
+    }
+}
+
+impl LinuxRun {
+    /// What the names of its rows begin with.
+    pub(crate) fn prefix(&self) -> String {
+        format!("{}{}", self.mitigations.prefix(), self.prefix)
+    }
+}
+
+/// What a run gave.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// Its rows.
+    pub(crate) rows: Vec<Row>,
+    /// What the guest said of its defences.
+    pub(crate) defences: Defences,
 }
 
 /// A Linux guest with its job.
@@ -67,6 +123,7 @@ impl Linux {
         let program = fs::read(std::env::current_exe()?)?;
         let mut overlay = Archive::new();
         overlay.file("job", 0o755, job.as_bytes())?;
+        overlay.file("defences", 0o755, DEFENCES.as_bytes())?;
         overlay.file("spapr-bench", 0o755, &program)?;
         let target = folder.path().join("initrd");
         write_with_overlay(initrd, &overlay.finish()?, &target)?;
@@ -85,47 +142,58 @@ impl Linux {
         &self,
         arguments: &RunArguments,
         run: &LinuxRun,
-    ) -> Result<Option<Vec<Measured>>, AnyError> {
-        let watcher = self.boot(arguments, run)?;
-        let peer = run.peer;
-        let Some(watcher) = watcher else {
+    ) -> Result<Option<Found>, AnyError> {
+        let Some(watcher) = self.boot(arguments, run)? else {
             return Ok(None);
         };
-        let rows = watcher.finish()?.into_iter().map(|mut row| {
-            row.name = format!("{}{}", run.prefix, row.name);
-            Measured { peer, row }
-        });
-        Ok(Some(rows.collect()))
+        let prefix = run.prefix();
+        let mut found = watcher.finish()?;
+        for row in &mut found.rows {
+            row.name = format!("{prefix}{}", row.name);
+        }
+        Ok(Some(found))
     }
 
-    /// Boots it `times` times with nothing to do. Returns the times to its init, in nanoseconds; none
-    /// when the peer cannot.
+    /// Boots it `times` times with nothing to do, and finds one row: the times to its init. None when the
+    /// peer cannot.
     ///
     /// # Errors
-    /// As for [`Linux::run`].
+    /// As for [`Linux::run`], and when its guests told different defences.
     pub(crate) fn starts(
         &self,
         arguments: &RunArguments,
         run: &LinuxRun,
         times: usize,
-    ) -> Result<Vec<u64>, AnyError> {
-        let mut starts = Vec::new();
+    ) -> Result<Option<Found>, AnyError> {
+        let (mut starts, mut told) = (Vec::new(), Vec::new());
         for _ in 0..times {
-            let watcher = self.boot(arguments, run)?;
-            starts.extend(watcher.and_then(|watcher| watcher.start));
+            let Some(watcher) = self.boot(arguments, run)? else {
+                return Ok(None);
+            };
+            starts.extend(watcher.start);
+            told.push(watcher.defences);
         }
-        Ok(starts)
+        told.dedup();
+        let defences = told.pop().unwrap_or_default();
+        if !told.is_empty() {
+            return Err("the same guest told different defences from one start to the next".into());
+        }
+        let name = format!("{}start-init", run.prefix());
+        let row = Row::of_samples(&name, 1, Unit::Nanoseconds, &starts);
+        let rows = row.into_iter().collect();
+        Ok(Some(Found { rows, defences }))
     }
 
     fn boot(&self, arguments: &RunArguments, run: &LinuxRun) -> Result<Option<Watcher>, AnyError> {
+        let append = match arguments.counts_instructions {
+            true => COUNTED_COMMAND_LINE,
+            false => COMMAND_LINE,
+        };
+        let append = format!("{append}{}", run.mitigations.command_line());
         let guest = Guest {
             kernel: &self.kernel,
             initrd: Some(&self.initrd),
-            append: if arguments.counts_instructions {
-                COUNTED_COMMAND_LINE
-            } else {
-                COMMAND_LINE
-            },
+            append: &append,
             memory: GUEST_BYTES,
             cpus: 1,
             devices: arguments.vfio.into_iter().collect(),
@@ -137,9 +205,9 @@ impl Linux {
         let Some(mut command) = peers::command(peer, arguments, &guest) else {
             return Ok(None);
         };
-        let is_hidden = peer == Peer::QemuUser;
-        if is_hidden {
-            hide::prepare(&mut command);
+        let kept = Kept::from(peer);
+        if kept.is_some() {
+            Kept::prepare(&mut command);
         }
         let mut watcher = Watcher {
             counts_instructions: arguments.counts_instructions,
@@ -149,13 +217,7 @@ impl Linux {
             command,
             guest.memory,
             LIMIT,
-            &mut |child| {
-                if is_hidden {
-                    hide::answer(child)
-                } else {
-                    Ok(())
-                }
-            },
+            &mut |child| kept.map_or(Ok(()), |kept| kept.keep(child)),
             &mut |running, at, line| watcher.see(running, at, line),
         )?;
         Ok(Some(watcher))
@@ -169,6 +231,7 @@ struct Watcher {
     /// From the start of the VMM to the guest's init, in nanoseconds.
     start: Option<u64>,
     rows: Vec<Row>,
+    defences: Defences,
     hertz: u64,
     run_time: u64,
     /// The processor time of a read, in each round of the series under way.
@@ -199,6 +262,10 @@ impl Watcher {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
         let series = SERIES.into_iter().find(|series| series.name == rest);
         match (word, series) {
+            ("BENCH-DEFENCE", _) => {
+                let (file, text) = rest.split_once(' ').unwrap_or((rest, ""));
+                self.defences.0.insert(file.to_owned(), text.to_owned());
+            }
             ("BENCH-START", _) => self.hertz = 1_000_000_000,
             ("BENCH-BEGIN", Some(_)) => self.run_time = running.run_time()?,
             ("BENCH-END", Some(series)) => self.round_ended(running, series)?,
@@ -264,12 +331,13 @@ impl Watcher {
         self.rows.extend(Row::of_samples(name, 1, unit, &[value]));
     }
 
-    fn finish(self) -> Result<Vec<Row>, AnyError> {
+    fn finish(self) -> Result<Found, AnyError> {
         if let Some(error) = self.wrong {
             return Err(error.into());
         }
         if self.is_done && self.is_complete {
-            Ok(self.rows)
+            let (rows, defences) = (self.rows, self.defences);
+            Ok(Found { rows, defences })
         } else {
             Err("the Linux guest ended before it had read all".into())
         }

@@ -82,7 +82,12 @@ pub(crate) fn command(peer: Peer, arguments: &RunArguments, guest: &Guest<'_>) -
         Peer::Kernel => Some(vmm(arguments, guest, "kernel", "v2")),
         Peer::User => Some(vmm(arguments, guest, "user", "v2")),
         Peer::UserV1 => Some(vmm(arguments, guest, "auto", "v1")),
-        Peer::QemuKernel | Peer::QemuUser => qemu(arguments, guest),
+        Peer::QemuKernel | Peer::QemuSafe | Peer::QemuUser => {
+            qemu(&arguments.qemu, Firmware::Slof, guest)
+        }
+        Peer::QemuVof => qemu(&arguments.qemu, Firmware::Vof, guest),
+        Peer::QemuNext => qemu(arguments.next_qemu.as_ref()?, Firmware::Slof, guest),
+        Peer::QemuNextVof => qemu(arguments.next_qemu.as_ref()?, Firmware::Vof, guest),
         Peer::FloorExit => floor("exit", "v2", guest),
         Peer::FloorMap => floor("map", "v2", guest),
         Peer::FloorMapV1 => floor("map", "v1", guest),
@@ -116,13 +121,26 @@ fn vmm(arguments: &RunArguments, guest: &Guest<'_>, tce: &str, iommu: &str) -> C
     command
 }
 
-fn qemu(arguments: &RunArguments, guest: &Guest<'_>) -> Option<Command> {
-    let mut command = Command::new(&arguments.qemu);
+/// What QEMU's guests find first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Firmware {
+    /// What it gives them by itself: a firmware that runs in the guest.
+    Slof,
+    /// A few instructions that call QEMU, which answers itself.
+    Vof,
+}
+
+fn qemu(program: &Path, firmware: Firmware, guest: &Guest<'_>) -> Option<Command> {
+    let mut command = Command::new(program);
     let controller = match guest.controller {
         Controller::Default => "",
         Controller::Xics => ",ic-mode=xics",
     };
-    let machine = format!("{QEMU_MACHINE}{controller}");
+    let firmware = match firmware {
+        Firmware::Slof => "",
+        Firmware::Vof => ",x-vof=on",
+    };
+    let machine = format!("{QEMU_MACHINE}{controller}{firmware}");
     command.args(["-M", &machine, "-cpu", "host"]);
     command.args(["-m", &format!("{}M", guest.memory >> 20)]);
     command.args(["-smp", &guest.cpus.to_string()]);
@@ -177,7 +195,8 @@ mod tests {
     use super::*;
 
     fn arguments() -> RunArguments {
-        let line = ["spapr-bench", "run", "--output", "o", "--guest", "g"];
+        let line = "spapr-bench run --output o --guest g --next-qemu next";
+        let line = line.split(' ');
         match CommandLine::parse_from(line).command {
             Chosen::Run(arguments) => arguments,
             Chosen::Floor(_) | Chosen::Read(_) => panic!("not run"),
@@ -212,6 +231,28 @@ mod tests {
             assert!(words.contains("parts=exit"), "{words}");
             assert!(words.contains("0001:01:00.0") && words.contains("0003:01:00.0"));
         }
+    }
+
+    #[test]
+    fn only_who_is_named_for_it_gets_vof_and_the_next_qemu() {
+        for peer in Peer::STARTERS {
+            let words = words(peer, Windows::On).unwrap();
+            let has_vof = peer == Peer::QemuVof || peer == Peer::QemuNextVof;
+            assert_eq!(words.contains("x-vof=on"), has_vof, "{words}");
+        }
+        let mut arguments = arguments();
+        let program = |arguments: &RunArguments, peer| {
+            let guest = Guest::bare_metal(arguments, "");
+            let command = command(peer, arguments, &guest)?;
+            Some(command.get_program().to_owned())
+        };
+        assert_eq!(program(&arguments, Peer::QemuNextVof).unwrap(), "next");
+        assert_eq!(
+            program(&arguments, Peer::QemuVof).unwrap(),
+            "qemu-system-ppc64"
+        );
+        arguments.next_qemu = None;
+        assert_eq!(program(&arguments, Peer::QemuNext), None);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use spapr_lab::benchmark::results::{Facts, Measured, Omission, Peer, Results};
@@ -10,7 +11,7 @@ use spapr_lab::benchmark::row::{Row, Unit};
 use super::command_line::RunArguments;
 use super::growth;
 use super::guest_runs::{self, Run};
-use super::linux_runs::{Linux, LinuxRun, NO_JOB, READ_JOB};
+use super::linux_runs::{Found, Linux, LinuxRun, Mitigations, NO_JOB, READ_JOB};
 use super::memory::Memory;
 use super::peers::{Controller, GUEST_BYTES, Guest, Windows};
 use super::{AnyError, step, tell};
@@ -25,14 +26,17 @@ const FLOORS: [Peer; 4] = [
 /// How long `--tce auto` is given to settle before each row, in milliseconds: it weighs what is best
 /// after 1, 3, 7, 15, 31, 63, … of them, and a moment later that is no longer felt.
 const SETTLE: &str = "settle=50";
-/// The Linux guests. All have XIVE where the host can, but two with XICS.
-const LINUX_RUNS: [LinuxRun; 11] = [
+/// The Linux guests, each with and without its kernel's defences. All have XIVE where the host can, but
+/// two with XICS.
+const LINUX_RUNS: [LinuxRun; 14] = [
     linux_run(Peer::Auto),
     linux_run(Peer::Kernel),
     linux_run(Peer::User),
     linux_run(Peer::UserV1),
     linux_run(Peer::QemuKernel),
+    linux_run(Peer::QemuSafe),
     linux_run(Peer::QemuUser),
+    linux_run(Peer::QemuNext),
     LinuxRun {
         controller: Controller::Xics,
         prefix: "xics-",
@@ -52,6 +56,11 @@ const LINUX_RUNS: [LinuxRun; 11] = [
         windows: Windows::On,
         prefix: "windows-on-",
         ..linux_run(Peer::QemuKernel)
+    },
+    LinuxRun {
+        windows: Windows::On,
+        prefix: "windows-on-",
+        ..linux_run(Peer::QemuNext)
     },
     LinuxRun {
         windows: Windows::AtMost(512 << 20),
@@ -65,6 +74,7 @@ const fn linux_run(peer: Peer) -> LinuxRun {
         peer,
         windows: Windows::Off,
         controller: Controller::Default,
+        mitigations: Mitigations::Default,
         prefix: "",
     }
 }
@@ -74,9 +84,12 @@ const fn linux_run(peer: Peer) -> LinuxRun {
 const STARTS: usize = 9;
 const QEMU_STARTS: usize = 3;
 const LINUX_STARTS: usize = 3;
+const QEMU_LINUX_STARTS: usize = 2;
 /// How often a guest of spapr-vmm is started to see what its first mappings cost: there is one of each
 /// in its life, and they lock memory. QEMU has locked its guest's by then, so its are like any other.
 const FIRST_MAPPINGS: usize = 9;
+/// The same for the longest call while all memory is mapped for the first time.
+const STALLS: usize = 3;
 
 /// All that is found, as it grows.
 pub(super) struct Session<'a> {
@@ -105,6 +118,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), AnyError> {
     session.hypercalls();
     if arguments.vfio.is_some() {
         session.first_mappings();
+        session.fresh_guests();
     }
     growth::measure(&mut session);
     if arguments.vfio.is_some() {
@@ -119,7 +133,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), AnyError> {
 impl Session<'_> {
     /// The time to the guest's first instruction, and what a VMM has in memory then.
     fn starts(&mut self) {
-        for peer in [Peer::Auto, Peer::QemuKernel] {
+        for peer in Peer::STARTERS {
             let title = format!("start: {}", peer.name());
             self.measure(&title, |session| {
                 let guest = Guest {
@@ -159,7 +173,7 @@ impl Session<'_> {
                 let run = guest_runs::run(peer, session.arguments, &guest)?;
                 if let Some(run) = &run
                     && !guest.devices.is_empty()
-                    && (peer.is_ours() || peer == Peer::QemuKernel || peer == Peer::QemuUser)
+                    && Peer::VMMS.contains(&peer)
                 {
                     let Memory { resident, locked } = run.memory;
                     session.outside(peer, "resident-with-device", Unit::Bytes, &[resident]);
@@ -191,6 +205,35 @@ impl Session<'_> {
         }
     }
 
+    /// What needs a guest of its own for each row: the first calls about many entries, before `--tce auto`
+    /// has seen any, and the longest call while all memory is mapped for the first time.
+    fn fresh_guests(&mut self) {
+        for peer in Peer::VMMS.into_iter().filter(|peer| peer.is_ours()) {
+            let mut parts = vec![("first calls", "parts=cold", 1)];
+            parts.push(("longest stall: H_PUT_TCE", "parts=stall-put", STALLS));
+            parts.push(("longest stall: list", "parts=stall-list", STALLS));
+            for (what, append, times) in parts {
+                let title = format!("{what}: {}", peer.name());
+                self.measure(&title, |session| session.fresh_guest(peer, append, times));
+            }
+        }
+    }
+
+    fn fresh_guest(&mut self, peer: Peer, append: &str, times: usize) -> Result<(), AnyError> {
+        let guest = Guest {
+            devices: self.arguments.vfio.into_iter().collect(),
+            ..Guest::bare_metal(self.arguments, append)
+        };
+        let mut rows = Vec::new();
+        for _ in 0..times {
+            let run = guest_runs::run(peer, self.arguments, &guest)?;
+            rows.extend(run.into_iter().flat_map(|run| run.rows));
+        }
+        let rows = if times > 1 { merged(&rows) } else { rows };
+        self.add_rows(peer, rows);
+        Ok(())
+    }
+
     /// A Linux guest that reads its NVMe, with and without dynamic DMA windows.
     fn linux(&mut self) {
         let (Some(kernel), Some(initrd)) = (&self.arguments.kernel, &self.arguments.initrd) else {
@@ -203,25 +246,41 @@ impl Session<'_> {
             });
             return;
         };
-        for run in [linux_run(Peer::Auto), linux_run(Peer::QemuKernel)] {
-            let title = format!("start: Linux: {}", run.peer.name());
-            self.measure(&title, |session| {
-                let times = idle.starts(session.arguments, &run, LINUX_STARTS)?;
-                session.outside(run.peer, "start-init", Unit::Nanoseconds, &times);
-                Ok(())
-            });
+        for mitigations in Mitigations::ALL {
+            let with = |run| LinuxRun { mitigations, ..run };
+            for run in Peer::STARTERS.map(linux_run).map(with) {
+                let title = format!("start: Linux: {}{}", run.prefix(), run.peer.name());
+                self.measure(&title, |session| {
+                    let times = match run.peer.is_ours() {
+                        true => LINUX_STARTS,
+                        false => QEMU_LINUX_STARTS,
+                    };
+                    let found = idle.starts(session.arguments, &run, times)?;
+                    session.add_linux(run.peer, found);
+                    Ok(())
+                });
+            }
+            for run in LINUX_RUNS.map(with) {
+                let title = format!("Linux: {}{}", run.prefix(), run.peer.name());
+                self.measure(&title, |session| {
+                    let found = reading.run(session.arguments, &run)?;
+                    session.add_linux(run.peer, found);
+                    Ok(())
+                });
+            }
         }
-        for run in &LINUX_RUNS {
-            let title = format!("Linux: {}{}", run.prefix, run.peer.name());
-            self.measure(&title, |session| {
-                let measured = reading.run(session.arguments, run)?;
-                session
-                    .results
-                    .measured
-                    .extend(measured.into_iter().flatten());
-                Ok(())
-            });
+    }
+
+    /// Adds what a Linux guest gave: its rows, with what it said of its defences.
+    fn add_linux(&mut self, peer: Peer, found: Option<Found>) {
+        let Some(Found { mut rows, defences }) = found else {
+            return;
+        };
+        let number = self.results.number_of(&defences);
+        for row in &mut rows {
+            row.defences = number;
         }
+        self.add_rows(peer, rows);
     }
 
     /// Does one thing, unless it was not asked for; what goes wrong keeps nothing else from being
@@ -231,8 +290,8 @@ impl Session<'_> {
         title: &str,
         work: impl FnOnce(&mut Self) -> Result<(), AnyError>,
     ) {
-        let only = self.arguments.only.as_deref();
-        if only.is_some_and(|only| !title.contains(only)) {
+        let only = &self.arguments.only;
+        if !only.is_empty() && !only.iter().any(|word| title.contains(word)) {
             return;
         }
         step(title);
@@ -308,8 +367,10 @@ fn hypercall_parts(peer: Peer, has_device: bool) -> String {
         (Peer::FloorExit, true) => "exit,single,rtas,stuff",
         (Peer::FloorMap | Peer::FloorMapV1, true) => "exit,single,indirect,stuff",
         (Peer::FloorKernel, true) => "single,indirect,stuff",
-        (Peer::QemuKernel | Peer::QemuUser, true) => {
-            "exit,first,single,rtas,indirect,stuff,regions"
+        // What is measured of ours in guests of their own: QEMU's guests have locked their memory before
+        // they run, and none of them chooses a way to serve calls.
+        (Peer::QemuKernel | Peer::QemuSafe | Peer::QemuUser | Peer::QemuNext, true) => {
+            "exit,first,cold,single,rtas,indirect,stuff,regions,stall-put,stall-list"
         }
         (_, true) => "exit,single,rtas,indirect,stuff",
         (_, false) => "exit",
@@ -330,7 +391,6 @@ fn facts(arguments: &RunArguments) -> Facts {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let cpu = read("/proc/cpuinfo");
     let value = |line: &str| Some(line.split_once(':')?.1.trim().to_owned());
-    let qemu = Command::new(&arguments.qemu).arg("--version").output().ok();
     Facts {
         cpu: cpu
             .lines()
@@ -341,13 +401,18 @@ fn facts(arguments: &RunArguments) -> Facts {
         guest_kernel: arguments.guest_kernel.clone(),
         packages: arguments.packages.clone(),
         page_bytes: spapr_devices::vfio::host_page_bytes(),
-        qemu: qemu.and_then(|output| {
-            let text = String::from_utf8_lossy(&output.stdout).into_owned();
-            text.lines().next().map(str::to_owned)
-        }),
+        qemu: version(&arguments.qemu),
+        next_qemu: arguments.next_qemu.as_deref().and_then(version),
         counts_instructions: arguments.counts_instructions,
         guest_bytes: GUEST_BYTES,
     }
+}
+
+/// The first line of what a program says of its version.
+fn version(program: &Path) -> Option<String> {
+    let output = Command::new(program).arg("--version").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().next().map(str::to_owned)
 }
 
 #[cfg(test)]

@@ -43,6 +43,16 @@ impl Lists {
             scattered: LISTS + PAGE_BYTES,
         }
     }
+
+    /// Writes a list of pages as far from each other as memory allows, and returns its address.
+    pub(crate) fn fill_spread(ram_bytes: u64) -> u64 {
+        let list = LISTS + 2 * PAGE_BYTES;
+        let distance = (ram_bytes / LONGEST) & !(PAGE_BYTES - 1);
+        for index in 0..LONGEST {
+            write(list, index, entry_for(index * distance));
+        }
+        list
+    }
 }
 
 /// An entry that maps page `index`.

@@ -49,3 +49,10 @@ pub(crate) fn stuff(meter: &Meter, window: Window, lists: Lists) {
         ended(meter.sample(0, |_| {}, clear), "stuff-clear");
     }
 }
+
+/// The first calls about many entries, without any before them.
+pub(crate) fn cold(meter: &Meter, window: Window, lists: Lists) {
+    let meter = meter.cold();
+    indirect(&meter, window, lists);
+    stuff(&meter, window, lists);
+}

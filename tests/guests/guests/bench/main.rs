@@ -11,7 +11,9 @@
 //! | `single` | H_PUT_TCE, H_GET_TCE |
 //! | `rtas` | reading configuration space |
 //! | `indirect`, `stuff` | H_PUT_TCE_INDIRECT, H_STUFF_TCE |
+//! | `cold` | the first calls of these, with none before; the rows' names begin with `cold-` |
 //! | `regions` | the first mapping in each further 256 MiB of memory |
+//! | `stall-put`, `stall-list` | the longest call while all memory is mapped for the first time |
 //! | `windows` | dynamic DMA windows of growing size |
 //! | `processors` | 1 to 4 processors at once, in windows of their own and in one |
 //!
@@ -37,6 +39,8 @@ mod many;
 mod meter;
 #[cfg(target_arch = "powerpc64")]
 mod singles;
+#[cfg(target_arch = "powerpc64")]
+mod stall;
 
 #[cfg(target_arch = "powerpc64")]
 mod guest {
@@ -49,8 +53,8 @@ mod guest {
     use spapr_test_guests::rtas;
 
     use crate::calls::{Lists, Window, page};
-    use crate::meter::Meter;
-    use crate::{dynamic_windows, lists, many, singles};
+    use crate::meter::{Meter, WarmUp};
+    use crate::{dynamic_windows, lists, many, singles, stall};
 
     const ALL: &str = "exit,first,single,rtas,indirect,stuff,regions,windows,processors";
 
@@ -67,7 +71,7 @@ mod guest {
         let meter = Meter {
             clock,
             samples: machine.number_argument("samples").unwrap_or(128),
-            settle_milliseconds: machine.number_argument("settle").unwrap_or(0),
+            warm_up: WarmUp::Milliseconds(machine.number_argument("settle").unwrap_or(0)),
         };
         let parts = machine.argument("parts").unwrap_or(ALL);
         let bridge = machine.host_bridges().next();
@@ -81,7 +85,7 @@ mod guest {
                 (part, Some(bridge)) => {
                     let window = Window::of(&bridge.window);
                     let list = Lists::fill();
-                    if part != "first" {
+                    if part != "first" && !part.starts_with("stall") {
                         // It locks memory, which takes the host's kernel long and through paths that
                         // later calls do not take.
                         window.put(page(0));
@@ -93,6 +97,9 @@ mod guest {
                         "single" => singles::measure(&meter, window),
                         "indirect" => lists::indirect(&meter, window, list),
                         "stuff" => lists::stuff(&meter, window, list),
+                        "cold" => lists::cold(&meter, window, list),
+                        "stall-put" => stall::puts(&meter, window, machine.ram_bytes()),
+                        "stall-list" => stall::list(&meter, window, machine.ram_bytes()),
                         _ => rtas::stop_with("what is to be measured is not known"),
                     }
                 }

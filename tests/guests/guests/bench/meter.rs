@@ -18,6 +18,8 @@ const UNMEASURED: u64 = 288;
 const WARM_UP_NANOSECONDS: u64 = 20_000_000;
 /// Calls before the first one that is measured, however long they take.
 const UNMEASURED_AT_LEAST: u64 = 8;
+/// Calls that are measured where nothing comes before them.
+const FIRST_CALLS: u64 = 16;
 /// The quantiles that are printed.
 const PERCENTS: [usize; 22] = [
     0, 5, 10, 15, 20, 25, 30, 35, 40, 45, 50, 55, 60, 65, 70, 75, 80, 85, 90, 95, 99, 100,
@@ -50,7 +52,27 @@ impl Row {
 pub(crate) struct Meter {
     pub(crate) clock: Clock,
     pub(crate) samples: u64,
-    pub(crate) settle_milliseconds: u64,
+    /// How the calls before those that are measured go.
+    pub(crate) warm_up: WarmUp,
+}
+
+/// Calls of the same kind that come before those that are measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WarmUp {
+    /// None: the first calls of all are measured, and their rows' names begin with `cold-`.
+    None,
+    /// As many as the host's kernel needs, and for so many milliseconds at least.
+    Milliseconds(u64),
+}
+
+impl WarmUp {
+    /// What rows' names begin with.
+    const fn prefix(self) -> &'static str {
+        match self {
+            Self::None => "cold-",
+            Self::Milliseconds(_) => "",
+        }
+    }
 }
 
 /// What came of a row.
@@ -60,6 +82,7 @@ pub(crate) struct Samples {
     count: usize,
     failed: u64,
     digest: Digest,
+    prefix: &'static str,
 }
 
 impl Samples {
@@ -69,6 +92,7 @@ impl Samples {
             count: 0,
             failed: 0,
             digest: Digest::default(),
+            prefix: "",
         }
     }
 
@@ -99,6 +123,7 @@ impl Samples {
             count,
             failed,
             digest,
+            prefix,
         } = self;
         let ticks = &mut ticks[..*count];
         let Some(last) = ticks.len().checked_sub(1) else {
@@ -111,7 +136,7 @@ impl Samples {
         // A terminal that does not take it shows in what is missing.
         write!(
             line,
-            "BENCH row={name}{detail} n={n} samples={count} failed={failed} digest={digest:016x} \
+            "BENCH row={prefix}{name}{detail} n={n} samples={count} failed={failed} digest={digest:016x} \
              mean={mean} ticks=",
         )
         .unwrap_or_default();
@@ -133,20 +158,11 @@ impl Meter {
         mut prepare: impl FnMut(u64),
         mut call: impl FnMut(u64) -> i64,
     ) -> Samples {
-        let start = self.clock.now();
-        let settled = self.settle_milliseconds * 1_000_000;
-        let mut unmeasured = 0;
-        loop {
-            let passed = self.clock.nanoseconds(self.clock.now() - start);
-            let is_warm = unmeasured >= UNMEASURED || passed >= WARM_UP_NANOSECONDS;
-            if is_warm && unmeasured >= UNMEASURED_AT_LEAST && passed >= settled {
-                break;
-            }
-            prepare(unmeasured);
-            call(unmeasured);
-            unmeasured += 1;
+        if let WarmUp::Milliseconds(milliseconds) = self.warm_up {
+            self.warm_up_for(milliseconds, &mut prepare, &mut call);
         }
         let mut samples = Samples::new();
+        samples.prefix = self.warm_up.prefix();
         for number in 0..self.samples {
             prepare(number);
             let before = self.clock.now();
@@ -155,6 +171,36 @@ impl Meter {
             samples.add(after - before, code, expected);
         }
         samples
+    }
+
+    fn warm_up_for(
+        &self,
+        milliseconds: u64,
+        prepare: &mut impl FnMut(u64),
+        call: &mut impl FnMut(u64) -> i64,
+    ) {
+        let start = self.clock.now();
+        let mut unmeasured = 0;
+        loop {
+            let passed = self.clock.nanoseconds(self.clock.now() - start);
+            let is_warm = unmeasured >= UNMEASURED || passed >= WARM_UP_NANOSECONDS;
+            let is_settled = passed >= milliseconds * 1_000_000;
+            if is_warm && unmeasured >= UNMEASURED_AT_LEAST && is_settled {
+                return;
+            }
+            prepare(unmeasured);
+            call(unmeasured);
+            unmeasured += 1;
+        }
+    }
+
+    /// As it is, but without calls before those that are measured, which are few.
+    pub(crate) const fn cold(&self) -> Self {
+        Self {
+            clock: self.clock,
+            samples: FIRST_CALLS,
+            warm_up: WarmUp::None,
+        }
     }
 
     /// As it is, but with fewer samples for `n` entries: long lists vary little and take long.

@@ -1,0 +1,204 @@
+//! The rows' names: what they mean, and which kind of row they are of.
+
+/// The rows' names, and what they mean.
+const TITLES: &[(&str, &str)] = &[
+    ("exit", "exit round trip (a hypercall nobody knows)"),
+    ("put-map", "H_PUT_TCE, map"),
+    ("put-remap", "H_PUT_TCE, map over a live entry"),
+    ("put-unmap", "H_PUT_TCE, unmap"),
+    ("put-clear", "H_PUT_TCE, clear a clear entry"),
+    ("get", "H_GET_TCE"),
+    ("rtas-config-read", "RTAS read of configuration space"),
+    ("first-map", "first mapping of all"),
+    ("first-map-in-region", "first mapping in a further region"),
+    (
+        "longest-stall-put",
+        "longest stall in one H_PUT_TCE, all memory mapped for the first time",
+    ),
+    (
+        "longest-stall-list",
+        "longest stall in one H_PUT_TCE_INDIRECT, of pages all over memory",
+    ),
+    (
+        "indirect-live-contiguous",
+        "H_PUT_TCE_INDIRECT, contiguous, over live entries",
+    ),
+    (
+        "indirect-empty-contiguous",
+        "H_PUT_TCE_INDIRECT, contiguous, onto clear entries",
+    ),
+    (
+        "indirect-live-scattered",
+        "H_PUT_TCE_INDIRECT, scattered, over live entries",
+    ),
+    (
+        "indirect-empty-scattered",
+        "H_PUT_TCE_INDIRECT, scattered, onto clear entries",
+    ),
+    ("stuff-mapped", "H_STUFF_TCE of mapped entries"),
+    ("stuff-clear", "H_STUFF_TCE of clear entries"),
+    (
+        "start-first-instruction",
+        "exec to the guest's first instruction",
+    ),
+    ("start-init", "exec to the Linux guest's init"),
+    (
+        "resident-above-guest-ram",
+        "resident memory above guest RAM",
+    ),
+    ("locked", "locked memory after the reads"),
+    (
+        "resident-with-device",
+        "resident memory above guest RAM, with a device",
+    ),
+    (
+        "locked-before-dma",
+        "locked memory with a device, before its first mapping",
+    ),
+    (
+        "engine-get-liobns",
+        "H_GET_TCE in the engine alone, n LIOBNs",
+    ),
+    (
+        "engine-put-liobns",
+        "H_PUT_TCE in the engine alone, n LIOBNs",
+    ),
+    (
+        "window-create",
+        "ibm,create-pe-dma-window, n = log2 of its bytes",
+    ),
+    (
+        "window-remove",
+        "ibm,remove-pe-dma-window, n = log2 of its bytes",
+    ),
+    (
+        "window-map-last",
+        "H_PUT_TCE at the end of a window, n = log2 of its bytes",
+    ),
+    ("exit-processors", "exit round trip, n processors at once"),
+    (
+        "put-remap-processors-apart",
+        "H_PUT_TCE, n processors, a window each",
+    ),
+    (
+        "put-remap-processors-together",
+        "H_PUT_TCE, n processors, one window",
+    ),
+    (
+        "indirect-16-processors-apart",
+        "H_PUT_TCE_INDIRECT of 16, n processors, a window each",
+    ),
+    (
+        "indirect-16-processors-together",
+        "H_PUT_TCE_INDIRECT of 16, n processors, one window",
+    ),
+    ("put-remap-regions", "H_PUT_TCE, n registered regions"),
+    ("get-regions", "H_GET_TCE, n registered regions"),
+    ("put-remap-liobns", "H_PUT_TCE in kernel, n LIOBNs"),
+    ("get-liobns", "H_GET_TCE in kernel, n LIOBNs"),
+    (
+        "nvme-random-4k-busy",
+        "NVMe, read of 4 KiB, random, by a busy processor",
+    ),
+    ("nvme-random-4k-latency", "NVMe, read of 4 KiB, random"),
+    (
+        "nvme-random-4k-processor-time",
+        "NVMe, read of 4 KiB, random: processor time",
+    ),
+    (
+        "nvme-random-4k-tce-calls",
+        "NVMe, 400 reads of 4 KiB: TCE calls",
+    ),
+    (
+        "nvme-sequential-1m-busy",
+        "NVMe, read of 1 MiB, sequential, by a busy processor",
+    ),
+    (
+        "nvme-sequential-1m-latency",
+        "NVMe, read of 1 MiB, sequential",
+    ),
+    (
+        "nvme-sequential-1m-processor-time",
+        "NVMe, read of 1 MiB, sequential: processor time",
+    ),
+    (
+        "nvme-sequential-1m-tce-calls",
+        "NVMe, 40 reads of 1 MiB: TCE calls",
+    ),
+];
+
+/// What a name may begin with, before one of [`TITLES`], and what is said of the row then.
+const VARIANTS: [(&str, &str); 5] = [
+    ("cold-", ", the first calls of all"),
+    ("mitigations-off-", ", guests with mitigations=off"),
+    ("windows-on-", ", dynamic window as large as memory"),
+    ("windows-512m-", ", dynamic window of at most 512 MiB"),
+    ("xics-", ", XICS for interrupt controller"),
+];
+
+/// What a row's name means, in words.
+pub(super) fn title(name: &str) -> String {
+    let (plain, variants) = parts(name);
+    match TITLES.iter().find(|(known, _)| *known == plain) {
+        Some((_, title)) => format!("{title}{variants}"),
+        None => name.to_owned(),
+    }
+}
+
+/// A row's name without what says of which variant it is, and that in words.
+pub(super) fn parts(name: &str) -> (&str, String) {
+    let (mut plain, mut said) = (name, String::new());
+    while let Some((rest, words)) = VARIANTS
+        .iter()
+        .find_map(|(prefix, words)| Some((plain.strip_prefix(prefix)?, words)))
+    {
+        plain = rest;
+        said.push_str(words);
+    }
+    (plain, said)
+}
+
+/// Whether the row is about starts, memory or reads: the whole machine, and not single calls.
+pub(super) fn is_of_machine(name: &str) -> bool {
+    let (plain, _) = parts(name);
+    let beginnings = ["start-", "resident-", "locked", "nvme-"];
+    beginnings.iter().any(|start| plain.starts_with(start))
+}
+
+/// Whether the row is measured with Linux for a guest.
+pub(super) fn is_of_linux(name: &str) -> bool {
+    let (plain, _) = parts(name);
+    plain.starts_with("nvme-") || plain == "start-init" || plain == "locked"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_have_titles_whatever_their_variant() {
+        assert_eq!(title("get"), "H_GET_TCE");
+        assert!(title("windows-on-locked").ends_with(", dynamic window as large as memory"));
+        assert_eq!(
+            title("mitigations-off-xics-locked"),
+            "locked memory after the reads, guests with mitigations=off, XICS for interrupt controller"
+        );
+        assert_eq!(title("new-row"), "new-row");
+        assert_eq!(title("cold-new-row"), "cold-new-row");
+    }
+
+    #[test]
+    fn rows_of_linux_guests_are_told_from_those_of_bare_metal_ones() {
+        for name in [
+            "nvme-random-4k-busy",
+            "mitigations-off-start-init",
+            "xics-locked",
+        ] {
+            assert!(is_of_linux(name) && is_of_machine(name), "{name}");
+        }
+        for name in ["start-first-instruction", "locked-before-dma"] {
+            assert!(is_of_machine(name) && !is_of_linux(name), "{name}");
+        }
+        assert!(!is_of_machine("cold-stuff-clear"));
+    }
+}
