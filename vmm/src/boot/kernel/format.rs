@@ -215,7 +215,7 @@ pub(super) fn recognise(head: &[u8]) -> Format {
         },
         None if head.is_empty() => Unusable::new("empty"),
         None => Unusable::new(format!(
-            "no ELF file and no compressed one (it begins with the bytes {})",
+            "no ELF file (it begins with the bytes {})",
             head[..head.len().min(8)].escape_ascii()
         )),
     })

@@ -24,7 +24,7 @@ pub(super) fn pack(packing: Packing, bytes: &[u8]) -> Vec<u8> {
             writer.finish().expect("memory")
         }
         Packing::Xz => {
-            let mut writer = XzWriter::new(Vec::new(), XzOptions::with_preset(1)).expect("options");
+            let mut writer = XzWriter::new(Vec::new(), XzOptions::with_preset(0)).expect("options");
             writer.write_all(bytes).expect("memory");
             writer.finish().expect("memory")
         }
@@ -32,9 +32,9 @@ pub(super) fn pack(packing: Packing, bytes: &[u8]) -> Vec<u8> {
     }
 }
 
-/// 4 MiB of zeros, compressed.
+/// 1 MiB of zeros, compressed.
 pub(super) fn bomb(packing: Packing) -> Vec<u8> {
-    pack(packing, &vec![0; 4 << 20])
+    pack(packing, &vec![0; 1 << 20])
 }
 
 /// A segment of a file that [`elf`] makes.

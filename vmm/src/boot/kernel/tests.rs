@@ -131,10 +131,7 @@ fn a_kernel_that_the_kernels_own_build_compressed_is_loaded() {
 fn what_is_no_ppc64_kernel_is_refused_by_name() {
     assert_refused(b"", "is empty; give the vmlinux of a ppc64le kernel");
     assert_refused(b"#!/bin/sh\n", "is a script; give the vmlinux");
-    assert_refused(
-        b"text",
-        "is no ELF file and no compressed one (it begins with the bytes text)",
-    );
+    assert_refused(b"text", "is no ELF file (it begins with the bytes text)");
     let other = one_segment(EM_X86_64, b"x", 1);
     assert_refused(&other, "for another machine (x86-64, ELF machine 62)");
     for kind in [PT_INTERP, PT_TLS] {
@@ -227,15 +224,15 @@ fn a_compressed_kernel_that_is_damaged_is_refused() {
 #[test]
 fn a_bomb_costs_its_first_piece_or_what_the_guest_has_room_for() {
     let (mut file, ..) = large();
-    let most = 2 << 20;
-    file.resize(4 << 20, 0);
+    let most = 1_000_000;
+    file.resize(1 << 20, 0);
     for packing in ALL {
         // What is no kernel is not unpacked further than its first piece.
         let other = open_bytes(&bomb(packing), most);
         assert!(matches!(other.err(), Some(KernelError::Unusable { .. })));
         let (_, much) = load_up_to(&pack(packing, &file), most);
         let text = chain(&much.expect_err("refused"));
-        assert!(text.contains("more than 2097152 bytes"), "{text}");
+        assert!(text.contains("more than 1000000 bytes"), "{text}");
     }
 }
 
@@ -268,14 +265,8 @@ fn what_is_no_regular_file_is_refused_and_not_waited_for() {
 }
 
 proptest! {
-    #[test]
-    fn no_file_makes_the_loader_panic(mut bytes in prop::collection::vec(0u8.., 0..256),
-                                      flip in 0usize..136, value in 0u8..) {
-        let _any = load_bytes(&bytes);
-        bytes = one_segment(EM_PPC64, b"0123456789abcdef", 0x2000);
-        bytes[flip] = value;
-        let _any = load_bytes(&bytes);
-    }
+    // Each case compresses a file.
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn no_compressed_file_makes_the_loader_panic(
@@ -298,5 +289,16 @@ proptest! {
             packed.truncate(cut.index(packed.len()));
         }
         let _any = load_bytes(&packed);
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_file_makes_the_loader_panic(mut bytes in prop::collection::vec(0u8.., 0..256),
+                                      flip in 0usize..136, value in 0u8..) {
+        let _any = load_bytes(&bytes);
+        bytes = one_segment(EM_PPC64, b"0123456789abcdef", 0x2000);
+        bytes[flip] = value;
+        let _any = load_bytes(&bytes);
     }
 }
