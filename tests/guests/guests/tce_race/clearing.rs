@@ -7,7 +7,7 @@ use spapr_test_guests::hypercall::code;
 use spapr_test_guests::random::Random;
 use spapr_test_guests::rtas;
 
-use crate::race::{Call, Hunt, race};
+use crate::race::{Budget, Call, Hunt, race};
 use crate::witness::Witness;
 
 /// Where the ranges start, behind the queues of the default window: a page of the window.
@@ -48,13 +48,13 @@ impl fmt::Display for Seen {
 pub(crate) fn rounds(
     witness: &mut Witness,
     window: &Window,
-    rounds: u64,
+    budget: Budget,
     random: &mut Random,
 ) -> Seen {
     let mut seen = Seen::default();
     // What the calls take depends on the length of the range.
     let mut hunts = LENGTHS.map(|length| (length, Hunt::new()));
-    for round in 0..rounds {
+    for round in budget.rounds() {
         let index = usize::try_from(round % LENGTHS.len() as u64).unwrap_or(0);
         let (length, hunt) = &mut hunts[index];
         self::round(witness, window, *length, &mut seen, hunt, random);

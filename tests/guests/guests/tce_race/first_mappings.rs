@@ -7,7 +7,7 @@ use spapr_test_guests::hypercall::code;
 use spapr_test_guests::random::Random;
 use spapr_test_guests::rtas;
 
-use crate::race::{Call, Hunt, Made, race};
+use crate::race::{Budget, Call, Hunt, Made, race};
 use crate::witness::{TARGETS, Witness};
 
 /// Where entries are tried, behind the queues of the default window: pages of the window.
@@ -46,11 +46,11 @@ impl fmt::Display for Seen {
 pub(crate) fn in_default_window(
     witness: &mut Witness,
     windows: DynamicWindows,
-    rounds: u64,
+    budget: Budget,
     random: &mut Random,
 ) -> Seen {
     let (mut seen, mut hunt) = (Seen::default(), Hunt::new());
-    for _ in 0..rounds {
+    for _ in budget.rounds() {
         if let Err(status) = windows.reset() {
             rtas::stop_with(format_args!("no default window: {status}"));
         }
@@ -71,11 +71,11 @@ pub(crate) fn in_default_window(
 pub(crate) fn in_dynamic_windows(
     witness: &mut Witness,
     windows: DynamicWindows,
-    rounds: u64,
+    budget: Budget,
     random: &mut Random,
 ) -> Seen {
     let (mut seen, mut hunt) = (Seen::default(), Hunt::new());
-    for _ in 0..rounds {
+    for _ in budget.rounds() {
         let window = make(windows);
         round(witness, &window, &mut seen, &mut hunt, random, |_| ());
         if let Err(status) = windows.remove(&window) {

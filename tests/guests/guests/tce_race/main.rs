@@ -2,7 +2,8 @@
 //! witness of what came of it.
 //!
 //! `rounds=COUNT` on the command line is how often it does each of these, in the default window and in a
-//! dynamic one; `seed=NUMBER` is for the delays and places:
+//! dynamic one, and `seconds=COUNT` the time after which it goes on with the next; `seed=NUMBER` is for the
+//! delays and places:
 //!
 //! - The first two mappings of a window (H_PUT_TCE of different entries). The device then reads a block
 //!   through each. Between rounds the window goes and comes back.
@@ -44,6 +45,7 @@ mod guest {
     use spapr_test_guests::random::Random;
     use spapr_test_guests::{nvme, processors, rtas};
 
+    use crate::race::Budget;
     use crate::witness::Witness;
     use crate::{clearing, first_mappings};
 
@@ -66,17 +68,21 @@ mod guest {
         let clock = Clock::new(hertz);
         // SAFETY: the device tree says that the registers are there, and the function decodes them.
         let mut witness = unsafe { Witness::new(registers.start, config, default, clock) };
-        let rounds = machine.number_argument("rounds").unwrap_or(10);
+        let budget = Budget {
+            rounds: machine.number_argument("rounds").unwrap_or(10),
+            seconds: machine.number_argument("seconds").unwrap_or(60),
+            clock,
+        };
         let mut random = Random::new(machine.number_argument("seed").unwrap_or(1));
 
-        let first = first_mappings::in_default_window(&mut witness, windows, rounds, &mut random);
+        let first = first_mappings::in_default_window(&mut witness, windows, budget, &mut random);
         say(format_args!("first-mappings default {first}"));
-        let cleared = clearing::rounds(&mut witness, &default, rounds, &mut random);
+        let cleared = clearing::rounds(&mut witness, &default, budget, &mut random);
         say(format_args!("clearing default {cleared}"));
-        let first = first_mappings::in_dynamic_windows(&mut witness, windows, rounds, &mut random);
+        let first = first_mappings::in_dynamic_windows(&mut witness, windows, budget, &mut random);
         say(format_args!("first-mappings dynamic {first}"));
         let dynamic = first_mappings::make(windows);
-        let cleared = clearing::rounds(&mut witness, &dynamic, rounds, &mut random);
+        let cleared = clearing::rounds(&mut witness, &dynamic, budget, &mut random);
         say(format_args!("clearing dynamic {cleared}"));
 
         processors::stop();

@@ -3,7 +3,7 @@
 use core::hint;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use spapr_test_guests::clock::ticks;
+use spapr_test_guests::clock::{Clock, ticks};
 use spapr_test_guests::hypercall::{call, number};
 use spapr_test_guests::processors;
 use spapr_test_guests::random::Random;
@@ -126,5 +126,26 @@ impl Hunt {
         } else {
             self.0.saturating_sub(step)
         };
+    }
+}
+
+/// How many rounds of a kind there are: so many, or as many as a time allows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Budget {
+    /// The most rounds.
+    pub(crate) rounds: u64,
+    /// No round begins later.
+    pub(crate) seconds: u64,
+    /// For the time.
+    pub(crate) clock: Clock,
+}
+
+impl Budget {
+    /// The rounds' numbers.
+    pub(crate) fn rounds(self) -> impl Iterator<Item = u64> {
+        let start = self.clock.now();
+        let limit = self.seconds * 1_000_000_000;
+        (0..self.rounds)
+            .take_while(move |_| self.clock.nanoseconds(self.clock.now() - start) < limit)
     }
 }
