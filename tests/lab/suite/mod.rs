@@ -5,6 +5,7 @@ mod tally;
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
@@ -17,7 +18,7 @@ use crate::host::Output;
 use crate::kernels::KernelArgs;
 use crate::packages::{PackageError, PackageSet, Packages};
 use crate::prepare;
-use crate::progress::say;
+use crate::progress::{report, say};
 use crate::session::SessionError;
 use crate::tools::{self, TARGET, ToolError};
 use crate::workspace::{Workspace, WorkspaceError};
@@ -71,14 +72,26 @@ pub(crate) fn run(workspace: &Workspace, args: &TestArgs) -> Result<u8, SuiteErr
         parts.push(part(&format!("{TARGET}, under qemu-user"), || {
             user_emulation(workspace)
         })?);
-        parts.push(part(
-            "fetching packages, from a mirror on loopback",
-            || package_fetching(workspace),
-        )?);
-        parts.push(part("the lab itself", || lab_program(workspace))?);
+        parts.extend(while_building(workspace)?);
     }
     parts.extend(hosts::run(workspace, args)?);
     Ok(summary(&parts))
+}
+
+/// Runs the parts that wait more than they work, while the programs for the hosts are built.
+fn while_building(workspace: &Workspace) -> Result<Vec<Part>, SuiteError> {
+    thread::scope(|scope| {
+        let build = scope.spawn(|| cross_build::vmm_and_front_end(workspace));
+        let fetching = part("fetching packages, from a mirror on loopback", || {
+            package_fetching(workspace)
+        })?;
+        let lab = part("the lab itself", || lab_program(workspace))?;
+        // What cannot be built is told by the host that needs it, too.
+        if let Ok(Err(error)) = build.join() {
+            report(&error);
+        }
+        Ok(vec![fetching, lab])
+    })
 }
 
 fn part(title: &str, run: impl FnOnce() -> Result<Tally, SuiteError>) -> Result<Part, SuiteError> {
