@@ -11,6 +11,13 @@ const WARNING: u32 = 4;
 /// As much as one record of the kernel's takes (`PRINTK_MESSAGE_MAX`).
 const RECORD_BYTES: usize = 2048;
 
+/// Whether a message only tells what the guest did to itself: it accessed pages of the interrupt controller
+/// in a way that the hardware does not know. The kernel says so, within limits, and has the guest take it.
+fn is_of_the_guests_making(text: &str) -> bool {
+    let of_machine_checks = text.starts_with("MCE: CPU");
+    of_machine_checks || text.starts_with("kvmppc_handle_exit_hv: ")
+}
+
 /// What the host's kernel says from a moment on.
 #[derive(Debug)]
 pub(crate) struct KernelLog(File);
@@ -52,7 +59,9 @@ impl KernelLog {
                         .split_once(',')
                         .and_then(|it| it.0.parse::<u32>().ok());
                     let text = record.split_once(';').map_or("", |it| it.1.trim_end());
-                    if priority.expect("a priority") & 7 <= WARNING {
+                    if priority.expect("a priority") & 7 <= WARNING
+                        && !is_of_the_guests_making(text)
+                    {
                         complaints.push(text.to_owned());
                     }
                 }
