@@ -53,7 +53,7 @@ done
 
 /// Says by which interrupts devices were served: number, trigger and name.
 const LIST_INTERRUPTS: &str = "
-awk '/Level|Edge/ { print \"LAB-GUEST-INTERRUPT\", $(NF - 2), $(NF - 1), $NF }' /proc/interrupts
+awk '{ for (i = 2; i < NF; i++) if ($i ~ /^(Level|Edge)$/) print \"LAB-GUEST-INTERRUPT\", $(i - 1), $i, $(i + 1) }' /proc/interrupts
 ";
 
 /// Reads the NVMe's first 8 MiB again and again, while 1 MiB goes to the echo server and comes back.
