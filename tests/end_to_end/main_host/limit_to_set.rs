@@ -84,12 +84,16 @@ fn warning_and_log_name_the_same_limit_as_the_refusal() {
     let _group = give_to_user(&group_node());
     let refused = TceCalls::vmm().run_by(User { memlock: 8 << 20 }).run();
     let enough = limit_to_set(&refused);
-    // One block of 32 MiB and the tables: the least that a guest is started with.
-    let memlock = enough - (992 << 10);
+    // One region and the tables: the least that a guest is started with.
+    let memlock = enough - (768 << 10);
     let memlock = memlock << 10;
     let mut guest = TceCalls::start(TceCalls::vmm().run_by(User { memlock }));
-    assert_eq!(guest.make("put 1000 4000003").0, H_SUCCESS);
-    assert_eq!(guest.make("put 3000 14000003").0, H_NOT_ENOUGH_RESOURCES);
+    // Eight blocks of 32 MiB are as much as a region.
+    for block in 1..=8u64 {
+        let put = format!("put {block}000 {:x}", (block << 25) | 3);
+        assert_eq!(guest.make(&put).0, H_SUCCESS, "{put}");
+    }
+    assert_eq!(guest.make("put 9000 12000003").0, H_NOT_ENOUGH_RESOURCES);
     let finished = guest.power_off().assert_powered_off();
     assert_eq!(limits_to_set(finished.errors()).len(), 2, "{finished}");
     assert_eq!(limit_to_set(&finished), enough, "{finished}");

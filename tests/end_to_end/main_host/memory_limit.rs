@@ -32,15 +32,19 @@ fn set_limit(id: u32, bytes: Option<u64>) {
 
 #[test]
 fn a_map_past_the_limit_fails_and_succeeds_once_the_limit_is_raised() {
-    let first = prediction("1G", 2, "first-map", "first_mapping_bytes");
+    let tables = prediction("1G", 2, "first-map", "before_dma_bytes");
+    let least = prediction("1G", 2, "first-map", "first_mapping_bytes");
+    let first = tables + BLOCK_BYTES;
     let most = prediction("1G", 2, "first-map", "most_bytes");
     let _kvm = open_to_all(Path::new("/dev/kvm"));
     let _group = give_to_user(&group_node());
     let limit = first + BLOCK_BYTES - 1;
-    let vmm = TceCalls::vmm().run_by(User { memlock: limit });
+    // With less than one region allowed it would not be started.
+    let vmm = TceCalls::vmm().run_by(User { memlock: least });
     let mut guest = TceCalls::start(vmm);
     let id = guest.running().id();
-    assert_eq!(locked_bytes(id), first - BLOCK_BYTES);
+    assert_eq!(locked_bytes(id), tables);
+    set_limit(id, Some(limit));
 
     // A page of the first region.
     assert_eq!(guest.make("put 1000 4000003").0, H_SUCCESS);

@@ -56,10 +56,6 @@ pub fn gather(host: &HostPaths, arguments: &IommuArguments) -> Result<Report, Io
     let guest = Guest {
         ram_bytes,
         region,
-        block: match arguments.hugepages {
-            Some(_) => region,
-            None => RegionSize::block_for(host_page_bytes()),
-        },
         kernel_tables: kernel_tables.unwrap_or(true),
         host_page_bytes: host_page_bytes(),
         ddw: arguments.ddw,

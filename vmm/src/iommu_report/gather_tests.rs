@@ -199,7 +199,6 @@ pub(in super::super) fn sample(limit: MemoryLimit) -> Report {
     let guest = Guest {
         ram_bytes: GIB,
         region: RegionSize::for_ram(GIB),
-        block: RegionSize::block_for(65536),
         kernel_tables: true,
         host_page_bytes: 65536,
         ddw: DdwMode::Auto,
@@ -277,7 +276,6 @@ fn a_version_that_is_refused_for_one_group_is_not_offered_for_all() {
     let guest = Guest {
         ram_bytes: GIB,
         region: RegionSize::for_ram(GIB),
-        block: RegionSize::block_for(65536),
         kernel_tables: false,
         host_page_bytes: 4096,
         ddw: DdwMode::Off,

@@ -210,7 +210,7 @@ pub struct Locked {
     pub lock: String,
     /// Locked when the guest runs and has mapped nothing yet.
     pub before_dma_bytes: u64,
-    /// Locked when each device has had its first mapping, all in one block of memory.
+    /// Locked when each device has had its first mapping, all in one region of memory that is present.
     pub first_mapping_bytes: u64,
     /// Locked when the guest has mapped all of its memory and made its dynamic windows.
     pub most_bytes: u64,
@@ -301,7 +301,6 @@ mod tests {
         let guest = Guest {
             ram_bytes: GIB,
             region: RegionSize::for_ram(GIB),
-            block: RegionSize::block_for(65536),
             kernel_tables: true,
             host_page_bytes: 65536,
             ddw: DdwMode::Off,
@@ -330,12 +329,12 @@ mod tests {
     #[test]
     fn the_limit_is_judged_to_the_byte_and_for_each_mode() {
         use Verdict::{Enough, EnoughToStart, TooLow};
-        let (tables, block, used) = (6208 * 1024, 32 << 20, 65536);
+        let (tables, region, used) = (6208 * 1024, 256 << 20, 65536);
         let v2 = |limit| verdicts(limit, IommuVersion::V2);
         assert_eq!(v2(GIB + tables + used), [Enough, Enough]);
         assert_eq!(v2(GIB + tables + used - 1), [EnoughToStart, TooLow]);
-        assert_eq!(v2(block + tables + used), [EnoughToStart, TooLow]);
-        assert_eq!(v2(block + tables + used - 1), [TooLow, TooLow]);
+        assert_eq!(v2(region + tables + used), [EnoughToStart, TooLow]);
+        assert_eq!(v2(region + tables + used - 1), [TooLow, TooLow]);
         let v1 = |limit| verdicts(limit, IommuVersion::V1);
         assert_eq!(v1(2 * GIB + (8 << 20) + used), [Enough, Enough]);
         assert_eq!(v1(2 * GIB + (8 << 20) + used - 1), [TooLow, TooLow]);

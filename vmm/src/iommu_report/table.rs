@@ -384,7 +384,7 @@ mod tests {
         has(&text, &["a guest with 1G", "in regions of 256M"]);
         assert_eq!(
             row(&text, &["1", "v2", "first-map"]),
-            ["6208", "38976", "1055232", "is enough to start"]
+            ["6208", "268352", "1055232", "is enough to start"]
         );
         assert_eq!(
             row(&text, &["5", "v2", "attach"]),

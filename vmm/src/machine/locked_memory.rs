@@ -19,8 +19,6 @@ pub struct Guest {
     pub ram_bytes: u64,
     /// The regions in which its memory gets locked.
     pub region: RegionSize,
-    /// What is locked at once of a region that is not present yet.
-    pub block: RegionSize,
     /// Whether KVM holds a table for each window of a v2 container.
     pub kernel_tables: bool,
     /// Size of a page of the host in bytes.
@@ -37,7 +35,8 @@ pub struct Need {
     /// The guest runs and has mapped nothing for DMA: where KVM serves TCEs, the default windows are
     /// there.
     pub before_dma: LockedMemoryNeed,
-    /// Each device has had its first mapping, all in one block of memory.
+    /// Each device has had its first mapping, all in one region of memory, and the region is present: of
+    /// one that is not, a block is locked at first.
     pub first_mapping: LockedMemoryNeed,
     /// All of the guest's memory has been mapped at some time, and it has made the dynamic window
     /// that it is offered behind each bridge.
@@ -64,14 +63,13 @@ impl Guest {
             .filter(|container| container.version == IommuVersion::V2);
         let (before_dma, first_mapping) = match lock {
             LockPolicy::FirstMap => {
-                let at_once = self.region.bytes().min(self.block.bytes());
-                let block = memory(self.ram_bytes.min(at_once));
+                let region = memory(self.ram_bytes.min(self.region.bytes()));
                 let before_dma = if self.kernel_tables {
                     total(of_v2.map(|info| self.default_window(info)))
                 } else {
                     LockedMemoryNeed::default()
                 };
-                (before_dma, sum(default_windows, block))
+                (before_dma, sum(default_windows, region))
             }
             LockPolicy::Attach => {
                 // The kernel makes a v1 container's table with the first mapping.
@@ -171,7 +169,6 @@ mod tests {
         Guest {
             ram_bytes,
             region: RegionSize::for_ram(ram_bytes),
-            block: RegionSize::block_for(65536),
             kernel_tables: true,
             host_page_bytes: 65536,
             ddw: DdwMode::Off,
@@ -184,18 +181,11 @@ mod tests {
     }
 
     #[test]
-    fn with_first_map_a_v2_container_locks_tables_then_a_block_and_then_what_is_mapped() {
+    fn with_first_map_a_v2_container_locks_tables_then_a_region_and_then_what_is_mapped() {
         let need = guest(GIB).need(&[V2], LockPolicy::FirstMap);
-        assert_eq!(totals(need), [TABLES, TABLES + 32 * MIB, TABLES + GIB]);
-        // In huge pages, which are present, a region is locked at once; and a guest smaller than that has
-        // no more to lock.
-        let whole = |ram_bytes| Guest {
-            block: RegionSize::for_ram(ram_bytes),
-            ..guest(ram_bytes)
-        };
-        let need = whole(GIB).need(&[V2], LockPolicy::FirstMap);
         assert_eq!(totals(need), [TABLES, TABLES + 256 * MIB, TABLES + GIB]);
-        let need = whole(128 * MIB).need(&[V2], LockPolicy::FirstMap);
+        // A guest smaller than a region has no more to lock.
+        let need = guest(128 * MIB).need(&[V2], LockPolicy::FirstMap);
         assert_eq!(
             totals(need),
             [TABLES, TABLES + 128 * MIB, TABLES + 128 * MIB]
@@ -206,7 +196,7 @@ mod tests {
             ..guest(GIB)
         };
         let need = served_here.need(&[V2], LockPolicy::FirstMap);
-        assert_eq!(totals(need), [0, 4 * MIB + 32 * MIB, 4 * MIB + GIB]);
+        assert_eq!(totals(need), [0, 4 * MIB + 256 * MIB, 4 * MIB + GIB]);
     }
 
     #[test]
@@ -255,7 +245,7 @@ mod tests {
         let need = guest(GIB).need(&[V2, V2, V2], LockPolicy::FirstMap);
         assert_eq!(
             totals(need),
-            [3 * TABLES, 3 * TABLES + 32 * MIB, 3 * TABLES + GIB]
+            [3 * TABLES, 3 * TABLES + 256 * MIB, 3 * TABLES + GIB]
         );
         let mixed = guest(GIB).need(&[V2, V1], LockPolicy::Attach);
         let all = TABLES + GIB + 2 * GIB + 8 * MIB;

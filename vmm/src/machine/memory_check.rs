@@ -18,7 +18,7 @@ pub enum MemoryCheckError {
     /// Nothing could ever be mapped.
     #[error(
         "the guest could map nothing for DMA: its first mapping locks the DMA windows' tables and one \
-         block of memory"
+         region of memory"
     )]
     FirstMapping(#[source] MemoryLimitError),
     /// Memory is to be locked before the guest starts.
@@ -49,7 +49,6 @@ pub(super) fn check(
     let guest = Guest {
         ram_bytes: ram.bytes(),
         region,
-        block: policy.block.unwrap_or(region),
         kernel_tables: policy.tce.binds_kernel_table(),
         host_page_bytes: host_page_bytes(),
         ddw,
