@@ -65,7 +65,7 @@ fn assert_given_back(address: &str) {
 fn a_managed_device_works_and_is_given_back() {
     let address = nvme();
     assert_eq!(driver(&address), "nvme");
-    let log = "dmesg | grep -e pe-dma-window -e direct.DMA\n";
+    let log = "dmesg | grep pe-dma-window\n";
     let domain = Description::new("hostdev")
         .job(&[WAIT_FOR_NVME, log, READ_ALL].concat())
         .host_device(&address)
@@ -78,9 +78,8 @@ fn a_managed_device_works_and_is_given_back() {
     assert!(console.contains(&expected), "{console}");
     assert!(console.contains("LAB-GUEST-STATUS 0"), "{console}");
     // libvirt gives each group a host bridge of its own, from number 1 on.
-    for part in ["returned 0 (liobn = 0x80000101 ", "Using 64-bit direct DMA"] {
-        assert!(console.contains(part), "no {part:?}\n{console}");
-    }
+    let made = "returned 0 (liobn = 0x80000101 ";
+    assert!(console.contains(made), "no {made:?}\n{console}");
     assert_eq!(driver(&address), "nvme", "not given back");
 }
 
