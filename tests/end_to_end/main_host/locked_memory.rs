@@ -2,6 +2,7 @@
 
 use crate::harness::Vmm;
 use crate::harness::finished::Finished;
+use crate::harness::tce_calls::{H_SUCCESS, TceCalls};
 
 /// A guest that has a device and does no DMA.
 fn without_dma(lock: &str) -> Finished {
@@ -41,4 +42,20 @@ fn all_memory_is_locked_at_the_start_when_asked_for() {
         finished.number("/memory/process_locked_bytes") >= 1 << 30,
         "{finished}"
     );
+}
+
+/// Linux clears its table as it starts. The kernel refuses to unmap in a container with which no memory has
+/// been registered.
+#[test]
+fn clearing_before_the_first_mapping_is_no_error_and_locks_nothing() {
+    let mut guest = TceCalls::start(TceCalls::vmm());
+    for call in ["stuff 0 200", "stuff 1000 1", "put 2000 0"] {
+        assert_eq!(guest.make(call).0, H_SUCCESS, "{call}");
+    }
+    let finished = guest.power_off().assert_powered_off();
+    assert_eq!(finished.errors(), "", "{finished}");
+    assert_eq!(finished.stat("/windows/0/path"), "bound", "{finished}");
+    assert_eq!(finished.number("/windows/0/failures"), 0, "{finished}");
+    let locked = finished.number("/memory/peak_locked_bytes");
+    assert_eq!(locked, 0, "{finished}");
 }

@@ -240,9 +240,13 @@ impl HostIommu for GroupIommu {
 
     #[inline]
     fn unmap(&self, ioba: Ioba, bytes: u64) -> Result<(), HostError> {
-        self.container
-            .unmap(ioba, bytes)
-            .map_err(|errno| self.refused("unmap", ioba, bytes, errno))
+        match self.container.unmap(ioba, bytes) {
+            // The kernel enables a container of version 2 when memory is first registered with it
+            // (`tce_iommu_register_pages` in drivers/vfio/vfio_iommu_spapr_tce.c), and has it refuse all
+            // before. Nothing is mapped in it then.
+            Err(errno) if errno.errno() == libc::EPERM && self.registers_memory() => Ok(()),
+            outcome => outcome.map_err(|errno| self.refused("unmap", ioba, bytes, errno)),
+        }
     }
 }
 
