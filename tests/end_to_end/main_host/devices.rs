@@ -187,7 +187,8 @@ fn drivers_that_use_no_msi_are_served_by_the_lines_of_their_devices() {
         "{finished}"
     );
     assert!(
-        finished.number("/hypercalls/H_INT_ESB") > ECHOED_BYTES / FRAME_BYTES,
+        // Each ends here; one can be for several frames.
+        finished.number("/hypercalls/H_INT_ESB") > ECHOED_BYTES / FRAME_BYTES / 4,
         "{finished}"
     );
 }
