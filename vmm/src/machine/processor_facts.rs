@@ -45,11 +45,13 @@ pub enum ProcessorError {
     },
     /// The host has another one than was asked for.
     #[error(
-        "the guest is to have a {wanted}, and KVM gives it the host's own processor, a {has}; \
-         ask for that or for host"
+        "the guest is to have a {}, and KVM gives it the host's own processor, a {}; ask for that or for \
+         host",
+        model(wanted),
+        model(has)
     )]
     OtherProcessor {
-        /// As asked for.
+        /// As asked for, by the name of its node in the device tree.
         wanted: &'static str,
         /// As the host has it.
         has: &'static str,
@@ -57,6 +59,11 @@ pub enum ProcessorError {
     /// KVM does not describe the radix MMU.
     #[error("KVM does not say what page sizes the radix MMU has")]
     RadixInfo(#[source] VmError),
+}
+
+/// What a user calls the processor of a node of the device tree.
+fn model(node: &str) -> &str {
+    node.strip_prefix("PowerPC,").unwrap_or(node)
 }
 
 /// Describes the processors of a guest on this host, whose processor version is `pvr` and which is
