@@ -65,12 +65,15 @@ fn with_exactly_the_limit_that_the_refusal_names_all_reads_come_out_right() {
         let finished = finished.assert_job_done();
         assert_eq!(finished.guest("SHA256"), head_sha256(), "{finished}");
         assert_eq!(finished.errors(), "", "{finished}");
-        // All of it was locked: less would not have been enough.
+        // All of it was locked, or by the default window all but some blocks of 32 MiB that nothing was read
+        // into: less would not have been enough.
         let locked = finished.number("/memory/process_locked_bytes");
-        assert!(
-            locked <= memlock && locked + (2 << 20) > memlock,
-            "{finished}"
-        );
+        let spare = if windows == 1 {
+            4 * (32 << 20)
+        } else {
+            2 << 20
+        };
+        assert!(locked <= memlock && locked + spare > memlock, "{finished}");
         assert!(finished.number("/windows/0/failures") == 0, "{finished}");
         let made = finished.stat("/windows").as_array().expect("windows");
         assert_eq!(made.len(), windows, "{finished}");
