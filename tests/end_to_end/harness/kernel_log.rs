@@ -11,17 +11,22 @@ const WARNING: u32 = 4;
 /// As much as one record of the kernel's takes (`PRINTK_MESSAGE_MAX`).
 const RECORD_BYTES: usize = 2048;
 
-/// Whether a message only tells what the guest did to itself: it accessed pages of the interrupt controller
-/// in a way that the hardware does not know. The kernel says so, within limits, and has the guest take it.
-fn is_of_the_guests_making(text: &str) -> bool {
-    // The last is said once, when the first machine check taints the kernel.
-    [
+/// Whether a message only tells what the guest did to itself, or what is done with its device at each start
+/// and end. A guest accesses pages of the interrupt controller in ways that the hardware does not know; the
+/// kernel says so, within limits, and has the guest take it.
+fn is_expected(text: &str) -> bool {
+    // The third is said once, when the first machine check taints the kernel.
+    let of_machine_checks = [
         "MCE: CPU",
         "kvmppc_handle_exit_hv: ",
         "Disabling lock debugging due to kernel taint",
-    ]
-    .iter()
-    .any(|start| text.starts_with(start))
+    ];
+    // From Linux 7 on.
+    let of_resets = text.starts_with("vfio-pci ") && text.contains(": reset");
+    of_resets
+        || of_machine_checks
+            .iter()
+            .any(|start| text.starts_with(start))
 }
 
 /// What the host's kernel says from a moment on.
@@ -65,9 +70,7 @@ impl KernelLog {
                         .split_once(',')
                         .and_then(|it| it.0.parse::<u32>().ok());
                     let text = record.split_once(';').map_or("", |it| it.1.trim_end());
-                    if priority.expect("a priority") & 7 <= WARNING
-                        && !is_of_the_guests_making(text)
-                    {
+                    if priority.expect("a priority") & 7 <= WARNING && !is_expected(text) {
                         complaints.push(text.to_owned());
                     }
                 }
