@@ -27,7 +27,7 @@ const ENOMEM: i32 = 12;
 /// Whether the guest's processors may make calls for a window that is about to be made at the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
-    /// They do not run, or have not been told of it.
+    /// They do not: the machine is not running, or the guest has not learned its LIOBN.
     NotYet,
     /// They may, at any moment: the kernel would swallow an entry that one writes between the making
     /// of its table and the table's binding.

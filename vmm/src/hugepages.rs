@@ -160,7 +160,7 @@ impl HugepageSize {
                 source,
             })
         })?;
-        populate(&region).map_err(|source| {
+        populate(region.as_ptr(), region.size()).map_err(|source| {
             pool.shortage(memory).unwrap_or(HugepageError::Populate {
                 memory,
                 size,
@@ -181,16 +181,14 @@ impl HugepageSize {
     }
 }
 
-fn populate(region: &MmapRegion) -> io::Result<()> {
-    // SAFETY: the range is one mapping that `region` owns and nobody uses yet; the call makes its
-    // pages present and changes nothing in them.
-    let result = unsafe {
-        libc::madvise(
-            region.as_ptr().cast(),
-            region.size(),
-            libc::MADV_POPULATE_WRITE,
-        )
-    };
+/// Makes pages of this process present, as if all were written to (madvise(2)).
+///
+/// # Errors
+/// What the kernel says: some may be present then. Before Linux 5.14 it knows no such advice.
+pub(crate) fn populate(start: *mut u8, length: usize) -> io::Result<()> {
+    // SAFETY: the call makes pages present and changes nothing in them; where there is no mapping that may
+    // be written, it fails.
+    let result = unsafe { libc::madvise(start.cast(), length, libc::MADV_POPULATE_WRITE) };
     if result == 0 {
         Ok(())
     } else {

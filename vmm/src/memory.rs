@@ -14,7 +14,7 @@ use vm_memory::{
 };
 
 use crate::cli::ByteSize;
-use crate::hugepages::{HugepageError, HugepageSize};
+use crate::hugepages::{self, HugepageError, HugepageSize};
 use crate::process_limits::{Limit, soft_limit};
 use crate::setting::Setting;
 
@@ -229,18 +229,10 @@ impl GuestMemory for GuestRam {
         else {
             return false;
         };
-        let start = std::ptr::without_provenance_mut(start);
-        // SAFETY: the range is guest memory, which is mapped as long as `self` lives; the call makes its
-        // pages present and changes nothing in them (madvise(2)).
-        let result = unsafe { libc::madvise(start, length, libc::MADV_POPULATE_WRITE) };
-        if result != 0 {
-            // A kernel before Linux 5.14, or one that is short of memory: mappings do without.
-            log::debug!(
-                "guest memory is not made present ahead: {}",
-                io::Error::last_os_error()
-            );
-        }
-        result == 0
+        hugepages::populate(std::ptr::without_provenance_mut(start), length)
+            .inspect_err(|error| log::debug!("guest memory is not made present ahead: {error}"))
+            // Mappings do without.
+            .is_ok()
     }
 
     fn host_range(&self, address: GuestPhysicalAddress) -> Option<HostRange> {

@@ -56,12 +56,10 @@ impl RegionLocks {
         if index >= regions.blocks() || self.is_registered(index) {
             return Ok(());
         }
-        let is_present = |block| regions.is_present(block);
-        let piece = if is_present(index) {
-            with_neighbours(regions, &pieces, index, is_present)
-        } else {
-            with_neighbours(regions, &pieces, index, |_| false)
-        };
+        let is_present = regions.is_present(index);
+        let piece = with_neighbours(regions, &pieces, index, |block| {
+            is_present && regions.is_present(block)
+        });
         let alone = index..index + 1;
         let is_shared = pieces.iter().any(|known| known.blocks == piece);
         let may_be_less = piece != alone && !is_shared;
