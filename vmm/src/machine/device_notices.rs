@@ -21,16 +21,20 @@ use crate::error_chain::chain;
 pub(super) fn watch(device: &Device) -> io::Result<Vec<Alarm>> {
     let address = device.address();
     let mut alarms = Vec::new();
-    for (irq, tell) in [
-        (Irq::Error, failed as fn(PciAddress)),
-        (Irq::Request, wanted_back),
+    for (irq, what, tell) in [
+        (Irq::Error, "a failure", failed as fn(PciAddress)),
+        (Irq::Request, "the host's request for it", wanted_back),
     ] {
         let event = EventFd::new(EFD_NONBLOCK)?;
         match give(device, irq, &event) {
             Ok(true) => {}
             Ok(false) => continue,
             Err(error) => {
-                guest_message!(Level::Warn, "nobody will be told of it: {}", chain(&error));
+                guest_message!(
+                    Level::Warn,
+                    "PCI device {address}: {what} would not be logged: {}",
+                    chain(&error)
+                );
                 continue;
             }
         }
