@@ -143,6 +143,13 @@ pub trait HostIommu: Send + Sync {
     /// The host's refusal.
     fn unregister_memory(&self, range: HostRange) -> Result<(), HostError>;
 
+    /// Whether the host holds on to `range` although no container has it registered any more. Linux does
+    /// when it has lost count of the mappings: two processors that change one entry of a bound window at the
+    /// same moment can each count the other's page (`kvmppc_tce_iommu_do_map` in
+    /// arch/powerpc/kvm/book3s_64_vio.c exchanges the entry and its note of the page one after the other,
+    /// without a lock). The pages then stay pinned until the host restarts.
+    fn holds_on_to(&self, range: HostRange) -> bool;
+
     /// Maps `host` at bus address `ioba` (VFIO_IOMMU_MAP_DMA). Live entries are replaced. The
     /// range lies in one registered region.
     ///

@@ -106,9 +106,9 @@ pub(crate) struct TestArgs {
     /// Run those with libvirt, too, in a host of their own beside the others
     #[arg(long, conflicts_with_all = ["host", "filter"])]
     pub(crate) with_libvirt: bool,
-    /// Run only in-host tests whose name contains this, and none of the tests outside. `libvirt::` runs
-    /// those with libvirt, `long::` those that take long, on hosts with each kernel
-    pub(crate) filter: Option<String>,
+    /// Run only in-host tests whose name contains one of these, and none of the tests outside. `libvirt::`
+    /// runs those with libvirt, `long::` those that take long, on hosts with each kernel
+    pub(crate) filter: Vec<String>,
 }
 
 #[derive(Debug, Args)]

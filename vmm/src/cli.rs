@@ -246,12 +246,15 @@ impl From<LogLevel> for log::LevelFilter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TceMode {
     /// Wherever it is cheaper and safe: single entries in the kernel, ranges in this process, scattered
-    /// lists in the kernel if it checks where they end; all in this process when the kernel cannot.
+    /// lists in the kernel if it checks where they end; all in this process when the kernel cannot. A guest
+    /// that changes one entry from two processors at once can make Linux keep some of its memory locked after
+    /// its end, until the host restarts; that is then told, and ends in an error.
     Auto,
     /// All in the kernel, as far as it can. For guests that you trust: before Linux 7, a guest can write
     /// behind the kernel's tables with it.
     Kernel,
-    /// All in this process.
+    /// All in this process: dearer for single entries, and leaves a hostile guest no bug of the kernel's
+    /// handlers to use.
     User,
 }
 

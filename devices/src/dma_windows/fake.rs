@@ -101,6 +101,10 @@ impl HostIommu for PlacedHost {
         self.inner.unregister_memory(range)
     }
 
+    fn holds_on_to(&self, range: HostRange) -> bool {
+        self.inner.holds_on_to(range)
+    }
+
     fn map(&self, ioba: Ioba, host: HostRange, permission: Permission) -> Result<(), HostError> {
         self.inner.map(ioba, host, permission)
     }

@@ -355,6 +355,20 @@ fn a_v1_container_that_cannot_be_enabled_is_no_window() {
 }
 
 #[test]
+fn memory_that_the_kernel_holds_on_to_is_noticed() {
+    Kernel::install(|_| {});
+    let container = attach(IommuPolicy::V2).unwrap();
+    for miscounts in [false, true] {
+        Kernel::with(|k| k.miscounts = miscounts);
+        assert_eq!(container.register_memory(RAM), Ok(()));
+        assert_eq!(container.unregister_memory(RAM), Ok(()));
+        Kernel::with(|k| k.miscounts = false);
+        assert_eq!(container.holds_on_to(RAM), miscounts);
+        assert!(Kernel::with(|k| k.registered.is_empty()));
+    }
+}
+
+#[test]
 fn registering_memory_fails_on_any_number_but_zero() {
     Kernel::install(|_| {});
     let container = attach(IommuPolicy::V2).unwrap();

@@ -14,7 +14,7 @@ use vfio_ioctls::{VfioError, VfioOps};
 use vmm_sys_util::errno::Error as Errno;
 
 use super::container::Container;
-use super::{argument_size, kernel};
+use super::{argument_size, host_page_bytes, kernel};
 
 /// Why memory cannot be registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -79,6 +79,27 @@ impl Container {
     /// ENOENT when it is not registered with this container.
     pub fn unregister_memory(&self, range: HostRange) -> Result<(), Errno> {
         kernel::container_unregister_memory(self.as_fd(), &memory(range))
+    }
+
+    /// Whether the kernel holds on to `range`, several pages that no container of this process has
+    /// registered any more: see [`Container::unregister_memory`] for how that comes about, with mappings
+    /// that there are or that the kernel has miscounted.
+    ///
+    /// The kernel has no call that tells. But it takes no range that overlaps one which it has
+    /// (`mm_iommu_do_alloc` in arch/powerpc/mm/book3s64/iommu_api.c), and so shows it when a part is registered.
+    pub fn holds_on_to(&self, range: HostRange) -> bool {
+        let page = HostRange {
+            start: range.start,
+            bytes: host_page_bytes(),
+        };
+        if range.bytes <= page.bytes {
+            return false;
+        }
+        match self.register_memory(page) {
+            // What this fails of is told when memory is really wanted.
+            Ok(()) => self.unregister_memory(page).is_err(),
+            Err(error) => error == RegisterError::Refused(Errno::new(libc::EINVAL)),
+        }
     }
 
     /// Maps `host` at bus address `ioba`: whole IOMMU pages, in one window and, for v2, in one

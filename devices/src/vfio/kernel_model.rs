@@ -87,6 +87,10 @@ pub(super) struct Kernel {
     /// Windows by start, with their size in bytes.
     pub(super) windows: BTreeMap<u64, u64>,
     pub(super) registered: Vec<(u64, u64)>,
+    /// Whether it holds on to memory that is unregistered, having lost count of its mappings.
+    pub(super) miscounts: bool,
+    /// What it holds on to.
+    pub(super) held: Vec<(u64, u64)>,
     /// What REGISTER_MEMORY returns instead of registering.
     pub(super) register_returns: Option<u32>,
     /// The device's file, whose bytes are its regions.
@@ -125,6 +129,8 @@ impl Kernel {
             next_start: None,
             windows: BTreeMap::new(),
             registered: Vec::new(),
+            miscounts: false,
+            held: Vec::new(),
             register_returns: None,
             device: None,
             device_flags: VFIO_DEVICE_FLAGS_PCI | VFIO_DEVICE_FLAGS_RESET,
@@ -326,6 +332,10 @@ pub(super) fn container_register_memory(
         if kernel.registered.contains(&range) {
             return error(libc::EBUSY);
         }
+        let overlaps = |held: &(u64, u64)| held.0 < range.0 + range.1 && range.0 < held.0 + held.1;
+        if kernel.held.iter().any(overlaps) {
+            return error(libc::EINVAL);
+        }
         kernel.registered.push(range);
         Ok(0)
     })
@@ -341,6 +351,9 @@ pub(super) fn container_unregister_memory(
         kernel.registered.retain(|other| *other != range);
         if kernel.registered.len() == before {
             return error(libc::ENOENT);
+        }
+        if kernel.miscounts {
+            kernel.held.push(range);
         }
         Ok(())
     })

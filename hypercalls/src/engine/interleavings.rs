@@ -115,6 +115,10 @@ impl HostIommu for Kernel {
         Ok(())
     }
 
+    fn holds_on_to(&self, _: HostRange) -> bool {
+        false
+    }
+
     fn map(&self, ioba: Ioba, host: HostRange, _: Permission) -> Result<(), HostError> {
         let entries = self.hardware.iter().skip((ioba.0 >> 12) as usize);
         for (page, entry) in (0..host.bytes >> 12).zip(entries) {

@@ -65,6 +65,16 @@ pub enum WindowError {
         #[source]
         source: HostError,
     },
+    /// The host holds on to guest memory that nothing maps any more, until it restarts.
+    #[error(
+        "the host's kernel keeps {bytes} bytes of guest memory locked until the host restarts: it lost count \
+         of DMA mappings when processors of the guest changed the same entry at the same moment, which it \
+         does only for TCE calls that it serves itself"
+    )]
+    KeptByHost {
+        /// How much.
+        bytes: u64,
+    },
     /// Guest memory could not be unlocked.
     #[error("guest memory stays locked for the PCI host bridge of LIOBN {liobn}")]
     Unlock {
@@ -313,5 +323,9 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
             .locks
             .unregister_all(&bridge.host, &self.regions)
             .map_err(|source| WindowError::Unlock { liobn, source })
+            .and_then(|kept| match kept {
+                0 => Ok(()),
+                bytes => Err(WindowError::KeptByHost { bytes }),
+            })
     }
 }

@@ -118,7 +118,8 @@ impl RegionLocks {
         Ok(())
     }
 
-    /// Unregisters all memory. The caller sees to it that no window of the container maps.
+    /// Unregisters all memory. The caller sees to it that no window of the container maps. Returns how many
+    /// bytes the host holds on to though no container has them registered any more.
     ///
     /// # Errors
     /// The first refusal, after all have been tried; what was refused stays registered.
@@ -126,11 +127,12 @@ impl RegionLocks {
         &self,
         host: &H,
         regions: &Regions,
-    ) -> Result<(), HostError> {
+    ) -> Result<u64, HostError> {
         if !self.registers {
-            return Ok(());
+            return Ok(0);
         }
         let mut outcome = Ok(());
+        let mut kept_bytes = 0;
         regions.pieces().retain_mut(|piece| {
             let range = regions.host_range(&piece.blocks);
             let Some(range) = range.filter(|_| self.is_registered(piece.blocks.start)) else {
@@ -144,10 +146,13 @@ impl RegionLocks {
             piece.holders -= 1;
             if piece.holders == 0 {
                 regions.count_unlocked(range.bytes);
+                if host.holds_on_to(range) {
+                    kept_bytes += range.bytes;
+                }
             }
             piece.holders > 0
         });
-        outcome
+        outcome.map(|()| kept_bytes)
     }
 }
 

@@ -52,6 +52,10 @@ impl HostIommu for AgreeingHost {
         Ok(())
     }
 
+    fn holds_on_to(&self, _: HostRange) -> bool {
+        false
+    }
+
     fn map(&self, ioba: Ioba, host: HostRange, permission: Permission) -> Result<(), HostError> {
         // What is passed has to be worked out.
         black_box((ioba, host, permission));

@@ -61,6 +61,7 @@ struct State {
     failures: u64,
     unmap_failures: u64,
     violations: Vec<String>,
+    miscounts: bool,
 }
 
 /// The host's side of a bridge.
@@ -135,6 +136,11 @@ impl FakeHost {
         let mut state = self.state();
         let at = state.calls + fault.after;
         state.faults.push((at, fault));
+    }
+
+    /// From now on, memory that is unregistered stays with the host.
+    pub fn miscount(&self) {
+        self.state().miscounts = true;
     }
 
     /// Forgets faults that have not struck yet.
@@ -396,6 +402,10 @@ impl HostIommu for FakeHost {
         }
         state.registered.swap_remove(at);
         Ok(())
+    }
+
+    fn holds_on_to(&self, _: HostRange) -> bool {
+        self.state().miscounts
     }
 
     fn map(&self, ioba: Ioba, host: HostRange, permission: Permission) -> Result<(), HostError> {

@@ -4,17 +4,8 @@ use serde_json::json;
 
 use crate::harness::Vmm;
 use crate::harness::finished::Finished;
-use crate::harness::host::{HugePages, assert_nothing_is_left, lab};
+use crate::harness::host::{HugePages, assert_nothing_is_left, page_bytes};
 use crate::harness::jobs::{READ_HEAD, READ_SMALL, WAIT_FOR_NVME, head_sha256};
-
-/// The page size of the host and of its guests.
-pub(crate) fn page_bytes() -> u64 {
-    if lab("LAB_HOST").ends_with("-64k") {
-        0x1_0000
-    } else {
-        0x1000
-    }
-}
 
 /// Shows what the kernel said of windows, and reads the NVMe.
 pub(crate) fn read_with(options: &[&str]) -> Finished {

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,15 @@ pub(crate) fn checks_where_lists_end() -> bool {
     let version = lab("LAB_KERNEL");
     let major = version.split_once('.').expect("a version").0;
     major.parse::<u32>().expect("a number") >= 7
+}
+
+/// The page size of the host and of its guests.
+pub(crate) fn page_bytes() -> u64 {
+    if lab("LAB_HOST").ends_with("-64k") {
+        0x1_0000
+    } else {
+        0x1000
+    }
 }
 
 /// PCI address of the NVMe, which is bound to vfio-pci.
@@ -70,7 +80,15 @@ pub(crate) fn expect_on_nvme(offset: u64, bytes: usize, sha256: &str) {
     stdout.flush().expect("stdout");
 }
 
-/// Pages that the host's kernel has pinned for devices.
+/// Pages that the host's kernel keeps pinned until it restarts, having lost count of their mappings.
+static KEPT_PAGES: AtomicU64 = AtomicU64::new(0);
+
+/// From now on, takes for granted that the kernel keeps so many bytes more.
+pub(crate) fn expect_kept(bytes: u64) {
+    KEPT_PAGES.fetch_add(bytes / page_bytes(), Ordering::Relaxed);
+}
+
+/// Pages that the host's kernel has pinned for devices, but for those that it is known to keep.
 pub(crate) fn pinned_pages() -> u64 {
     // Each CPU counts for itself; this adds it all up. Where it does not exist, counts are late.
     let _ = fs::write("/proc/sys/vm/stat_refresh", "1");
@@ -82,7 +100,8 @@ pub(crate) fn pinned_pages() -> u64 {
             .parse()
             .expect("a number")
     };
-    count("nr_foll_pin_acquired ").saturating_sub(count("nr_foll_pin_released "))
+    let released = count("nr_foll_pin_released ") + KEPT_PAGES.load(Ordering::Relaxed);
+    count("nr_foll_pin_acquired ").saturating_sub(released)
 }
 
 /// Bytes of locked memory of a process (VmLck).

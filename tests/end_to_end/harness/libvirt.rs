@@ -348,7 +348,8 @@ impl Domain {
     }
 }
 
-/// `virsh console`, which ends with it.
+/// `virsh console`, which is to be left: when its keyboard is merely gone, `script` types an end-of-file, and
+/// the guest's shell ends by that.
 #[derive(Debug)]
 pub(crate) struct Console {
     virsh: Child,

@@ -44,7 +44,7 @@ fn a_domain_that_crashes_is_dumped_and_started_again() {
     let mut console = domain.attach_console();
     console.typist.keys(b"echo c >/proc/sysrq-trigger\r");
     domain.wait_for_console(GUEST_IS_UP, 2);
-    drop(console);
+    console.leave();
     assert!(domain.state().starts_with("running"), "{}", domain.state());
     let dumps = auto_dumps("crash-dump");
     let [dump] = &dumps[..] else {

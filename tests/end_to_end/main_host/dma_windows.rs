@@ -3,11 +3,13 @@
 use std::path::Path;
 
 use crate::every_host::dma_windows::{
-    assert_all_is_mapped, assert_all_is_mapped_behind, page_bytes, read_with,
+    assert_all_is_mapped, assert_all_is_mapped_behind, read_with,
 };
 use crate::harness::Vmm;
 use crate::harness::front_end::FrontEnd;
-use crate::harness::host::{assert_nothing_is_left, give_to_user, group_node, open_to_all};
+use crate::harness::host::{
+    assert_nothing_is_left, give_to_user, group_node, open_to_all, page_bytes,
+};
 use crate::harness::jobs::{READ_HEAD, READ_SMALL, SCRATCH_MIB, WAIT_FOR_NVME, head_sha256};
 use crate::harness::vmm::User;
 

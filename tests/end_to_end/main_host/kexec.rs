@@ -4,10 +4,9 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::every_host::dma_windows::page_bytes;
 use crate::harness::Vmm;
 use crate::harness::finished::Finished;
-use crate::harness::host::{assert_nothing_is_left, expect_on_nvme};
+use crate::harness::host::{assert_nothing_is_left, expect_on_nvme, page_bytes};
 use crate::harness::jobs::{
     COUNT_CPUS, READ_ALL, READ_SMALL, SCRATCH_MIB, WAIT_FOR_NVME, data_sha256,
 };

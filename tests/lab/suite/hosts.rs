@@ -7,10 +7,11 @@ use std::iter;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::durations::Durations;
 use super::tally::Tally;
-use super::{Part, SuiteError, part};
+use super::{LONGEST, Part, SuiteError, part};
 use crate::cli::{Copy, Extra, HostArgs, TestArgs};
 use crate::command::quoted;
 use crate::cross_build;
@@ -116,22 +117,22 @@ enum Tests {
 
 impl Tests {
     /// What the program of tests is told: which to skip, and which to run if not all others.
-    fn arguments(self, filter: Option<&str>) -> String {
+    fn arguments(self, filter: &[String]) -> String {
         let mut skipped = vec![LIBVIRT_TESTS, LONG_TESTS];
         match self {
             Self::All => {}
             Self::OfEveryHost => {
                 skipped.push(MAIN_HOST_TESTS);
-                skipped.extend(filter.is_none().then_some(KERNEL_TESTS));
+                skipped.extend(filter.is_empty().then_some(KERNEL_TESTS));
             }
             Self::FirstLane => skipped.extend(SECOND_LANE_TESTS),
             Self::SecondLane | Self::Libvirt | Self::Long => skipped.clear(),
         }
         let run: Vec<&str> = match self {
             Self::SecondLane => SECOND_LANE_TESTS.to_vec(),
-            Self::Libvirt => vec![filter.unwrap_or(LIBVIRT_TESTS)],
-            Self::Long => vec![filter.unwrap_or(LONG_TESTS)],
-            _ => filter.into_iter().collect(),
+            Self::Libvirt if filter.is_empty() => vec![LIBVIRT_TESTS],
+            Self::Long if filter.is_empty() => vec![LONG_TESTS],
+            _ => filter.iter().map(String::as_str).collect(),
         };
         let skipped = skipped.iter().map(|skipped| format!("--skip {skipped}"));
         let run = run.into_iter().map(quoted);
@@ -167,14 +168,13 @@ impl Wanted {
 /// on a host of their own that has it; so do those that take long, on hosts with each kernel.
 fn wanted(args: &TestArgs) -> (Vec<Wanted>, Vec<Wanted>) {
     let kernels = args.kernels;
-    let filter = args.filter.as_deref();
-    let names = |module| filter.is_some_and(|filter| filter.contains(module));
+    let names = |module| args.filter.iter().any(|filter| filter.contains(module));
     let with = |kind, kernels, tests| Wanted {
         kind,
         kernels,
         tests,
     };
-    let everything = args.host.is_empty() && filter.is_none();
+    let everything = args.host.is_empty() && args.filter.is_empty();
     let kinds = match &args.host[..] {
         [] => HostKind::ALL.to_vec(),
         asked_for => asked_for.to_vec(),
@@ -266,7 +266,13 @@ impl InHosts<'_> {
     ) -> Result<Vec<Part>, SuiteError> {
         hosts
             .into_iter()
-            .map(|wanted| part(&wanted.title(), || self.in_host(wanted, shown)))
+            .map(|wanted| {
+                let mut durations = Durations::new(Instant::now());
+                let title = wanted.title();
+                let mut part = part(&title, || self.in_host(wanted, shown, &mut durations))?;
+                part.longest = durations.longest(LONGEST);
+                Ok(part)
+            })
             .collect()
     }
 
@@ -296,8 +302,13 @@ impl InHosts<'_> {
 
     /// Runs the tests in a host. One that fails, or runs no test though nothing was filtered out,
     /// counts as a failed test; an interruption ends the whole suite.
-    fn in_host(&self, wanted: Wanted, shown: Shown) -> Result<Tally, SuiteError> {
-        let filter = self.args.filter.as_deref();
+    fn in_host(
+        &self,
+        wanted: Wanted,
+        shown: Shown,
+        durations: &mut Durations,
+    ) -> Result<Tally, SuiteError> {
+        let filter = &self.args.filter;
         let arguments = wanted.tests.arguments(filter);
         let session = Session {
             host: &self.host(wanted, shown),
@@ -308,13 +319,14 @@ impl InHosts<'_> {
         let mut counting = Counting {
             shown,
             tally: Tally::default(),
+            durations,
             line: Vec::new(),
             kept: Vec::new(),
         };
         let outcome = session.run(self.workspace, &mut counting, None);
         counting.show_kept();
         let clean = match outcome {
-            Ok(ended) => ended.status == 0 && (filter.is_some() || counting.tally.passed > 0),
+            Ok(ended) => ended.status == 0 && (!filter.is_empty() || counting.tally.passed > 0),
             Err(error @ SessionError::Host(HostError::Interrupted)) => {
                 return Err(Box::new(error).into());
             }
@@ -328,14 +340,15 @@ impl InHosts<'_> {
 }
 
 /// Passes the tests' output on and counts.
-struct Counting {
+struct Counting<'a> {
     shown: Shown,
     tally: Tally,
+    durations: &'a mut Durations,
     line: Vec<u8>,
     kept: Vec<u8>,
 }
 
-impl Counting {
+impl Counting<'_> {
     fn show_kept(&mut self) {
         let mut stdout = std::io::stdout().lock();
         // The exit status says the result even where nobody reads the output.
@@ -345,7 +358,7 @@ impl Counting {
     }
 }
 
-impl Output for Counting {
+impl Output for Counting<'_> {
     fn stdout(&mut self, bytes: &[u8]) {
         match self.shown {
             Shown::Now => Passed.stdout(bytes),
@@ -353,7 +366,9 @@ impl Output for Counting {
         }
         for byte in bytes {
             if *byte == b'\n' {
-                self.tally.count(&String::from_utf8_lossy(&self.line));
+                let line = String::from_utf8_lossy(&self.line);
+                self.tally.count(&line);
+                self.durations.note(&line, Instant::now());
                 self.line.clear();
             } else if self.line.len() < 4096 {
                 self.line.push(*byte);
@@ -373,12 +388,16 @@ impl Output for Counting {
 mod tests {
     use super::*;
 
-    fn args(host: &[HostKind], filter: Option<&str>) -> TestArgs {
+    fn filters(filters: &[&str]) -> Vec<String> {
+        filters.iter().map(|&filter| filter.to_owned()).collect()
+    }
+
+    fn args(host: &[HostKind], filter: &[&str]) -> TestArgs {
         TestArgs {
             kernels: KernelArgs::default(),
             host: host.to_vec(),
             with_libvirt: false,
-            filter: filter.map(str::to_owned),
+            filter: filters(filter),
         }
     }
 
@@ -399,7 +418,7 @@ mod tests {
     #[test]
     fn a_run_of_everything_has_each_host_and_a_newer_kernel_in_two_lanes() {
         let every = Tests::OfEveryHost;
-        let [main, others] = lanes(&args(&[], None));
+        let [main, others] = lanes(&args(&[], &[]));
         assert_eq!(main, named(&[("p9-64k", Tests::FirstLane)]));
         let expected = [
             ("p9-4k", every),
@@ -408,7 +427,7 @@ mod tests {
             ("p9-64k, second lane", Tests::SecondLane),
         ];
         assert_eq!(others, named(&expected));
-        let mut with_libvirt = args(&[], None);
+        let mut with_libvirt = args(&[], &[]);
         with_libvirt.with_libvirt = true;
         let [_, others] = lanes(&with_libvirt);
         assert_eq!(others[2], ("p9-64k, libvirt".to_owned(), Tests::Libvirt));
@@ -417,7 +436,7 @@ mod tests {
 
     #[test]
     fn a_kernel_that_is_named_is_every_hosts() {
-        let mut args = args(&[], None);
+        let mut args = args(&[], &[]);
         args.kernels.kernel = HostKernel::Forky;
         let [main, others] = lanes(&args);
         assert_eq!(main, named(&[("p9-64k, forky", Tests::FirstLane)]));
@@ -431,16 +450,16 @@ mod tests {
 
     #[test]
     fn a_host_or_a_filter_runs_all_that_fits_but_for_libvirt_and_long_ones_when_named() {
-        let [main, others] = lanes(&args(&[MAIN_HOST], Some("dma")));
+        let [main, others] = lanes(&args(&[MAIN_HOST], &["dma"]));
         assert_eq!(main, named(&[("p9-64k", Tests::All)]));
         assert_eq!(others, []);
-        let [main, others] = lanes(&args(&[], Some("kexec")));
+        let [main, others] = lanes(&args(&[], &["kexec"]));
         assert_eq!(main, named(&[("p9-64k", Tests::All)]));
         assert_eq!(others.len(), 2);
-        let [main, others] = lanes(&args(&[], Some("libvirt::domain")));
+        let [main, others] = lanes(&args(&[], &["libvirt::domain"]));
         assert_eq!(main, []);
         assert_eq!(others, named(&[("p9-64k, libvirt", Tests::Libvirt)]));
-        let [main, others] = lanes(&args(&[], Some("long::")));
+        let [main, others] = lanes(&args(&[], &["long::"]));
         let expected = [
             ("p9-64k, long ones", Tests::Long),
             ("p9-64k, forky, long ones", Tests::Long),
@@ -452,7 +471,7 @@ mod tests {
     #[test]
     fn a_host_that_cannot_do_its_work_runs_nothing_unless_it_is_named() {
         let of = |kind| {
-            let mut args = args(&[], None);
+            let mut args = args(&[], &[]);
             args.kernels.kernel = HostKernel::Forky;
             args.host.extend(kind);
             without_defects(wanted(&args).1, &args).len()
@@ -468,19 +487,21 @@ mod tests {
             skips.collect::<Vec<_>>().join(" ")
         };
         let first = [&["libvirt::", "long::"][..], &SECOND_LANE_TESTS].concat();
-        assert_eq!(Tests::FirstLane.arguments(None), skips(&first));
+        assert_eq!(Tests::FirstLane.arguments(&[]), skips(&first));
         let second = SECOND_LANE_TESTS
             .map(|module| format!("'{module}'"))
             .join(" ");
-        assert_eq!(Tests::SecondLane.arguments(None), second);
+        assert_eq!(Tests::SecondLane.arguments(&[]), second);
         let every = skips(&["libvirt::", "long::", "main_host::", KERNEL_TESTS]);
-        assert_eq!(Tests::OfEveryHost.arguments(None), every);
+        assert_eq!(Tests::OfEveryHost.arguments(&[]), every);
         let every = "--skip libvirt:: --skip long:: --skip main_host:: 'dma'";
-        assert_eq!(Tests::OfEveryHost.arguments(Some("dma")), every);
+        assert_eq!(Tests::OfEveryHost.arguments(&filters(&["dma"])), every);
+        let all = "--skip libvirt:: --skip long:: 'dma' 'kexec'";
+        assert_eq!(Tests::All.arguments(&filters(&["dma", "kexec"])), all);
         assert_eq!(
-            Tests::Libvirt.arguments(Some("libvirt::probe")),
+            Tests::Libvirt.arguments(&filters(&["libvirt::probe"])),
             "'libvirt::probe'"
         );
-        assert_eq!(Tests::Long.arguments(Some("long::")), "'long::'");
+        assert_eq!(Tests::Long.arguments(&filters(&["long::"])), "'long::'");
     }
 }

@@ -1,5 +1,6 @@
 //! `cargo lab test`: all tests but those with libvirt, or what a filter names, and a count of them.
 
+mod durations;
 mod hosts;
 mod tally;
 
@@ -47,12 +48,17 @@ struct Part {
     title: String,
     tally: Tally,
     took: Duration,
+    /// Its tests that took longest, where they ran one at a time.
+    longest: Vec<(String, Duration)>,
 }
+
+/// Tests that are named for how long they took.
+const LONGEST: usize = 10;
 
 /// Runs the tests and returns 0 when there were some and none failed.
 pub(crate) fn run(workspace: &Workspace, args: &TestArgs) -> Result<u8, SuiteError> {
     let only_in_hosts =
-        !args.host.is_empty() || args.filter.is_some() || args.kernels != KernelArgs::default();
+        !args.host.is_empty() || !args.filter.is_empty() || args.kernels != KernelArgs::default();
     let mut parts = Vec::new();
     // What stands in the way of all is told before the first test.
     let locked = workspace.lock()?;
@@ -102,6 +108,7 @@ fn part(title: &str, run: impl FnOnce() -> Result<Tally, SuiteError>) -> Result<
         title: title.to_owned(),
         tally,
         took: started.elapsed(),
+        longest: Vec::new(),
     })
 }
 
@@ -214,7 +221,12 @@ fn summary(parts: &[Part]) -> u8 {
         "\n{:<48} {:>8} {:>8} {:>9}",
         "tests on", "passed", "failed", "time"
     );
-    for Part { title, tally, took } in parts {
+    let mut longest = Vec::new();
+    for part in parts {
+        let Part {
+            title, tally, took, ..
+        } = part;
+        longest.extend(part.longest.iter().map(|(test, took)| (took, test, title)));
         let seconds = took.as_secs_f64();
         let (passed, failed) = (tally.passed, tally.failed);
         let _ = writeln!(
@@ -223,6 +235,10 @@ fn summary(parts: &[Part]) -> u8 {
         );
         total.passed += passed;
         total.failed += failed;
+    }
+    longest.sort_by(|one, other| other.cmp(one));
+    for (took, test, title) in longest.into_iter().take(LONGEST) {
+        let _ = writeln!(stdout, "{:>5.1} s  {test}, {title}", took.as_secs_f64());
     }
     if total.passed == 0 {
         say("no test passed: none was run, or none has such a name");

@@ -230,6 +230,10 @@ impl HostIommu for GroupIommu {
         })
     }
 
+    fn holds_on_to(&self, range: HostRange) -> bool {
+        self.container.holds_on_to(range)
+    }
+
     #[inline]
     fn map(&self, ioba: Ioba, host: HostRange, permission: Permission) -> Result<(), HostError> {
         // SAFETY: the engine passes ranges of guest RAM alone, which lives as long as the machine

@@ -133,7 +133,7 @@ mod with_kvm {
         fn live(&mut self, first: Machine) -> Result<&'static str, QemuError> {
             let mut machine = first;
             loop {
-                let (end, mut next) = self.live_once(machine)?;
+                let (end, mut next, is_given_back) = self.live_once(machine)?;
                 while next == Next::Wait {
                     let end = self.serving.wait_while_none_runs()?;
                     next = self.take(&end);
@@ -146,13 +146,17 @@ mod with_kvm {
                         _ => "power-off",
                     });
                 }
+                // What the host still has of the last machine could reach into the next one.
+                if !is_given_back {
+                    return Err(QemuError::NotGivenBack);
+                }
                 self.statistics.reboots += 1;
                 machine = Machine::new(self.description, &self.lasting)?;
             }
         }
 
-        /// A machine's life: how it ended, and what is next.
-        fn live_once(&mut self, machine: Machine) -> Result<(End, Next), QemuError> {
+        /// A machine's life: how it ended, what is next, and whether the host has everything back.
+        fn live_once(&mut self, machine: Machine) -> Result<(End, Next, bool), QemuError> {
             let guest = self.serving.guest();
             let paused = guest.starts_paused();
             let mut running =
@@ -167,15 +171,15 @@ mod with_kvm {
             guest.detach();
             let (end, released) = running.stop(self.started, &mut self.statistics);
             waited?;
-            if let Err(error) = released {
+            if let Err(error) = &released {
                 guest_message!(
                     Level::Error,
                     "the machine was not given back whole: {}",
-                    chain(&error)
+                    chain(error)
                 );
             }
             let next = self.take(after_crash.as_ref().unwrap_or(&end));
-            Ok((end, next))
+            Ok((end, next, released.is_ok()))
         }
 
         /// Keeps the machine of a guest that has crashed as it is, if it is to be kept, so that a

@@ -55,6 +55,9 @@ pub enum QemuError {
          domain); raise the limit (RLIMIT_MEMLOCK)"
     )]
     LockMemory(#[source] io::Error),
+    /// The machine cannot be made again. Why has been told when it ended.
+    #[error("the guest cannot start again in this process: its machine was not given back whole")]
+    NotGivenBack,
     /// The machine cannot be run.
     #[error(transparent)]
     Machine(#[from] super::machine::MachineError),

@@ -503,6 +503,19 @@ fn memory_that_a_window_may_still_map_is_not_unlocked() {
 }
 
 #[test]
+fn memory_that_the_host_holds_on_to_is_told() {
+    let engine = lazy();
+    assert_eq!(engine.put(0, 0x1003), SUCCESS);
+    assert_eq!(engine.put(0x1000, 0x10_0003), SUCCESS);
+    engine.fake().miscount();
+    let WindowError::KeptByHost { bytes } = engine.reset_windows().unwrap_err() else {
+        panic!("another error");
+    };
+    assert_eq!(bytes, 2 * MIB);
+    assert_eq!(engine.snapshot().locked.bytes, 0);
+}
+
+#[test]
 fn impossible_windows_are_refused_by_name() {
     let engine = lazy();
     let at = |shift, entries| Geometry {

@@ -54,8 +54,9 @@ pub(crate) fn rounds(
     let mut seen = Seen::default();
     // What the calls take depends on the length of the range.
     let mut hunts = LENGTHS.map(|length| (length, Hunt::new()));
-    for round in budget.rounds() {
-        let index = usize::try_from(round % LENGTHS.len() as u64).unwrap_or(0);
+    let rounds = budget.start();
+    while rounds.go_on(seen.rounds, seen.shown.min(seen.clear)) {
+        let index = usize::try_from(seen.rounds % LENGTHS.len() as u64).unwrap_or(0);
         let (length, hunt) = &mut hunts[index];
         self::round(witness, window, *length, &mut seen, hunt, random);
     }

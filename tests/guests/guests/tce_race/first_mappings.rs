@@ -49,8 +49,8 @@ pub(crate) fn in_default_window(
     budget: Budget,
     random: &mut Random,
 ) -> Seen {
-    let (mut seen, mut hunt) = (Seen::default(), Hunt::new());
-    for _ in budget.rounds() {
+    let (mut seen, mut hunt, rounds) = (Seen::default(), Hunt::new(), budget.start());
+    while rounds.go_on(seen.rounds, seen.together) {
         if let Err(status) = windows.reset() {
             rtas::stop_with(format_args!("no default window: {status}"));
         }
@@ -74,8 +74,8 @@ pub(crate) fn in_dynamic_windows(
     budget: Budget,
     random: &mut Random,
 ) -> Seen {
-    let (mut seen, mut hunt) = (Seen::default(), Hunt::new());
-    for _ in budget.rounds() {
+    let (mut seen, mut hunt, rounds) = (Seen::default(), Hunt::new(), budget.start());
+    while rounds.go_on(seen.rounds, seen.together) {
         let window = make(windows);
         round(witness, &window, &mut seen, &mut hunt, random, |_| ());
         if let Err(status) = windows.remove(&window) {

@@ -2,8 +2,8 @@
 //! witness of what came of it.
 //!
 //! `rounds=COUNT` on the command line is how often it does each of these, in the default window and in a
-//! dynamic one, and `seconds=COUNT` the time after which it goes on with the next; `seed=NUMBER` is for the
-//! delays and places:
+//! dynamic one, and `seconds=COUNT` the time after which it goes on with the next, five times as long if
+//! the calls seldom meet; `seed=NUMBER` is for the delays and places:
 //!
 //! - The first two mappings of a window (H_PUT_TCE of different entries). The device then reads a block
 //!   through each. Between rounds the window goes and comes back.

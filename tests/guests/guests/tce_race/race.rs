@@ -129,23 +129,55 @@ impl Hunt {
     }
 }
 
-/// How many rounds of a kind there are: so many, or as many as a time allows.
+/// How many rounds of a kind there are: so many, or as many as a time allows. Where the calls seldom meet,
+/// as on a machine that has other things to do, there is more time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Budget {
     /// The most rounds.
     pub(crate) rounds: u64,
-    /// No round begins later.
+    /// No round begins later, if enough of them have shown something.
     pub(crate) seconds: u64,
     /// For the time.
     pub(crate) clock: Clock,
 }
 
 impl Budget {
-    /// The rounds' numbers.
-    pub(crate) fn rounds(self) -> impl Iterator<Item = u64> {
+    /// Rounds that have to show something.
+    const ENOUGH: u64 = 20;
+    /// How many times the seconds it may take if they do not.
+    const PATIENCE: u64 = 5;
+
+    /// A clock for the rounds of one kind.
+    pub(crate) fn start(self) -> Rounds {
         let start = self.clock.now();
-        let limit = self.seconds * 1_000_000_000;
-        (0..self.rounds)
-            .take_while(move |_| self.clock.nanoseconds(self.clock.now() - start) < limit)
+        Rounds {
+            budget: self,
+            start,
+        }
+    }
+}
+
+/// Rounds of one kind, which have begun.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rounds {
+    budget: Budget,
+    start: u64,
+}
+
+impl Rounds {
+    /// Whether there is to be another one after `done`, of which so many have shown something.
+    pub(crate) fn go_on(&self, done: u64, shown: u64) -> bool {
+        let Budget {
+            rounds,
+            seconds,
+            clock,
+        } = self.budget;
+        let passed = clock.nanoseconds(clock.now() - self.start) / 1_000_000_000;
+        let limit = if shown < Budget::ENOUGH {
+            seconds * Budget::PATIENCE
+        } else {
+            seconds
+        };
+        done < rounds && passed < limit
     }
 }
