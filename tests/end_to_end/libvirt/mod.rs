@@ -7,6 +7,7 @@ mod domain;
 mod dump;
 mod host_device;
 mod limits;
+mod long;
 mod network;
 mod probe;
 mod restart;

@@ -2,7 +2,6 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
-use std::net::TcpStream;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
@@ -12,11 +11,11 @@ use crate::harness::libvirt::{Description, Domain, console_file, start};
 use crate::harness::typist::Typist;
 
 /// Pages of 2 MiB for a domain of 1 GiB.
-const PAGES: u64 = 512;
+pub(super) const PAGES: u64 = 512;
 
 /// Sizes in KiB of the pages of the mappings that are as large as the guest's memory. The interrupt
 /// controller's, of a file of KVM's, is as large.
-fn page_sizes(domain: &Domain) -> Vec<u64> {
+pub(super) fn page_sizes(domain: &Domain) -> Vec<u64> {
     let smaps = domain.proc("smaps");
     let number = |line: &str, name| {
         let rest = line.strip_prefix(name)?;
@@ -39,7 +38,7 @@ fn page_sizes(domain: &Domain) -> Vec<u64> {
     pages
 }
 
-fn log_of(name: &str) -> String {
+pub(super) fn log_of(name: &str) -> String {
     format!("<log file='{}' append='off'/>", console_file(name))
 }
 
@@ -68,26 +67,6 @@ fn a_guest_in_huge_pages_has_its_terminal_on_a_unix_socket() {
         );
         client.shutdown(std::net::Shutdown::Both).expect("leave");
     }
-}
-
-#[test]
-fn a_guest_in_a_memfd_of_huge_pages_has_its_terminal_on_a_tcp_socket() {
-    let _pages = HugePages::take(PAGES);
-    let domain = Description::new("tcp")
-        .element("<memoryBacking><hugepages/><source type='memfd'/></memoryBacking>")
-        .terminal(&format!(
-            "<serial type='tcp'><source mode='bind' host='127.0.0.1' service='4555'/>\
-             <protocol type='raw'/>{}</serial>",
-            log_of("tcp")
-        ))
-        .define();
-    domain.start();
-    assert!(domain.proc("cmdline").contains("memory-backend-memfd"));
-    assert_eq!(page_sizes(&domain), [2048]);
-    domain.wait_for_prompt(1);
-    let client = TcpStream::connect("127.0.0.1:4555").expect("connect");
-    let mut typist = Typist::new(client.try_clone().expect("clone"), client);
-    typist.command("echo typed-$((40 + 2))", "typed-42");
 }
 
 #[test]

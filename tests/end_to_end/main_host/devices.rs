@@ -151,20 +151,6 @@ fn devices_of_two_groups_do_dma_at_once_in_auto_mode() {
     }
 }
 
-#[test]
-fn devices_of_two_groups_do_dma_at_once_in_user_mode() {
-    let finished = use_both(&[("--tce", "user")]);
-    for window in [0, 1] {
-        let path = finished.stat(&format!("/windows/{window}/path"));
-        assert_eq!(path, "user", "{finished}");
-        let map_ioctls = finished.number(&format!("/windows/{window}/map_ioctls"));
-        assert!(map_ioctls > 100, "{finished}");
-    }
-    let frames = ECHOED_BYTES / FRAME_BYTES;
-    assert!(calls_of(&finished, 0) > 2 * frames, "{finished}");
-    assert!(calls_of(&finished, 1) > 100, "{finished}");
-}
-
 /// The level-triggered interrupts of a guest, with their names.
 fn lines_of(finished: &Finished) -> Vec<&str> {
     let lines = finished.console().lines();
@@ -229,4 +215,23 @@ fn a_guest_with_xics_is_told_of_a_device_that_will_not_interrupt() {
     );
     assert!(finished.errors().contains(&message), "{finished}");
     assert_nothing_is_left();
+}
+
+/// Without the kernel.
+mod long {
+    use super::*;
+
+    #[test]
+    fn devices_of_two_groups_do_dma_at_once_in_user_mode() {
+        let finished = use_both(&[("--tce", "user")]);
+        for window in [0, 1] {
+            let path = finished.stat(&format!("/windows/{window}/path"));
+            assert_eq!(path, "user", "{finished}");
+            let map_ioctls = finished.number(&format!("/windows/{window}/map_ioctls"));
+            assert!(map_ioctls > 100, "{finished}");
+        }
+        let frames = ECHOED_BYTES / FRAME_BYTES;
+        assert!(calls_of(&finished, 0) > 2 * frames, "{finished}");
+        assert!(calls_of(&finished, 1) > 100, "{finished}");
+    }
 }

@@ -31,8 +31,10 @@ const GUESTS_IN_HOST: &str = "/usr/lib/spapr-lab/guests";
 const MAIN_HOST_TESTS: &str = "main_host::";
 /// The module of tests that need libvirt in the host.
 const LIBVIRT_TESTS: &str = "libvirt::";
-/// The module of tests that take too long for every change.
+/// The modules of tests that take too long for every change; other modules may have one of this name in them.
 const LONG_TESTS: &str = "long::";
+/// That of libvirt's.
+const LONG_LIBVIRT_TESTS: &str = "libvirt::long::";
 /// The module of tests of guests with other kernels than the host's.
 const KERNEL_TESTS: &str = "every_host::guest_kernels::";
 /// Tests that in a run of everything are a second host's of the main kind, so that both lanes take as
@@ -113,25 +115,33 @@ enum Tests {
     Libvirt,
     /// Those that take long.
     Long,
+    /// Those of them that are the same on every kind of host.
+    LongOfEveryHost,
+    /// Those for libvirt that take long.
+    LongLibvirt,
 }
 
 impl Tests {
     /// What the program of tests is told: which to skip, and which to run if not all others.
     fn arguments(self, filter: &[String]) -> String {
-        let mut skipped = vec![LIBVIRT_TESTS, LONG_TESTS];
-        match self {
-            Self::All => {}
-            Self::OfEveryHost => {
-                skipped.push(MAIN_HOST_TESTS);
-                skipped.extend(filter.is_empty().then_some(KERNEL_TESTS));
-            }
-            Self::FirstLane => skipped.extend(SECOND_LANE_TESTS),
-            Self::SecondLane | Self::Libvirt | Self::Long => skipped.clear(),
+        let names_long = filter.iter().any(|filter| filter.contains(LONG_TESTS));
+        let mut skipped = match self {
+            Self::All => vec![LIBVIRT_TESTS, LONG_TESTS],
+            Self::OfEveryHost => vec![LIBVIRT_TESTS, LONG_TESTS, MAIN_HOST_TESTS],
+            Self::FirstLane => [&[LIBVIRT_TESTS, LONG_TESTS][..], &SECOND_LANE_TESTS].concat(),
+            Self::Libvirt if names_long => Vec::new(),
+            Self::SecondLane | Self::Libvirt => vec![LONG_TESTS],
+            Self::Long => vec![LIBVIRT_TESTS],
+            Self::LongOfEveryHost => vec![LIBVIRT_TESTS, MAIN_HOST_TESTS],
+            Self::LongLibvirt => Vec::new(),
+        };
+        if self == Self::OfEveryHost && filter.is_empty() {
+            skipped.push(KERNEL_TESTS);
         }
         let run: Vec<&str> = match self {
             Self::SecondLane => SECOND_LANE_TESTS.to_vec(),
+            Self::LongLibvirt => vec![LONG_LIBVIRT_TESTS],
             Self::Libvirt if filter.is_empty() => vec![LIBVIRT_TESTS],
-            Self::Long if filter.is_empty() => vec![LONG_TESTS],
             _ => filter.iter().map(String::as_str).collect(),
         };
         let skipped = skipped.iter().map(|skipped| format!("--skip {skipped}"));
@@ -141,7 +151,7 @@ impl Tests {
 
     fn limit(self) -> Duration {
         match self {
-            Self::Long => LONG_LIMIT,
+            Self::Long | Self::LongOfEveryHost | Self::LongLibvirt => LONG_LIMIT,
             _ => HOST_LIMIT,
         }
     }
@@ -158,7 +168,8 @@ impl Wanted {
             Tests::All | Tests::OfEveryHost | Tests::FirstLane => "",
             Tests::SecondLane => ", second lane",
             Tests::Libvirt => ", libvirt",
-            Tests::Long => ", long ones",
+            Tests::Long | Tests::LongOfEveryHost => ", long ones",
+            Tests::LongLibvirt => ", libvirt, long ones",
         });
         title
     }
@@ -195,14 +206,19 @@ fn wanted(args: &TestArgs) -> (Vec<Wanted>, Vec<Wanted>) {
             HostKernel::Trixie => vec![kernels, newer],
             _ => vec![kernels],
         };
-        let long = |kinds: Vec<HostKind>| -> Vec<Wanted> {
-            let of_kind = |kind| {
-                each.iter()
-                    .map(move |kernels| with(kind, *kernels, Tests::Long))
-            };
+        let long = |kinds: Vec<HostKind>, tests| -> Vec<Wanted> {
+            let of_kind = |kind| each.iter().map(move |kernels| with(kind, *kernels, tests));
             kinds.into_iter().flat_map(of_kind).collect()
         };
-        return (long(main_kind), long(other_kinds));
+        let mut main = long(main_kind, Tests::Long);
+        // Libvirt is tried with one kernel, and with all that a filter could name.
+        let whole = args.filter.iter().any(|filter| filter == LONG_TESTS);
+        let with_libvirt = main.first().filter(|_| whole).map(|main| Wanted {
+            tests: Tests::LongLibvirt,
+            ..*main
+        });
+        main.extend(with_libvirt);
+        return (main, long(other_kinds, Tests::LongOfEveryHost));
     }
     let tests = match args.host.is_empty() {
         true => Tests::OfEveryHost,
@@ -283,7 +299,7 @@ impl InHosts<'_> {
         host.hugepages = true;
         host.kernels = wanted.kernels;
         host.all_guest_kernels = true;
-        if wanted.tests == Tests::Libvirt {
+        if matches!(wanted.tests, Tests::Libvirt | Tests::LongLibvirt) {
             host.with.push(Extra::Libvirt);
         }
         host.copy.push(Copy {
@@ -463,6 +479,7 @@ mod tests {
         let expected = [
             ("p9-64k, long ones", Tests::Long),
             ("p9-64k, forky, long ones", Tests::Long),
+            ("p9-64k, libvirt, long ones", Tests::LongLibvirt),
         ];
         assert_eq!(main, named(&expected));
         assert_eq!(others.len(), 4);
@@ -491,7 +508,10 @@ mod tests {
         let second = SECOND_LANE_TESTS
             .map(|module| format!("'{module}'"))
             .join(" ");
-        assert_eq!(Tests::SecondLane.arguments(&[]), second);
+        assert_eq!(
+            Tests::SecondLane.arguments(&[]),
+            format!("--skip long:: {second}")
+        );
         let every = skips(&["libvirt::", "long::", "main_host::", KERNEL_TESTS]);
         assert_eq!(Tests::OfEveryHost.arguments(&[]), every);
         let every = "--skip libvirt:: --skip long:: --skip main_host:: 'dma'";
@@ -500,8 +520,18 @@ mod tests {
         assert_eq!(Tests::All.arguments(&filters(&["dma", "kexec"])), all);
         assert_eq!(
             Tests::Libvirt.arguments(&filters(&["libvirt::probe"])),
-            "'libvirt::probe'"
+            "--skip long:: 'libvirt::probe'"
         );
-        assert_eq!(Tests::Long.arguments(&filters(&["long::"])), "'long::'");
+        assert_eq!(
+            Tests::Libvirt.arguments(&filters(&["libvirt::long::"])),
+            "'libvirt::long::'"
+        );
+        let long = filters(&["long::"]);
+        assert_eq!(Tests::Long.arguments(&long), "--skip libvirt:: 'long::'");
+        assert_eq!(
+            Tests::LongOfEveryHost.arguments(&long),
+            "--skip libvirt:: --skip main_host:: 'long::'"
+        );
+        assert_eq!(Tests::LongLibvirt.arguments(&long), "'libvirt::long::'");
     }
 }
