@@ -20,6 +20,7 @@ const TIME_LIMIT: Duration = Duration::from_secs(150);
 pub(crate) struct FrontEnd {
     folder: Folder,
     arguments: Vec<String>,
+    limit: Duration,
 }
 
 impl FrontEnd {
@@ -44,6 +45,7 @@ impl FrontEnd {
         Self {
             folder,
             arguments: text.split_whitespace().map(str::to_owned).collect(),
+            limit: TIME_LIMIT,
         }
     }
 
@@ -147,6 +149,12 @@ impl FrontEnd {
         self.argument(name).argument(value)
     }
 
+    /// How long the run may take.
+    pub(crate) fn time_limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
     /// Where the monitor is.
     fn monitor(&self) -> PathBuf {
         self.folder.file("monitor")
@@ -172,6 +180,6 @@ impl FrontEnd {
             .args(&self.arguments)
             .args(in_sandbox(&self.arguments, &["-sandbox", "on"]));
         command.stdin(stdin).stdout(stdout).stderr(stderr);
-        (Running::start(command, self.folder, TIME_LIMIT), path)
+        (Running::start(command, self.folder, self.limit), path)
     }
 }

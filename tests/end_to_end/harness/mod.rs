@@ -12,6 +12,7 @@
 //! | `finished` | what a run left: status, console, messages, statistics |
 //! | `jobs` | what Linux guests are told to do |
 //! | `host` | the host's devices, users, modules and pinned memory |
+//! | `growth` | what a process and the host hold, and whether it is more than before |
 //! | `kernel_log` | what the host's kernel complains of |
 //! | `refusal` | making the kernel refuse calls of one kind |
 //! | `faults` | answering single calls in the kernel's place |
@@ -24,6 +25,7 @@ pub(crate) mod core_file;
 pub(crate) mod faults;
 pub(crate) mod finished;
 pub(crate) mod front_end;
+pub(crate) mod growth;
 pub(crate) mod host;
 pub(crate) mod jobs;
 pub(crate) mod kernel_log;

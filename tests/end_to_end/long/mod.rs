@@ -4,3 +4,4 @@
 mod compressed_kernels;
 mod guest_kernels;
 mod reboots;
+mod soak;

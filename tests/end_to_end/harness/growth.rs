@@ -1,0 +1,122 @@
+//! What a process and the host hold, to see whether it grows.
+
+use std::fs;
+use std::hint::black_box;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+/// What a process may hold more of after a long time, in KiB of memory: its allocator's scatter.
+const SLACK_KIB: u64 = 2 << 10;
+/// What may be missing on the host: its caches' scatter.
+const HOST_SLACK_KIB: u64 = 48 << 10;
+/// A mapping as large is the guest's memory, which is no matter of the process' own.
+const GUEST_KIB: u64 = 512 << 10;
+
+/// What a process holds.
+#[derive(Debug)]
+pub(crate) struct Held {
+    own_kib: u64,
+    descriptors: usize,
+    threads: usize,
+}
+
+impl Held {
+    /// By this process, now.
+    #[track_caller]
+    pub(crate) fn by(id: u32) -> Self {
+        let process = Path::new("/proc").join(id.to_string());
+        let count = |folder| {
+            fs::read_dir(process.join(folder))
+                .expect("it has ended")
+                .count()
+        };
+        let smaps = fs::read_to_string(process.join("smaps")).expect("it has ended");
+        Self {
+            own_kib: own_kib(&smaps),
+            descriptors: count("fd"),
+            threads: count("task"),
+        }
+    }
+
+    /// Fails if this is more than it was.
+    #[track_caller]
+    pub(crate) fn assert_not_more_than(&self, before: &Self) {
+        let is_more = self.own_kib > before.own_kib + SLACK_KIB
+            || self.descriptors > before.descriptors
+            || self.threads > before.threads;
+        assert!(!is_more, "{before:?}, and later {self:?}");
+    }
+}
+
+/// Resident memory but for the guest's, in KiB.
+fn own_kib(smaps: &str) -> u64 {
+    let number = |line: &str, name| -> Option<u64> {
+        line.strip_prefix(name)?
+            .trim()
+            .strip_suffix(" kB")?
+            .parse()
+            .ok()
+    };
+    let (mut is_guests, mut own) = (false, 0);
+    for line in smaps.lines() {
+        if let Some(size) = number(line, "Size:") {
+            is_guests = size >= GUEST_KIB;
+        } else if let Some(resident) = number(line, "Rss:").filter(|_| !is_guests) {
+            own += resident;
+        }
+    }
+    own
+}
+
+/// A number of /proc/meminfo.
+fn meminfo_kib(name: &str) -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").expect("meminfo");
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let number = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    number
+        .and_then(|number| number.parse().ok())
+        .expect("a number")
+}
+
+/// Memory that the host has left.
+#[derive(Debug)]
+pub(crate) struct HostMemory {
+    free_kib: u64,
+}
+
+impl HostMemory {
+    /// Now, with nothing in its caches and in the lists that each processor keeps.
+    pub(crate) fn now() -> Self {
+        for (file, word) in [
+            ("drop_caches", "3"),
+            ("compact_memory", "1"),
+            ("stat_refresh", "1"),
+        ] {
+            // What a kernel does not have is not in the way.
+            let _ = fs::write(Path::new("/proc/sys/vm").join(file), word);
+        }
+        thread::sleep(Duration::from_secs(1));
+        Self {
+            free_kib: meminfo_kib("MemFree:"),
+        }
+    }
+
+    /// Fails if this is less than it was.
+    #[track_caller]
+    pub(crate) fn assert_not_less_than(&self, before: &Self) {
+        let is_less = self.free_kib + HOST_SLACK_KIB < before.free_kib;
+        assert!(!is_less, "{before:?}, and later {self:?}");
+    }
+}
+
+/// Takes nearly all of the host's memory for a moment.
+pub(crate) fn fill_memory() {
+    const CHUNK: usize = 16 << 20;
+    const KEEP_KIB: u64 = 96 << 10;
+    let mut held = Vec::new();
+    while meminfo_kib("MemAvailable:") > KEEP_KIB + (CHUNK as u64 >> 10) {
+        held.push(vec![0xa5_u8; CHUNK]);
+    }
+    black_box(&held);
+}
