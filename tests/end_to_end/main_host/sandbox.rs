@@ -12,6 +12,7 @@ use crate::harness::host::assert_nothing_is_left;
 use crate::harness::jobs::{READ_ALL, READ_SMALL, WAIT_FOR_NVME, data_sha256};
 use crate::harness::running::{Running, type_line};
 use crate::harness::swapped_call::{insert_call, insert_open, swap_next_call};
+use crate::harness::vmm::{Folder, INITRD, KERNEL};
 
 /// Printed by the guest's init.
 const GUEST_IS_UP: &str = "LAB-GUEST-INIT";
@@ -152,12 +153,22 @@ fn a_guest_with_a_device_works_in_its_sandbox() {
     assert_nothing_is_left();
 }
 
+/// And starts with the kernel that it had, whatever an upgrade has put in its place meanwhile.
 #[test]
-fn a_guest_reboots_in_its_sandbox() {
-    let vmm = Vmm::linux().nvme_with_windows().argument("--sandbox");
+fn a_guest_reboots_in_its_sandbox_though_its_kernel_was_replaced() {
+    let folder = Folder::new();
+    let [kernel, upgrade] = ["kernel", "upgrade"].map(|name| folder.file(name));
+    fs::copy(KERNEL, &kernel).expect("copy");
+    fs::write(&upgrade, "not for this guest").expect("write");
+    let vmm = Vmm::new()
+        .option("--kernel", kernel.to_str().expect("a path of ours"))
+        .option("--initrd", INITRD)
+        .nvme_with_windows()
+        .argument("--sandbox");
     let mut running = vmm.option("--cpus", "2").stdin(Stdio::piped()).start();
     let mut keyboard = running.stdin();
     running.wait_for_console(GUEST_IS_UP, 1);
+    fs::rename(&upgrade, &kernel).expect("rename");
     type_line(&mut keyboard, "reboot -f");
     running.wait_for_console(GUEST_IS_UP, 2);
     assert_filtered(&running);

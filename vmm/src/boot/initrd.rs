@@ -1,12 +1,12 @@
 //! Loading the initial RAM disk.
 
-use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use vm_memory::{Bytes, GuestAddress};
 
+use super::files::BootFile;
 use super::layout::Layout;
 use crate::memory::GuestRam;
 
@@ -45,21 +45,22 @@ pub enum InitrdError {
     },
 }
 
-/// Loads the file at `path` behind a kernel that ends at `kernel_end`; returns where it lies.
+/// Loads a file behind a kernel that ends at `kernel_end`; returns where it lies.
 ///
 /// # Errors
 /// When the file is unreadable or too large.
 pub fn load(
     ram: &GuestRam,
-    path: &Path,
+    file: &BootFile,
     layout: &Layout,
     kernel_end: u64,
 ) -> Result<Range<u64>, InitrdError> {
+    let path = file.path();
     let open_error = |source| InitrdError::Open {
         path: path.to_owned(),
         source,
     };
-    let mut file = File::open(path).map_err(open_error)?;
+    let mut file = file.reader().map_err(open_error)?;
     let metadata = file.metadata().map_err(open_error)?;
     if !metadata.is_file() {
         return Err(open_error(io::Error::other("not a regular file")));

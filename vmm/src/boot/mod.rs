@@ -6,11 +6,10 @@
 //! device-tree"). There is no firmware.
 
 pub mod device_tree;
+pub mod files;
 pub mod initrd;
 pub mod kernel;
 pub mod layout;
-
-use std::path::Path;
 
 use spapr_devices::rtas;
 use vm_memory::{Bytes, GuestAddress};
@@ -18,6 +17,7 @@ use vm_memory::{Bytes, GuestAddress};
 use crate::memory::GuestRam;
 use crate::setting::Setting;
 use device_tree::MachineTree;
+use files::BootFile;
 use kernel::Kernel;
 use layout::Layout;
 
@@ -74,7 +74,7 @@ pub struct Payload<'a> {
     /// The kernel.
     pub kernel: Kernel,
     /// The initial RAM disk's file.
-    pub initrd: Option<&'a Path>,
+    pub initrd: Option<&'a BootFile>,
     /// The kernel's command line.
     pub command_line: &'a str,
 }
@@ -108,7 +108,7 @@ pub fn load(
     let kernel = payload.kernel.load(ram, &layout)?;
     let initrd = payload
         .initrd
-        .map(|path| initrd::load(ram, path, &layout, kernel.end))
+        .map(|file| initrd::load(ram, file, &layout, kernel.end))
         .transpose()?;
     let stub = rtas::STUB.map(u32::to_be_bytes);
     write(ram, "the RTAS stub", layout.rtas, stub.as_flattened())?;

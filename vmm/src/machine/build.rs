@@ -202,7 +202,8 @@ impl Machine {
     pub fn new(description: &MachineDescription, lasting: &Lasting) -> Result<Self, MachineError> {
         // First what needs nothing of the host.
         let room = room_for_kernel(description.memory.0);
-        let kernel = Kernel::open(&description.kernel, room).map_err(BootError::from)?;
+        let files = lasting.boot_files(description)?;
+        let kernel = Kernel::of(&files.kernel, room).map_err(BootError::from)?;
         let Vm {
             vm,
             capabilities,
@@ -256,7 +257,7 @@ impl Machine {
         };
         let payload = Payload {
             kernel,
-            initrd: description.initrd.as_deref(),
+            initrd: files.initrd.as_ref(),
             command_line: &description.command_line,
         };
         let entry = boot::load(&ram, payload, &tree)?;

@@ -1,20 +1,24 @@
 //! What a machine keeps over the guest's reboots, besides its console.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use spapr_devices::rtas::TimeOfDayClock;
 use uuid::Uuid;
 
 use super::description::MachineDescription;
+use crate::boot::BootError;
+use crate::boot::files::BootFiles;
 use crate::random;
 
-/// A machine's identity and its clock.
+/// A machine's identity, its clock, and what its guest is loaded from.
 pub struct Lasting {
     /// What the machine calls itself.
     pub uuid: Uuid,
     /// The clock, with what the guest set it to.
     pub clock: Arc<TimeOfDayClock>,
+    /// What its guest is loaded from, once it has been.
+    files: OnceLock<BootFiles>,
 }
 
 impl Lasting {
@@ -35,6 +39,19 @@ impl Lasting {
         Ok(Self {
             uuid,
             clock: Arc::new(clock),
+            files: OnceLock::new(),
         })
+    }
+
+    /// The files of `description`'s kernel and initial RAM disk, which are opened at the first start.
+    ///
+    /// # Errors
+    /// When one cannot be opened.
+    pub fn boot_files(&self, description: &MachineDescription) -> Result<&BootFiles, BootError> {
+        if let Some(files) = self.files.get() {
+            return Ok(files);
+        }
+        let files = BootFiles::open(&description.kernel, description.initrd.as_deref())?;
+        Ok(self.files.get_or_init(|| files))
     }
 }

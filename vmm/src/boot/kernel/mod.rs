@@ -16,9 +16,9 @@ mod samples;
 mod tests;
 mod unpack;
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use object::ReadCache;
@@ -27,6 +27,7 @@ use vm_memory::{Bytes, GuestAddress};
 pub use format::{Packing, Unusable};
 pub use unpack::UnpackError;
 
+use super::files::BootFile;
 use super::layout::Layout;
 use crate::memory::GuestRam;
 use elf::{ElfError, Executable};
@@ -126,20 +127,17 @@ enum Content {
 }
 
 impl Kernel {
-    /// Opens the file at `path` and looks what it is. It may be `most` bytes long, unpacked if it is
-    /// compressed.
+    /// Looks what a file is. It may be `most` bytes long, unpacked if it is compressed.
     ///
     /// # Errors
     /// When it is no kernel for these guests, or one that can be seen to be damaged.
-    pub fn open(path: &Path, most: u64) -> Result<Self, KernelError> {
+    pub fn of(file: &BootFile, most: u64) -> Result<Self, KernelError> {
+        let path = file.path();
         let read_error = |source| KernelError::Read {
             path: path.to_owned(),
             source,
         };
-        // A pipe without a writer must not be waited for.
-        let mut options = OpenOptions::new();
-        let options = options.read(true).custom_flags(libc::O_NONBLOCK);
-        let file = options.open(path).map_err(read_error)?;
+        let file = file.reader().map_err(read_error)?;
         let metadata = file.metadata().map_err(read_error)?;
         if !metadata.is_file() {
             return Err(unusable(path, Unusable::new("no regular file")));

@@ -15,11 +15,16 @@ use crate::cli::ByteSize;
 use crate::error_chain::chain;
 use crate::memory::LEAST_BYTES;
 
+fn open(path: &Path, most: u64) -> Result<Kernel, KernelError> {
+    let file = BootFile::open(path).expect("it is there");
+    Kernel::of(&file, most)
+}
+
 /// A kernel that may have `most` bytes.
 fn open_bytes(bytes: &[u8], most: u64) -> Result<Kernel, KernelError> {
     let mut file = tempfile::NamedTempFile::new().expect("temporary file");
     file.write_all(bytes).expect("write");
-    Kernel::open(file.path(), most)
+    open(file.path(), most)
 }
 
 fn load_bytes(bytes: &[u8]) -> (GuestRam, Result<LoadedKernel, KernelError>) {
@@ -241,7 +246,7 @@ fn a_compressed_file_without_an_end_is_not_read() {
     let file = tempfile::NamedTempFile::new().expect("temporary file");
     fs::write(file.path(), pack(Packing::Zstd, b"x")).expect("write");
     file.as_file().set_len(1 << 40).expect("a sparse file");
-    let refused = Kernel::open(file.path(), room_for_kernel(LEAST_BYTES));
+    let refused = open(file.path(), room_for_kernel(LEAST_BYTES));
     assert!(matches!(
         refused.err(),
         Some(KernelError::Unpack {
@@ -258,7 +263,7 @@ fn what_is_no_regular_file_is_refused_and_not_waited_for() {
     let status = std::process::Command::new("mkfifo").arg(&pipe).status();
     assert!(status.expect("mkfifo").success());
     for path in [pipe.as_path(), folder.path(), Path::new("/dev/null")] {
-        let error = Kernel::open(path, 1 << 30).err().expect("refused");
+        let error = open(path, 1 << 30).err().expect("refused");
         let text = error.to_string();
         assert!(text.contains("is no regular file; give"), "{text}");
     }
