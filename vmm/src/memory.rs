@@ -127,6 +127,7 @@ impl GuestRam {
                     source,
                 }
             })?;
+        memory.iter().for_each(ask_for_huge_pages);
         Ok(Self::of(memory, size, host_page_bytes()))
     }
 
@@ -183,6 +184,22 @@ impl GuestRam {
             start: self.host_start,
             bytes: self.bytes,
         }
+    }
+}
+
+/// Has the kernel make memory of transparent huge pages where it can (`madvise` or `always` in
+/// /sys/kernel/mm/transparent_hugepage/enabled): one is cleared at a fraction of what its small pages cost, and
+/// the processor finds its translation sooner.
+fn ask_for_huge_pages(region: &GuestRegionMmap) {
+    let length = usize::try_from(region.len()).unwrap_or(usize::MAX);
+    // SAFETY: the range is one mapping of the region's; the advice changes nothing in it.
+    let result = unsafe { libc::madvise(region.as_ptr().cast(), length, libc::MADV_HUGEPAGE) };
+    if result != 0 {
+        // A kernel without them is no matter.
+        log::debug!(
+            "guest memory is of small pages: {}",
+            io::Error::last_os_error()
+        );
     }
 }
 

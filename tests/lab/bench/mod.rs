@@ -142,6 +142,7 @@ fn emulated(workspace: &Workspace, args: &BenchArgs, results: &Path) -> Result<(
     let mut host = HostArgs::plain(HOST);
     host.kernels = args.kernels;
     host.icount = true;
+    host.hugepages = true;
     host.with = vec![Extra::Qemu, Extra::NextQemu];
     for (source, destination) in [(program, PROGRAM_IN_HOST), (guest, GUEST_IN_HOST)] {
         let destination = destination.to_owned();

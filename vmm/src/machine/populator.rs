@@ -90,6 +90,7 @@ impl Populator {
         let thread = thread::Builder::new()
             .name("populate".to_owned())
             .spawn(move || {
+                give_way();
                 while orders.take() == Order::Work {
                     while orders.current() != Order::End && populate_some() {}
                 }
@@ -98,6 +99,20 @@ impl Populator {
             wake,
             thread: Some(thread),
         })
+    }
+}
+
+/// Lets all other threads go before the calling one: what a guest's processor waits for is its hypercall, which
+/// this thread would only hold up where there is no processor to spare.
+fn give_way() {
+    const LEAST_PRIORITY: i32 = 19;
+    // SAFETY: 0 is the calling thread, of which it changes the nice value and nothing else.
+    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, LEAST_PRIORITY) };
+    if result != 0 {
+        log::debug!(
+            "memory is made present with the guest's priority: {}",
+            io::Error::last_os_error()
+        );
     }
 }
 

@@ -93,6 +93,8 @@ const EVERYONE: &[Rule] = &[
 
 const PR_SET_NAME: u32 = libc::PR_SET_NAME.unsigned_abs();
 const PR_SET_VMA: u32 = 0x5356_4d41;
+/// The nice value of a thread that gives way to all others.
+const LEAST_PRIORITY: u32 = 19;
 const PR_SET_NO_NEW_PRIVS: u32 = libc::PR_SET_NO_NEW_PRIVS.unsigned_abs();
 
 /// Talking over sockets that are open.
@@ -153,6 +155,12 @@ const MACHINE: &[Rule] = &[
     // Leaving the terminal is the last thing that a daemon does at its start.
     Call(libc::SYS_dup2),
     Call(libc::SYS_dup3),
+    // A thread that gives way to all others.
+    OneOf {
+        call: libc::SYS_setpriority,
+        argument: 2,
+        values: &[LEAST_PRIORITY],
+    },
     // Threads, and never processes. What clone3 would make is not to be seen from its arguments:
     // the C library does without.
     WithBits {

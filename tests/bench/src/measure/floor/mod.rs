@@ -15,6 +15,7 @@ use spapr_devices::vfio::{Container, Group, HostPaths, IommuPolicy, PciAddress, 
 use spapr_hypercalls::abi;
 use spapr_hypercalls::address::{GuestPhysicalAddress, HostVirtualAddress, Ioba, Liobn, PageShift};
 use spapr_hypercalls::world::{Geometry, HostRange};
+use spapr_vmm::boot::files::BootFile;
 use spapr_vmm::boot::kernel::Kernel;
 use spapr_vmm::boot::layout::Layout;
 use spapr_vmm::cli::{ByteSize, InterruptControllerMode};
@@ -167,7 +168,7 @@ fn register(container: &Container, ram: &GuestRam, regions: u32) -> Result<(), A
 /// Loads the guest and a device tree; the registers with which it starts.
 fn load(ram: &GuestRam, guest: &Path, command_line: &str) -> Result<EntryRegisters, AnyError> {
     let layout = Layout::for_memory(ram.bytes());
-    let loaded = Kernel::open(guest, ram.bytes())?.load(ram, &layout)?;
+    let loaded = Kernel::of(&BootFile::open(guest)?, ram.bytes())?.load(ram, &layout)?;
     let tree = tree::build(command_line, ram.bytes(), LIOBN, WINDOW)?;
     ram.mmap()
         .write_slice(&tree, GuestAddress(layout.device_tree))?;
