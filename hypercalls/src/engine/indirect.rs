@@ -1,6 +1,6 @@
 //! H_PUT_TCE_INDIRECT (PAPR "H_PUT_TCE_INDIRECT"): writes entries from a list in guest memory.
 
-use super::transaction::{Failure, Survey, Transaction, code_of};
+use super::transaction::{Failure, Survey, Transaction, Written, code_of};
 use super::{Answer, Engine, Place};
 use crate::abi::ReturnCode;
 use crate::address::{GuestPhysicalAddress, Ioba, PageShift};
@@ -13,6 +13,19 @@ const LONGEST: usize = 512;
 /// Lists up to this length are copied to a small buffer: clearing 4 KiB first would cost more than
 /// all else that is done for them here.
 const SHORT: usize = 16;
+
+/// What became of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum List {
+    /// It was written.
+    Written,
+    /// It was written, and the kernel should have those after it.
+    WrittenThenKernel,
+    /// The kernel should have it.
+    Left,
+    /// Some of its memory was locked, and more is to be.
+    NotYet,
+}
 
 impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
     /// The list is read once and before the window is locked; another processor that rewrites it
@@ -41,17 +54,20 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
         if !is_aligned || !is_read {
             return Self::refuse_indirect(place);
         }
-        match self.write_list(place, ioba, entries, true) {
-            Ok(Advice::Here) => Answer::Code(ReturnCode::SUCCESS),
-            Ok(Advice::HereThenKernel) => {
+        let outcome = match self.write_list(place, ioba, entries, true) {
+            // The kernel refused, and calls are not sent to it from now on.
+            Ok(List::Left) if !self.hand_lists_over() => {
+                self.write_list(place, ioba, entries, false)
+            }
+            outcome => outcome,
+        };
+        match outcome {
+            Ok(List::Left | List::NotYet) => Answer::MakeAgain,
+            Ok(List::Written) => Answer::Code(ReturnCode::SUCCESS),
+            Ok(List::WrittenThenKernel) => {
                 // Refused, the calls stay here; this one is done.
                 self.hand_lists_over();
                 Answer::Code(ReturnCode::SUCCESS)
-            }
-            Ok(Advice::Kernel) if self.hand_lists_over() => Answer::MakeAgain,
-            // The kernel refused, and calls are not sent to it from now on.
-            Ok(Advice::Kernel) => {
-                Answer::Code(code_of(self.write_list(place, ioba, entries, false)))
             }
             Err(failure) => Answer::Code(code_of::<()>(Err(failure))),
         }
@@ -64,7 +80,7 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
         ioba: Ioba,
         entries: &[u64],
         may_be_left: bool,
-    ) -> Result<Advice, Failure> {
+    ) -> Result<List, Failure> {
         let mut state = place.slot.lock();
         state.counters.put_indirect += 1;
         let count = entries.len() as u64;
@@ -75,13 +91,17 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
             } else {
                 Advice::Here
             };
-            if advice != Advice::Kernel {
-                transaction.write(range.start, entries, survey)?;
+            if advice == Advice::Kernel {
+                return Ok(List::Left);
             }
-            Ok(advice)
+            Ok(match transaction.write(range.start, entries, survey)? {
+                Written::NotYet => List::NotYet,
+                Written::All if advice == Advice::HereThenKernel => List::WrittenThenKernel,
+                Written::All => List::Written,
+            })
         });
-        if outcome == Ok(Advice::Kernel) {
-            // Nothing was done here.
+        if matches!(outcome, Ok(List::Left | List::NotYet)) {
+            // No entry was changed here.
             state.counters.put_indirect -= 1;
             state.counters.entries_written -= count;
         }

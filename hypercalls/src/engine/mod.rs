@@ -79,9 +79,10 @@ pub struct HostBridge<H> {
 pub enum Answer {
     /// It was served; the guest gets this code.
     Code(ReturnCode),
-    /// The kernel does it better, and has its handler enabled now: nothing was done, and the guest
-    /// is to be put back on its `sc 1` with its registers as they were. A call that then comes here
-    /// again is served.
+    /// No entry was changed, and the guest is to be put back on its `sc 1` with its registers as they were:
+    /// the kernel does it better, and has its handler enabled now, or it is a list with more memory to lock
+    /// than is locked at once. Its processor can be stopped and interrupted in between. A call that comes
+    /// here again is served in the end: each time, one piece more is locked.
     MakeAgain,
 }
 

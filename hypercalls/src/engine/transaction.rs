@@ -63,6 +63,16 @@ pub(super) fn code_of<T>(outcome: Result<T, Failure>) -> ReturnCode {
     outcome.err().map_or(ReturnCode::SUCCESS, Failure::code)
 }
 
+/// How far a change got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Written {
+    /// It is done.
+    All,
+    /// Memory was locked for a part of it, and no entry has changed. To lock the rest as well would keep the
+    /// processor, and whoever waits for it, for too long.
+    NotYet,
+}
+
 /// A window open for change, under its slot's lock.
 pub(super) struct Transaction<'a, H: HostIommu> {
     pub(super) bridge: &'a Bridge<H>,
@@ -101,18 +111,18 @@ impl<H: HostIommu> Transaction<'_, H> {
         first: usize,
         list: &[u64],
         survey: Survey,
-    ) -> Result<(), Failure> {
+    ) -> Result<Written, Failure> {
         if self.window.binding.is_unlocked() {
             if list.iter().all(|&tce| tce == 0) {
-                return Ok(());
+                return Ok(Written::All);
             }
             self.activate()?;
         }
-        if survey.needs_registration {
-            self.register(list)?;
+        if survey.needs_registration && self.register(list)? == Written::NotYet {
+            return Ok(Written::NotYet);
         }
         match self.apply(first, list, survey) {
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(Written::All),
             Err(_) if survey.maps > 0 => {
                 self.clear_after_failure(first..first + list.len());
                 Err(Failure::HostRefused)
@@ -208,19 +218,25 @@ impl<H: HostIommu> Transaction<'_, H> {
             .map_err(|_| Failure::HostRefused)
     }
 
+    /// Locks the memory that `list` names, or the first piece of it that is not locked yet.
     #[cold]
-    fn register(&self, list: &[u64]) -> Result<(), Failure> {
+    fn register(&self, list: &[u64]) -> Result<Written, Failure> {
+        let mut has_locked = false;
         for run in self.runs(list) {
             if let Target::Map { block, .. } = run.target
                 && !self.bridge.locks.is_registered(block)
             {
+                if has_locked {
+                    return Ok(Written::NotYet);
+                }
                 self.bridge
                     .locks
                     .register(&self.bridge.host, self.regions, block)
                     .map_err(|_| Failure::HostRefused)?;
+                has_locked = true;
             }
         }
-        Ok(())
+        Ok(Written::All)
     }
 
     #[inline(always)]

@@ -72,10 +72,15 @@ impl TestEngine {
     fn call(&self, number: u64, arguments: &[u64]) -> ReturnCode {
         let mut registers = [0; 9];
         registers[..arguments.len()].copy_from_slice(arguments);
-        match self.handle(number, &mut registers) {
-            Some(Answer::Code(code)) => code,
-            other => panic!("{number:#x} is answered {other:?}"),
+        // A list is made again for each piece of memory that it has locked.
+        for _ in 0..8 {
+            match self.handle(number, &mut registers) {
+                Some(Answer::Code(code)) => return code,
+                Some(Answer::MakeAgain) => {}
+                None => panic!("{number:#x} is not answered"),
+            }
         }
+        panic!("{number:#x} is made again and again");
     }
 
     fn put(&self, ioba: u64, tce: u64) -> ReturnCode {
@@ -500,6 +505,26 @@ fn memory_that_a_window_may_still_map_is_not_unlocked() {
     engine.reset_windows().unwrap();
     assert_eq!(engine.snapshot().locked.bytes, 0);
     assert_eq!(engine.fake().violations(), Vec::<String>::new());
+}
+
+/// To lock all of it at once would keep the processor for too long.
+#[test]
+fn a_list_all_over_memory_is_made_again_until_all_of_it_is_locked() {
+    let engine = lazy();
+    let list = [0x3, 0x10_0003, 0x20_0003, 0x30_0003];
+    engine.memory.write_list(GuestPhysicalAddress(LIST), &list);
+    let call = [LIOBN, 0, LIST, list.len() as u64, 0, 0, 0, 0, 0];
+    let mut registers = call;
+    for pieces in 1..list.len() as u64 {
+        let answer = engine.handle(abi::H_PUT_TCE_INDIRECT, &mut registers);
+        assert_eq!(answer, Some(Answer::MakeAgain));
+        assert_eq!(registers, call);
+        assert_eq!(engine.snapshot().locked.bytes, pieces * MIB);
+        assert_eq!((engine.live(), engine.counters().put_indirect), (0, 0));
+    }
+    let answer = engine.handle(abi::H_PUT_TCE_INDIRECT, &mut registers);
+    assert_eq!(answer, Some(Answer::Code(SUCCESS)));
+    assert_eq!((engine.live(), engine.counters().put_indirect), (4, 1));
 }
 
 #[test]

@@ -6,6 +6,9 @@ use super::steps::{STORAGE, Step, ram, windows};
 use crate::testing::{FakeHandlers, Mapping};
 use crate::world::BulkCall;
 
+/// How often a call is made at the most: here, in the kernel, and for each block of 256 KiB of 7 MiB.
+const MOST_TIMES: u32 = 2 + 4 * 7;
+
 pub(super) struct Machine {
     pub(super) engine: TestEngine,
     pub(super) model: Model,
@@ -58,9 +61,9 @@ impl Machine {
     }
 
     /// A hypercall's way: the kernel if a table is bound and the handler enabled, else the engine,
-    /// which may send it back to the kernel once.
+    /// which may send it back to the kernel once, and once more for each block that it locks.
     fn hypercall(&mut self, number: u64, registers: &mut Arguments) -> ReturnCode {
-        for _ in 0..2 {
+        for _ in 0..MOST_TIMES {
             if let Some(code) = self.in_kernel(number, registers) {
                 return code;
             }
@@ -70,7 +73,7 @@ impl Machine {
                 other => panic!("{number:#x} is answered {other:?}"),
             }
         }
-        panic!("{number:#x} is to be made a third time");
+        panic!("{number:#x} is to be made more than {MOST_TIMES} times");
     }
 
     /// The kernel's handlers; `None` when they leave a call to user space.
