@@ -17,7 +17,15 @@ const TITLES: &[(&str, &str)] = &[
     ),
     (
         "longest-stall-list",
-        "longest stall in one H_PUT_TCE_INDIRECT, of pages all over memory",
+        "one H_PUT_TCE_INDIRECT of pages all over memory, all mapped for the first time",
+    ),
+    (
+        "longest-away-put",
+        "longest time away from the guest, while all memory is mapped for the first time by H_PUT_TCE",
+    ),
+    (
+        "longest-away-list",
+        "longest time away from the guest, in one H_PUT_TCE_INDIRECT of pages all over memory",
     ),
     (
         "indirect-live-contiguous",

@@ -132,7 +132,8 @@ fn instructions(results: &Results, targets: &mut Vec<Target>) {
         (Peer::Auto, "stuff-clear", 512, 160_000),
         (Peer::Auto, "stuff-mapped", 512, 275_000),
         (Peer::Auto, "longest-stall-put", 1, LONGEST_STALL),
-        (Peer::Auto, "longest-stall-list", 512, LONGEST_STALL),
+        (Peer::Auto, "longest-away-put", 1, LONGEST_STALL),
+        (Peer::Auto, "longest-away-list", 1, LONGEST_STALL),
     ];
     for (peer, name, n, at_most) in given {
         if let Some(row) = results.row(peer, name, n) {

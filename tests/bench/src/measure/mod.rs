@@ -9,6 +9,7 @@ mod guest_runs;
 mod hide;
 mod hypercall_count;
 mod linux_runs;
+mod longest_absence;
 mod memory;
 mod peers;
 mod plan;

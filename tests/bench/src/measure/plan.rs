@@ -12,6 +12,7 @@ use super::command_line::RunArguments;
 use super::growth;
 use super::guest_runs::{self, Run};
 use super::linux_runs::{Found, Linux, LinuxRun, Mitigations, NO_JOB, READ_JOB};
+use super::longest_absence::LongestAbsence;
 use super::memory::Memory;
 use super::peers::{Controller, GUEST_BYTES, Guest, Windows};
 use super::{AnyError, step, tell};
@@ -209,28 +210,43 @@ impl Session<'_> {
     /// has seen any, and the longest call while all memory is mapped for the first time.
     fn fresh_guests(&mut self) {
         for peer in Peer::VMMS.into_iter().filter(|peer| peer.is_ours()) {
-            let mut parts = vec![("first calls", "parts=cold", 1)];
-            parts.push(("longest stall: H_PUT_TCE", "parts=stall-put", STALLS));
-            parts.push(("longest stall: list", "parts=stall-list", STALLS));
-            for (what, append, times) in parts {
-                let title = format!("{what}: {}", peer.name());
-                self.measure(&title, |session| session.fresh_guest(peer, append, times));
+            let cold = format!("first calls: {}", peer.name());
+            self.measure(&cold, |session| {
+                let (rows, _) = session.fresh_guest(peer, "parts=cold")?;
+                session.add_rows(peer, rows);
+                Ok(())
+            });
+            for (what, append, away) in [
+                ("H_PUT_TCE", "parts=stall-put", "longest-away-put"),
+                ("list", "parts=stall-list", "longest-away-list"),
+            ] {
+                let title = format!("longest stall: {what}: {}", peer.name());
+                self.measure(&title, |session| session.stalls(peer, append, away));
             }
         }
     }
 
-    fn fresh_guest(&mut self, peer: Peer, append: &str, times: usize) -> Result<(), AnyError> {
+    /// The rows of a guest, and the longest time that its processor was away from it.
+    fn fresh_guest(&self, peer: Peer, append: &str) -> Result<(Vec<Row>, Option<u64>), AnyError> {
         let guest = Guest {
             devices: self.arguments.vfio.into_iter().collect(),
             ..Guest::bare_metal(self.arguments, append)
         };
-        let mut rows = Vec::new();
-        for _ in 0..times {
-            let run = guest_runs::run(peer, self.arguments, &guest)?;
-            rows.extend(run.into_iter().flat_map(|run| run.rows));
+        let watch = LongestAbsence::start()?;
+        let run = guest_runs::run(peer, self.arguments, &guest)?;
+        let rows = run.map(|run| run.rows).unwrap_or_default();
+        Ok((rows, watch.nanoseconds()?))
+    }
+
+    fn stalls(&mut self, peer: Peer, append: &str, away: &str) -> Result<(), AnyError> {
+        let (mut rows, mut times) = (Vec::new(), Vec::new());
+        for _ in 0..STALLS {
+            let (more, time) = self.fresh_guest(peer, append)?;
+            rows.extend(more);
+            times.extend(time);
         }
-        let rows = if times > 1 { merged(&rows) } else { rows };
-        self.add_rows(peer, rows);
+        self.add_rows(peer, merged(&rows));
+        self.outside(peer, away, Unit::Nanoseconds, &times);
         Ok(())
     }
 
