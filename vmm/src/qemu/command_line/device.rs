@@ -37,8 +37,8 @@ pub enum DeviceKind {
         host: PciAddress,
         /// The bus it is on: that of a host bridge.
         bus: String,
-        /// Where it is on that bus.
-        place: DeviceFunction,
+        /// Where it is on that bus; when not given, in the first place that is free.
+        place: Option<DeviceFunction>,
     },
 }
 
@@ -176,11 +176,7 @@ fn vfio(properties: &mut Properties) -> Result<DeviceKind, CommandLineError> {
         return Err(properties.wrong("romfile", &path, expected));
     }
     properties.either("multifunction")?;
-    Ok(DeviceKind::Vfio {
-        host,
-        bus,
-        place: place.unwrap_or(DeviceFunction::from_byte(0)),
-    })
+    Ok(DeviceKind::Vfio { host, bus, place })
 }
 
 #[cfg(test)]
@@ -202,10 +198,8 @@ mod tests {
             panic!("not vfio-pci")
         };
         assert_eq!(host.to_string(), "0005:90:01.0");
-        assert_eq!(
-            (bus.as_str(), place.to_string().as_str()),
-            ("pci.1.0", "01.0")
-        );
+        let place = place.map(|place| place.to_string());
+        assert_eq!((bus.as_str(), place.as_deref()), ("pci.1.0", Some("01.0")));
         let vty = Device::parse(
             r#"{"driver":"spapr-vty","chardev":"charserial0","id":"serial0","reg":805306368}"#,
         );
@@ -218,13 +212,13 @@ mod tests {
 
     #[test]
     fn a_device_may_be_written_in_any_way_that_qemu_takes() {
-        let json = r#"{"driver":"vfio-pci","host":"0001:01:00.0","rombar":0,"romfile":""}"#;
+        let json = r#"{"driver":"vfio-pci","host":"0001:01:00.0","addr":"0x0","rombar":0,"romfile":""}"#;
         let device = Device::parse(json).expect("parses");
         for pairs in [
-            "vfio-pci,host=1:1:0.0,multifunction=true",
+            "vfio-pci,host=1:1:0.0,multifunction=true,addr=0",
             "vfio-pci,host=0001:01:00.0,addr=0,multifunction=no",
             "vfio-pci,host=0x1:01:00.0,addr=0x0.0x0,romfile=",
-            "driver=vfio-pci,host=0001:01:00.0,multifunction",
+            "driver=vfio-pci,host=0001:01:00.0,addr=00.0,multifunction",
         ] {
             assert_eq!(Device::parse(pairs).expect("parses"), device, "{pairs}");
         }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use spapr_devices::pci::DeviceFunction;
 use time::{Date, Month, OffsetDateTime, Time};
 use uuid::Uuid;
 
@@ -411,7 +412,7 @@ fn passed_through(devices: &[Device]) -> Result<Vec<PassedThroughDevice>, Comman
             bridges.push((bus, index));
         }
     }
-    let mut passed = Vec::new();
+    let mut places = Vec::new();
     for device in devices {
         let DeviceKind::Vfio { host, bus, place } = &device.kind else {
             continue;
@@ -422,15 +423,48 @@ fn passed_through(devices: &[Device]) -> Result<Vec<PassedThroughDevice>, Comman
             what: "bus",
             id: bus.clone(),
         })?;
+        places.push((*host, bridge, *place));
+    }
+    let mut taken: Vec<GuestPlace> = Vec::new();
+    let named = places.iter().filter_map(|&(_, bridge, place)| {
+        Some(GuestPlace {
+            bridge,
+            function: place?,
+        })
+    });
+    taken.extend(named);
+    let mut passed = Vec::new();
+    for (host, bridge, named) in places {
+        let function = match named {
+            Some(function) => function,
+            None => free_place(bridge, &taken)?,
+        };
+        let place = GuestPlace { bridge, function };
+        taken.push(place);
         passed.push(PassedThroughDevice {
-            host: *host,
-            place: Some(GuestPlace {
-                bridge,
-                function: *place,
-            }),
+            host,
+            place: Some(place),
         });
     }
     Ok(passed)
+}
+
+/// The first device number of a bus that no device has, for one whose `addr=` is not given.
+fn free_place(bridge: u8, taken: &[GuestPlace]) -> Result<DeviceFunction, CommandLineError> {
+    let is_taken = |number: u8| {
+        let of_bridge = taken.iter().filter(|place| place.bridge == bridge);
+        of_bridge
+            .into_iter()
+            .any(|place| place.function.device() == number)
+    };
+    (0..32)
+        .find(|&number| !is_taken(number))
+        .and_then(|number| DeviceFunction::new(number, 0))
+        .ok_or_else(|| {
+            CommandLineError::Combination(format!(
+                "-device vfio-pci: the bus of host bridge {bridge} has 32 devices, and no room for another"
+            ))
+        })
 }
 
 /// `YYYY-MM-DDTHH:MM:SS` or `YYYY-MM-DD`, in UTC.

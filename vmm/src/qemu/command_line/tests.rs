@@ -471,3 +471,45 @@ fn each_level_of_safety_is_taken_as_qemu_names_it() {
         "{refused}"
     );
 }
+
+#[test]
+fn devices_without_an_address_get_the_free_places_of_their_bus() {
+    let more = |devices: &str| {
+        let line = domain_with("timestamp=on", &format!("timestamp=on\n{devices}"));
+        let machine = line.expect("parses").machine.expect("a machine");
+        let places = machine.vfio.into_iter().map(|device| {
+            let place = device.place.expect("a place");
+            (
+                device.host.to_string(),
+                place.bridge,
+                place.function.to_string(),
+            )
+        });
+        // The first is the domain's own.
+        places.skip(1).collect::<Vec<_>>()
+    };
+    let place = |host: &str, bridge, function: &str| (host.to_owned(), bridge, function.to_owned());
+    let devices = "-device\nvfio-pci,host=0001:01:00.1,bus=pci.1.0\n\
+                   -device\nvfio-pci,host=0001:01:00.2,bus=pci.1.0\n\
+                   -device\nvfio-pci,host=0002:01:00.0\n\
+                   -device\nvfio-pci,host=0001:01:00.3,bus=pci.1.0,addr=2";
+    assert_eq!(
+        more(devices),
+        [
+            place("0001:01:00.1", 1, "00.0"),
+            place("0001:01:00.2", 1, "03.0"),
+            place("0002:01:00.0", 0, "00.0"),
+            place("0001:01:00.3", 1, "02.0"),
+        ]
+    );
+    let many: Vec<String> = (0..32)
+        .map(|number| format!("-device\nvfio-pci,host=0001:02:{number:02x}.0,bus=pci.1.0"))
+        .collect();
+    assert_eq!(
+        refusal(
+            "timestamp=on",
+            &format!("timestamp=on\n{}", many.join("\n"))
+        ),
+        "-device vfio-pci: the bus of host bridge 1 has 32 devices, and no room for another"
+    );
+}
