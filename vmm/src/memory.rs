@@ -187,6 +187,10 @@ impl GuestRam {
     }
 }
 
+/// Bytes that are made present with one call, during which the kernel keeps others from changing the process'
+/// memory: one that locks memory waits for it. A transparent huge page is as large.
+const POPULATED_AT_ONCE: usize = 2 << 20;
+
 /// Has the kernel make memory of transparent huge pages where it can (`madvise` or `always` in
 /// /sys/kernel/mm/transparent_hugepage/enabled): one is cleared at a fraction of what its small pages cost, and
 /// the processor finds its translation sooner.
@@ -246,7 +250,12 @@ impl GuestMemory for GuestRam {
         else {
             return false;
         };
-        hugepages::populate(std::ptr::without_provenance_mut(start), length)
+        (0..length)
+            .step_by(POPULATED_AT_ONCE)
+            .try_for_each(|offset| {
+                let step = POPULATED_AT_ONCE.min(length - offset);
+                hugepages::populate(std::ptr::without_provenance_mut(start + offset), step)
+            })
             .inspect_err(|error| log::debug!("guest memory is not made present ahead: {error}"))
             // Mappings do without.
             .is_ok()

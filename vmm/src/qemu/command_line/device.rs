@@ -212,7 +212,8 @@ mod tests {
 
     #[test]
     fn a_device_may_be_written_in_any_way_that_qemu_takes() {
-        let json = r#"{"driver":"vfio-pci","host":"0001:01:00.0","addr":"0x0","rombar":0,"romfile":""}"#;
+        let json =
+            r#"{"driver":"vfio-pci","host":"0001:01:00.0","addr":"0x0","rombar":0,"romfile":""}"#;
         let device = Device::parse(json).expect("parses");
         for pairs in [
             "vfio-pci,host=1:1:0.0,multifunction=true,addr=0",
