@@ -105,6 +105,8 @@ impl<S: ConsoleSink> Vty<S> {
 
     /// H_PUT_TERM_CHAR: unit address, length up to 16, and the bytes in two doublewords, most
     /// significant byte first. H_BUSY when the sink is full: the guest tries again.
+    // Not inlined, and its fellow neither: the calls that are dispatched beside it do not pay for its registers.
+    #[inline(never)]
     pub fn put_term_char(&self, arguments: &Arguments) -> ReturnCode {
         if !self.answers_to(arguments[0]) {
             return ReturnCode::PARAMETER;
@@ -126,6 +128,7 @@ impl<S: ConsoleSink> Vty<S> {
 
     /// H_GET_TERM_CHAR: unit address in; length and up to 16 bytes in two doublewords out. A
     /// length of 0 says that there is no input.
+    #[inline(never)]
     pub fn get_term_char(&self, arguments: &mut Arguments) -> ReturnCode {
         if !self.answers_to(arguments[0]) {
             return ReturnCode::PARAMETER;

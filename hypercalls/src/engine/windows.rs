@@ -68,8 +68,8 @@ pub enum WindowError {
     /// The host holds on to guest memory that nothing maps any more, until it restarts.
     #[error(
         "the host's kernel keeps {bytes} bytes of guest memory locked until the host restarts: it lost count \
-         of DMA mappings when processors of the guest changed the same entry at the same moment, which it \
-         does only for TCE calls that it serves itself"
+         of mappings that it made itself, which a guest can bring about (docs/hypercalls.md, \"Where the \
+         kernel's handlers differ\")"
     )]
     KeptByHost {
         /// How much.
@@ -189,7 +189,7 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
     /// # Errors
     /// The first refusal of the host, after all has been tried.
     pub fn reset_windows(&self) -> Result<(), WindowError> {
-        let mut outcome = Ok(());
+        let (mut outcome, mut kept_bytes) = (Ok(()), 0);
         for bridge in self.registry.bridges() {
             let [mut first, mut second] = bridge.slots.each_ref().map(Slot::lock);
             for (slot, state) in bridge.slots.iter().zip([&mut first, &mut second]) {
@@ -207,10 +207,16 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
                 .iter()
                 .any(|slot| slot.lock().lingering.may_map())
             {
-                outcome = outcome.and(self.unlock_memory(bridge));
+                let (bytes, unlocked) = self.unlock_memory(bridge);
+                kept_bytes += bytes;
+                outcome = outcome.and(unlocked);
             }
         }
-        outcome
+        match kept_bytes {
+            0 => outcome,
+            // Of all that the host refused, what it will never give back is told.
+            bytes => Err(WindowError::KeptByHost { bytes }),
+        }
     }
 
     /// All counters and states.
@@ -317,15 +323,13 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
             })
     }
 
-    fn unlock_memory(&self, bridge: &Bridge<H>) -> Result<(), WindowError> {
+    /// How many bytes the host keeps for good, and whether it refused something.
+    fn unlock_memory(&self, bridge: &Bridge<H>) -> (u64, Result<(), WindowError>) {
         let liobn = bridge.slots[0].liobn;
-        bridge
-            .locks
-            .unregister_all(&bridge.host, &self.regions)
-            .map_err(|source| WindowError::Unlock { liobn, source })
-            .and_then(|kept| match kept {
-                0 => Ok(()),
-                bytes => Err(WindowError::KeptByHost { bytes }),
-            })
+        let (kept_bytes, outcome) = bridge.locks.unregister_all(&bridge.host, &self.regions);
+        (
+            kept_bytes,
+            outcome.map_err(|source| WindowError::Unlock { liobn, source }),
+        )
     }
 }

@@ -119,17 +119,15 @@ impl RegionLocks {
     }
 
     /// Unregisters all memory. The caller sees to it that no window of the container maps. Returns how many
-    /// bytes the host holds on to though no container has them registered any more.
-    ///
-    /// # Errors
-    /// The first refusal, after all have been tried; what was refused stays registered.
+    /// bytes the host holds on to though no container has them registered any more, and the first refusal,
+    /// after all have been tried: what was refused stays registered.
     pub(crate) fn unregister_all<H: HostIommu>(
         &self,
         host: &H,
         regions: &Regions,
-    ) -> Result<u64, HostError> {
+    ) -> (u64, Result<(), HostError>) {
         if !self.registers {
-            return Ok(0);
+            return (0, Ok(()));
         }
         let mut outcome = Ok(());
         let mut kept_bytes = 0;
@@ -152,7 +150,7 @@ impl RegionLocks {
             }
             piece.holders > 0
         });
-        outcome.map(|()| kept_bytes)
+        (kept_bytes, outcome)
     }
 }
 

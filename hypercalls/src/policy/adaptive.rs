@@ -91,8 +91,8 @@ impl Scales {
     /// Weighs a valid call of a bound window that costs `excess` more here than in the kernel.
     ///
     /// A call that comes although the kernel has its handler enabled (it left it to us, or was on
-    /// its way) is to be carried out: no call is sent to the kernel twice without having been taken
-    /// back in between.
+    /// its way) is to be carried out: none is sent to the kernel twice for its own sake without having been
+    /// taken back in between. (A list with memory to lock goes there once more for each piece.)
     #[inline]
     pub(crate) fn weigh(&self, excess: i64) -> Advice {
         if self.place.load(Relaxed) != HERE {

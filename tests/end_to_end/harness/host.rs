@@ -100,8 +100,14 @@ pub(crate) fn pinned_pages() -> u64 {
             .parse()
             .expect("a number")
     };
-    let released = count("nr_foll_pin_released ") + KEPT_PAGES.load(Ordering::Relaxed);
-    count("nr_foll_pin_acquired ").saturating_sub(released)
+    let released = count("nr_foll_pin_released ");
+    let pinned = count("nr_foll_pin_acquired ").saturating_sub(released);
+    let kept = KEPT_PAGES.load(Ordering::Relaxed);
+    assert!(
+        pinned >= kept,
+        "{pinned} pages are pinned, and {kept} of them for good"
+    );
+    pinned - kept
 }
 
 /// Bytes of locked memory of a process (VmLck).

@@ -90,10 +90,15 @@ fn a_hundred_kills_at_random_moments_leave_nothing() {
     let guest = || Vmm::job(&job).nvme_with_windows().option("--cpus", "2");
     let mut before = None;
     for kill in 0..KILLS {
-        let running = guest().start();
-        // Any moment of a start, of which there are more than of the rest; the same ones in each run.
+        let mut running = guest().start();
+        // The same moments in each run: of the start, and of reading.
         let moment = kill.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        thread::sleep(Duration::from_millis(moment % 8_000));
+        if kill % 2 == 0 {
+            thread::sleep(Duration::from_millis(moment % 8_000));
+        } else {
+            running.wait_for_console("LAB-GUEST-LAP", 1);
+            thread::sleep(Duration::from_millis(moment % 1_000));
+        }
         running.signal(Signal::KILL);
         drop(running);
         assert_nothing_is_left();
@@ -156,8 +161,16 @@ fn a_guest_that_is_stopped_and_continued_a_thousand_times_reads_on() {
         .start();
     running.wait_for_console(DIGEST, WARM_UP);
     let warm = Held::by(running.id());
-    for _ in 0..STOPS {
+    for stop in 0..STOPS {
         monitor.ask("stop");
+        if stop % 100 == 0 {
+            assert_eq!(monitor.status(), "paused");
+            // What it had printed has come by then.
+            thread::sleep(Duration::from_millis(200));
+            let console = running.console();
+            thread::sleep(Duration::from_millis(500));
+            assert_eq!(running.console(), console, "it went on");
+        }
         monitor.ask("cont");
         // Or it would never come to anything.
         thread::sleep(Duration::from_millis(20));

@@ -84,7 +84,7 @@ pub(super) fn beside(row: &Row, other: &Row) -> Ratio {
 }
 
 /// The ratio of the medians.
-fn quotient(row: &Row, other: &Row) -> Ratio {
+pub(super) fn quotient(row: &Row, other: &Row) -> Ratio {
     let other = other.median();
     if other == 0 {
         return Ratio::None;

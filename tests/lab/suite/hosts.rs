@@ -149,9 +149,11 @@ impl Tests {
         skipped.chain(run).collect::<Vec<_>>().join(" ")
     }
 
-    fn limit(self) -> Duration {
+    fn limit(self, filter: &[String]) -> Duration {
+        let names_long = filter.iter().any(|filter| filter.contains(LONG_TESTS));
         match self {
             Self::Long | Self::LongOfEveryHost | Self::LongLibvirt => LONG_LIMIT,
+            _ if names_long => LONG_LIMIT,
             _ => HOST_LIMIT,
         }
     }
@@ -330,7 +332,7 @@ impl InHosts<'_> {
             host: &self.host(wanted, shown),
             script: Some(format!("{IN_HOST} --test-threads=1 {arguments}")),
             environment: String::new(),
-            timeout: Some(wanted.tests.limit()),
+            timeout: Some(wanted.tests.limit(filter)),
         };
         let mut counting = Counting {
             shown,

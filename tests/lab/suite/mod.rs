@@ -28,6 +28,10 @@ use tally::Tally;
 /// Why the tests could not be run.
 #[derive(Debug, Error)]
 pub(crate) enum SuiteError {
+    #[error(
+        "tests with libvirt run on a host of their own: name them (libvirt::…) and others in two runs"
+    )]
+    MixedFilters,
     #[error(transparent)]
     Tools(#[from] ToolError),
     #[error(transparent)]
@@ -59,6 +63,14 @@ const LONGEST: usize = 10;
 pub(crate) fn run(workspace: &Workspace, args: &TestArgs) -> Result<u8, SuiteError> {
     let only_in_hosts =
         !args.host.is_empty() || !args.filter.is_empty() || args.kernels != KernelArgs::default();
+    let with_libvirt = args
+        .filter
+        .iter()
+        .filter(|it| it.contains("libvirt::"))
+        .count();
+    if with_libvirt != 0 && with_libvirt != args.filter.len() {
+        return Err(SuiteError::MixedFilters);
+    }
     let mut parts = Vec::new();
     // What stands in the way of all is told before the first test.
     let locked = workspace.lock()?;

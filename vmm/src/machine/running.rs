@@ -187,9 +187,10 @@ impl RunningMachine {
 
     /// Stops all processors and collects what they counted.
     fn halt(&mut self) -> Counters {
-        self.populator = None;
         self.partition.processors.end();
         self.partition.pause.end();
+        // Last: it gives way to the processors, and might have to wait for them else.
+        self.populator = None;
         let mut sum = Counters::default();
         for server in 0..std::mem::take(&mut self.working) {
             match self.threads.wait(server) {

@@ -138,6 +138,9 @@ mod with_kvm {
                     let end = self.serving.wait_while_none_runs()?;
                     next = self.take(&end);
                 }
+                if next == Next::Exit && !is_given_back {
+                    return Err(QemuError::LeftBehind);
+                }
                 if next == Next::Exit {
                     return Ok(match end {
                         End::OsTerm(_) => "os-term",

@@ -55,6 +55,9 @@ pub enum QemuError {
          domain); raise the limit (RLIMIT_MEMLOCK)"
     )]
     LockMemory(#[source] io::Error),
+    /// The host has not got everything back. What it is has been told when the machine ended.
+    #[error("the guest has ended, and its machine was not given back whole")]
+    LeftBehind,
     /// The machine cannot be made again. Why has been told when it ended.
     #[error("the guest cannot start again in this process: its machine was not given back whole")]
     NotGivenBack,

@@ -3,7 +3,7 @@
 
 use libc::c_ulong;
 
-use super::program::Rule::{self, Call, OfThisProcess, OneOf, Refused, WithBits};
+use super::program::Rule::{self, Call, Exactly, OfThisProcess, OneOf, Refused, WithBits};
 
 /// A kind of thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,11 +155,10 @@ const MACHINE: &[Rule] = &[
     // Leaving the terminal is the last thing that a daemon does at its start.
     Call(libc::SYS_dup2),
     Call(libc::SYS_dup3),
-    // A thread that gives way to all others.
-    OneOf {
+    // A thread gives way to all others: this one (PRIO_PROCESS, 0), and no other.
+    Exactly {
         call: libc::SYS_setpriority,
-        argument: 2,
-        values: &[LEAST_PRIORITY],
+        arguments: &[(0, libc::PRIO_PROCESS), (1, 0), (2, LEAST_PRIORITY)],
     },
     // Threads, and never processes. What clone3 would make is not to be seen from its arguments:
     // the C library does without.

@@ -15,7 +15,7 @@ const READ_AND_WRITTEN: &[&str] = &["/dev/kvm", "/dev/vfio/vfio", "/dev/null"];
 /// Files that a machine needs beyond those that every machine does.
 #[derive(Clone, Debug, Default)]
 pub struct Paths {
-    /// Read at every start of the machine: kernel and initial RAM disk.
+    /// Opened when the machine first starts: kernel and initial RAM disk.
     pub read: Vec<PathBuf>,
     /// Read and written: the nodes of IOMMU groups.
     pub written: Vec<PathBuf>,

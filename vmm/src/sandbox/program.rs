@@ -37,6 +37,11 @@ pub(super) enum Rule {
         argument: u32,
         values: &'static [u32],
     },
+    /// A call whose arguments (by their places) have these values in their lower halves.
+    Exactly {
+        call: i64,
+        arguments: &'static [(u32, u32)],
+    },
     /// A call whose argument has all of these bits in its lower half.
     WithBits { call: i64, argument: u32, bits: u32 },
     /// A call whose argument is this process, and no other.
@@ -84,6 +89,7 @@ pub(super) fn assemble(rules: &[Rule]) -> Vec<sock_filter> {
             Rule::OfThisProcess { call, argument } => {
                 (call, one_of(argument, &[std::process::id()]))
             }
+            Rule::Exactly { call, arguments } => (call, exactly(arguments)),
             Rule::WithBits {
                 call,
                 argument,
@@ -115,6 +121,17 @@ fn one_of(argument: u32, values: &[u32]) -> Vec<sock_filter> {
         body.push(statement(RETURN, ALLOW));
     }
     body.push(statement(RETURN, KILL));
+    body
+}
+
+fn exactly(arguments: &[(u32, u32)]) -> Vec<sock_filter> {
+    let mut body = Vec::new();
+    for &(argument, value) in arguments {
+        body.push(statement(LOAD, ARGUMENTS + 8 * argument));
+        body.push(jump(IF_EQUAL, value, 1, 0));
+        body.push(statement(RETURN, KILL));
+    }
+    body.push(statement(RETURN, ALLOW));
     body
 }
 
@@ -182,6 +199,10 @@ pub(super) mod tests {
             call: 435,
             errno: 38,
         },
+        Rule::Exactly {
+            call: 97,
+            arguments: &[(0, 0), (1, 0), (2, 19)],
+        },
     ];
 
     fn verdict(number: u32, arguments: [u64; 6]) -> u32 {
@@ -198,6 +219,11 @@ pub(super) mod tests {
         assert_eq!(verdict(120, [0x3d_0f00, 0, 0, 0, 0, 0]), ALLOW);
         assert_eq!(verdict(120, [0x100, 0, 0, 0, 0, 0]), KILL);
         assert_eq!(verdict(435, [0; 6]), ERRNO | 38);
+        assert_eq!(verdict(97, [0, 0, 19, 7, 7, 7]), ALLOW);
+        for wrong in [[2, 0, 19], [0, 301, 19], [0, 0, 0]] {
+            let [which, who, value] = wrong;
+            assert_eq!(verdict(97, [which, who, value, 0, 0, 0]), KILL);
+        }
         assert_eq!(verdict(4, [0; 6]), KILL);
     }
 

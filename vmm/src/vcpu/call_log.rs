@@ -4,7 +4,7 @@
 use log::Level;
 use spapr_devices::limited_message;
 use spapr_devices::rate_limit::RateLimiter;
-use spapr_hypercalls::abi::{self, Arguments, ReturnCode};
+use spapr_hypercalls::abi::{self, Arguments};
 
 /// PAPR's calls have numbers below this, multiples of [`STEP`]; all others share the last place.
 const NUMBERS: usize = 0x480;
@@ -19,15 +19,16 @@ pub(super) fn is_wanted(number: u64) -> bool {
     log::log_enabled!(Level::Debug) && number != abi::KVMPPC_H_RTAS
 }
 
-/// Logs a call of the processor with interrupt server number `server`, with its arguments as `given`.
+/// Logs a call of the processor with interrupt server number `server`, with its arguments as `given`
+/// and what it returned in r3.
 #[cold]
-pub(super) fn follow(server: u32, number: u64, given: &Arguments, code: ReturnCode) {
+pub(super) fn follow(server: u32, number: u64, given: &Arguments, ret: u64) {
     let name = abi::name(number).unwrap_or("unknown");
     limited_message!(
         limiter(number),
         Level::Debug,
         "processor {server}: hypercall {number:#x} ({name}), arguments {given:x?}: {}",
-        code.0
+        ret.cast_signed()
     );
 }
 

@@ -12,7 +12,7 @@ use crate::machine::partition::Partition;
 pub(super) enum Served {
     /// Nothing: back into the guest.
     Resume,
-    /// It has to make the call again, which the kernel handles now.
+    /// It has to make the call again: the kernel handles it now, or there is more memory to lock for it.
     MakeAgain,
     /// All processors have to take up the modes of the partition.
     ModesChanged,
@@ -26,25 +26,38 @@ pub(super) enum Served {
 
 /// Serves a hypercall of the processor with interrupt server number `server`; its results are in
 /// `call` then. Calls that are not known here are answered H_FUNCTION, as PAPR has it.
+// What is returned is written where it is wanted, not passed on: to pass on 16 bytes takes a vector register, and
+// a thread that uses one has the kernel save and load all of them at each exit, some 500 instructions.
 #[inline]
 pub(super) fn serve(partition: &Partition, server: u32, call: PaprHcall<'_>) -> Served {
     let PaprHcall { nr, ret, args } = call;
-    let (code, served) = match partition.engine.handle(nr, args) {
-        Some(Answer::Code(code)) => (code, Served::Resume),
+    match partition.engine.handle(nr, args) {
+        Some(Answer::Code(code)) => {
+            *ret = code.to_register();
+            Served::Resume
+        }
         Some(Answer::MakeAgain) => {
             *ret = nr;
-            return Served::MakeAgain;
+            Served::MakeAgain
         }
-        None => {
-            let given = call_log::is_wanted(nr).then_some(*args);
-            let (code, served) = serve_other(partition, server, nr, args);
-            if let Some(given) = given {
-                call_log::follow(server, nr, &given, code);
-            }
-            (code, served)
-        }
-    };
-    *ret = code.to_register();
+        None if call_log::is_wanted(nr) => serve_logged(partition, server, nr, args, ret),
+        None => serve_other(partition, server, nr, args, ret),
+    }
+}
+
+/// [`serve_other`] for whoever wants to see it.
+#[cold]
+#[inline(never)]
+fn serve_logged(
+    partition: &Partition,
+    server: u32,
+    number: u64,
+    args: &mut Arguments,
+    ret: &mut u64,
+) -> Served {
+    let given = *args;
+    let served = serve_other(partition, server, number, args, ret);
+    call_log::follow(server, number, &given, *ret);
     served
 }
 
@@ -53,21 +66,24 @@ fn serve_other(
     server: u32,
     number: u64,
     args: &mut Arguments,
-) -> (ReturnCode, Served) {
+    ret: &mut u64,
+) -> Served {
     let code = match number {
         abi::H_PUT_TERM_CHAR => partition.vty.put_term_char(args),
         abi::H_GET_TERM_CHAR => partition.vty.get_term_char(args),
-        abi::KVMPPC_H_RTAS => return rtas::serve(partition, args),
+        abi::KVMPPC_H_RTAS => {
+            let (code, served) = rtas::serve(partition, args);
+            *ret = code.to_register();
+            return served;
+        }
         abi::H_SET_MODE => {
             let (code, changed) = partition.modes.set(args, partition.capabilities.ail_mode_3);
-            return (
-                code,
-                if changed {
-                    Served::ModesChanged
-                } else {
-                    Served::Resume
-                },
-            );
+            *ret = code.to_register();
+            return if changed {
+                Served::ModesChanged
+            } else {
+                Served::Resume
+            };
         }
         abi::H_REGISTER_PROC_TBL => partition.process_table.register(&partition.vm, args),
         abi::H_GET_CPU_CHARACTERISTICS => {
@@ -76,8 +92,12 @@ fn serve_other(
             ReturnCode::SUCCESS
         }
         abi::H_SIGNAL_SYS_RESET => system_reset::signal(&partition.processors, server, args),
-        abi::H_SET_SPRG0 => return (ReturnCode::SUCCESS, Served::Sprg0(args[0])),
+        abi::H_SET_SPRG0 => {
+            *ret = ReturnCode::SUCCESS.to_register();
+            return Served::Sprg0(args[0]);
+        }
         _ => partition.interrupts.serve(number, args),
     };
-    (code, Served::Resume)
+    *ret = code.to_register();
+    Served::Resume
 }

@@ -212,7 +212,7 @@ impl Session<'_> {
         for peer in Peer::VMMS.into_iter().filter(|peer| peer.is_ours()) {
             let cold = format!("first calls: {}", peer.name());
             self.measure(&cold, |session| {
-                let (rows, _) = session.fresh_guest(peer, "parts=cold")?;
+                let rows = session.fresh_guest(peer, "parts=cold")?;
                 session.add_rows(peer, rows);
                 Ok(())
             });
@@ -226,24 +226,21 @@ impl Session<'_> {
         }
     }
 
-    /// The rows of a guest, and the longest time that its processor was away from it.
-    fn fresh_guest(&self, peer: Peer, append: &str) -> Result<(Vec<Row>, Option<u64>), AnyError> {
+    fn fresh_guest(&self, peer: Peer, append: &str) -> Result<Vec<Row>, AnyError> {
         let guest = Guest {
             devices: self.arguments.vfio.into_iter().collect(),
             ..Guest::bare_metal(self.arguments, append)
         };
-        let watch = LongestAbsence::start()?;
         let run = guest_runs::run(peer, self.arguments, &guest)?;
-        let rows = run.map(|run| run.rows).unwrap_or_default();
-        Ok((rows, watch.nanoseconds()?))
+        Ok(run.map(|run| run.rows).unwrap_or_default())
     }
 
     fn stalls(&mut self, peer: Peer, append: &str, away: &str) -> Result<(), AnyError> {
         let (mut rows, mut times) = (Vec::new(), Vec::new());
         for _ in 0..STALLS {
-            let (more, time) = self.fresh_guest(peer, append)?;
-            rows.extend(more);
-            times.extend(time);
+            let watch = LongestAbsence::start()?;
+            rows.extend(self.fresh_guest(peer, append)?);
+            times.extend(watch.nanoseconds()?);
         }
         self.add_rows(peer, merged(&rows));
         self.outside(peer, away, Unit::Nanoseconds, &times);
