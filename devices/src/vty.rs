@@ -105,7 +105,6 @@ impl<S: ConsoleSink> Vty<S> {
 
     /// H_PUT_TERM_CHAR: unit address, length up to 16, and the bytes in two doublewords, most
     /// significant byte first. H_BUSY when the sink is full: the guest tries again.
-    // Not inlined, and its fellow neither: the calls that are dispatched beside it do not pay for its registers.
     #[inline(never)]
     pub fn put_term_char(&self, arguments: &Arguments) -> ReturnCode {
         if !self.answers_to(arguments[0]) {

@@ -61,6 +61,7 @@ fn serve_logged(
     served
 }
 
+// None of those that it calls is inlined, so that a call of one kind does not pay for the registers of the others.
 fn serve_other(
     partition: &Partition,
     server: u32,

@@ -30,6 +30,7 @@ impl Modes {
     ///
     /// `relocation_on` says whether this host's KVM lets interrupts be taken with relocation on
     /// (KVM_CAP_PPC_AIL_MODE_3).
+    #[inline(never)]
     pub fn set(&self, arguments: &Arguments, relocation_on: bool) -> (ReturnCode, bool) {
         let [flags, resource, value1, value2, ..] = *arguments;
         let (mask, bits) = match (resource, flags) {

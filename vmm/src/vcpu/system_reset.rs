@@ -51,6 +51,7 @@ impl SystemReset {
 
 /// Serves the call of processor `caller`; argument: the target's interrupt server number, or -1 or
 /// -2 for all or all others. Processors that are stopped are left alone.
+#[inline(never)]
 pub fn signal(processors: &Processors, caller: u32, arguments: &Arguments) -> ReturnCode {
     let [target, ..] = *arguments;
     let spared = match target {

@@ -65,6 +65,7 @@ impl<D: XiveDevice> Xive<D> {
     ///
     /// H_INT_SET_OS_REPORTING_LINE and H_INT_GET_OS_REPORTING_LINE are answered H_FUNCTION: KVM
     /// reports no processor's state to memory.
+    #[inline(never)]
     pub fn serve(&self, number: u64, args: &mut Arguments) -> Option<ReturnCode> {
         let result = match number {
             abi::H_INT_GET_SOURCE_INFO => self.get_source_info(args),
