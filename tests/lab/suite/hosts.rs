@@ -48,6 +48,12 @@ const SECOND_LANE_TESTS: [&str; 7] = [
     "main_host::memory_limit::",
     "main_host::tce_sequences::",
 ];
+/// Modules that a run of everything leaves to the other hosts, on one that is dearer to emulate and shows the
+/// same there.
+const LEFT_OUT: (HostKind, [&str; 2]) = (
+    HostKind::P10Pages64k,
+    ["every_host::dma_windows::", "every_host::reboot::"],
+);
 /// The host that runs them, unless hosts are named.
 const MAIN_HOST: HostKind = HostKind::P9Pages64k;
 /// The most time a host's tests may take in all, so that a change that slows them down fails.
@@ -160,6 +166,17 @@ impl Tests {
 }
 
 impl Wanted {
+    /// [`Tests::arguments`] on this host.
+    fn arguments(&self, filter: &[String]) -> String {
+        let mut arguments = Vec::new();
+        let (kind, modules) = LEFT_OUT;
+        if self.kind == kind && self.tests == Tests::OfEveryHost && filter.is_empty() {
+            arguments.extend(modules.map(|module| format!("--skip {module}")));
+        }
+        arguments.push(self.tests.arguments(filter));
+        arguments.join(" ")
+    }
+
     /// The host's name, its kernel if it is not the usual one, and which tests.
     fn title(&self) -> String {
         let mut title = format!("emulated host {}", self.kind.name());
@@ -327,7 +344,7 @@ impl InHosts<'_> {
         durations: &mut Durations,
     ) -> Result<Tally, SuiteError> {
         let filter = &self.args.filter;
-        let arguments = wanted.tests.arguments(filter);
+        let arguments = wanted.arguments(filter);
         let session = Session {
             host: &self.host(wanted, shown),
             script: Some(format!("{IN_HOST} --test-threads=1 {arguments}")),
@@ -485,6 +502,24 @@ mod tests {
         ];
         assert_eq!(main, named(&expected));
         assert_eq!(others.len(), 4);
+    }
+
+    #[test]
+    fn a_run_of_everything_leaves_some_modules_to_other_hosts_and_a_named_host_runs_them() {
+        let arguments = |kind, filter: &[&str]| {
+            let host = Wanted {
+                kind,
+                kernels: KernelArgs::default(),
+                tests: Tests::OfEveryHost,
+            };
+            host.arguments(&filters(filter))
+        };
+        let reboot = "--skip every_host::reboot::";
+        assert!(arguments(HostKind::P10Pages64k, &[]).contains(reboot));
+        assert!(!arguments(HostKind::P9Pages4k, &[]).contains(reboot));
+        assert!(!arguments(HostKind::P10Pages64k, &["reboot"]).contains(reboot));
+        let [main, others] = lanes(&args(&[HostKind::P10Pages64k], &[]));
+        assert_eq!((main.len(), others[0].1), (0, Tests::All));
     }
 
     #[test]

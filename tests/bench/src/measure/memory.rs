@@ -36,7 +36,8 @@ pub(crate) fn locked(pid: u32) -> io::Result<u64> {
         .unwrap_or(0))
 }
 
-/// The time that all threads of process `pid` have run, guest code included, in nanoseconds.
+/// The time that all threads of process `pid` have run, guest code included, in nanoseconds; those that have
+/// ended do not count.
 ///
 /// # Errors
 /// When the process is gone.
@@ -44,7 +45,11 @@ pub(crate) fn run_time(pid: u32) -> io::Result<u64> {
     let mut sum = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
         // The first of three numbers: time on a processor (Documentation/scheduler/sched-stats.rst).
-        let times = fs::read_to_string(task?.path().join("schedstat"))?;
+        let times = match fs::read_to_string(task?.path().join("schedstat")) {
+            Ok(times) => times,
+            Err(error) if is_gone(&error) => continue,
+            Err(error) => return Err(error),
+        };
         sum += times
             .split_whitespace()
             .next()
@@ -52,6 +57,11 @@ pub(crate) fn run_time(pid: u32) -> io::Result<u64> {
             .unwrap_or(0);
     }
     Ok(sum)
+}
+
+/// What the kernel says of a thread that has ended since it was listed.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
 fn kibibytes(line: &str, key: &str) -> Option<u64> {
