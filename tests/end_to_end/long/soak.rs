@@ -14,7 +14,7 @@ use crate::harness::jobs::{
     JOIN_NETWORK, READ_ALL, READ_FOR_EVER, READ_HEAD, WAIT_FOR_NVME, data_sha256, head_sha256,
 };
 use crate::harness::kernel_log::KernelLog;
-use crate::harness::running::Running;
+use crate::harness::running::{Running, printed};
 
 /// The most time that a test takes.
 const LIMIT: Duration = Duration::from_secs(2400);
@@ -27,13 +27,10 @@ const STOPS: usize = 1_000;
 const TOGETHER: Duration = Duration::from_secs(600);
 const FILLINGS: usize = 10;
 
-/// Prints a digest after the other.
-const DIGEST_FOR_EVER: &str = "
-while true; do
-    echo LAB-GUEST-SHA256 $(dd if=/dev/nvme0n1 bs=1M count=8 iflag=direct,fullblock 2>/dev/null |
-        sha256sum | cut -d' ' -f1)
-done
-";
+/// A job that prints a digest after the other.
+fn digest_for_ever() -> String {
+    [WAIT_FOR_NVME, "while true; do", READ_HEAD, "done\n"].concat()
+}
 
 /// Sends random bytes to the echo host and compares what comes back.
 const ECHO_FOR_EVER: &str = "
@@ -51,9 +48,7 @@ const DIGEST: &str = "LAB-GUEST-SHA256 ";
 #[track_caller]
 fn right_digests(running: &Running) -> usize {
     let (console, right) = (running.console(), head_sha256());
-    let ended = console.rsplit_once('\n').map_or("", |(ended, _rest)| ended);
-    let digests = ended.lines().filter_map(|line| line.split_once(DIGEST));
-    let digests: Vec<&str> = digests.map(|(_, digest)| digest.trim()).collect();
+    let digests = printed(&console, DIGEST);
     assert!(digests.iter().all(|digest| *digest == right), "{digests:?}");
     digests.len()
 }
@@ -117,8 +112,9 @@ fn a_hundred_kills_at_random_moments_leave_nothing() {
 #[test]
 fn two_guests_use_their_devices_for_ten_minutes() {
     let kernel_log = KernelLog::from_now();
-    let disk = [WAIT_FOR_NVME, DIGEST_FOR_EVER].concat();
-    let disk = Vmm::job(&disk).nvme_with_windows().option("--cpus", "2");
+    let disk = Vmm::job(&digest_for_ever())
+        .nvme_with_windows()
+        .option("--cpus", "2");
     let net = [JOIN_NETWORK, ECHO_FOR_EVER].concat();
     let net = Vmm::job(&net).nic().option("--ddw", "off");
     let [mut disk, mut net] = [disk, net].map(|vmm| vmm.time_limit(LIMIT).start());
@@ -153,8 +149,7 @@ fn two_guests_use_their_devices_for_ten_minutes() {
 #[test]
 fn a_guest_that_is_stopped_and_continued_a_thousand_times_reads_on() {
     let kernel_log = KernelLog::from_now();
-    let job = [WAIT_FOR_NVME, DIGEST_FOR_EVER].concat();
-    let (mut running, mut monitor) = FrontEnd::job(&job)
+    let (mut running, mut monitor) = FrontEnd::job(&digest_for_ever())
         .nvme()
         .option("-smp", "2")
         .time_limit(LIMIT)

@@ -11,6 +11,7 @@ use crate::harness::front_end::FrontEnd;
 use crate::harness::host::assert_nothing_is_left;
 use crate::harness::jobs::{READ_HEAD, WAIT_FOR_NVME, head_sha256};
 use crate::harness::monitor::Monitor;
+use crate::harness::running::printed;
 
 /// What the guest prints in front of a digest.
 const DIGEST: &str = "LAB-GUEST-SHA256 ";
@@ -32,13 +33,6 @@ const ROUNDS: usize = 3;
 /// Requests that a client sends without reading a reply: their replies are larger by far than what
 /// waits for a client.
 const UNREAD_REQUESTS: usize = 200;
-
-/// What the guest printed behind a name, without a last line that has not ended yet.
-fn printed<'a>(console: &'a str, name: &str) -> Vec<&'a str> {
-    let ended = console.rsplit_once('\n').map_or("", |(ended, _rest)| ended);
-    let values = ended.lines().filter_map(|line| line.split_once(name));
-    values.map(|(_, value)| value.trim()).collect()
-}
 
 /// What each digest took after the one before it, by the guest's clock.
 fn times(console: &str) -> Vec<Duration> {

@@ -30,7 +30,7 @@ const GUESTS_IN_HOST: &str = "/usr/lib/spapr-lab/guests";
 /// The module of tests that are the same on every kind of host, so that one runs them.
 const MAIN_HOST_TESTS: &str = "main_host::";
 /// The module of tests that need libvirt in the host.
-const LIBVIRT_TESTS: &str = "libvirt::";
+pub(super) const LIBVIRT_TESTS: &str = "libvirt::";
 /// The modules of tests that take too long for every change; other modules may have one of this name in them.
 const LONG_TESTS: &str = "long::";
 /// That of libvirt's.
@@ -127,15 +127,28 @@ enum Tests {
     LongLibvirt,
 }
 
+/// Whether a filter names tests of a module.
+fn names(filter: &[String], module: &str) -> bool {
+    filter.iter().any(|filter| filter.contains(module))
+}
+
+/// The most time that a host's tests may take.
+fn limit(filter: &[String]) -> Duration {
+    if names(filter, LONG_TESTS) {
+        LONG_LIMIT
+    } else {
+        HOST_LIMIT
+    }
+}
+
 impl Tests {
     /// What the program of tests is told: which to skip, and which to run if not all others.
     fn arguments(self, filter: &[String]) -> String {
-        let names_long = filter.iter().any(|filter| filter.contains(LONG_TESTS));
         let mut skipped = match self {
             Self::All => vec![LIBVIRT_TESTS, LONG_TESTS],
             Self::OfEveryHost => vec![LIBVIRT_TESTS, LONG_TESTS, MAIN_HOST_TESTS],
             Self::FirstLane => [&[LIBVIRT_TESTS, LONG_TESTS][..], &SECOND_LANE_TESTS].concat(),
-            Self::Libvirt if names_long => Vec::new(),
+            Self::Libvirt if names(filter, LONG_TESTS) => Vec::new(),
             Self::SecondLane | Self::Libvirt => vec![LONG_TESTS],
             Self::Long => vec![LIBVIRT_TESTS],
             Self::LongOfEveryHost => vec![LIBVIRT_TESTS, MAIN_HOST_TESTS],
@@ -153,15 +166,6 @@ impl Tests {
         let skipped = skipped.iter().map(|skipped| format!("--skip {skipped}"));
         let run = run.into_iter().map(quoted);
         skipped.chain(run).collect::<Vec<_>>().join(" ")
-    }
-
-    fn limit(self, filter: &[String]) -> Duration {
-        let names_long = filter.iter().any(|filter| filter.contains(LONG_TESTS));
-        match self {
-            Self::Long | Self::LongOfEveryHost | Self::LongLibvirt => LONG_LIMIT,
-            _ if names_long => LONG_LIMIT,
-            _ => HOST_LIMIT,
-        }
     }
 }
 
@@ -198,7 +202,6 @@ impl Wanted {
 /// on a host of their own that has it; so do those that take long, on hosts with each kernel.
 fn wanted(args: &TestArgs) -> (Vec<Wanted>, Vec<Wanted>) {
     let kernels = args.kernels;
-    let names = |module| args.filter.iter().any(|filter| filter.contains(module));
     let with = |kind, kernels, tests| Wanted {
         kind,
         kernels,
@@ -211,7 +214,7 @@ fn wanted(args: &TestArgs) -> (Vec<Wanted>, Vec<Wanted>) {
     };
     let (main_kind, other_kinds): (Vec<_>, Vec<_>) =
         kinds.into_iter().partition(|kind| *kind == MAIN_HOST);
-    if names(LIBVIRT_TESTS) {
+    if names(&args.filter, LIBVIRT_TESTS) {
         let libvirt = main_kind.into_iter();
         let libvirt = libvirt.map(|kind| with(kind, kernels, Tests::Libvirt));
         return (Vec::new(), libvirt.collect());
@@ -220,7 +223,7 @@ fn wanted(args: &TestArgs) -> (Vec<Wanted>, Vec<Wanted>) {
         kernel: HostKernel::Forky,
         ..kernels
     };
-    if names(LONG_TESTS) {
+    if names(&args.filter, LONG_TESTS) {
         let each = match kernels.kernel {
             HostKernel::Trixie => vec![kernels, newer],
             _ => vec![kernels],
@@ -349,7 +352,7 @@ impl InHosts<'_> {
             host: &self.host(wanted, shown),
             script: Some(format!("{IN_HOST} --test-threads=1 {arguments}")),
             environment: String::new(),
-            timeout: Some(wanted.tests.limit(filter)),
+            timeout: Some(limit(filter)),
         };
         let mut counting = Counting {
             shown,

@@ -66,7 +66,7 @@ pub(crate) fn run(workspace: &Workspace, args: &TestArgs) -> Result<u8, SuiteErr
     let with_libvirt = args
         .filter
         .iter()
-        .filter(|it| it.contains("libvirt::"))
+        .filter(|it| it.contains(hosts::LIBVIRT_TESTS))
         .count();
     if with_libvirt != 0 && with_libvirt != args.filter.len() {
         return Err(SuiteError::MixedFilters);

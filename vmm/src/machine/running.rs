@@ -189,7 +189,7 @@ impl RunningMachine {
     fn halt(&mut self) -> Counters {
         self.partition.processors.end();
         self.partition.pause.end();
-        // Last: it gives way to the processors, and might have to wait for them else.
+        // It gives way to the processors, so that it might have to wait for them if they were not told first.
         self.populator = None;
         let mut sum = Counters::default();
         for server in 0..std::mem::take(&mut self.working) {

@@ -138,8 +138,12 @@ mod with_kvm {
                     let end = self.serving.wait_while_none_runs()?;
                     next = self.take(&end);
                 }
-                if next == Next::Exit && !is_given_back {
-                    return Err(QemuError::LeftBehind);
+                // What the host still has of the last machine could reach into the next one.
+                if !is_given_back {
+                    return Err(match next {
+                        Next::Exit => QemuError::LeftBehind,
+                        _ => QemuError::NotGivenBack,
+                    });
                 }
                 if next == Next::Exit {
                     return Ok(match end {
@@ -148,10 +152,6 @@ mod with_kvm {
                         End::Failed(_) => "error",
                         _ => "power-off",
                     });
-                }
-                // What the host still has of the last machine could reach into the next one.
-                if !is_given_back {
-                    return Err(QemuError::NotGivenBack);
                 }
                 self.statistics.reboots += 1;
                 machine = Machine::new(self.description, &self.lasting)?;

@@ -425,14 +425,13 @@ fn passed_through(devices: &[Device]) -> Result<Vec<PassedThroughDevice>, Comman
         })?;
         places.push((*host, bridge, *place));
     }
-    let mut taken: Vec<GuestPlace> = Vec::new();
     let named = places.iter().filter_map(|&(_, bridge, place)| {
         Some(GuestPlace {
             bridge,
             function: place?,
         })
     });
-    taken.extend(named);
+    let mut taken: Vec<GuestPlace> = named.collect();
     let mut passed = Vec::new();
     for (host, bridge, named) in places {
         let function = match named {
@@ -452,10 +451,8 @@ fn passed_through(devices: &[Device]) -> Result<Vec<PassedThroughDevice>, Comman
 /// The first device number of a bus that no device has, for one whose `addr=` is not given.
 fn free_place(bridge: u8, taken: &[GuestPlace]) -> Result<DeviceFunction, CommandLineError> {
     let is_taken = |number: u8| {
-        let of_bridge = taken.iter().filter(|place| place.bridge == bridge);
-        of_bridge
-            .into_iter()
-            .any(|place| place.function.device() == number)
+        let is = |place: &GuestPlace| place.bridge == bridge && place.function.device() == number;
+        taken.iter().any(is)
     };
     (0..32)
         .find(|&number| !is_taken(number))
