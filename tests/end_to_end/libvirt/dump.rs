@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::harness::core_file::CoreFile;
-use crate::harness::libvirt::{Description, virsh, virsh_refuses};
+use crate::harness::libvirt::Description;
 
 /// Printed by the guest's init.
 const GUEST_IS_UP: &str = "LAB-GUEST-INIT";
@@ -55,31 +55,4 @@ fn a_domain_that_crashes_is_dumped_and_started_again() {
     domain.wait_for_prompt(2);
     domain.virsh("shutdown");
     domain.wait_for_state("shut off (shutdown)");
-}
-
-#[test]
-fn a_domain_that_hangs_is_dumped_and_takes_an_nmi() {
-    let domain = Description::new("hang").on_crash("preserve").define();
-    domain.start();
-    domain.wait_for_prompt(1);
-    let mut console = domain.attach_console();
-    console.typist.command("echo kept-$((40 + 2))", "kept-42");
-    console.leave();
-    for (name, options) in [
-        ("dump", "--memory-only --verbose"),
-        ("elf", "--memory-only --format elf"),
-        ("live", "--memory-only --live"),
-    ] {
-        let path = PathBuf::from(format!("/tmp/{name}.core"));
-        virsh(&[&format!("dump hang {} {options}", path.display())]);
-        assert_dump(&path, "kept-42");
-        fs::remove_file(&path).expect("remove");
-        assert!(domain.state().starts_with("running"), "{}", domain.state());
-    }
-    let refused = virsh_refuses(&["dump hang /tmp/zlib.core --memory-only --format kdump-zlib"]);
-    assert!(refused.contains("kdump-zlib"), "{refused}");
-    assert!(domain.state().starts_with("running"), "{}", domain.state());
-    domain.virsh("inject-nmi");
-    domain.wait_for_console("System Reset", 1);
-    domain.virsh("destroy");
 }

@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::net::TcpStream;
+use std::path::PathBuf;
 
 use super::dump::{assert_dump, auto_dumps};
 use super::limits::works;
 use super::terminals::{PAGES, log_of, page_sizes};
 use crate::harness::host::HugePages;
-use crate::harness::libvirt::Description;
+use crate::harness::jobs::{READ_ALL, WAIT_FOR_NVME, data_sha256};
+use crate::harness::libvirt::{Description, driver, nvme, virsh, virsh_refuses};
 use crate::harness::typist::Typist;
 
 #[test]
@@ -55,4 +57,53 @@ fn a_guest_in_a_memfd_of_huge_pages_has_its_terminal_on_a_tcp_socket() {
     let client = TcpStream::connect("127.0.0.1:4555").expect("connect");
     let mut typist = Typist::new(client.try_clone().expect("clone"), client);
     typist.command("echo typed-$((40 + 2))", "typed-42");
+}
+
+#[test]
+fn a_domain_that_hangs_is_dumped_and_takes_an_nmi() {
+    let domain = Description::new("hang").on_crash("preserve").define();
+    domain.start();
+    domain.wait_for_prompt(1);
+    let mut console = domain.attach_console();
+    console.typist.command("echo kept-$((40 + 2))", "kept-42");
+    console.leave();
+    for (name, options) in [
+        ("dump", "--memory-only --verbose"),
+        ("elf", "--memory-only --format elf"),
+        ("live", "--memory-only --live"),
+    ] {
+        let path = PathBuf::from(format!("/tmp/{name}.core"));
+        virsh(&[&format!("dump hang {} {options}", path.display())]);
+        assert_dump(&path, "kept-42");
+        fs::remove_file(&path).expect("remove");
+        assert!(domain.state().starts_with("running"), "{}", domain.state());
+    }
+    let refused = virsh_refuses(&["dump hang /tmp/zlib.core --memory-only --format kdump-zlib"]);
+    assert!(refused.contains("kdump-zlib"), "{refused}");
+    assert!(domain.state().starts_with("running"), "{}", domain.state());
+    domain.virsh("inject-nmi");
+    domain.wait_for_console("System Reset", 1);
+    domain.virsh("destroy");
+}
+
+#[test]
+fn a_managed_device_works_and_is_given_back() {
+    let address = nvme();
+    assert_eq!(driver(&address), "nvme");
+    let log = "dmesg | grep pe-dma-window\n";
+    let domain = Description::new("hostdev")
+        .job(&[WAIT_FOR_NVME, log, READ_ALL].concat())
+        .host_device(&address)
+        .define();
+    domain.start();
+    assert_eq!(driver(&address), "vfio-pci");
+    domain.wait_for_state("shut off (shutdown)");
+    let console = domain.console();
+    let expected = format!("LAB-GUEST-SHA256 {}", data_sha256());
+    assert!(console.contains(&expected), "{console}");
+    assert!(console.contains("LAB-GUEST-STATUS 0"), "{console}");
+    // libvirt gives each group a host bridge of its own, from number 1 on.
+    let made = "returned 0 (liobn = 0x80000101 ";
+    assert!(console.contains(made), "no {made:?}\n{console}");
+    assert_eq!(driver(&address), "nvme", "not given back");
 }

@@ -48,7 +48,12 @@ fn four_processors_and_two_gibibytes() {
     boot(4, "2G", 2048);
 }
 
-#[test]
-fn eight_processors() {
-    boot(8, "1G", 1024);
+/// The same with more of them.
+mod long {
+    use super::*;
+
+    #[test]
+    fn eight_processors() {
+        boot(8, "1G", 1024);
+    }
 }

@@ -75,37 +75,6 @@ fn a_limit_too_low_for_all_of_memory_refuses_the_window_and_the_guest_goes_on() 
 }
 
 #[test]
-fn a_guest_that_reboots_starts_with_its_default_window() {
-    const MARK_MIB: u64 = SCRATCH_MIB + 6;
-    const MARK: &str = "a-mark-of-the-window-test";
-    let first_or_second = format!(
-        "
-dmesg | grep -e pe-dma-window | sed 's/^/LAB-WINDOW /'
-if ! dd if=/dev/nvme0n1 bs=4096 skip=$(({MARK_MIB} * 256)) count=1 iflag=direct 2>/dev/null |
-    grep -q {MARK}; then
-    printf '%-4096s' {MARK} |
-        dd of=/dev/nvme0n1 bs=4096 seek=$(({MARK_MIB} * 256)) iflag=fullblock oflag=direct || exit 1
-    reboot -f
-    sleep 60
-    exit 1
-fi
-"
-    );
-    let job = [WAIT_FOR_NVME, &first_or_second, READ_HEAD].concat();
-    let finished = Vmm::job(&job).nvme_with_windows().run().assert_job_done();
-    assert_eq!(finished.number("/reboots"), 1, "{finished}");
-    // Each life finds one window beside the default one to be had, and makes it.
-    let made = finished.console().lines().filter(|line| {
-        line.contains("LAB-WINDOW")
-            && line.contains("create-pe-dma-window")
-            && line.contains("returned 0")
-    });
-    assert_eq!(made.count(), 2, "{finished}");
-    assert_eq!(finished.guest("SHA256"), head_sha256(), "{finished}");
-    assert_nothing_is_left();
-}
-
-#[test]
 fn huge_pages_that_the_host_lacks_are_told_at_the_start() {
     Vmm::linux()
         .option("--hugepages", "2M")
@@ -149,7 +118,43 @@ fn a_device_behind_the_first_bridge_of_libvirt_has_a_window_for_all_of_memory() 
     read_behind(1);
 }
 
-#[test]
-fn a_device_behind_the_last_bridge_of_all_has_a_window_for_all_of_memory() {
-    read_behind(30);
+/// More of the same that takes its time.
+mod long {
+    use super::*;
+
+    #[test]
+    fn a_guest_that_reboots_starts_with_its_default_window() {
+        const MARK_MIB: u64 = SCRATCH_MIB + 6;
+        const MARK: &str = "a-mark-of-the-window-test";
+        let first_or_second = format!(
+            "
+    dmesg | grep -e pe-dma-window | sed 's/^/LAB-WINDOW /'
+    if ! dd if=/dev/nvme0n1 bs=4096 skip=$(({MARK_MIB} * 256)) count=1 iflag=direct 2>/dev/null |
+        grep -q {MARK}; then
+        printf '%-4096s' {MARK} |
+            dd of=/dev/nvme0n1 bs=4096 seek=$(({MARK_MIB} * 256)) iflag=fullblock oflag=direct || exit 1
+        reboot -f
+        sleep 60
+        exit 1
+    fi
+    "
+        );
+        let job = [WAIT_FOR_NVME, &first_or_second, READ_HEAD].concat();
+        let finished = Vmm::job(&job).nvme_with_windows().run().assert_job_done();
+        assert_eq!(finished.number("/reboots"), 1, "{finished}");
+        // Each life finds one window beside the default one to be had, and makes it.
+        let made = finished.console().lines().filter(|line| {
+            line.contains("LAB-WINDOW")
+                && line.contains("create-pe-dma-window")
+                && line.contains("returned 0")
+        });
+        assert_eq!(made.count(), 2, "{finished}");
+        assert_eq!(finished.guest("SHA256"), head_sha256(), "{finished}");
+        assert_nothing_is_left();
+    }
+
+    #[test]
+    fn a_device_behind_the_last_bridge_of_all_has_a_window_for_all_of_memory() {
+        read_behind(30);
+    }
 }

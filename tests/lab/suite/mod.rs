@@ -125,9 +125,24 @@ fn part(title: &str, run: impl FnOnce() -> Result<Tally, SuiteError>) -> Result<
 }
 
 fn native(workspace: &Workspace) -> Result<Tally, SuiteError> {
-    let mut cargo = cross_build::cargo(workspace);
-    cargo.args(["test", "--locked", "--workspace", "--no-fail-fast"]);
+    let mut cargo = native_tests(workspace);
+    cargo.arg("--no-fail-fast");
     counted(cargo)
+}
+
+/// cargo, to run tests on this machine. All parts have it build the whole workspace's: with the same
+/// features, what one built the next need not.
+fn native_tests(workspace: &Workspace) -> Command {
+    let mut cargo = cross_build::cargo(workspace);
+    cargo.args(["test", "--locked", "--workspace"]);
+    cargo
+}
+
+/// The same, with the tests that run the lab's commands and those that have apt fetch.
+fn lab_tests(workspace: &Workspace) -> Command {
+    let mut cargo = native_tests(workspace);
+    cargo.args(["--features", "spapr-lab/lab-program"]);
+    cargo
 }
 
 /// Has Debian 12's libvirt probe this machine's build of the emulator.
@@ -136,8 +151,7 @@ fn old_libvirt(workspace: &Workspace) -> Result<Tally, SuiteError> {
     let locked = workspace.lock()?;
     let libvirt = Packages::provide(workspace, PackageSet::OldLibvirt).map_err(Box::new)?;
     drop(locked);
-    let mut cargo = cross_build::cargo(workspace);
-    cargo.args(["test", "--locked", "--package", "spapr-vmm"]);
+    let mut cargo = native_tests(workspace);
     cargo.args(["--test", "old_libvirt", "--", "--ignored"]);
     cargo.env("OLD_LIBVIRT", libvirt.root());
     counted(cargo)
@@ -146,15 +160,8 @@ fn old_libvirt(workspace: &Workspace) -> Result<Tally, SuiteError> {
 /// Makes the engine and its model go through nearly a million random calls: sequences of 30 on
 /// average, in each of three modes.
 fn model(workspace: &Workspace) -> Result<Tally, SuiteError> {
-    let mut cargo = cross_build::cargo(workspace);
-    // Of all packages, as the other tests here: with the same features, nothing is built anew.
-    cargo.args([
-        "test",
-        "--locked",
-        "--workspace",
-        "--lib",
-        "any_sequence_of_calls",
-    ]);
+    let mut cargo = native_tests(workspace);
+    cargo.args(["--lib", "any_sequence_of_calls"]);
     cargo.env("PROPTEST_CASES", "10000");
     counted(cargo)
 }
@@ -192,19 +199,15 @@ fn user_emulation(workspace: &Workspace) -> Result<Tally, SuiteError> {
 /// Runs the tests that fetch packages from mirrors of their own.
 fn package_fetching(workspace: &Workspace) -> Result<Tally, SuiteError> {
     tools::for_packages()?;
-    let mut cargo = cross_build::cargo(workspace);
-    cargo.args(["test", "--locked", "--package", "spapr-lab"]);
-    cargo.args(["--features", "lab-program", "--bin", "lab"]);
-    cargo.arg("packages::loopback_tests");
+    let mut cargo = lab_tests(workspace);
+    cargo.args(["--bin", "lab", "packages::loopback_tests"]);
     counted(cargo)
 }
 
 /// Runs the tests that run the lab's commands, each of which boots a host.
 fn lab_program(workspace: &Workspace) -> Result<Tally, SuiteError> {
-    let mut cargo = cross_build::cargo(workspace);
-    cargo.args(["test", "--locked", "--package", "spapr-lab"]);
-    cargo.args(["--features", "lab-program", "--test", "lab_program"]);
-    cargo.args(["--", "--test-threads=1"]);
+    let mut cargo = lab_tests(workspace);
+    cargo.args(["--test", "lab_program", "--", "--test-threads=1"]);
     counted(cargo)
 }
 
