@@ -58,7 +58,6 @@ pub(super) fn works(options: &str, devices: usize) {
 fn libvirts_limit_is_enough() {
     assert_eq!(foretold(), LIMITS[0]);
     works("lock=first-map,iommu=v2", 2);
-    works("lock=attach,iommu=v2", 1);
 }
 
 #[test]

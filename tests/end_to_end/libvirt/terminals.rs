@@ -143,33 +143,38 @@ fn fill(pipe: &str) {
     }
 }
 
-#[test]
-fn logs_that_are_full_or_closed_do_not_disturb_a_guest() {
-    let domain = Description::new("logs").define();
-    domain.start();
-    domain.wait_for_prompt(1);
-    let daemon = LogDaemon::find();
-    assert!(daemon.signal("-STOP"));
-    let theirs = pipes(&format!("/proc/{}/fd", daemon.0));
-    let ours = pipes(domain.descriptors().to_str().expect("a path"));
-    let shared = ours
-        .iter()
-        .filter(|(pipe, _)| theirs.iter().any(|(other, _)| other == pipe));
-    let mut filled = 0;
-    for (_, path) in shared {
-        fill(path);
-        filled += 1;
+/// What takes its time.
+mod long {
+    use super::*;
+
+    #[test]
+    fn logs_that_are_full_or_closed_do_not_disturb_a_guest() {
+        let domain = Description::new("logs").define();
+        domain.start();
+        domain.wait_for_prompt(1);
+        let daemon = LogDaemon::find();
+        assert!(daemon.signal("-STOP"));
+        let theirs = pipes(&format!("/proc/{}/fd", daemon.0));
+        let ours = pipes(domain.descriptors().to_str().expect("a path"));
+        let shared = ours
+            .iter()
+            .filter(|(pipe, _)| theirs.iter().any(|(other, _)| other == pipe));
+        let mut filled = 0;
+        for (_, path) in shared {
+            fill(path);
+            filled += 1;
+        }
+        // That of the terminal, and that of messages.
+        assert!(filled >= 2, "{ours:?} {theirs:?}");
+        let mut console = domain.attach_console();
+        let typist = &mut console.typist;
+        typist.command("seq 1 2000; echo full-$((40 + 2))", "full-42");
+        drop(daemon);
+        typist.command("echo closed-$((40 + 2))", "closed-42");
+        typist.command("seq 1 2000; echo still-$((40 + 2))", "still-42");
+        console.leave();
+        start();
+        domain.virsh("shutdown");
+        domain.wait_for_state("shut off (shutdown)");
     }
-    // That of the terminal, and that of messages.
-    assert!(filled >= 2, "{ours:?} {theirs:?}");
-    let mut console = domain.attach_console();
-    let typist = &mut console.typist;
-    typist.command("seq 1 2000; echo full-$((40 + 2))", "full-42");
-    drop(daemon);
-    typist.command("echo closed-$((40 + 2))", "closed-42");
-    typist.command("seq 1 2000; echo still-$((40 + 2))", "still-42");
-    console.leave();
-    start();
-    domain.virsh("shutdown");
-    domain.wait_for_state("shut off (shutdown)");
 }

@@ -145,49 +145,6 @@ fn a_guest_that_reads_is_dumped_whole_and_reads_on() {
 }
 
 #[test]
-fn a_guest_that_crashed_is_kept_to_be_dumped_until_it_is_reset() {
-    let job = [WAIT_FOR_NVME, MARK, "echo c >/proc/sysrq-trigger\n"];
-    let (mut running, mut monitor) = FrontEnd::job(&job.concat())
-        .nvme()
-        .option("-smp", "2")
-        .argument("-no-shutdown")
-        .start();
-    for round in 1..=2 {
-        monitor.wait_for("GUEST_PANICKED");
-        assert_eq!(monitor.status(), "guest-panicked");
-        running.wait_for_console("LAB-GUEST-SYMBOL-linux_banner", round);
-        let (target, file) = Target::new("dump-of-a-crash");
-        assert_completed(&monitor.dump_to(&file));
-        assert_eq!(monitor.status(), "guest-panicked");
-        let core = CoreFile::open(&target.0);
-        let banner = core.at(symbol(&running.console(), "linux_banner"), 14);
-        assert_eq!(banner, b"Linux version ");
-        assert!(core.has(MARKED));
-        // The kernel's log says what happened.
-        assert!(core.has("sysrq: Trigger a crash"));
-        // One has told of the crash, the other was stopped by it.
-        let idle = core.processors.iter().filter(|place| place.nip == 0);
-        assert_eq!(idle.count(), 0, "{:x?}", core.processors);
-        if round == 1 {
-            monitor.ask("system_reset");
-            monitor.ask("cont");
-            monitor.wait_for("RESET");
-        }
-    }
-    // In the middle of a dump that nobody reads.
-    let (_reader, writer) = std::io::pipe().expect("pipe");
-    monitor.pass("unread", &writer);
-    let arguments = json!({"paging": false, "protocol": "fd:unread", "detach": true});
-    monitor.reply("dump-guest-memory", &arguments);
-    assert_eq!(monitor.ask("query-dump")["status"], "active");
-    monitor.ask("quit");
-    let failed = monitor.wait_for("DUMP_COMPLETED");
-    assert_eq!(failed["data"]["result"]["status"], "failed");
-    running.finish().assert_status(0);
-    assert_nothing_is_left();
-}
-
-#[test]
 fn a_guest_takes_a_system_reset_when_it_is_told_to() {
     let job = "echo LAB-GUEST-WAITS; while true; do sleep 1; done";
     let (mut running, mut monitor) = FrontEnd::job(job)
@@ -203,4 +160,52 @@ fn a_guest_takes_a_system_reset_when_it_is_told_to() {
     running.wait_for_console("System Reset", 1);
     monitor.ask("quit");
     running.finish().assert_status(0);
+}
+
+/// More of the same that takes its time.
+mod long {
+    use super::*;
+
+    #[test]
+    fn a_guest_that_crashed_is_kept_to_be_dumped_until_it_is_reset() {
+        let job = [WAIT_FOR_NVME, MARK, "echo c >/proc/sysrq-trigger\n"];
+        let (mut running, mut monitor) = FrontEnd::job(&job.concat())
+            .nvme()
+            .option("-smp", "2")
+            .argument("-no-shutdown")
+            .start();
+        for round in 1..=2 {
+            monitor.wait_for("GUEST_PANICKED");
+            assert_eq!(monitor.status(), "guest-panicked");
+            running.wait_for_console("LAB-GUEST-SYMBOL-linux_banner", round);
+            let (target, file) = Target::new("dump-of-a-crash");
+            assert_completed(&monitor.dump_to(&file));
+            assert_eq!(monitor.status(), "guest-panicked");
+            let core = CoreFile::open(&target.0);
+            let banner = core.at(symbol(&running.console(), "linux_banner"), 14);
+            assert_eq!(banner, b"Linux version ");
+            assert!(core.has(MARKED));
+            // The kernel's log says what happened.
+            assert!(core.has("sysrq: Trigger a crash"));
+            // One has told of the crash, the other was stopped by it.
+            let idle = core.processors.iter().filter(|place| place.nip == 0);
+            assert_eq!(idle.count(), 0, "{:x?}", core.processors);
+            if round == 1 {
+                monitor.ask("system_reset");
+                monitor.ask("cont");
+                monitor.wait_for("RESET");
+            }
+        }
+        // In the middle of a dump that nobody reads.
+        let (_reader, writer) = std::io::pipe().expect("pipe");
+        monitor.pass("unread", &writer);
+        let arguments = json!({"paging": false, "protocol": "fd:unread", "detach": true});
+        monitor.reply("dump-guest-memory", &arguments);
+        assert_eq!(monitor.ask("query-dump")["status"], "active");
+        monitor.ask("quit");
+        let failed = monitor.wait_for("DUMP_COMPLETED");
+        assert_eq!(failed["data"]["result"]["status"], "failed");
+        running.finish().assert_status(0);
+        assert_nothing_is_left();
+    }
 }

@@ -72,11 +72,6 @@ fn a_guest_with_xive_takes_interrupts_without_hypercalls() {
     assert!((20..1_000).contains(&of_xive), "{finished}");
 }
 
-#[test]
-fn a_guest_with_xics_does_the_same() {
-    use_interrupts("xics", "XICS");
-}
-
 /// A host that offers no XIVE: one that is itself a guest, say.
 fn without_xive() -> Refusal {
     Refusal {
@@ -105,4 +100,14 @@ fn xive_that_is_asked_for_where_kvm_offers_none_is_refused() {
         "--interrupt-controller: ",
         "xics works on any host",
     ]);
+}
+
+/// The same with the other controller.
+mod long {
+    use super::*;
+
+    #[test]
+    fn a_guest_with_xics_does_the_same() {
+        use_interrupts("xics", "XICS");
+    }
 }

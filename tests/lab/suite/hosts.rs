@@ -33,8 +33,8 @@ const MAIN_HOST_TESTS: &str = "main_host::";
 pub(super) const LIBVIRT_TESTS: &str = "libvirt::";
 /// The modules of tests that take too long for every change; other modules may have one of this name in them.
 const LONG_TESTS: &str = "long::";
-/// That of libvirt's.
-const LONG_LIBVIRT_TESTS: &str = "libvirt::long::";
+/// Those of libvirt's.
+const LONG_LIBVIRT_TESTS: [&str; 2] = ["libvirt::long::", "libvirt::terminals::long::"];
 /// The module of tests of guests with other kernels than the host's.
 const KERNEL_TESTS: &str = "every_host::guest_kernels::";
 /// Tests that in a run of everything are a second host's of the main kind, so that both lanes take as
@@ -175,7 +175,7 @@ impl Tests {
         }
         let run: Vec<&str> = match self {
             Self::SecondLane => SECOND_LANE_TESTS.to_vec(),
-            Self::LongLibvirt => vec![LONG_LIBVIRT_TESTS],
+            Self::LongLibvirt => LONG_LIBVIRT_TESTS.to_vec(),
             Self::Libvirt if filter.is_empty() => vec![LIBVIRT_TESTS],
             _ => filter.iter().map(String::as_str).collect(),
         };
@@ -267,20 +267,21 @@ fn wanted(args: &TestArgs) -> (Vec<Wanted>, Vec<Wanted>) {
         true => Tests::OfEveryHost,
         false => Tests::All,
     };
-    let mut others: Vec<Wanted> = other_kinds
-        .into_iter()
-        .map(|kind| with(kind, kernels, tests))
-        .collect();
+    let others = other_kinds.into_iter();
+    let mut others: Vec<Wanted> = others.map(|kind| with(kind, kernels, tests)).collect();
     let mut main_tests = Tests::All;
     if everything {
         main_tests = Tests::FirstLane;
+        // What takes longest comes first, so that both lanes end at about the same time.
+        let mut longest = Vec::new();
         if args.with_libvirt {
-            others.push(with(MAIN_HOST, kernels, Tests::Libvirt));
+            longest.push(with(MAIN_HOST, kernels, Tests::Libvirt));
         }
+        longest.push(with(MAIN_HOST, kernels, Tests::SecondLane));
         if kernels == KernelArgs::default() {
-            others.push(with(MAIN_HOST, newer, Tests::OfEveryHost));
+            longest.push(with(MAIN_HOST, newer, Tests::OfEveryHost));
         }
-        others.push(with(MAIN_HOST, kernels, Tests::SecondLane));
+        others.splice(..0, longest);
     }
     let main = main_kind.into_iter();
     let main = main.map(|kind| with(kind, kernels, main_tests));
@@ -480,16 +481,16 @@ mod tests {
         let [main, others] = lanes(&args(&[], &[]));
         assert_eq!(main, named(&[("p9-64k", Tests::FirstLane)]));
         let expected = [
+            ("p9-64k, second lane", Tests::SecondLane),
+            ("p9-64k, forky", every),
             ("p9-4k", every),
             ("p10-64k", every),
-            ("p9-64k, forky", every),
-            ("p9-64k, second lane", Tests::SecondLane),
         ];
         assert_eq!(others, named(&expected));
         let mut with_libvirt = args(&[], &[]);
         with_libvirt.with_libvirt = true;
         let [_, others] = lanes(&with_libvirt);
-        assert_eq!(others[2], ("p9-64k, libvirt".to_owned(), Tests::Libvirt));
+        assert_eq!(others[0], ("p9-64k, libvirt".to_owned(), Tests::Libvirt));
         assert_eq!(others.len(), 5);
     }
 
@@ -500,9 +501,9 @@ mod tests {
         let [main, others] = lanes(&args);
         assert_eq!(main, named(&[("p9-64k, forky", Tests::FirstLane)]));
         let expected = [
+            ("p9-64k, forky, second lane", Tests::SecondLane),
             ("p9-4k, forky", Tests::OfEveryHost),
             ("p10-64k, forky", Tests::OfEveryHost),
-            ("p9-64k, forky, second lane", Tests::SecondLane),
         ];
         assert_eq!(others, named(&expected));
     }
@@ -593,6 +594,9 @@ mod tests {
             Tests::LongOfEveryHost.arguments(&long),
             "--skip libvirt:: --skip main_host:: 'long::'"
         );
-        assert_eq!(Tests::LongLibvirt.arguments(&long), "'libvirt::long::'");
+        assert_eq!(
+            Tests::LongLibvirt.arguments(&long),
+            "'libvirt::long::' 'libvirt::terminals::long::'"
+        );
     }
 }
