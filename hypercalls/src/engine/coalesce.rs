@@ -87,21 +87,24 @@ impl<'a> Runs<'a> {
 impl Iterator for Runs<'_> {
     type Item = Run;
 
+    // Inlined, and what counts more than one entry is not: in a list that is all over memory each entry is a
+    // run of its own, and none pays for the registers that counting takes.
+    #[inline(always)]
     fn next(&mut self) -> Option<Run> {
-        let (&first, rest) = self.list.get(self.at..)?.split_first()?;
-        let (target, room) = self.target(Tce(first));
-        let more = match target {
-            Target::Invalid => 0,
-            Target::Clear => rest
-                .iter()
-                .take_while(|&&tce| Tce(tce).permission().is_none())
-                .count(),
-            Target::Map { .. } => {
-                let rest = rest.get(..room - 1).unwrap_or(rest);
-                count_following(rest, first, self.page.bytes())
-            }
-        };
         let start = self.at;
+        let first = *self.list.get(start)?;
+        let rest = self.list.get(start + 1..).unwrap_or_default();
+        let (target, room) = self.target(Tce(first));
+        let follows = rest.first().is_some_and(|&next| match target {
+            Target::Invalid => false,
+            Target::Clear => Tce(next).permission().is_none(),
+            Target::Map { .. } => next == first.wrapping_add(self.page.bytes()),
+        });
+        let more = match target {
+            _ if !follows || room < 2 => 0,
+            Target::Map { .. } => count_following(rest, room - 1, first, self.page.bytes()),
+            Target::Clear | Target::Invalid => count_clear(rest),
+        };
         self.at += 1 + more;
         Some(Run {
             entries: start..self.at,
@@ -113,13 +116,20 @@ impl Iterator for Runs<'_> {
 /// Entries compared at once; a power of two that vector units like.
 const STRIDE: usize = 8;
 
-/// How many entries from the start of `rest` on are one page after the one before, the first of
-/// them after `first`.
-fn count_following(rest: &[u64], first: u64, page_bytes: u64) -> usize {
+/// How many entries from the start of `rest` on have no permission.
+#[inline(never)]
+fn count_clear(rest: &[u64]) -> usize {
+    rest.iter()
+        .take_while(|&&tce| Tce(tce).permission().is_none())
+        .count()
+}
+
+/// How many entries from the start of `rest` on, at most `room`, are one page after the one before, the
+/// first of them after `first`.
+#[inline(never)]
+fn count_following(rest: &[u64], room: usize, first: u64, page_bytes: u64) -> usize {
+    let rest = rest.get(..room).unwrap_or(rest);
     let mut expected = first.wrapping_add(page_bytes);
-    if rest.first() != Some(&expected) {
-        return 0;
-    }
     let mut count = 0;
     for stride in rest.as_chunks::<STRIDE>().0 {
         let mut difference = 0;

@@ -68,6 +68,8 @@ fn index(token: u32) -> Option<usize> {
 }
 
 /// Serves KVMPPC_H_RTAS, whose first argument is the address of an argument block.
+// Not inlined: it takes 14 registers, which every other hypercall would have to save.
+#[inline(never)]
 pub(super) fn serve(partition: &Partition, args: &Arguments) -> (ReturnCode, Served) {
     let block = GuestPhysicalAddress(args[0]);
     // Read again by the service; a guest that changes it meanwhile spoils its own statistics.
