@@ -28,8 +28,8 @@ const FLOORS: [Peer; 4] = [
 /// after 1, 3, 7, 15, 31, 63, … of them, and a moment later that is no longer felt.
 const SETTLE: &str = "settle=50";
 /// The Linux guests, each with and without its kernel's defences. All have XIVE where the host can, but
-/// two with XICS.
-const LINUX_RUNS: [LinuxRun; 14] = [
+/// three with XICS.
+const LINUX_RUNS: [LinuxRun; 15] = [
     linux_run(Peer::Auto),
     linux_run(Peer::Kernel),
     linux_run(Peer::User),
@@ -47,6 +47,11 @@ const LINUX_RUNS: [LinuxRun; 14] = [
         controller: Controller::Xics,
         prefix: "xics-",
         ..linux_run(Peer::QemuKernel)
+    },
+    LinuxRun {
+        controller: Controller::Xics,
+        prefix: "xics-",
+        ..linux_run(Peer::QemuSafe)
     },
     LinuxRun {
         windows: Windows::On,
