@@ -1,5 +1,5 @@
 //! What the lab, its tests and its benchmark share: writing initial RAM disks, reading the kernel's
-//! count of TCE calls, sitting at a terminal, and the results of a benchmark.
+//! count of TCE calls and what it says of a process' memory, sitting at a terminal, and the results of a benchmark.
 
 #[cfg(feature = "benchmark")]
 pub mod benchmark;
@@ -7,4 +7,5 @@ pub mod cpio;
 pub mod initrd;
 #[cfg(any(feature = "end-to-end", feature = "lab-program"))]
 pub mod pseudo_terminal;
+pub mod smaps;
 pub mod tce_returns;

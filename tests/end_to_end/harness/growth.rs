@@ -6,17 +6,19 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-/// What a process may hold more of after a long time, in KiB of memory: its allocator's scatter.
-const SLACK_KIB: u64 = 2 << 10;
+use spapr_lab::smaps::resident_without_guest;
+
+/// What a process may hold more of after a long time, in bytes of memory: its allocator's scatter.
+const SLACK_BYTES: u64 = 2 << 20;
 /// What may be missing on the host: its caches' scatter.
 const HOST_SLACK_KIB: u64 = 48 << 10;
 /// A mapping as large is the guest's memory, which is no matter of the process' own.
-const GUEST_KIB: u64 = 512 << 10;
+const GUEST_BYTES: u64 = 512 << 20;
 
 /// What a process holds.
 #[derive(Debug)]
 pub(crate) struct Held {
-    own_kib: u64,
+    own_bytes: u64,
     descriptors: usize,
     threads: usize,
 }
@@ -33,7 +35,7 @@ impl Held {
         };
         let smaps = fs::read_to_string(process.join("smaps")).expect("it has ended");
         Self {
-            own_kib: own_kib(&smaps),
+            own_bytes: resident_without_guest(&smaps, GUEST_BYTES),
             descriptors: count("fd"),
             threads: count("task"),
         }
@@ -42,31 +44,11 @@ impl Held {
     /// Fails if this is more than it was.
     #[track_caller]
     pub(crate) fn assert_not_more_than(&self, before: &Self) {
-        let is_more = self.own_kib > before.own_kib + SLACK_KIB
+        let is_more = self.own_bytes > before.own_bytes + SLACK_BYTES
             || self.descriptors > before.descriptors
             || self.threads > before.threads;
         assert!(!is_more, "{before:?}, and later {self:?}");
     }
-}
-
-/// Resident memory but for the guest's, in KiB.
-fn own_kib(smaps: &str) -> u64 {
-    let number = |line: &str, name| -> Option<u64> {
-        line.strip_prefix(name)?
-            .trim()
-            .strip_suffix(" kB")?
-            .parse()
-            .ok()
-    };
-    let (mut is_guests, mut own) = (false, 0);
-    for line in smaps.lines() {
-        if let Some(size) = number(line, "Size:") {
-            is_guests = size >= GUEST_KIB;
-        } else if let Some(resident) = number(line, "Rss:").filter(|_| !is_guests) {
-            own += resident;
-        }
-    }
-    own
 }
 
 /// A number of /proc/meminfo.

@@ -3,6 +3,8 @@
 use std::fs;
 use std::io;
 
+use spapr_lab::smaps;
+
 /// A process's memory, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Memory {
@@ -17,9 +19,9 @@ pub(crate) struct Memory {
 /// # Errors
 /// When the process is gone.
 pub(crate) fn of(pid: u32, guest_bytes: u64) -> io::Result<Memory> {
-    let maps = fs::read_to_string(format!("/proc/{pid}/smaps"))?;
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps"))?;
     Ok(Memory {
-        resident: resident_without(&maps, guest_bytes),
+        resident: smaps::resident_without_guest(&text, guest_bytes),
         locked: locked(pid)?,
     })
 }
@@ -32,7 +34,7 @@ pub(crate) fn locked(pid: u32) -> io::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     Ok(status
         .lines()
-        .find_map(|line| kibibytes(line, "VmLck:"))
+        .find_map(|line| smaps::bytes(line, "VmLck:"))
         .unwrap_or(0))
 }
 
@@ -64,48 +66,9 @@ fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
-fn kibibytes(line: &str, key: &str) -> Option<u64> {
-    let number = line.strip_prefix(key)?.trim().strip_suffix("kB")?;
-    Some(number.trim().parse::<u64>().ok()? << 10)
-}
-
-/// The resident bytes of all mappings in /proc/PID/smaps but those that are as large as guest RAM.
-fn resident_without(maps: &str, guest_bytes: u64) -> u64 {
-    let (mut sum, mut is_guest) = (0, false);
-    for line in maps.lines() {
-        if let Some(bytes) = kibibytes(line, "Size:") {
-            is_guest = bytes >= guest_bytes;
-        } else if let Some(bytes) = kibibytes(line, "Rss:")
-            && !is_guest
-        {
-            sum += bytes;
-        }
-    }
-    sum
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const MAPS: &str = "\
-10000000-10200000 r-xp 00000000 00:02 3 /usr/bin/spapr-vmm
-Size:               2048 kB
-KernelPageSize:       64 kB
-Rss:                1024 kB
-7fff00000000-7fff40000000 rw-p 00000000 00:00 0
-Size:            1048576 kB
-Rss:               65536 kB
-7fffe0000000-7fffe0010000 rw-p 00000000 00:00 0 [stack]
-Size:                192 kB
-Rss:                 128 kB
-";
-
-    #[test]
-    fn guest_memory_does_not_count() {
-        assert_eq!(resident_without(MAPS, 1 << 30), (1024 + 128) << 10);
-        assert_eq!(resident_without(MAPS, 1 << 31), (1024 + 65536 + 128) << 10);
-    }
 
     #[test]
     fn this_process_has_memory_and_has_run() {
