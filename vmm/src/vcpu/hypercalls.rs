@@ -72,11 +72,7 @@ fn serve_other(
     let code = match number {
         abi::H_PUT_TERM_CHAR => partition.vty.put_term_char(args),
         abi::H_GET_TERM_CHAR => partition.vty.get_term_char(args),
-        abi::KVMPPC_H_RTAS => {
-            let (code, served) = rtas::serve(partition, args);
-            *ret = code.to_register();
-            return served;
-        }
+        abi::KVMPPC_H_RTAS => return rtas::serve(partition, args, ret),
         abi::H_SET_MODE => {
             let (code, changed) = partition.modes.set(args, partition.capabilities.ail_mode_3);
             *ret = code.to_register();

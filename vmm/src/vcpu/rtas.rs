@@ -10,7 +10,7 @@ use spapr_devices::rtas::{
     self, CpuState, Outcome, Platform, PowerEvents, SERVICES, StartCpuError, TimeOfDayClock,
 };
 use spapr_devices::vty::SinkStatus;
-use spapr_hypercalls::abi::{Arguments, ReturnCode};
+use spapr_hypercalls::abi::Arguments;
 use spapr_hypercalls::address::{GuestPhysicalAddress, Liobn, PageShift};
 use uuid::Uuid;
 use vm_memory::{Be32, Bytes, GuestAddress};
@@ -67,24 +67,25 @@ fn index(token: u32) -> Option<usize> {
     usize::try_from(token.checked_sub(FIRST_TOKEN)?).ok()
 }
 
-/// Serves KVMPPC_H_RTAS, whose first argument is the address of an argument block.
+/// Serves KVMPPC_H_RTAS, whose first argument is the address of an argument block, and writes its return code to
+/// `ret`.
 // Not inlined: it takes 14 registers, which every other hypercall would have to save.
 #[inline(never)]
-pub(super) fn serve(partition: &Partition, args: &Arguments) -> (ReturnCode, Served) {
+pub(super) fn serve(partition: &Partition, args: &Arguments, ret: &mut u64) -> Served {
     let block = GuestPhysicalAddress(args[0]);
     // Read again by the service; a guest that changes it meanwhile spoils its own statistics.
     if let Ok(token) = partition.ram.mmap().read_obj::<Be32>(GuestAddress(block.0)) {
         partition.rtas.count(token.to_native());
     }
     let (code, outcome) = rtas::handle(partition.ram.mmap(), partition, block);
-    let served = match outcome {
+    *ret = code.to_register();
+    match outcome {
         Outcome::Done => Served::Resume,
         Outcome::StopSelf => Served::StopSelf,
         Outcome::PowerOff => Served::End(End::PowerOff),
         Outcome::Reboot => Served::End(End::Reboot),
         Outcome::OsTerm(message) => Served::End(End::OsTerm(message.map(String::from))),
-    };
-    (code, served)
+    }
 }
 
 impl Platform for Partition {

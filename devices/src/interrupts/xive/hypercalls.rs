@@ -65,8 +65,18 @@ impl<D: XiveDevice> Xive<D> {
     ///
     /// H_INT_SET_OS_REPORTING_LINE and H_INT_GET_OS_REPORTING_LINE are answered H_FUNCTION: KVM
     /// reports no processor's state to memory.
-    #[inline(never)]
+    #[inline]
     pub fn serve(&self, number: u64, args: &mut Arguments) -> Option<ReturnCode> {
+        match number {
+            abi::H_INT_GET_SOURCE_INFO..=abi::H_INT_RESET => self.serve_own(number, args),
+            _ => None,
+        }
+    }
+
+    /// A call with a number in the controller's range. Not inlined: it takes registers that every other call would
+    /// have to save.
+    #[inline(never)]
+    fn serve_own(&self, number: u64, args: &mut Arguments) -> Option<ReturnCode> {
         let result = match number {
             abi::H_INT_GET_SOURCE_INFO => self.get_source_info(args),
             abi::H_INT_SET_SOURCE_CONFIG => self.set_source_config(args),
