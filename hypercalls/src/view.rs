@@ -124,12 +124,8 @@ impl<K: KernelTable> Binding<K> {
 
     /// The part of `range` from its first to its last entry that is not zero; the rest maps
     /// nothing. `None` when that is all of it.
-    #[inline]
     pub(crate) fn live_part(&self, range: Range<usize>) -> Option<Range<usize>> {
         let start = range.start;
-        if range.len() == 1 {
-            return (self.entry(start) != 0).then_some(range);
-        }
         let (first, last) = match self {
             Self::Unlocked => None,
             Self::Bound(table) => {
@@ -154,7 +150,7 @@ pub(crate) enum Values<'a> {
 impl<'a> Values<'a> {
     /// That for the entry at `index` of the range.
     #[inline]
-    fn at(self, index: usize) -> u64 {
+    pub(crate) fn at(self, index: usize) -> u64 {
         match self {
             Self::Same(value) => value,
             Self::List(list) => list.get(index).copied().unwrap_or(0),
