@@ -293,7 +293,8 @@ impl<H: HostIommu> Transaction<'_, H> {
     }
 
     /// [`clear`](Self::clear) of one entry: what ends most short transfers.
-    #[inline]
+    // Not inlined: a call that maps does without its registers.
+    #[inline(never)]
     fn clear_one(&mut self, entry: usize, value: u64) -> Result<(), HostError> {
         let entries = entry..entry + 1;
         if self.window.binding.is_bound() {
