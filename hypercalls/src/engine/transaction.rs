@@ -175,8 +175,6 @@ impl<H: HostIommu> Transaction<'_, H> {
         }
     }
 
-    // Not inlined, nor is `apply_runs`: a call about one entry does without their registers.
-    #[inline(never)]
     fn survey_runs(&self, list: &[u64]) -> Result<Survey, Failure> {
         let mut survey = Survey::NOTHING;
         for run in self.runs(list) {
@@ -250,7 +248,6 @@ impl<H: HostIommu> Transaction<'_, H> {
         }
     }
 
-    #[inline(never)]
     fn apply_runs(&mut self, first: usize, list: &[u64]) -> Result<(), HostError> {
         let page = self.window.geometry.page_shift;
         for run in Runs::new(list, page, self.regions) {
