@@ -95,15 +95,13 @@ impl Iterator for Runs<'_> {
         let first = *self.list.get(start)?;
         let rest = self.list.get(start + 1..).unwrap_or_default();
         let (target, room) = self.target(Tce(first));
-        let follows = rest.first().is_some_and(|&next| match target {
-            Target::Invalid => false,
-            Target::Clear => Tce(next).permission().is_none(),
-            Target::Map { .. } => next == first.wrapping_add(self.page.bytes()),
-        });
-        let more = match target {
-            _ if !follows || room < 2 => 0,
-            Target::Map { .. } => count_following(rest, room - 1, first, self.page.bytes()),
-            Target::Clear | Target::Invalid => count_clear(rest),
+        let page_bytes = self.page.bytes();
+        let more = match (target, rest.first()) {
+            (Target::Map { .. }, Some(&next)) if next == first.wrapping_add(page_bytes) => {
+                count_following(rest, room - 1, first, page_bytes)
+            }
+            (Target::Clear, Some(&next)) if Tce(next).permission().is_none() => count_clear(rest),
+            _ => 0,
         };
         self.at += 1 + more;
         Some(Run {
