@@ -132,7 +132,7 @@ fn what_the_kernel_would_get_wrong_or_could_not_do_stays_here() {
     assert_eq!(handlers.requests(), 0);
     // Not before the memory is registered that the list names.
     until_made_again(&engine);
-    assert!(engine.fake().violations().is_empty());
+    engine.assert_no_violation();
 }
 
 #[test]

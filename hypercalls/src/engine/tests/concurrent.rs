@@ -19,7 +19,7 @@ fn assert_view_is_hardware(engine: &TestEngine) {
         let shown = host.filter(|_| !tce.permission().is_none());
         assert_eq!(live.map(|mapping| mapping.host), shown, "entry {index}");
     }
-    assert_eq!(engine.fake().violations(), Vec::<String>::new());
+    engine.assert_no_violation();
 }
 
 /// Says that it is done when it goes.

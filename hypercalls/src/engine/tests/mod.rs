@@ -120,6 +120,12 @@ impl TestEngine {
         self.host(0).unwrap()
     }
 
+    /// Fails if the host was asked for what no host may be asked for.
+    #[track_caller]
+    fn assert_no_violation(&self) {
+        assert_eq!(self.fake().violations(), Vec::<String>::new());
+    }
+
     fn live(&self) -> usize {
         self.fake()
             .hardware(Ioba(0))
@@ -232,11 +238,7 @@ fn a_v1_container_is_served_from_user_space_and_registers_nothing() {
         WindowState::UserOnly(BindRefusal::ContainerV1)
     );
     engine.reset_windows().unwrap();
-    assert!(
-        engine.fake().violations().is_empty(),
-        "{:?}",
-        engine.fake().violations()
-    );
+    engine.assert_no_violation();
 }
 
 #[test]

@@ -2,15 +2,17 @@
 
 use super::*;
 
+/// A dynamic window for all of memory.
+const DYNAMIC: Geometry = Geometry {
+    bus_offset: Ioba(1 << 59),
+    page_shift: PageShift::SIZE_64K,
+    entries: 64,
+};
+
 #[test]
 fn a_reset_unmaps_and_unlocks_all_and_puts_the_default_window_back() {
     let engine = lazy();
-    let dynamic = Geometry {
-        bus_offset: Ioba(1 << 59),
-        page_shift: PageShift::SIZE_64K,
-        entries: 64,
-    };
-    engine.add_window(Liobn(0x8000_0001), dynamic).unwrap();
+    engine.add_window(Liobn(0x8000_0001), DYNAMIC).unwrap();
     assert_eq!(
         engine.activate(Liobn(0x8000_0001), Use::NotYet),
         Ok(WindowState::Bound)
@@ -31,11 +33,7 @@ fn a_reset_unmaps_and_unlocks_all_and_puts_the_default_window_back() {
     );
     assert_eq!(engine.get(0), 0);
     assert_eq!(engine.put(0, 0x1003), SUCCESS);
-    assert!(
-        engine.fake().violations().is_empty(),
-        "{:?}",
-        engine.fake().violations()
-    );
+    engine.assert_no_violation();
 }
 
 #[test]
@@ -54,22 +52,13 @@ fn a_host_window_that_could_not_be_removed_is_emptied_and_removed_later() {
     assert_eq!((engine.get(0), engine.live()), (0, 0));
     assert_eq!(engine.put(0x2000, 0x1003), SUCCESS);
     assert_eq!((engine.get(0x2000), engine.live()), (0x1003, 1));
-    assert!(
-        engine.fake().violations().is_empty(),
-        "{:?}",
-        engine.fake().violations()
-    );
+    engine.assert_no_violation();
 }
 
 #[test]
 fn memory_stays_locked_until_the_machine_is_reset() {
     let engine = lazy();
-    let dynamic = Geometry {
-        bus_offset: Ioba(1 << 59),
-        page_shift: PageShift::SIZE_64K,
-        entries: 64,
-    };
-    engine.add_window(Liobn(0x8000_0001), dynamic).unwrap();
+    engine.add_window(Liobn(0x8000_0001), DYNAMIC).unwrap();
     assert_eq!(engine.put(0, 0x1003), SUCCESS);
     assert_eq!(
         engine.call(abi::H_PUT_TCE, &[0x8000_0001, 1 << 59, 0x20_0003]),
@@ -100,7 +89,7 @@ fn memory_that_a_window_may_still_map_is_not_unlocked() {
     assert_eq!(engine.snapshot().locked.bytes, MIB);
     engine.reset_windows().unwrap();
     assert_eq!(engine.snapshot().locked.bytes, 0);
-    assert_eq!(engine.fake().violations(), Vec::<String>::new());
+    engine.assert_no_violation();
 }
 
 #[test]
