@@ -5,7 +5,7 @@
 pub mod benchmark;
 pub mod cpio;
 pub mod initrd;
+pub mod proc_sizes;
 #[cfg(any(feature = "end-to-end", feature = "lab-program"))]
 pub mod pseudo_terminal;
-pub mod smaps;
 pub mod tce_returns;

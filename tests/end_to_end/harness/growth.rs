@@ -6,7 +6,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use spapr_lab::smaps::resident_without_guest;
+use spapr_lab::proc_sizes::{self, resident_without_guest};
 
 /// What a process may hold more of after a long time, in bytes of memory: its allocator's scatter.
 const SLACK_BYTES: u64 = 2 << 20;
@@ -54,11 +54,8 @@ impl Held {
 /// A number of /proc/meminfo.
 fn meminfo_kib(name: &str) -> u64 {
     let text = fs::read_to_string("/proc/meminfo").expect("meminfo");
-    let line = text.lines().find_map(|line| line.strip_prefix(name));
-    let number = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    number
-        .and_then(|number| number.parse().ok())
-        .expect("a number")
+    let bytes = text.lines().find_map(|line| proc_sizes::bytes(line, name));
+    bytes.expect("a size") >> 10
 }
 
 /// Memory that the host has left.

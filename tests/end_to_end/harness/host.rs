@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use spapr_lab::proc_sizes;
+
 /// User and group id of the ordinary user.
 pub(crate) const USER: u32 = 1000;
 
@@ -113,16 +115,10 @@ pub(crate) fn pinned_pages() -> u64 {
 /// Bytes of locked memory of a process (VmLck).
 pub(crate) fn locked_bytes(id: u32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{id}/status")).expect("no such process");
-    let line = text
+    let bytes = text
         .lines()
-        .find_map(|line| line.strip_prefix("VmLck:"))
-        .expect("no VmLck");
-    let kib: u64 = line
-        .trim()
-        .trim_end_matches(" kB")
-        .parse()
-        .expect("a number");
-    kib * 1024
+        .find_map(|line| proc_sizes::bytes(line, "VmLck:"));
+    bytes.expect("no VmLck")
 }
 
 /// A device file that belongs to the ordinary user, until dropped.

@@ -6,6 +6,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
+use spapr_lab::proc_sizes;
+
 use crate::harness::host::HugePages;
 use crate::harness::libvirt::{Description, Domain, console_file, start};
 use crate::harness::typist::Typist;
@@ -17,10 +19,6 @@ pub(super) const PAGES: u64 = 512;
 /// controller's, of a file of KVM's, is as large.
 pub(super) fn page_sizes(domain: &Domain) -> Vec<u64> {
     let smaps = domain.proc("smaps");
-    let number = |line: &str, name| {
-        let rest = line.strip_prefix(name)?;
-        rest.trim().trim_end_matches(" kB").parse::<u64>().ok()
-    };
     let mut is_guests = false;
     let mut is_kvms = false;
     let mut pages = Vec::new();
@@ -29,10 +27,11 @@ pub(super) fn page_sizes(domain: &Domain) -> Vec<u64> {
         let word = line.split_ascii_whitespace().next().unwrap_or_default();
         if !word.ends_with(':') {
             is_kvms = line.contains("anon_inode:");
-        } else if let Some(size) = number(line, "Size:") {
-            is_guests = size == 1 << 20 && !is_kvms;
-        } else if let Some(page) = number(line, "KernelPageSize:").filter(|_| is_guests) {
-            pages.push(page);
+        } else if let Some(size) = proc_sizes::bytes(line, "Size:") {
+            is_guests = size == 1 << 30 && !is_kvms;
+        } else if let Some(page) = proc_sizes::bytes(line, "KernelPageSize:").filter(|_| is_guests)
+        {
+            pages.push(page >> 10);
         }
     }
     pages

@@ -142,7 +142,7 @@ mod long {
         let job = [WAIT_FOR_NVME, &first_or_second, READ_HEAD].concat();
         let finished = Vmm::job(&job).nvme_with_windows().run().assert_job_done();
         assert_eq!(finished.number("/reboots"), 1, "{finished}");
-        // Each life finds one window beside the default one to be had, and makes it.
+        // Each boot finds room for one window beside the default one, and makes it.
         let made = finished.console().lines().filter(|line| {
             line.contains("LAB-WINDOW")
                 && line.contains("create-pe-dma-window")

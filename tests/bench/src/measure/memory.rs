@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 
-use spapr_lab::smaps;
+use spapr_lab::proc_sizes;
 
 /// A process's memory, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub(crate) struct Memory {
 pub(crate) fn of(pid: u32, guest_bytes: u64) -> io::Result<Memory> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps"))?;
     Ok(Memory {
-        resident: smaps::resident_without_guest(&text, guest_bytes),
+        resident: proc_sizes::resident_without_guest(&text, guest_bytes),
         locked: locked(pid)?,
     })
 }
@@ -34,7 +34,7 @@ pub(crate) fn locked(pid: u32) -> io::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     Ok(status
         .lines()
-        .find_map(|line| smaps::bytes(line, "VmLck:"))
+        .find_map(|line| proc_sizes::bytes(line, "VmLck:"))
         .unwrap_or(0))
 }
 

@@ -1,6 +1,6 @@
-//! What of a process' memory is resident, from its `/proc/PID/smaps` (Documentation/filesystems/proc.rst).
+//! Sizes in files of /proc (Documentation/filesystems/proc.rst).
 
-/// The resident bytes of all mappings of `smaps` but those of at least `guest_bytes`, which are guest RAM.
+/// The resident bytes of all mappings of a `/proc/PID/smaps` but those of at least `guest_bytes`, which are guest RAM.
 #[must_use]
 pub fn resident_without_guest(smaps: &str, guest_bytes: u64) -> u64 {
     let (mut sum, mut is_guest) = (0, false);
@@ -16,8 +16,7 @@ pub fn resident_without_guest(smaps: &str, guest_bytes: u64) -> u64 {
     sum
 }
 
-/// The value of a line `KEY NUMBER kB`, as files of a process in /proc have them, in bytes; none if the line has
-/// another key.
+/// The value of a line `KEY NUMBER kB` in bytes; none if the line has another key.
 #[must_use]
 pub fn bytes(line: &str, key: &str) -> Option<u64> {
     let number = line.strip_prefix(key)?.trim().strip_suffix("kB")?;
