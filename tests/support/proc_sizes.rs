@@ -16,6 +16,16 @@ pub fn resident_without_guest(smaps: &str, guest_bytes: u64) -> u64 {
     sum
 }
 
+/// The bytes that a `/proc/PID/smaps` has under `key`, say `Locked:`, for guest RAM: the first mapping of at least
+/// `guest_bytes`.
+#[must_use]
+pub fn of_guest(smaps: &str, guest_bytes: u64, key: &str) -> Option<u64> {
+    let is_guest = |line: &&str| bytes(line, "Size:").is_some_and(|size| size >= guest_bytes);
+    let lines = smaps.lines().skip_while(|line| !is_guest(line)).skip(1);
+    let mut own = lines.take_while(|line| bytes(line, "Size:").is_none());
+    own.find_map(|line| bytes(line, key))
+}
+
 /// The value of a line `KEY NUMBER kB` in bytes; none if the line has another key.
 #[must_use]
 pub fn bytes(line: &str, key: &str) -> Option<u64> {
@@ -39,6 +49,13 @@ Rss:               65536 kB
 Size:                192 kB
 Rss:                 128 kB
 ";
+
+    #[test]
+    fn guest_memory_is_the_mapping_that_is_as_large() {
+        assert_eq!(of_guest(SMAPS, 1 << 30, "Rss:"), Some(65536 << 10));
+        assert_eq!(of_guest(SMAPS, 1 << 30, "KernelPageSize:"), None);
+        assert_eq!(of_guest(SMAPS, 1 << 31, "Rss:"), None);
+    }
 
     #[test]
     fn guest_memory_does_not_count() {

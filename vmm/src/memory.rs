@@ -9,8 +9,10 @@ use spapr_devices::guest_message;
 use spapr_devices::vfio::host_page_bytes;
 use spapr_hypercalls::address::{GuestPhysicalAddress, HostVirtualAddress};
 use spapr_hypercalls::world::{GuestMemory, HostRange, NotGuestRam};
+use vm_memory::mmap::{FromRangesError, MmapRegionError};
 use vm_memory::{
     GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+    MmapRegion,
 };
 
 use crate::cli::ByteSize;
@@ -65,7 +67,7 @@ pub enum MemoryError {
         /// RLIMIT_AS, if there is one.
         limit_bytes: Option<u64>,
         /// Why.
-        source: vm_memory::mmap::FromRangesError,
+        source: FromRangesError,
     },
     /// Not in huge pages.
     #[error(transparent)]
@@ -119,15 +121,11 @@ impl GuestRam {
     pub fn new(size: ByteSize) -> Result<Self, MemoryError> {
         check_size(size, host_memory_bytes().map_err(MemoryError::Meminfo)?)?;
         let length = usize::try_from(size.0).unwrap_or(usize::MAX);
-        let memory =
-            GuestMemoryMmap::from_ranges(&[(GuestAddress(0), length)]).map_err(|source| {
-                MemoryError::Map {
-                    size,
-                    limit_bytes: soft_limit(Limit::AddressSpace),
-                    source,
-                }
-            })?;
-        memory.iter().for_each(ask_for_huge_pages);
+        let memory = map(length).map_err(|source| MemoryError::Map {
+            size,
+            limit_bytes: soft_limit(Limit::AddressSpace),
+            source,
+        })?;
         Ok(Self::of(memory, size, host_page_bytes()))
     }
 
@@ -190,6 +188,24 @@ impl GuestRam {
 /// Bytes that are made present with one call, during which the kernel keeps others from changing the process'
 /// memory: one that locks memory waits for it. A transparent huge page is as large.
 const POPULATED_AT_ONCE: usize = 2 << 20;
+
+/// Maps so many bytes at guest address 0, of transparent huge pages where there are some.
+///
+/// A process that locks all its memory (mlockall(2) with MCL_FUTURE) gets the pages as soon as it may
+/// write there. So nobody may at first: the kernel has to be asked for huge pages before it makes any.
+fn map(length: usize) -> Result<GuestMemoryMmap, FromRangesError> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let region = MmapRegion::build(None, length, libc::PROT_NONE, flags)?;
+    let region =
+        GuestRegionMmap::new(region, GuestAddress(0)).ok_or(FromRangesError::InvalidGuestRegion)?;
+    ask_for_huge_pages(&region);
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: the range is one mapping of the region's, which nobody uses yet.
+    if unsafe { libc::mprotect(region.as_ptr().cast(), length, protection) } != 0 {
+        return Err(MmapRegionError::Mmap(io::Error::last_os_error()).into());
+    }
+    Ok(GuestMemoryMmap::from_regions(vec![region])?)
+}
 
 /// Has the kernel make memory of transparent huge pages where it can (`madvise` or `always` in
 /// /sys/kernel/mm/transparent_hugepage/enabled): one is cleared at a fraction of what its small pages cost, and

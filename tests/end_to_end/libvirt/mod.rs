@@ -4,13 +4,11 @@
 mod client;
 mod confinement;
 mod domain;
-mod dump;
 mod host_device;
 mod limits;
 mod long;
 mod network;
 mod probe;
-mod restart;
 mod sandbox;
 mod terminals;
 mod vulnerabilities;

@@ -145,62 +145,6 @@ fn while_running(vmm: Vmm, options: &[&str], check: impl FnOnce(u64)) {
 }
 
 #[test]
-fn with_attach_as_much_is_locked_before_dma_as_predicted() {
-    let predicted = prediction("512M", 2, "attach", "before_dma_bytes");
-    let mut running = Vmm::linux()
-        .nvme()
-        .option("--memory", "512M")
-        .option("--lock", "attach")
-        .start();
-    running.wait_for_console("LAB-GUEST-INIT", 1);
-    assert_within_a_page(locked_bytes(running.id()), predicted);
-    running.signal(Signal::TERM);
-    running.finish().assert_status(1);
-    assert_nothing_is_left();
-}
-
-#[test]
-fn with_two_groups_memory_is_locked_once_as_predicted() {
-    let report = ask(&["--memory", "512M", "--ddw", "off"]);
-    let both = report["together"].as_array().expect("two groups are free");
-    assert_eq!(
-        (&both[0]["version"], &both[0]["groups"]),
-        (&2.into(), &2.into())
-    );
-    let attach = &both[0]["locked"][1];
-    assert_eq!(attach["lock"], "attach", "{report:#}");
-    let predicted = attach["before_dma_bytes"].as_u64().expect("a number");
-    assert!(predicted < 2 * (512 << 20), "{report:#}");
-    let vmm = Vmm::linux().nic().nvme().option("--memory", "512M");
-    let mut running = vmm.option("--lock", "attach").start();
-    running.wait_for_console("LAB-GUEST-INIT", 1);
-    assert_within_a_page(locked_bytes(running.id()), predicted);
-    running.signal(Signal::TERM);
-    running.finish().assert_status(1);
-    assert_nothing_is_left();
-}
-
-#[test]
-fn with_user_mode_kvms_tables_are_what_is_not_locked() {
-    let most = prediction("512M", 2, "attach", "most_bytes");
-    let kvm_tables = prediction("512M", 2, "attach", "kvm_table_bytes");
-    let options = ["--memory", "512M", "--lock", "attach", "--tce", "user"];
-    while_it_reads(&options, |locked| {
-        assert_within_a_page(locked, most - kvm_tables);
-    });
-}
-
-#[test]
-fn with_a_version_1_container_as_much_is_locked_as_predicted() {
-    for lock in ["first-map", "attach"] {
-        let predicted = prediction("1G", 1, lock, "first_mapping_bytes");
-        while_it_reads(&["--iommu", "v1", "--lock", lock], |locked| {
-            assert_within_a_page(locked, predicted);
-        });
-    }
-}
-
-#[test]
 fn with_first_map_as_many_blocks_are_locked_as_the_guest_uses_and_the_tables() {
     let first = prediction("1G", 2, "first-map", "before_dma_bytes") + BLOCK_BYTES;
     let most = prediction("1G", 2, "first-map", "most_bytes");
@@ -213,46 +157,39 @@ fn with_first_map_as_many_blocks_are_locked_as_the_guest_uses_and_the_tables() {
     });
 }
 
-#[test]
-fn with_a_dynamic_window_all_of_memory_and_both_tables_are_locked_as_predicted() {
-    for options in [&[][..], &["--tce", "user"], &["--ddw", "512M"]] {
-        let memory = ["--memory", "512M"];
-        // Its kernel opens the window for the NVMe's driver and maps all of memory there.
-        let answer = ask(&[
-            &[&host::nvme()[..]][..],
-            &memory,
-            if options.first() == Some(&"--ddw") {
-                options
-            } else {
-                &[]
-            },
-        ]
-        .concat());
-        let most = predicted(&answer, 2, "first-map", "most_bytes");
-        let window = &answer["groups"][0]["containers"][0]["dynamic_window"];
-        assert_eq!(window["window_bytes"], 512 << 20, "{answer:#}");
-        assert_eq!(window["page_bytes"], HOST_PAGE_BYTES, "{answer:#}");
-        let kvm_tables = match options {
-            ["--tce", "user"] => predicted(&answer, 2, "first-map", "kvm_table_bytes"),
-            _ => 0,
-        };
-        let job = [WAIT_FOR_NVME, READ_FOR_EVER].concat();
-        let vmm = Vmm::job(&job).nvme_with_windows();
-        while_running(vmm, &[&memory[..], options].concat(), |locked| {
-            assert_within_a_page(locked, most - kvm_tables);
-        });
-    }
+/// Runs a guest that opens a window for all of memory, and checks what is locked.
+#[track_caller]
+fn locks_all_of_memory_and_both_tables(options: &[&str]) {
+    let memory = ["--memory", "512M"];
+    // Its kernel opens the window for the NVMe's driver and maps all of memory there.
+    let answer = ask(&[
+        &[&host::nvme()[..]][..],
+        &memory,
+        if options.first() == Some(&"--ddw") {
+            options
+        } else {
+            &[]
+        },
+    ]
+    .concat());
+    let most = predicted(&answer, 2, "first-map", "most_bytes");
+    let window = &answer["groups"][0]["containers"][0]["dynamic_window"];
+    assert_eq!(window["window_bytes"], 512 << 20, "{answer:#}");
+    assert_eq!(window["page_bytes"], HOST_PAGE_BYTES, "{answer:#}");
+    let kvm_tables = match options {
+        ["--tce", "user"] => predicted(&answer, 2, "first-map", "kvm_table_bytes"),
+        _ => 0,
+    };
+    let job = [WAIT_FOR_NVME, READ_FOR_EVER].concat();
+    let vmm = Vmm::job(&job).nvme_with_windows();
+    while_running(vmm, &[&memory[..], options].concat(), |locked| {
+        assert_within_a_page(locked, most - kvm_tables);
+    });
 }
 
 #[test]
-fn with_smaller_regions_less_is_locked_as_predicted() {
-    let report = ask(&[&host::nvme(), "--ddw", "off", "--lock-region", "64M"]);
-    assert_eq!(report["region_bytes"], 64 << 20, "{report:#}");
-    let first = predicted(&report, 2, "first-map", "before_dma_bytes") + BLOCK_BYTES;
-    while_it_reads(&["--lock-region", "64M"], |locked| {
-        let more_blocks = (locked + HOST_PAGE_BYTES - first) / BLOCK_BYTES;
-        assert_within_a_page(locked, first + more_blocks * BLOCK_BYTES);
-    });
+fn with_a_dynamic_window_all_of_memory_and_both_tables_are_locked_as_predicted() {
+    locks_all_of_memory_and_both_tables(&[]);
 }
 
 #[test]
@@ -338,4 +275,82 @@ fn the_limit_of_an_ordinary_user_is_judged() {
     assert_eq!(locked[0]["verdict"], "enough-to-start", "{report:#}");
     assert_eq!(locked[1]["verdict"], "too-low", "{report:#}");
     assert_nothing_is_left();
+}
+
+/// Other ways to lock, and less to lock.
+mod long {
+    use super::*;
+
+    #[test]
+    fn with_a_dynamic_window_in_user_mode_or_bounded_as_much_is_locked_as_predicted() {
+        locks_all_of_memory_and_both_tables(&["--tce", "user"]);
+        locks_all_of_memory_and_both_tables(&["--ddw", "512M"]);
+    }
+
+    #[test]
+    fn with_attach_as_much_is_locked_before_dma_as_predicted() {
+        let predicted = prediction("512M", 2, "attach", "before_dma_bytes");
+        let mut running = Vmm::linux()
+            .nvme()
+            .option("--memory", "512M")
+            .option("--lock", "attach")
+            .start();
+        running.wait_for_console("LAB-GUEST-INIT", 1);
+        assert_within_a_page(locked_bytes(running.id()), predicted);
+        running.signal(Signal::TERM);
+        running.finish().assert_status(1);
+        assert_nothing_is_left();
+    }
+
+    #[test]
+    fn with_two_groups_memory_is_locked_once_as_predicted() {
+        let report = ask(&["--memory", "512M", "--ddw", "off"]);
+        let both = report["together"].as_array().expect("two groups are free");
+        assert_eq!(
+            (&both[0]["version"], &both[0]["groups"]),
+            (&2.into(), &2.into())
+        );
+        let attach = &both[0]["locked"][1];
+        assert_eq!(attach["lock"], "attach", "{report:#}");
+        let predicted = attach["before_dma_bytes"].as_u64().expect("a number");
+        assert!(predicted < 2 * (512 << 20), "{report:#}");
+        let vmm = Vmm::linux().nic().nvme().option("--memory", "512M");
+        let mut running = vmm.option("--lock", "attach").start();
+        running.wait_for_console("LAB-GUEST-INIT", 1);
+        assert_within_a_page(locked_bytes(running.id()), predicted);
+        running.signal(Signal::TERM);
+        running.finish().assert_status(1);
+        assert_nothing_is_left();
+    }
+
+    #[test]
+    fn with_user_mode_kvms_tables_are_what_is_not_locked() {
+        let most = prediction("512M", 2, "attach", "most_bytes");
+        let kvm_tables = prediction("512M", 2, "attach", "kvm_table_bytes");
+        let options = ["--memory", "512M", "--lock", "attach", "--tce", "user"];
+        while_it_reads(&options, |locked| {
+            assert_within_a_page(locked, most - kvm_tables);
+        });
+    }
+
+    #[test]
+    fn with_a_version_1_container_as_much_is_locked_as_predicted() {
+        for lock in ["first-map", "attach"] {
+            let predicted = prediction("1G", 1, lock, "first_mapping_bytes");
+            while_it_reads(&["--iommu", "v1", "--lock", lock], |locked| {
+                assert_within_a_page(locked, predicted);
+            });
+        }
+    }
+
+    #[test]
+    fn with_smaller_regions_less_is_locked_as_predicted() {
+        let report = ask(&[&host::nvme(), "--ddw", "off", "--lock-region", "64M"]);
+        assert_eq!(report["region_bytes"], 64 << 20, "{report:#}");
+        let first = predicted(&report, 2, "first-map", "before_dma_bytes") + BLOCK_BYTES;
+        while_it_reads(&["--lock-region", "64M"], |locked| {
+            let more_blocks = (locked + HOST_PAGE_BYTES - first) / BLOCK_BYTES;
+            assert_within_a_page(locked, first + more_blocks * BLOCK_BYTES);
+        });
+    }
 }

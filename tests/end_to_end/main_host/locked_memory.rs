@@ -1,7 +1,12 @@
 //! When guest memory is locked.
 
+use std::fs;
+
+use spapr_lab::proc_sizes::of_guest;
+
 use crate::harness::Vmm;
 use crate::harness::finished::Finished;
+use crate::harness::front_end::FrontEnd;
 use crate::harness::tce_calls::{H_SUCCESS, TceCalls};
 
 /// A guest that has a device and does no DMA.
@@ -58,4 +63,25 @@ fn clearing_before_the_first_mapping_is_no_error_and_locks_nothing() {
     assert_eq!(finished.number("/windows/0/failures"), 0, "{finished}");
     let locked = finished.number("/memory/peak_locked_bytes");
     assert_eq!(locked, 0, "{finished}");
+}
+
+/// A process that locks all it has gets pages as soon as it maps memory, and huge ones only if it asked before.
+#[test]
+fn memory_locked_for_a_domain_is_of_huge_pages_after_a_reset_too() {
+    const GUEST_BYTES: u64 = 1 << 30;
+    let front_end = FrontEnd::linux().option("-overcommit", "mem-lock=on");
+    let (mut running, mut monitor) = front_end.start();
+    for start in 1..=2 {
+        running.wait_for_console("LAB-GUEST-INIT", start);
+        let smaps = fs::read_to_string(format!("/proc/{}/smaps", running.id())).expect("smaps");
+        let guest = |key| of_guest(&smaps, GUEST_BYTES, key).expect("guest memory");
+        assert_eq!(guest("Locked:"), GUEST_BYTES, "start {start}");
+        let huge = guest("AnonHugePages:");
+        assert!(huge > GUEST_BYTES / 2, "start {start}: {huge} bytes");
+        if start == 1 {
+            monitor.ask("system_reset");
+        }
+    }
+    monitor.ask("quit");
+    running.finish().assert_status(0);
 }

@@ -96,49 +96,6 @@ fn a_paused_guest_does_nothing_and_goes_on_where_it_was() {
 }
 
 #[test]
-fn a_device_works_where_its_place_says_and_after_resets() {
-    let lspci = "
-for device in /sys/bus/pci/devices/*; do echo LAB-GUEST-PCI $(basename $device); done
-";
-    let job = [WAIT_FOR_NVME, lspci, READ_ALL].concat();
-    let device = json!({
-        "driver": "vfio-pci", "host": host::nvme(), "id": "hostdev0", "bus": "pci.3.0",
-        "addr": "0x5"
-    });
-    let (mut running, mut monitor) = FrontEnd::job(&job)
-        .option(
-            "-device",
-            r#"{"driver":"spapr-pci-host-bridge","index":3,"id":"pci.3"}"#,
-        )
-        .option("-device", &device.to_string())
-        .argument("-no-shutdown")
-        .start();
-    // In the middle of what it does.
-    running.wait_for_console(SHELL_STARTS, 1);
-    monitor.ask("system_reset");
-    monitor.wait_for("RESET");
-    monitor.wait_for("STOP");
-    assert_eq!(monitor.status(), "shutdown");
-    let console = running.console();
-    let digest = format!("LAB-GUEST-SHA256 {}", data_sha256());
-    assert_eq!(console.matches(&digest).count(), 1, "{console}");
-    assert!(console.contains(":00:05.0"), "{console}");
-    let refused = monitor.reply("cont", &json!({}));
-    assert_eq!(
-        refused["error"]["desc"],
-        "Resetting the Virtual Machine is required"
-    );
-    // When it is done.
-    monitor.ask("system_reset");
-    assert_eq!(monitor.status(), "prelaunch");
-    monitor.ask("cont");
-    running.wait_for_console(SHELL_STARTS, 3);
-    monitor.ask("quit");
-    running.finish().assert_status(0);
-    assert_nothing_is_left();
-}
-
-#[test]
 fn a_guest_that_crashes_is_told_of() {
     let (mut running, mut monitor) = FrontEnd::job("echo c >/proc/sysrq-trigger")
         .argument("-no-shutdown")
@@ -217,5 +174,53 @@ fn what_is_not_supported_is_named_and_nothing_is_left() {
         assert!(finished.errors().contains(expected), "{finished}");
         assert!(!finished.errors().contains(" --"), "{finished}");
         drop(path);
+    }
+}
+
+/// Reads all of the disk three times.
+mod long {
+    use super::*;
+
+    #[test]
+    fn a_device_works_where_its_place_says_and_after_resets() {
+        let lspci = "
+    for device in /sys/bus/pci/devices/*; do echo LAB-GUEST-PCI $(basename $device); done
+    ";
+        let job = [WAIT_FOR_NVME, lspci, READ_ALL].concat();
+        let device = json!({
+            "driver": "vfio-pci", "host": host::nvme(), "id": "hostdev0", "bus": "pci.3.0",
+            "addr": "0x5"
+        });
+        let (mut running, mut monitor) = FrontEnd::job(&job)
+            .option(
+                "-device",
+                r#"{"driver":"spapr-pci-host-bridge","index":3,"id":"pci.3"}"#,
+            )
+            .option("-device", &device.to_string())
+            .argument("-no-shutdown")
+            .start();
+        // In the middle of what it does.
+        running.wait_for_console(SHELL_STARTS, 1);
+        monitor.ask("system_reset");
+        monitor.wait_for("RESET");
+        monitor.wait_for("STOP");
+        assert_eq!(monitor.status(), "shutdown");
+        let console = running.console();
+        let digest = format!("LAB-GUEST-SHA256 {}", data_sha256());
+        assert_eq!(console.matches(&digest).count(), 1, "{console}");
+        assert!(console.contains(":00:05.0"), "{console}");
+        let refused = monitor.reply("cont", &json!({}));
+        assert_eq!(
+            refused["error"]["desc"],
+            "Resetting the Virtual Machine is required"
+        );
+        // When it is done.
+        monitor.ask("system_reset");
+        assert_eq!(monitor.status(), "prelaunch");
+        monitor.ask("cont");
+        running.wait_for_console(SHELL_STARTS, 3);
+        monitor.ask("quit");
+        running.finish().assert_status(0);
+        assert_nothing_is_left();
     }
 }

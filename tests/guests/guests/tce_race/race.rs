@@ -100,9 +100,15 @@ fn make(processor: usize) {
 }
 
 /// Looks for the delay at which one thing turns into another: each round says on which side it was, and
-/// the next is a random step towards the other.
+/// the next is a random step towards the other. What a call takes is not known before, and is a thousand
+/// times as long where the host serves it and has other things to do: until the other side was seen, the
+/// delay doubles.
 #[derive(Debug)]
-pub(crate) struct Hunt(u64);
+pub(crate) struct Hunt {
+    delay: u64,
+    was_later: Option<bool>,
+    has_turned: bool,
+}
 
 impl Hunt {
     /// Ticks of the smallest steps, at most.
@@ -110,21 +116,30 @@ impl Hunt {
 
     /// Begins with no delay.
     pub(crate) const fn new() -> Self {
-        Self(0)
+        Self {
+            delay: 0,
+            was_later: None,
+            has_turned: false,
+        }
     }
 
     /// The next round's delay.
     pub(crate) const fn delay(&self) -> u64 {
-        self.0
+        self.delay
     }
 
     /// The second call should have come later, or else sooner.
-    pub(crate) const fn note(&mut self, later: bool, random: &mut Random) {
-        let step = random.below(self.0 / 8 + Self::STEP);
-        self.0 = if later {
-            self.0 + step
+    pub(crate) fn note(&mut self, later: bool, random: &mut Random) {
+        self.has_turned |= self.was_later.is_some_and(|before| before != later);
+        self.was_later = Some(later);
+        let step = match self.has_turned {
+            true => random.below(self.delay / 8 + Self::STEP),
+            false => self.delay.max(Self::STEP),
+        };
+        self.delay = if later {
+            self.delay + step
         } else {
-            self.0.saturating_sub(step)
+            self.delay.saturating_sub(step)
         };
     }
 }

@@ -1,32 +1,16 @@
 //! Tests with libvirt that take too long for every change: more ways to do what the other modules do.
 
-use std::fs;
-use std::net::TcpStream;
-use std::path::PathBuf;
+mod dump;
+mod restart;
 
-use super::dump::{assert_dump, auto_dumps};
+use std::net::TcpStream;
+
 use super::limits::works;
 use super::terminals::{PAGES, log_of, page_sizes};
 use crate::harness::host::HugePages;
 use crate::harness::jobs::{READ_ALL, WAIT_FOR_NVME, data_sha256};
-use crate::harness::libvirt::{Description, driver, nvme, virsh, virsh_refuses};
+use crate::harness::libvirt::{Description, driver, nvme};
 use crate::harness::typist::Typist;
-
-#[test]
-fn a_domain_that_crashes_is_dumped_and_destroyed() {
-    let domain = Description::new("crash-end")
-        .on_crash("coredump-destroy")
-        .job("echo c >/proc/sysrq-trigger")
-        .define();
-    domain.start();
-    domain.wait_for_state("shut off (crashed)");
-    let dumps = auto_dumps("crash-end");
-    let [dump] = &dumps[..] else {
-        panic!("{dumps:?}")
-    };
-    assert_dump(dump, "sysrq: Trigger a crash");
-    fs::remove_file(dump).expect("remove");
-}
 
 #[test]
 fn libvirts_limit_is_enough_for_each_way_to_lock() {
@@ -57,33 +41,6 @@ fn a_guest_in_a_memfd_of_huge_pages_has_its_terminal_on_a_tcp_socket() {
     let client = TcpStream::connect("127.0.0.1:4555").expect("connect");
     let mut typist = Typist::new(client.try_clone().expect("clone"), client);
     typist.command("echo typed-$((40 + 2))", "typed-42");
-}
-
-#[test]
-fn a_domain_that_hangs_is_dumped_and_takes_an_nmi() {
-    let domain = Description::new("hang").on_crash("preserve").define();
-    domain.start();
-    domain.wait_for_prompt(1);
-    let mut console = domain.attach_console();
-    console.typist.command("echo kept-$((40 + 2))", "kept-42");
-    console.leave();
-    for (name, options) in [
-        ("dump", "--memory-only --verbose"),
-        ("elf", "--memory-only --format elf"),
-        ("live", "--memory-only --live"),
-    ] {
-        let path = PathBuf::from(format!("/tmp/{name}.core"));
-        virsh(&[&format!("dump hang {} {options}", path.display())]);
-        assert_dump(&path, "kept-42");
-        fs::remove_file(&path).expect("remove");
-        assert!(domain.state().starts_with("running"), "{}", domain.state());
-    }
-    let refused = virsh_refuses(&["dump hang /tmp/zlib.core --memory-only --format kdump-zlib"]);
-    assert!(refused.contains("kdump-zlib"), "{refused}");
-    assert!(domain.state().starts_with("running"), "{}", domain.state());
-    domain.virsh("inject-nmi");
-    domain.wait_for_console("System Reset", 1);
-    domain.virsh("destroy");
 }
 
 #[test]
