@@ -32,8 +32,7 @@ impl Geometry {
             return None;
         }
         let first = ioba.0.checked_sub(self.bus_offset.0)? >> self.page_shift.get();
-        let beyond = self.entries.checked_sub(first).filter(|&rest| rest > 0)?;
-        if count > beyond {
+        if first >= self.entries || count > self.entries - first {
             return None;
         }
         Some(usize::try_from(first).ok()?..usize::try_from(first + count).ok()?)

@@ -134,11 +134,11 @@ impl Regions {
     fn translate(&self, index: usize, address: GuestPhysicalAddress) -> Option<Translation> {
         let block = self.all.get(index)?;
         let offset = address.0.checked_sub(block.guest.0)?;
-        let bytes = block
-            .host
-            .bytes
-            .checked_sub(offset)
-            .filter(|&bytes| bytes != 0)?;
+        // Two plain comparisons cost each call less than what the adapters of an Option become.
+        if offset >= block.host.bytes {
+            return None;
+        }
+        let bytes = block.host.bytes - offset;
         let start = HostVirtualAddress(block.host.start.0 + offset);
         Some(Translation {
             block: index,
