@@ -248,3 +248,22 @@ impl Drop for HugePages {
         fs::write(HUGE_PAGES, "0").expect("cannot give the huge pages back");
     }
 }
+
+/// Transparent huge pages go only to who asks for them until this is dropped; here, all get them.
+#[derive(Debug)]
+pub(crate) struct HugePagesForWhoAsks;
+
+impl HugePagesForWhoAsks {
+    const SETTING: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
+
+    pub(crate) fn begin() -> Self {
+        fs::write(Self::SETTING, "madvise").expect("cannot set who gets huge pages");
+        Self
+    }
+}
+
+impl Drop for HugePagesForWhoAsks {
+    fn drop(&mut self) {
+        fs::write(Self::SETTING, "always").expect("cannot set who gets huge pages back");
+    }
+}

@@ -59,9 +59,13 @@ static PLACES: [Place; 2] = [const {
 static ARRIVED: AtomicUsize = AtomicUsize::new(0);
 
 /// Has the first two processors make `calls`, the second so many ticks of the time base later than the
-/// first.
-pub(crate) fn race(calls: [Call; 2], delay: u64) -> [Made; 2] {
-    for ((place, call), delay) in PLACES.iter().zip(calls).zip([0, delay]) {
+/// first, or the first later than the second.
+pub(crate) fn race(calls: [Call; 2], delay: i64) -> [Made; 2] {
+    let delays = match delay.is_negative() {
+        true => [delay.unsigned_abs(), 0],
+        false => [0, delay.unsigned_abs()],
+    };
+    for ((place, call), delay) in PLACES.iter().zip(calls).zip(delays) {
         for (to, word) in place.call.iter().zip(call.0) {
             to.store(word, Ordering::Relaxed);
         }
@@ -102,10 +106,11 @@ fn make(processor: usize) {
 /// Looks for the delay at which one thing turns into another: each round says on which side it was, and
 /// the next is a random step towards the other. What a call takes is not known before, and is a thousand
 /// times as long where the host serves it and has other things to do: until the other side was seen, the
-/// delay doubles.
+/// steps double.
 #[derive(Debug)]
 pub(crate) struct Hunt {
-    delay: u64,
+    /// Below zero, it is the first call that waits.
+    delay: i64,
     was_later: Option<bool>,
     has_turned: bool,
 }
@@ -124,7 +129,7 @@ impl Hunt {
     }
 
     /// The next round's delay.
-    pub(crate) const fn delay(&self) -> u64 {
+    pub(crate) const fn delay(&self) -> i64 {
         self.delay
     }
 
@@ -132,14 +137,15 @@ impl Hunt {
     pub(crate) fn note(&mut self, later: bool, random: &mut Random) {
         self.has_turned |= self.was_later.is_some_and(|before| before != later);
         self.was_later = Some(later);
+        let size = self.delay.unsigned_abs();
         let step = match self.has_turned {
-            true => random.below(self.delay / 8 + Self::STEP),
-            false => self.delay.max(Self::STEP),
+            true => random.below(size / 8 + Self::STEP),
+            false => size.max(Self::STEP),
         };
         self.delay = if later {
-            self.delay + step
+            self.delay.saturating_add_unsigned(step)
         } else {
-            self.delay.saturating_sub(step)
+            self.delay.saturating_sub_unsigned(step)
         };
     }
 }
