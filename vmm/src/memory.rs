@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::slice;
+use std::thread;
 
 use log::Level;
 use spapr_devices::guest_message;
@@ -270,6 +271,9 @@ impl GuestMemory for GuestRam {
             .step_by(POPULATED_AT_ONCE)
             .try_for_each(|offset| {
                 let step = POPULATED_AT_ONCE.min(length - offset);
+                // Least priority alone is not enough: once this thread gets a turn, it keeps the processor until
+                // the next tick, 4 ms, for which one of the guest's that locks memory would wait.
+                thread::yield_now();
                 hugepages::populate(std::ptr::without_provenance_mut(start + offset), step)
             })
             .inspect_err(|error| log::debug!("guest memory is not made present ahead: {error}"))
