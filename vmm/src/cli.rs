@@ -1,17 +1,22 @@
 //! The command line of `spapr-vmm`.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use spapr_devices::vfio::{GroupNumber, PciAddress};
-use spapr_hypercalls::locking::RegionSize;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand};
+use log::LevelFilter;
+use spapr_devices::vfio::{GroupNumber, IommuPolicy, PciAddress};
+use spapr_devices::vty::DEFAULT_UNIT_ADDRESS;
+use spapr_hypercalls::policy::{LockPolicy, TcePolicy};
 
-pub use crate::byte_size::ByteSize;
-use crate::byte_size::SizeError;
-use crate::hugepages::HugepageSize;
 use crate::setting::Setting;
+use crate::spec::choice::{self, Choice};
+use crate::spec::speculation::Wanted;
+use crate::spec::{
+    ByteSize, ConsoleKind, DdwMode, HugepageSize, InterruptControllerMode, LockRegion,
+    MachineDescription, PassedThroughDevice,
+};
 
 /// A VMM for ppc64le KVM (pseries) guests with passed-through PCI devices.
 #[derive(Debug, Parser)]
@@ -21,8 +26,8 @@ pub struct CommandLine {
     #[command(subcommand)]
     pub command: Command,
     /// How much to log on standard error.
-    #[arg(long, global = true, value_enum, default_value_t = LogLevel::Warn, value_name = "LEVEL")]
-    pub log: LogLevel,
+    #[arg(long, global = true, default_value = "warn", value_name = "LEVEL", value_parser = one_of(&choice::LOG))]
+    pub log: LevelFilter,
 }
 
 /// The subcommands.
@@ -69,12 +74,12 @@ pub struct RunArguments {
     pub vfio: Vec<PciAddress>,
 
     /// Who serves the guest's TCE hypercalls (H_PUT_TCE and its kin).
-    #[arg(long, value_enum, default_value_t = TceMode::Auto, value_name = "MODE")]
-    pub tce: TceMode,
+    #[arg(long, default_value = "auto", value_name = "MODE", value_parser = one_of(&choice::TCE))]
+    pub tce: TcePolicy,
 
     /// When guest memory is locked for DMA.
-    #[arg(long, value_enum, default_value_t = LockMode::FirstMap, value_name = "MODE")]
-    pub lock: LockMode,
+    #[arg(long, default_value = "first-map", value_name = "MODE", value_parser = one_of(&choice::LOCK))]
+    pub lock: LockPolicy,
 
     /// The regions in which guest memory is locked, a power of two from 16M; when not given, 256M, or
     /// as much more as leaves 8 regions. Small ones lock less; many make every TCE dearer.
@@ -82,8 +87,8 @@ pub struct RunArguments {
     pub lock_region: Option<LockRegion>,
 
     /// Version of the VFIO container.
-    #[arg(long, value_enum, default_value_t = IommuMode::Auto, value_name = "VERSION")]
-    pub iommu: IommuMode,
+    #[arg(long, default_value = "auto", value_name = "VERSION", value_parser = one_of(&choice::IOMMU))]
+    pub iommu: IommuPolicy,
 
     /// Dynamic DMA windows: auto (up to the size of guest memory), off, or the most bytes that one
     /// may have, a power of two. Linux maps all of its memory in a window that is large enough; in
@@ -92,11 +97,11 @@ pub struct RunArguments {
     pub ddw: DdwMode,
 
     /// The guest's interrupt controller.
-    #[arg(long, value_enum, default_value_t = InterruptControllerMode::Auto, value_name = "KIND")]
+    #[arg(long, default_value = "auto", value_name = "KIND", value_parser = one_of(&choice::INTERRUPT_CONTROLLER))]
     pub interrupt_controller: InterruptControllerMode,
 
     /// Back guest memory by huge pages of the host, taken from its pool at the start.
-    #[arg(long, value_enum, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = one_of(&choice::HUGEPAGES))]
     pub hugepages: Option<HugepageSize>,
 
     /// Where the guest's terminal is: stdio (raw terminal; leave with Ctrl-A x), file=PATH, pty.
@@ -139,25 +144,6 @@ pub const fn option_of(setting: Setting) -> Option<&'static str> {
     })
 }
 
-/// How much is logged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogLevel {
-    /// Nothing.
-    Off,
-    /// What ends the VMM or a device's work.
-    Error,
-    /// What works less well than it could.
-    Warn,
-    /// What was set up, and how.
-    Info,
-    /// Rare events, and what the guest asks for: hypercalls other than TCE calls, RTAS calls, changes of
-    /// configuration space; of each kind two a second at most.
-    Debug,
-    /// Also reads of configuration space and accesses to BARs that are served here, of each kind two a
-    /// second at most.
-    Trace,
-}
-
 /// Arguments of `spapr-vmm iommu`.
 ///
 /// Exit status: 0 when there is an answer, 2 when there is no such device or group or the host has
@@ -182,7 +168,7 @@ pub struct IommuArguments {
     pub ddw: DdwMode,
 
     /// Huge pages behind guest memory, as for `run`; the host's own pages when not given.
-    #[arg(long, value_enum, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = one_of(&choice::HUGEPAGES))]
     pub hugepages: Option<HugepageSize>,
 
     /// Print JSON, for programs.
@@ -229,159 +215,43 @@ impl FromStr for IommuTarget {
     }
 }
 
-impl From<LogLevel> for log::LevelFilter {
-    fn from(level: LogLevel) -> Self {
-        match level {
-            LogLevel::Off => Self::Off,
-            LogLevel::Error => Self::Error,
-            LogLevel::Warn => Self::Warn,
-            LogLevel::Info => Self::Info,
-            LogLevel::Debug => Self::Debug,
-            LogLevel::Trace => Self::Trace,
-        }
-    }
+/// Reads the name of one of some choices; help has them all.
+fn one_of<T: Copy + Send + Sync>(
+    choices: &'static [Choice<T>],
+) -> impl TypedValueParser<Value = T> {
+    let values = choices
+        .iter()
+        .map(|choice| PossibleValue::new(choice.name).help(choice.help));
+    PossibleValuesParser::new(values)
+        .try_map(|name| choice::find(choices, &name).ok_or("there is no such choice"))
 }
 
-/// Who serves the TCE hypercalls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum TceMode {
-    /// Wherever it is cheaper and safe: single entries in the kernel, ranges in this process, scattered
-    /// lists in the kernel if it checks where they end; all in this process when the kernel cannot. A guest
-    /// that changes one entry from two processors at once can make Linux keep some of its memory locked after
-    /// its end, until the host restarts; that is then told, and ends in an error.
-    Auto,
-    /// All in the kernel, as far as it can. For guests that you trust: before Linux 7, a guest can write
-    /// behind the kernel's tables with it.
-    Kernel,
-    /// All in this process: dearer for single entries, and leaves a hostile guest no bug of the kernel's
-    /// handlers to use.
-    User,
-}
-
-/// When guest memory is locked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LockMode {
-    /// Region by region, when the guest first maps a page of it for DMA.
-    FirstMap,
-    /// All of it, before the guest starts.
-    Attach,
-}
-
-/// Version of the VFIO container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum IommuMode {
-    /// Version 2, or 1 where the host has no 2.
-    Auto,
-    /// Version 1: every TCE call is served in this process, pages are locked one by one.
-    V1,
-    /// Version 2: memory is registered before it is mapped.
-    V2,
-}
-
-/// The guest's interrupt controller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum InterruptControllerMode {
-    /// XIVE where the host can: KVM offers it (not in a nested host), and pages have 64 KiB. Else XICS.
-    Auto,
-    /// XIVE, native exploitation mode: the guest takes and ends interrupts without hypercalls.
-    Xive,
-    /// XICS, on any host.
-    Xics,
-}
-
-/// Size of the regions in which guest memory is locked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LockRegion(pub RegionSize);
-
-impl LockRegion {
-    /// The least that may be asked for: guest memory is a multiple of it.
-    pub const LEAST: ByteSize = ByteSize(16 << 20);
-}
-
-impl FromStr for LockRegion {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let size: ByteSize = text.parse().map_err(|why: SizeError| why.to_string())?;
-        RegionSize::new(size.0)
-            .filter(|_| size >= Self::LEAST)
-            .map(Self)
-            .ok_or_else(|| format!("a region is a power of two, at least {}", Self::LEAST))
-    }
-}
-
-/// How large dynamic DMA windows may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DdwMode {
-    /// As large as guest memory.
-    Auto,
-    /// The guest is offered none.
-    Off,
-    /// At most this, a power of two.
-    AtMost(ByteSize),
-}
-
-impl DdwMode {
-    /// The least that a window may be bounded to: one page of the largest size that QEMU offers.
-    pub const LEAST: ByteSize = ByteSize(16 << 20);
-}
-
-impl fmt::Display for DdwMode {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Auto => formatter.write_str("auto"),
-            Self::Off => formatter.write_str("off"),
-            Self::AtMost(size) => size.fmt(formatter),
-        }
-    }
-}
-
-impl FromStr for DdwMode {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "auto" => return Ok(Self::Auto),
-            "off" => return Ok(Self::Off),
-            _ => {}
-        }
-        let size: ByteSize = text.parse().map_err(|why| match why {
-            SizeError::NoSize => "expected auto, off, or a size such as 512M".to_owned(),
-            why => why.to_string(),
-        })?;
-        if size < Self::LEAST {
-            return Err(format!("a window has at least {}", Self::LEAST));
-        }
-        if !size.0.is_power_of_two() {
-            let below = ByteSize(1 << size.0.ilog2());
-            return Err(format!(
-                "a window's size is a power of two, such as {below}"
-            ));
-        }
-        Ok(Self::AtMost(size))
-    }
-}
-
-/// Where the guest's terminal is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ConsoleKind {
-    /// Standard input and output.
-    Stdio,
-    /// Output to a file; no input.
-    File(PathBuf),
-    /// A new pseudo-terminal, whose name is printed.
-    Pty,
-}
-
-impl FromStr for ConsoleKind {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text.split_once('=') {
-            None if text == "stdio" => Ok(Self::Stdio),
-            None if text == "pty" => Ok(Self::Pty),
-            Some(("file", path)) if !path.is_empty() => Ok(Self::File(PathBuf::from(path))),
-            _ => Err("expected stdio, pty, or file=PATH".to_owned()),
+impl From<&RunArguments> for MachineDescription {
+    fn from(arguments: &RunArguments) -> Self {
+        Self {
+            kernel: arguments.kernel.clone(),
+            initrd: arguments.initrd.clone(),
+            command_line: arguments.append.clone(),
+            memory: arguments.memory,
+            cpus: arguments.cpus,
+            threads_per_core: 1,
+            processor: None,
+            speculation: Wanted::default(),
+            vfio: arguments
+                .vfio
+                .iter()
+                .map(|&host| PassedThroughDevice { host, place: None })
+                .collect(),
+            tce: arguments.tce,
+            lock: arguments.lock,
+            lock_region: arguments.lock_region.map(|region| region.0),
+            iommu: arguments.iommu,
+            ddw: arguments.ddw,
+            interrupt_controller: arguments.interrupt_controller,
+            hugepages: arguments.hugepages,
+            vty: DEFAULT_UNIT_ADDRESS,
+            uuid: None,
+            clock_offset_seconds: 0,
         }
     }
 }
@@ -409,39 +279,5 @@ mod tests {
             assert!(message.contains("IOMMU group"), "{message}");
             assert!(message.contains("DDDD:BB:DD.F"), "{message}");
         }
-    }
-
-    #[test]
-    fn dynamic_windows_are_bounded_to_powers_of_two() {
-        assert_eq!("auto".parse(), Ok(DdwMode::Auto));
-        assert_eq!("off".parse(), Ok(DdwMode::Off));
-        let bound = DdwMode::AtMost(ByteSize(512 << 20));
-        assert_eq!("512M".parse(), Ok(bound));
-        let refusal = |text: &str| text.parse::<DdwMode>().unwrap_err();
-        assert!(refusal("3G").contains("such as 2G"));
-        assert!(refusal("8M").contains("at least 16M"));
-        assert!(refusal("0").contains("at least 16M"));
-        assert!(refusal("on").contains("auto, off"));
-    }
-
-    #[test]
-    fn regions_are_powers_of_two_from_16_mib() {
-        let region = "64M".parse::<LockRegion>().unwrap();
-        assert_eq!(region.0.bytes(), 64 << 20);
-        for wrong in ["8M", "0", "24M", "region"] {
-            assert!(wrong.parse::<LockRegion>().is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn consoles_are_named_as_the_help_says() {
-        assert_eq!("stdio".parse(), Ok(ConsoleKind::Stdio));
-        assert_eq!("pty".parse(), Ok(ConsoleKind::Pty));
-        assert_eq!(
-            "file=/tmp/x".parse(),
-            Ok(ConsoleKind::File(PathBuf::from("/tmp/x")))
-        );
-        assert!("file=".parse::<ConsoleKind>().is_err());
-        assert!("socket".parse::<ConsoleKind>().is_err());
     }
 }

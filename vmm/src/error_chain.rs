@@ -45,7 +45,7 @@ mod tests {
         let cause = std::io::Error::from_raw_os_error(libc::ENOMEM);
         let text = chain(&Repeats(cause));
         assert_eq!(text, "mapping failed: Cannot allocate memory (os error 12)");
-        let size = crate::cli::ByteSize(1 << 30);
+        let size = crate::spec::ByteSize(1 << 30);
         let error = crate::memory::MemoryError::Map {
             size,
             limit_bytes: None,

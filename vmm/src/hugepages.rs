@@ -9,26 +9,14 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use clap::ValueEnum;
 use spapr_hypercalls::address::PageShift;
 use vm_memory::mmap::MmapRegionError;
 use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
-use crate::cli::ByteSize;
+use crate::spec::{ByteSize, HugepageSize};
 
 /// Where the kernel keeps its pools of huge pages.
 const POOLS: &str = "/sys/kernel/mm/hugepages";
-
-/// Size of the huge pages behind guest memory; a radix host has these two.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum HugepageSize {
-    /// 2 MiB.
-    #[value(name = "2M")]
-    Size2M,
-    /// 1 GiB.
-    #[value(name = "1G")]
-    Size1G,
-}
 
 /// Why there is no guest memory in huge pages.
 #[derive(Debug, thiserror::Error)]

@@ -2,14 +2,17 @@
 //!
 //! | module | what it is for |
 //! |---|---|
+//! | [`spec`] | a machine as it is asked for, in plain types |
 //! | [`cli`] | the command line |
 //! | [`qemu`] | the front end for libvirt: QEMU's command line and QMP |
 //! | [`run`] | `spapr-vmm run`: from the command line to the guest's end |
 //! | [`iommu_report`] | `spapr-vmm iommu`: what IOMMU groups can do, and what a guest locks |
-//! | [`machine`] | the pseries machine: what it is made of, its life, its passed-through devices |
+//! | [`lifecycle`] | how a machine's run ends, and who waits for it |
+//! | [`speculation`] | what a guest is told of its processor's defences |
+//! | [`partition`] | what the processors of a machine share |
+//! | [`machine`] | the pseries machine: what it is made of, its passed-through devices |
 //! | [`vcpu`] | a processor's loop and the hypercalls that are no DMA |
 //! | [`boot`] | kernel, initial RAM disk and device tree in guest memory |
-//! | [`byte_size`] | sizes as people write them |
 //! | [`random`] | random bytes |
 //! | [`memory`], [`hugepages`] | guest RAM, and huge pages of the host behind it |
 //! | [`console`] | where the guest's terminal is |
@@ -27,7 +30,6 @@
 
 pub mod background_writer;
 pub mod boot;
-pub mod byte_size;
 pub mod cli;
 pub mod console;
 pub mod control;
@@ -38,15 +40,19 @@ pub mod hugepages;
 pub mod iommu_report;
 #[cfg(target_arch = "powerpc64")]
 pub mod kvm;
+pub mod lifecycle;
 pub mod logging;
 pub mod machine;
 pub mod memory;
+pub mod partition;
 pub mod process_limits;
 pub mod qemu;
 pub mod random;
 pub mod run;
 pub mod sandbox;
 pub mod setting;
+pub mod spec;
+pub mod speculation;
 pub mod stats;
 pub mod threads;
 pub mod vcpu;

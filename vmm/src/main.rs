@@ -26,7 +26,7 @@ fn run_program(started: Instant) -> ExitCode {
         // Before there is a second thread.
         sandbox::turn_on();
     }
-    let logging = logging::start(command_line.log.into());
+    let logging = logging::start(command_line.log);
     let result = match &command_line.command {
         Command::Run(arguments) => {
             run::run(arguments, started).map_err(|error| (error.message(), error.exit_status()))

@@ -16,10 +16,10 @@ use vm_memory::{
     MmapRegion,
 };
 
-use crate::cli::ByteSize;
-use crate::hugepages::{self, HugepageError, HugepageSize};
+use crate::hugepages::{self, HugepageError};
 use crate::process_limits::{Limit, soft_limit};
 use crate::setting::Setting;
+use crate::spec::{ByteSize, HugepageSize};
 
 /// What guest memory is a multiple of: 16 MiB, so that every region that is registered for DMA and
 /// every memory slot starts and ends on a host page of any size up to 16 MiB.

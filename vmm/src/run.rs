@@ -8,13 +8,15 @@ use crate::cli::{self, RunArguments};
 use crate::setting::{self, Setting};
 #[cfg(target_arch = "powerpc64")]
 use crate::{
-    cli::ConsoleKind,
     console::{Console, ConsoleError, Escape, OsTermReport, Terminal},
     control::{Control, ControlError},
-    machine::lasting::Lasting,
-    machine::processor_threads::ProcessorThreads,
-    machine::{Machine, MachineError, description::MachineDescription, lifecycle::End},
+    lifecycle::End,
+    machine::{Machine, MachineError},
+    partition::lasting::Lasting,
+    partition::processor_threads::ProcessorThreads,
     sandbox::{self, Role},
+    spec::ConsoleKind,
+    spec::MachineDescription,
     stats::{Statistics, StatisticsFile, StatsError},
 };
 

@@ -9,7 +9,7 @@ use spapr_devices::guest_message;
 use spapr_devices::vty::Vty;
 
 use super::{Console, ConsoleError, OsTermReport, OutputQueue, input};
-use crate::machine::lifecycle::{End, Lifecycle};
+use crate::lifecycle::{End, Lifecycle};
 
 /// How long typed input waits before it is offered again to a guest that is behind.
 const RETRY_INPUT: Duration = Duration::from_millis(5);

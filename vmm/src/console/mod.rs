@@ -19,8 +19,8 @@ pub use os_term::OsTermReport;
 pub use output::OutputQueue;
 pub use terminal::is_raw;
 
-use crate::cli::ConsoleKind;
 use crate::setting::Setting;
+use crate::spec::ConsoleKind;
 use terminal::RawTerminal;
 
 /// Why there is no console.

@@ -136,8 +136,8 @@ pub(crate) mod tests {
     use object::{LittleEndian, elf};
 
     use super::*;
-    use crate::cli::ByteSize;
     use crate::memory::LEAST_BYTES;
+    use crate::spec::ByteSize;
 
     pub(crate) const MARK: &[u8] = b"written by the guest";
     pub(crate) const MARK_AT: u64 = 0x123_4567;

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::super::report::{Interrupts, Verdict};
 use super::*;
-use crate::cli::{ByteSize, DdwMode};
+use crate::spec::{ByteSize, DdwMode};
 
 const GIB: u64 = 1 << 30;
 

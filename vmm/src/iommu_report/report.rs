@@ -3,10 +3,10 @@
 
 use serde::Serialize;
 use spapr_devices::vfio::{GroupMember, InterruptKinds, IommuInfo, IommuVersion, MemoryLimit};
-use spapr_hypercalls::policy::LockPolicy;
 
 use super::libvirt::LibvirtLimit;
 use crate::machine::locked_memory::Guest;
+use crate::spec::choice;
 
 /// The whole answer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -236,18 +236,15 @@ pub enum Verdict {
     TooLow,
 }
 
-/// Both ways to lock memory, as they are told.
-const LOCK_POLICIES: [LockPolicy; 2] = [LockPolicy::FirstMap, LockPolicy::Attach];
-
 /// What is locked for `guest` with `containers`, for each `--lock`, and what `limit` allows.
 pub fn locked(guest: &Guest, containers: &[IommuInfo], limit: &MemoryLimit) -> Vec<Locked> {
-    LOCK_POLICIES
-        .into_iter()
+    choice::LOCK
+        .iter()
         .map(|lock| {
-            let need = guest.need(containers, lock);
+            let need = guest.need(containers, lock.value);
             let (first, most) = (need.first_mapping.total_bytes(), need.most.total_bytes());
             Locked {
-                lock: lock.to_string(),
+                lock: lock.name.to_owned(),
                 before_dma_bytes: need.before_dma.total_bytes(),
                 first_mapping_bytes: first,
                 most_bytes: most,
@@ -293,7 +290,7 @@ mod tests {
     use spapr_hypercalls::locking::RegionSize;
 
     use super::*;
-    use crate::cli::DdwMode;
+    use crate::spec::DdwMode;
 
     const GIB: u64 = 1 << 30;
 

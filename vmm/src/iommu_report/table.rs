@@ -5,7 +5,7 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 use super::report::{
     ContainerReport, GroupReport, Interrupts, Iommu, Limit, Locked, Member, Report, State, Verdict,
 };
-use crate::cli::ByteSize;
+use crate::spec::ByteSize;
 
 /// The whole answer as text, for a terminal or a file.
 pub fn render(report: &Report) -> String {

@@ -17,7 +17,7 @@ use spapr_devices::interrupts::ControllerKind;
 use spapr_devices::interrupts::xive::PAGE_BYTES as XIVE_PAGE_BYTES;
 use vmm_sys_util::errno;
 
-use crate::cli::InterruptControllerMode;
+use crate::spec::InterruptControllerMode;
 
 /// KVM's device.
 const DEVICE: &CStr = c"/dev/kvm";

@@ -16,26 +16,20 @@ use spapr_hypercalls::abi;
 use spapr_hypercalls::address::GuestPhysicalAddress;
 use spapr_hypercalls::engine::{Engine, EngineError, HostBridge as EngineBridge, WindowError};
 use spapr_hypercalls::locking::RegionSize;
-use spapr_hypercalls::policy::{LockPolicy, Policy, TcePolicy};
+use spapr_hypercalls::policy::Policy;
 use spapr_hypercalls::world::GuestRange;
 
 use super::bar_slots::BarSlots;
 use super::bulk_calls::{self, BulkCallSwitch};
-use super::description::{DEFAULT_WINDOW, MachineDescription};
 use super::device_interrupts;
 use super::dma_windows;
-use super::host_iommu::GroupIommu;
-use super::interrupt_controller::{InterruptController, InterruptControllerError};
-use super::lasting::Lasting;
 use super::memory_check::{self, MemoryCheckError};
 use super::passthrough::{self, AttachedGroup, PassthroughError};
 use super::populator::Wake;
 use super::processor_facts::{self, ProcessorError};
-use super::speculation::{NotPromised, Told};
 use crate::boot::kernel::Kernel;
 use crate::boot::layout::room_for_kernel;
 use crate::boot::{self, BootError, Entry, Payload, device_tree::MachineTree};
-use crate::cli::{LockMode, TceMode};
 use crate::control::Alarm;
 use crate::kvm::host::{self, Capabilities, HostError};
 use crate::kvm::memory_slots::{MemorySlotError, MemorySlots};
@@ -44,8 +38,13 @@ use crate::kvm::vfio_device::{VfioDeviceError, VfioKvmDevice};
 use crate::kvm::vm::{PseriesVm, VmError};
 use crate::kvm::xive::XiveError;
 use crate::memory::{self, GuestRam, MemoryError};
+use crate::partition::host_iommu::GroupIommu;
+use crate::partition::interrupt_controller::{InterruptController, InterruptControllerError};
+use crate::partition::lasting::Lasting;
 use crate::random;
 use crate::setting::Setting;
+use crate::spec::{DEFAULT_WINDOW, MachineDescription};
+use crate::speculation::{NotPromised, Told};
 
 /// Why there is no machine.
 #[derive(Debug, thiserror::Error)]
@@ -470,7 +469,7 @@ fn attach_devices(
     let mut notices = Vec::new();
     if !description.vfio.is_empty() {
         let kvm_device = Arc::new(VfioKvmDevice::new(vm).map_err(KvmRefusal::from)?);
-        let groups = passthrough::attach(&description.vfio, description.iommu.into())?;
+        let groups = passthrough::attach(&description.vfio, description.iommu)?;
         let containers: Vec<_> = groups.iter().map(|group| &*group.container).collect();
         memory_check::check(&containers, ram, &policy, description.ddw)?;
         let can_bind = capabilities.spapr_tce_64 && capabilities.spapr_tce_vfio;
@@ -534,15 +533,8 @@ fn offered_windows(
 
 fn policy(description: &MachineDescription) -> Policy {
     Policy {
-        tce: match description.tce {
-            TceMode::Auto => TcePolicy::Auto,
-            TceMode::Kernel => TcePolicy::Kernel,
-            TceMode::User => TcePolicy::User,
-        },
-        lock: match description.lock {
-            LockMode::FirstMap => LockPolicy::FirstMap,
-            LockMode::Attach => LockPolicy::Attach,
-        },
+        tce: description.tce,
+        lock: description.lock,
         region: description.lock_region,
         block: match description.hugepages {
             // They are present.

@@ -4,7 +4,7 @@ use spapr_devices::dma_windows::WindowLimits;
 use spapr_devices::vfio::IommuInfo;
 use spapr_hypercalls::address::PageShift;
 
-use crate::cli::DdwMode;
+use crate::spec::DdwMode;
 
 /// The largest page of an IOMMU that pages of `bytes` bytes can back.
 pub fn page_backed_by(bytes: u64) -> PageShift {
@@ -40,7 +40,7 @@ mod tests {
     use spapr_hypercalls::address::Ioba;
 
     use super::*;
-    use crate::cli::ByteSize;
+    use crate::spec::ByteSize;
 
     #[test]
     fn windows_are_as_large_as_memory_or_as_the_user_allows() {

@@ -4,8 +4,8 @@
 use spapr_devices::pci::DeviceFunction;
 use spapr_devices::vfio::PciAddress;
 
-use super::description::PassedThroughDevice;
 use crate::setting::Setting;
+use crate::spec::PassedThroughDevice;
 
 /// Why devices of one group have no place.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -100,8 +100,8 @@ pub fn choose(members: &[PassedThroughDevice]) -> Result<Vec<DeviceFunction>, Pl
 
 #[cfg(test)]
 mod tests {
-    use super::super::description::GuestPlace;
     use super::*;
+    use crate::spec::GuestPlace;
 
     fn members(addresses: &[&str]) -> Vec<PassedThroughDevice> {
         let member = |text: &&str| PassedThroughDevice {

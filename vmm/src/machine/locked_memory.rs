@@ -8,9 +8,9 @@ use spapr_hypercalls::address::PageShift;
 use spapr_hypercalls::locking::RegionSize;
 use spapr_hypercalls::policy::LockPolicy;
 
-use super::description::DEFAULT_WINDOW;
 use super::dma_windows;
-use crate::cli::DdwMode;
+use crate::spec::DEFAULT_WINDOW;
+use crate::spec::DdwMode;
 
 /// A guest, as far as it decides what gets locked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,7 +143,7 @@ mod tests {
     use spapr_hypercalls::address::Ioba;
 
     use super::*;
-    use crate::cli::ByteSize;
+    use crate::spec::ByteSize;
 
     const MIB: u64 = 1 << 20;
     const GIB: u64 = 1 << 30;

@@ -8,9 +8,9 @@ use spapr_hypercalls::policy::{LockPolicy, Policy};
 
 use super::dma_windows;
 use super::locked_memory::Guest;
-use crate::cli::DdwMode;
 use crate::error_chain::chain;
 use crate::memory::GuestRam;
+use crate::spec::DdwMode;
 
 /// Why the guest is not started.
 #[derive(Debug, thiserror::Error)]

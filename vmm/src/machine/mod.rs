@@ -1,15 +1,8 @@
 //! The pseries machine.
 
-pub mod description;
 pub mod dma_windows;
 pub mod guest_places;
-pub mod lasting;
-pub mod lifecycle;
 pub mod locked_memory;
-pub mod pause;
-pub mod processor_threads;
-pub mod processors;
-pub mod speculation;
 
 #[cfg(target_arch = "powerpc64")]
 mod bar_slots;
@@ -22,13 +15,7 @@ mod device_interrupts;
 #[cfg(target_arch = "powerpc64")]
 mod device_notices;
 #[cfg(target_arch = "powerpc64")]
-mod host_iommu;
-#[cfg(target_arch = "powerpc64")]
-pub mod interrupt_controller;
-#[cfg(target_arch = "powerpc64")]
 mod memory_check;
-#[cfg(target_arch = "powerpc64")]
-pub mod partition;
 #[cfg(target_arch = "powerpc64")]
 mod passthrough;
 #[cfg(any(test, target_arch = "powerpc64"))]

@@ -12,13 +12,12 @@ use spapr_devices::vfio::{
     IommuPolicy, PciAddress, PreflightError,
 };
 
-use super::description::PassedThroughDevice;
 use super::device_notices;
 use super::guest_places::{self, PlaceError};
 use super::vfio_function::VfioFunction;
-use crate::cli::IommuMode;
 use crate::control::Alarm;
 use crate::setting::Setting;
+use crate::spec::PassedThroughDevice;
 
 /// Why a device cannot be passed through.
 #[derive(Debug, thiserror::Error)]
@@ -63,16 +62,6 @@ impl PassthroughError {
             Self::Place { source, .. } => Some(source.setting()),
             Self::Preflight(_) | Self::Twice(_) => Some(Setting::Device),
             _ => None,
-        }
-    }
-}
-
-impl From<IommuMode> for IommuPolicy {
-    fn from(mode: IommuMode) -> Self {
-        match mode {
-            IommuMode::Auto => Self::Auto,
-            IommuMode::V1 => Self::V1,
-            IommuMode::V2 => Self::V2,
         }
     }
 }

@@ -8,12 +8,12 @@ use kvm_ioctls::VmFd;
 
 use spapr_devices::vfio::host_page_bytes;
 
-use super::description::ProcessorModel;
-use super::speculation::Known;
 use crate::boot::device_tree::{CacheGeometry, ProcessorFacts};
 use crate::error_chain::chain;
 use crate::kvm::host::Capabilities;
 use crate::kvm::vm::{PseriesVm, VmError};
+use crate::spec::ProcessorModel;
+use crate::speculation::Known;
 use log::Level;
 use spapr_devices::guest_message;
 

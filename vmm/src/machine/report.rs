@@ -7,9 +7,9 @@ use spapr_devices::vfio::{IommuVersion, MemoryLimit};
 use spapr_hypercalls::abi;
 use spapr_hypercalls::stats::{BulkCallSnapshot, LockedMemory, WindowSnapshot, WindowState};
 
-use super::partition::Partition;
+use crate::partition::Partition;
+use crate::partition::counters::Counters;
 use crate::stats::{BulkCallStatistics, MemoryStatistics, Statistics, WindowStatistics};
-use crate::vcpu::counters::Counters;
 
 /// Adds the counters of one life of a machine to `statistics`.
 pub(super) fn add(

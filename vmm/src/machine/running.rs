@@ -12,24 +12,24 @@ use spapr_devices::rtas::PowerEvents;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::build::{Machine, MachineError};
-use super::lasting::Lasting;
-use super::lifecycle::{End, Lifecycle};
-use super::partition::Partition;
-use super::pause::Pause;
 use super::populator::{Populator, Wake};
-use super::processor_threads::ProcessorThreads;
-use super::processors::{Processors, StartAddress};
 use super::report;
 use crate::console::Terminal;
 use crate::control::Alarm;
 use crate::dump::{SavedRegisters, Snapshot};
 use crate::error_chain::chain;
 use crate::kvm::time_base;
+use crate::lifecycle::{End, Lifecycle};
+use crate::partition::Partition;
+use crate::partition::counters::Counters;
+use crate::partition::lasting::Lasting;
+use crate::partition::modes::Modes;
+use crate::partition::pause::Pause;
+use crate::partition::process_table::ProcessTable;
+use crate::partition::processor_threads::ProcessorThreads;
+use crate::partition::processors::{Processors, StartAddress};
+use crate::partition::rtas_state::RtasState;
 use crate::stats::Statistics;
-use crate::vcpu::counters::Counters;
-use crate::vcpu::modes::Modes;
-use crate::vcpu::process_table::ProcessTable;
-use crate::vcpu::rtas::RtasState;
 use crate::vcpu::thread::Processor;
 
 /// A machine whose processors have threads.

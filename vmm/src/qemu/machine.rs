@@ -21,13 +21,13 @@ mod with_kvm {
     use super::super::state::Next;
     use crate::console::{Console, ConsoleError, Terminal};
     use crate::error_chain::chain;
-    use crate::machine::description::MachineDescription;
-    use crate::machine::lasting::Lasting;
-    use crate::machine::lifecycle::End;
-    use crate::machine::processor_threads::ProcessorThreads;
+    use crate::lifecycle::End;
     use crate::machine::{Machine, MachineError as BuildError};
+    use crate::partition::lasting::Lasting;
+    use crate::partition::processor_threads::ProcessorThreads;
     use crate::sandbox;
     use crate::setting::Setting;
+    use crate::spec::MachineDescription;
     use crate::stats::{Statistics, StatisticsFile, StatsError};
 
     /// Why a machine cannot be run.
@@ -217,8 +217,8 @@ mod without_kvm {
 
     use super::super::run::{QemuError, Waiting};
     use crate::console::Console;
-    use crate::machine::description::MachineDescription;
     use crate::setting::Setting;
+    use crate::spec::MachineDescription;
 
     /// Why a machine cannot be run.
     #[derive(Debug, thiserror::Error)]

@@ -40,7 +40,8 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use crate::cli::LogLevel;
+use log::LevelFilter;
+
 use crate::logging::{self, Prefix};
 use crate::process_limits;
 use command_line::CommandLine;
@@ -128,7 +129,7 @@ fn run_logged(
     if process.sandbox {
         crate::sandbox::turn_on();
     }
-    let logging = logging::start(process.log.unwrap_or(LogLevel::Warn).into());
+    let logging = logging::start(process.log.unwrap_or(LevelFilter::Warn));
     let result = run::run(line, inherited, readiness, started);
     // What was logged stands before the last words.
     drop(logging);

@@ -18,10 +18,10 @@ use super::qmp::Server;
 use super::state::{GuestState, Next, Policy};
 use crate::console::Console;
 use crate::control::{Control, ControlError};
-use crate::machine::description::MachineDescription;
-use crate::machine::lifecycle::{End, Lifecycle};
+use crate::lifecycle::{End, Lifecycle};
 use crate::sandbox::{self, Role};
 use crate::setting;
+use crate::spec::MachineDescription;
 
 /// Why a machine was not run, or ended otherwise than its monitors or its guest wanted.
 #[derive(Debug, thiserror::Error)]

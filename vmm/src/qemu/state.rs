@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::events::Events;
 use crate::dump::{Cancel, Snapshot};
-use crate::machine::lifecycle::{End, Lifecycle};
+use crate::lifecycle::{End, Lifecycle};
 
 /// How long a machine's end waits for a dump that was told to stop: one whose file does not answer
 /// keeps the memory.

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use spapr_devices::vfio::HostPaths;
 
-use crate::machine::description::MachineDescription;
+use crate::spec::MachineDescription;
 pub use calls::Role;
 pub use install::SandboxError;
 pub use paths::Paths;

@@ -5,8 +5,8 @@ use spapr_hypercalls::engine::Answer;
 
 use super::{call_log, rtas, system_reset};
 use crate::kvm::vcpu::PaprHcall;
-use crate::machine::lifecycle::End;
-use crate::machine::partition::Partition;
+use crate::lifecycle::End;
+use crate::partition::Partition;
 
 /// What is left to do for a processor whose hypercall was served.
 pub(super) enum Served {

@@ -3,16 +3,12 @@
 //! A hypercall's way: the loop in `thread` (KVM_RUN returns) → `hypercalls` (which family) → for a
 //! TCE call the engine of `spapr_hypercalls`, and from there one VFIO ioctl.
 
-pub mod counters;
-pub mod modes;
 pub mod system_reset;
 
 #[cfg(target_arch = "powerpc64")]
 mod call_log;
 #[cfg(target_arch = "powerpc64")]
 mod hypercalls;
-#[cfg(target_arch = "powerpc64")]
-pub mod process_table;
 #[cfg(target_arch = "powerpc64")]
 pub mod rtas;
 #[cfg(target_arch = "powerpc64")]

@@ -1,71 +1,19 @@
 //! RTAS calls: what the services of `spapr_devices` need of the machine.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use spapr_devices::dma_windows::{Available, DmaWindowError, DynamicWindows, NewWindow};
 use spapr_devices::pci::HostBridge;
 use spapr_devices::rtas::{
-    self, CpuState, Outcome, Platform, PowerEvents, SERVICES, StartCpuError, TimeOfDayClock,
+    self, CpuState, Outcome, Platform, PowerEvents, StartCpuError, TimeOfDayClock,
 };
 use spapr_devices::vty::SinkStatus;
 use spapr_hypercalls::abi::Arguments;
 use spapr_hypercalls::address::{GuestPhysicalAddress, Liobn, PageShift};
-use uuid::Uuid;
 use vm_memory::{Be32, Bytes, GuestAddress};
 
 use super::hypercalls::Served;
-use crate::machine::lasting::Lasting;
-use crate::machine::lifecycle::End;
-use crate::machine::partition::Partition;
-use crate::machine::processors::{StartAddress, StartError};
-
-/// The token of the first service; there are fewer than [`TOKENS`].
-const FIRST_TOKEN: u32 = 0x2000;
-const TOKENS: usize = 64;
-
-/// What RTAS keeps between calls.
-pub struct RtasState {
-    clock: Arc<TimeOfDayClock>,
-    uuid: Uuid,
-    calls: [AtomicU64; TOKENS],
-}
-
-impl RtasState {
-    /// The state of a machine that starts.
-    pub fn new(lasting: &Lasting) -> Self {
-        Self {
-            clock: Arc::clone(&lasting.clock),
-            uuid: lasting.uuid,
-            calls: [const { AtomicU64::new(0) }; TOKENS],
-        }
-    }
-
-    /// How often each service was called, those that were.
-    pub fn calls(&self) -> BTreeMap<String, u64> {
-        SERVICES
-            .iter()
-            .filter_map(|service| {
-                let calls = self
-                    .calls
-                    .get(index(service.token)?)?
-                    .load(Ordering::Relaxed);
-                (calls != 0).then(|| (service.name.to_owned(), calls))
-            })
-            .collect()
-    }
-
-    fn count(&self, token: u32) {
-        if let Some(calls) = index(token).and_then(|index| self.calls.get(index)) {
-            calls.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
-
-fn index(token: u32) -> Option<usize> {
-    usize::try_from(token.checked_sub(FIRST_TOKEN)?).ok()
-}
+use crate::lifecycle::End;
+use crate::partition::Partition;
+use crate::partition::processors::{StartAddress, StartError};
 
 /// Serves KVMPPC_H_RTAS, whose first argument is the address of an argument block, and writes its return code to
 /// `ret`.

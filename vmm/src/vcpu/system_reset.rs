@@ -4,8 +4,8 @@
 
 use spapr_hypercalls::abi::{Arguments, ReturnCode};
 
-use super::modes::LPCR_ILE;
-use crate::machine::processors::Processors;
+use crate::partition::modes::LPCR_ILE;
+use crate::partition::processors::Processors;
 
 /// The target that means all processors.
 const ALL: u64 = u64::MAX;
@@ -73,7 +73,7 @@ pub fn signal(processors: &Processors, caller: u32, arguments: &Arguments) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::processors::StartAddress;
+    use crate::partition::processors::StartAddress;
 
     const LITTLE_ENDIAN_KERNEL: u64 = 0x8000_0000_0280_b033;
 

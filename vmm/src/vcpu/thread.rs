@@ -7,17 +7,17 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use spapr_hypercalls::abi::{self, ReturnCode};
 use vmm_sys_util::errno::Error as Errno;
 
-use super::counters::Counters;
 use super::hypercalls::{self, Served};
-use super::modes::{LPCR_AIL, LPCR_ILE};
 use super::system_reset::SystemReset;
 use crate::error_chain::chain;
 use crate::kvm::kick::{KickError, VcpuKick};
 use crate::kvm::vcpu::{EntryRegisters, PseriesVcpu, VcpuError, lpcr, msr};
 use crate::kvm::{registers, time_base};
-use crate::machine::lifecycle::End;
-use crate::machine::partition::Partition;
-use crate::machine::processors::{Kick, StartAddress};
+use crate::lifecycle::End;
+use crate::partition::Partition;
+use crate::partition::counters::Counters;
+use crate::partition::modes::{LPCR_AIL, LPCR_ILE};
+use crate::partition::processors::{Kick, StartAddress};
 use log::Level;
 use spapr_devices::guest_message;
 

@@ -3,21 +3,20 @@
 use std::path::PathBuf;
 
 use spapr_devices::pci::DeviceFunction;
+use spapr_devices::vfio::IommuPolicy;
+use spapr_hypercalls::policy::{LockPolicy, TcePolicy};
 use time::{Date, Month, OffsetDateTime, Time};
 use uuid::Uuid;
 
 use super::device::{Device, DeviceKind};
 use super::memory::MemoryOptions;
-use super::process::log_level;
 use super::properties::Properties;
 use super::{CommandLineError, absolute};
-use crate::cli::{
-    DdwMode, InterruptControllerMode, IommuMode, LockMode, LockRegion, LogLevel, TceMode,
+use crate::spec::speculation::Wanted;
+use crate::spec::{
+    DdwMode, GuestPlace, InterruptControllerMode, LockRegion, MachineDescription,
+    PassedThroughDevice, ProcessorModel, choice,
 };
-use crate::machine::description::{
-    GuestPlace, MachineDescription, PassedThroughDevice, ProcessorModel,
-};
-use crate::machine::speculation::{BranchSafety, Safety, Wanted};
 
 /// Names of the machine. There is one; that of each of QEMU's versions is taken for it, so that a
 /// domain that was defined for QEMU keeps its description.
@@ -52,10 +51,10 @@ pub(super) struct MachineOptions {
     initrd: Option<PathBuf>,
     command_line: String,
     clock_offset_seconds: i64,
-    tce: TceMode,
-    lock: LockMode,
+    tce: TcePolicy,
+    lock: LockPolicy,
     lock_region: Option<LockRegion>,
-    iommu: IommuMode,
+    iommu: IommuPolicy,
     ddw: DdwMode,
     interrupt_controller: InterruptControllerMode,
     speculation: Wanted,
@@ -76,10 +75,10 @@ impl Default for MachineOptions {
             initrd: None,
             command_line: String::new(),
             clock_offset_seconds: 0,
-            tce: TceMode::Auto,
-            lock: LockMode::FirstMap,
+            tce: TcePolicy::Auto,
+            lock: LockPolicy::FirstMap,
             lock_region: None,
-            iommu: IommuMode::Auto,
+            iommu: IommuPolicy::Auto,
             ddw: DdwMode::Auto,
             interrupt_controller: InterruptControllerMode::Auto,
             speculation: Wanted::default(),
@@ -180,13 +179,13 @@ impl MachineOptions {
     /// the machine is made.
     fn read_speculation(&mut self, properties: &mut Properties) -> Result<(), CommandLineError> {
         let wanted = &mut self.speculation;
-        if let Some(safety) = properties.one_of("cap-cfpc", &Safety::NAMED)? {
+        if let Some(safety) = properties.one_of("cap-cfpc", &choice::SAFETY)? {
             wanted.cache = Some(safety);
         }
-        if let Some(safety) = properties.one_of("cap-sbbc", &Safety::NAMED)? {
+        if let Some(safety) = properties.one_of("cap-sbbc", &choice::SAFETY)? {
             wanted.bounds_checks = Some(safety);
         }
-        if let Some(safety) = properties.one_of("cap-ibs", &BranchSafety::NAMED)? {
+        if let Some(safety) = properties.one_of("cap-ibs", &choice::BRANCH_SAFETY)? {
             wanted.branches = Some(safety);
         }
         if let Some(on) = properties.switch("cap-ccf-assist")? {
@@ -288,10 +287,10 @@ impl MachineOptions {
 
     fn read_own(&mut self, value: &str) -> Result<(), CommandLineError> {
         let mut properties = Properties::parse("-spapr-vmm", None, value)?;
-        if let Some(mode) = own(&mut properties, "tce", "auto, kernel or user")? {
+        if let Some(mode) = properties.one_of("tce", &choice::TCE)? {
             self.tce = mode;
         }
-        if let Some(mode) = own(&mut properties, "lock", "first-map or attach")? {
+        if let Some(mode) = properties.one_of("lock", &choice::LOCK)? {
             self.lock = mode;
         }
         if let Some(text) = properties.text("lock-region")? {
@@ -299,7 +298,7 @@ impl MachineOptions {
             let region = region.map_err(|why| properties.bad("lock-region", &text, why))?;
             self.lock_region = Some(region);
         }
-        if let Some(mode) = own(&mut properties, "iommu", "auto, v1 or v2")? {
+        if let Some(mode) = properties.one_of("iommu", &choice::IOMMU)? {
             self.iommu = mode;
         }
         if let Some(text) = properties.text("ddw")? {
@@ -307,7 +306,7 @@ impl MachineOptions {
             self.ddw = mode.map_err(|why| properties.bad("ddw", &text, why))?;
         }
         // Read again, and used, by `process`.
-        let _level: Option<LogLevel> = log_level(&mut properties, "log")?;
+        let _level = properties.one_of("log", &choice::LOG)?;
         properties.ignore(&["stats"]);
         properties.finish()
     }
@@ -384,19 +383,6 @@ fn kernel_irqchip(properties: &mut Properties) -> Result<(), CommandLineError> {
 }
 
 /// One of the program's own properties, with the values that its command line takes.
-fn own<T: clap::ValueEnum>(
-    properties: &mut Properties,
-    name: &str,
-    expected: &str,
-) -> Result<Option<T>, CommandLineError> {
-    let Some(text) = properties.text(name)? else {
-        return Ok(None);
-    };
-    T::from_str(&text, false)
-        .map(Some)
-        .map_err(|_| properties.wrong(name, &text, expected))
-}
-
 /// The passed-through devices, with their places behind host bridges.
 fn passed_through(devices: &[Device]) -> Result<Vec<PassedThroughDevice>, CommandLineError> {
     let mut bridges = vec![("pci.0".to_owned(), 0)];

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use super::CommandLineError;
 use super::parameters::OBJECT_TYPES;
 use super::properties::Properties;
-use crate::cli::ByteSize;
-use crate::hugepages::HugepageSize;
+use crate::spec::ByteSize;
+use crate::spec::HugepageSize;
 
 /// QEMU's memory when nothing is said.
 const DEFAULT_BYTES: u64 = 512 << 20;

@@ -34,9 +34,10 @@ pub(crate) use options::names as option_names;
 pub use parameters::{OBJECT_TYPES, OPTION_PARAMETERS};
 use properties::Properties;
 
-use crate::cli::LogLevel;
-use crate::machine::description::MachineDescription;
+use log::LevelFilter;
+
 use crate::setting::Setting;
+use crate::spec::MachineDescription;
 
 /// What a command line asks for.
 #[derive(Debug)]
@@ -92,7 +93,7 @@ pub struct ProcessOptions {
     /// Messages carry the guest's name (`-msg guest-name=on`).
     pub guest_name_in_messages: bool,
     /// How much is logged (`-spapr-vmm log=`).
-    pub log: Option<LogLevel>,
+    pub log: Option<LevelFilter>,
     /// Gets counters at the end (`-spapr-vmm stats=`).
     pub stats: Option<PathBuf>,
 }

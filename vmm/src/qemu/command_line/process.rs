@@ -1,10 +1,8 @@
 //! Options about the process rather than its machine.
 
-use clap::ValueEnum;
-
 use super::properties::Properties;
 use super::{CommandLineError, PassedDescriptor, ProcessOptions, absolute, instead};
-use crate::cli::LogLevel;
+use crate::spec::choice;
 
 /// Reads one option; false when it is none of these.
 pub(super) fn read(
@@ -58,7 +56,7 @@ pub(super) fn read(
         }
         "spapr-vmm" => {
             let mut properties = Properties::parse("-spapr-vmm", None, value)?;
-            if let Some(level) = log_level(&mut properties, "log")? {
+            if let Some(level) = properties.one_of("log", &choice::LOG)? {
                 process.log = Some(level);
             }
             if let Some(path) = properties.text("stats")? {
@@ -104,17 +102,4 @@ pub(super) fn passed_descriptor(value: &str) -> Result<PassedDescriptor, Command
     let opaque = properties.text("opaque")?;
     properties.finish()?;
     Ok(PassedDescriptor { set, fd, opaque })
-}
-
-/// A level of logging by its name.
-pub(super) fn log_level(
-    properties: &mut Properties,
-    name: &str,
-) -> Result<Option<LogLevel>, CommandLineError> {
-    let Some(text) = properties.text(name)? else {
-        return Ok(None);
-    };
-    LogLevel::from_str(&text, false)
-        .map(Some)
-        .map_err(|_| properties.wrong(name, &text, "off, error, warn, info, debug or trace"))
 }

@@ -11,7 +11,8 @@ use spapr_devices::pci::DeviceFunction;
 use spapr_devices::vfio::PciAddress;
 
 use super::{CommandLineError, values};
-use crate::byte_size::ByteSize;
+use crate::spec::ByteSize;
+use crate::spec::choice::{self, Choice};
 
 /// How a property's value was written.
 #[derive(Clone, Debug, PartialEq)]
@@ -176,6 +177,20 @@ impl Properties {
             })
     }
 
+    /// A property that has one of `choices`, by its name in letters of either case.
+    pub(super) fn one_of<T: Copy>(
+        &mut self,
+        name: &str,
+        choices: &[Choice<T>],
+    ) -> Result<Option<T>, CommandLineError> {
+        let Some(text) = self.text(name)? else {
+            return Ok(None);
+        };
+        let found = choice::find(choices, &text);
+        let value = found.ok_or_else(|| self.wrong(name, &text, &choice::names(choices)))?;
+        Ok(Some(value))
+    }
+
     /// A path.
     pub(super) fn path(&mut self, name: &str) -> Result<Option<PathBuf>, CommandLineError> {
         Ok(self.text(name)?.map(PathBuf::from))
@@ -262,27 +277,6 @@ impl Properties {
                 .then_some(())
         });
         given.map(drop)
-    }
-
-    /// A property that has one of these values, in letters of either case.
-    pub(super) fn one_of<T: Copy>(
-        &mut self,
-        name: &str,
-        values: &[(&str, T)],
-    ) -> Result<Option<T>, CommandLineError> {
-        let Some(text) = self.text(name)? else {
-            return Ok(None);
-        };
-        let found = values
-            .iter()
-            .find(|(known, _)| text.eq_ignore_ascii_case(known));
-        match found {
-            Some(&(_, value)) => Ok(Some(value)),
-            None => {
-                let names: Vec<_> = values.iter().map(|(known, _)| *known).collect();
-                Err(self.wrong(name, &text, &names.join(" or ")))
-            }
-        }
     }
 
     /// Takes properties that change nothing here, whatever their value.

@@ -1,7 +1,9 @@
 //! Whole command lines, as libvirt 11.3 builds them.
 
+use spapr_hypercalls::policy::LockPolicy;
+
 use super::*;
-use crate::cli::{ByteSize, LockMode};
+use crate::spec::ByteSize;
 
 /// The probe's.
 const PROBE: &str = "-S -no-user-config -nodefaults -nographic -machine none,accel=kvm:tcg \
@@ -199,9 +201,9 @@ fn options_of_our_own_come_through() {
         "timestamp=on\n-spapr-vmm\nlock=attach,stats=/s,log=info",
     );
     let line = line.expect("parses");
-    assert_eq!(line.machine.expect("a machine").lock, LockMode::Attach);
+    assert_eq!(line.machine.expect("a machine").lock, LockPolicy::Attach);
     assert_eq!(line.process.stats, Some("/s".into()));
-    assert_eq!(line.process.log, Some(LogLevel::Info));
+    assert_eq!(line.process.log, Some(LevelFilter::Info));
     let refused = refusal("timestamp=on", "timestamp=on\n-spapr-vmm\nlock=never");
     assert_eq!(
         refused,
@@ -412,7 +414,7 @@ proptest::proptest! {
 
 #[test]
 fn the_interrupt_controller_is_chosen_as_for_qemu() {
-    use crate::cli::InterruptControllerMode::{Auto, Xics, Xive};
+    use crate::spec::InterruptControllerMode::{Auto, Xics, Xive};
     let mode = |text: &str| {
         let line = domain_with("pseries,usb=off", text).expect("a machine");
         line.machine.expect("a machine").interrupt_controller
@@ -431,7 +433,7 @@ fn the_interrupt_controller_is_chosen_as_for_qemu() {
 
 #[test]
 fn each_level_of_safety_is_taken_as_qemu_names_it() {
-    use crate::machine::speculation::{BranchSafety, Safety, Wanted};
+    use crate::spec::speculation::{BranchSafety, Safety, Wanted};
     let wanted = |text: &str| {
         let line = domain_with("usb=off", text).expect("parses");
         line.machine.expect("a machine").speculation

@@ -12,7 +12,7 @@ use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 use super::*;
 use crate::dump::Snapshot;
 use crate::dump::tests::{MARK, MARK_AT, memory_of, snapshot};
-use crate::machine::lifecycle::Lifecycle;
+use crate::lifecycle::Lifecycle;
 use crate::memory::LEAST_BYTES;
 use crate::qemu::dumps::Dumps;
 use crate::qemu::events::{self, EventSource};
@@ -318,7 +318,7 @@ fn the_last_event_is_told_before_the_end() {
     fixture
         .monitor
         .guest
-        .ended(&crate::machine::lifecycle::End::Asked("SIGTERM"));
+        .ended(&crate::lifecycle::End::Asked("SIGTERM"));
     fixture.server.take().expect("runs").finish();
     let event = client.receive();
     assert_eq!(event["event"], "SHUTDOWN");

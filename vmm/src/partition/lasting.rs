@@ -6,10 +6,10 @@ use std::sync::{Arc, OnceLock};
 use spapr_devices::rtas::TimeOfDayClock;
 use uuid::Uuid;
 
-use super::description::MachineDescription;
 use crate::boot::BootError;
 use crate::boot::files::BootFiles;
 use crate::random;
+use crate::spec::MachineDescription;
 
 /// A machine's identity, its clock, and what its guest is loaded from.
 pub struct Lasting {

@@ -37,7 +37,7 @@ pub struct GroupIommu {
 }
 
 impl GroupIommu {
-    pub(super) fn new(
+    pub(crate) fn new(
         container: Arc<Container>,
         vm: Arc<VmFd>,
         kvm_device: Arc<VfioKvmDevice>,

@@ -1,20 +1,25 @@
-//! What a machine is to be: the same description whatever front end it came from.
+//! What a machine is to be, in plain types: the same whatever front end it came from.
+
+pub mod byte_size;
+pub mod choice;
+pub mod speculation;
+
+mod console;
+mod dma;
 
 use std::path::PathBuf;
 
 use spapr_devices::pci::DeviceFunction;
-use spapr_devices::vfio::PciAddress;
-use spapr_devices::vty::DEFAULT_UNIT_ADDRESS;
+use spapr_devices::vfio::{IommuPolicy, PciAddress};
 use spapr_hypercalls::address::{Ioba, PageShift};
 use spapr_hypercalls::locking::RegionSize;
+use spapr_hypercalls::policy::{LockPolicy, TcePolicy};
 use spapr_hypercalls::world::Geometry;
 use uuid::Uuid;
 
-use super::speculation;
-use crate::cli::{
-    ByteSize, DdwMode, InterruptControllerMode, IommuMode, LockMode, RunArguments, TceMode,
-};
-use crate::hugepages::HugepageSize;
+pub use byte_size::ByteSize;
+pub use console::ConsoleKind;
+pub use dma::{DdwMode, LockRegion};
 
 /// The DMA window that every host bridge has from the start: 1 GiB of 4 KiB pages at bus address 0,
 /// as QEMU gives it and as Linux takes for granted where there is no other.
@@ -46,13 +51,13 @@ pub struct MachineDescription {
     /// PCI devices to pass through.
     pub vfio: Vec<PassedThroughDevice>,
     /// Who serves TCE hypercalls.
-    pub tce: TceMode,
+    pub tce: TcePolicy,
     /// When memory is locked.
-    pub lock: LockMode,
+    pub lock: LockPolicy,
     /// The regions in which it is locked; chosen by its size when not given.
     pub lock_region: Option<RegionSize>,
     /// Version of the VFIO containers.
-    pub iommu: IommuMode,
+    pub iommu: IommuPolicy,
     /// Which dynamic DMA windows the guest is offered.
     pub ddw: DdwMode,
     /// The interrupt controller.
@@ -104,32 +109,22 @@ impl ProcessorModel {
     }
 }
 
-impl From<&RunArguments> for MachineDescription {
-    fn from(arguments: &RunArguments) -> Self {
-        Self {
-            kernel: arguments.kernel.clone(),
-            initrd: arguments.initrd.clone(),
-            command_line: arguments.append.clone(),
-            memory: arguments.memory,
-            cpus: arguments.cpus,
-            threads_per_core: 1,
-            processor: None,
-            speculation: speculation::Wanted::default(),
-            vfio: arguments
-                .vfio
-                .iter()
-                .map(|&host| PassedThroughDevice { host, place: None })
-                .collect(),
-            tce: arguments.tce,
-            lock: arguments.lock,
-            lock_region: arguments.lock_region.map(|region| region.0),
-            iommu: arguments.iommu,
-            ddw: arguments.ddw,
-            interrupt_controller: arguments.interrupt_controller,
-            hugepages: arguments.hugepages,
-            vty: DEFAULT_UNIT_ADDRESS,
-            uuid: None,
-            clock_offset_seconds: 0,
-        }
-    }
+/// The guest's interrupt controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InterruptControllerMode {
+    /// XIVE where the host can: KVM offers it (not in a nested host), and pages have 64 KiB. Else XICS.
+    Auto,
+    /// XIVE, native exploitation mode: the guest takes and ends interrupts without hypercalls.
+    Xive,
+    /// XICS, on any host.
+    Xics,
+}
+
+/// Size of the huge pages behind guest memory; a radix host has these two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HugepageSize {
+    /// 2 MiB.
+    Size2M,
+    /// 1 GiB.
+    Size1G,
 }

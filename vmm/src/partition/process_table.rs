@@ -37,7 +37,7 @@ impl Default for ProcessTable {
 impl ProcessTable {
     /// Serves the call: flags, base, page size (of a hash guest), log2 of the table's size less 12.
     #[inline(never)]
-    pub(super) fn register(&self, vm: &VmFd, arguments: &Arguments) -> ReturnCode {
+    pub(crate) fn register(&self, vm: &VmFd, arguments: &Arguments) -> ReturnCode {
         let [flags, base, page_size, size, ..] = *arguments;
         let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let table = match check(*current, flags, base, page_size, size) {

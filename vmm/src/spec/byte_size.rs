@@ -9,7 +9,7 @@ use std::str::FromStr;
 /// A number of bytes.
 ///
 /// ```
-/// use spapr_vmm::byte_size::ByteSize;
+/// use spapr_vmm::spec::byte_size::ByteSize;
 /// assert_eq!("1.5G".parse(), Ok(ByteSize(1536 << 20)));
 /// assert_eq!("2GiB".parse(), Ok(ByteSize(2 << 30)));
 /// assert_eq!(ByteSize::parse("512", 1 << 20), Ok(ByteSize(512 << 20)));

@@ -1,26 +1,10 @@
-//! What a user wants the guest to be told: QEMU's `cap-cfpc`, `cap-sbbc`, `cap-ibs`, `cap-ccf-assist`.
+//! What a user wants the guest to be told, beside what KVM promises.
 
 use super::{Known, Told, behaviour, characteristic};
-
-/// How safe a processor is from one kind of attack, the least safe first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Safety {
-    /// Not at all: the guest defends itself without the processor's help.
-    Broken,
-    /// With what the processor has for the guest's defence.
-    Workaround,
-    /// By itself: the guest need do nothing.
-    Fixed,
-}
+use crate::spec::choice::{BRANCH_SAFETY, SAFETY, name_of};
+use crate::spec::speculation::{BranchSafety, Safety, Wanted};
 
 impl Safety {
-    /// All of them with QEMU's names.
-    pub const NAMED: [(&str, Self); 3] = [
-        ("broken", Self::Broken),
-        ("workaround", Self::Workaround),
-        ("fixed", Self::Fixed),
-    ];
-
     fn of_cache(known: &Known) -> Self {
         use characteristic::{L1D_FLUSH_ORI30, L1D_FLUSH_TRIG2, L1D_THREAD_PRIV};
         if known.needs_no(behaviour::L1D_FLUSH_PR) {
@@ -43,31 +27,7 @@ impl Safety {
     }
 }
 
-/// How safe a processor is from attacks on the prediction of indirect branches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BranchSafety {
-    /// Not at all.
-    Broken,
-    /// The guest can flush the count cache, or the processor has something better.
-    Workaround,
-    /// Indirect branches are serialised.
-    FixedIbs,
-    /// The count cache is disabled.
-    FixedCcd,
-    /// There is nothing to defend.
-    FixedNa,
-}
-
 impl BranchSafety {
-    /// All of them with QEMU's names.
-    pub const NAMED: [(&str, Self); 5] = [
-        ("broken", Self::Broken),
-        ("workaround", Self::Workaround),
-        ("fixed-ibs", Self::FixedIbs),
-        ("fixed-ccd", Self::FixedCcd),
-        ("fixed-na", Self::FixedNa),
-    ];
-
     fn is_promised(self, known: &Known) -> bool {
         use characteristic::{BCCTRL_SERIALISED, COUNT_CACHE_DISABLED};
         let remedies = BCCTRL_SERIALISED | COUNT_CACHE_DISABLED;
@@ -85,21 +45,6 @@ impl BranchSafety {
             Self::FixedNa => nothing_to_defend,
         }
     }
-}
-
-/// What a user wants the guest to be told; what is `None` the guest is told as KVM knows it.
-///
-/// Less than KVM knows may be asked for, more never.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
-    /// Of the L1 data cache (`cap-cfpc`; Meltdown, L1TF).
-    pub cache: Option<Safety>,
-    /// Of bounds checks (`cap-sbbc`; Spectre variant 1).
-    pub bounds_checks: Option<Safety>,
-    /// Of indirect branches (`cap-ibs`; Spectre variant 2).
-    pub branches: Option<BranchSafety>,
-    /// Of an instruction that flushes the count cache (`cap-ccf-assist`).
-    pub flush_assist: Option<bool>,
 }
 
 /// KVM does not promise what a guest is to be told.
@@ -129,7 +74,7 @@ impl Wanted {
                 Safety::Fixed => "that the L1 data cache needs no flush",
                 _ => "a way to flush the L1 data cache",
             };
-            return Err(refusal("cap-cfpc", name(&cache, &Safety::NAMED), promise));
+            return Err(refusal("cap-cfpc", name_of(&SAFETY, &cache), promise));
         }
         if let Some(checks) = self.bounds_checks
             && checks > Safety::of_bounds_checks(known)
@@ -138,7 +83,7 @@ impl Wanted {
                 Safety::Fixed => "that bounds checks need no speculation barrier",
                 _ => "a speculation barrier",
             };
-            return Err(refusal("cap-sbbc", name(&checks, &Safety::NAMED), promise));
+            return Err(refusal("cap-sbbc", name_of(&SAFETY, &checks), promise));
         }
         if let Some(branches) = self.branches
             && !branches.is_promised(known)
@@ -151,7 +96,7 @@ impl Wanted {
                 BranchSafety::FixedIbs => "that indirect branches are serialised",
                 BranchSafety::FixedCcd => "that the count cache is disabled",
             };
-            let value = name(&branches, &BranchSafety::NAMED);
+            let value = name_of(&BRANCH_SAFETY, &branches);
             return Err(refusal("cap-ibs", value, promise));
         }
         if self.flush_assist == Some(true) && !known.has(characteristic::BCCTR_FLUSH_ASSIST) {
@@ -197,9 +142,4 @@ impl Wanted {
             told.characteristics &= !(BCCTR_FLUSH_ASSIST | BCCTR_LINK_FLUSH_ASSIST);
         }
     }
-}
-
-fn name<T: PartialEq>(of: &T, named: &[(&'static str, T)]) -> &'static str {
-    let found = named.iter().find(|(_, value)| value == of);
-    found.map_or("", |&(name, _)| name)
 }

@@ -16,7 +16,8 @@
 
 mod wanted;
 
-pub use wanted::{BranchSafety, NotPromised, Safety, Wanted};
+use crate::spec::speculation::Wanted;
+pub use wanted::NotPromised;
 
 /// What the processor has (r4), as PAPR and Linux number the bits (H_CPU_CHAR_* in
 /// arch/powerpc/include/asm/hvcall.h).

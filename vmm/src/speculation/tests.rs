@@ -3,6 +3,8 @@ use proptest::prelude::*;
 use super::behaviour::*;
 use super::characteristic::*;
 use super::*;
+use crate::spec::choice::{BRANCH_SAFETY, SAFETY};
+use crate::spec::speculation::{BranchSafety, Safety};
 
 const EVERY_DEFENCE: u64 = FAVOUR_SECURITY | L1D_FLUSH_PR | BNDS_CHK_SPEC_BAR;
 const WAIVERS: u64 = NO_L1D_FLUSH_ENTRY | NO_L1D_FLUSH_UACCESS | NO_STF_BARRIER;
@@ -270,10 +272,10 @@ fn of_two_ways_to_be_fixed_the_guest_is_told_the_wanted_one() {
 fn any_wanted() -> impl Strategy<Value = Wanted> {
     let safety = || {
         prop::option::of(prop::sample::select(
-            Safety::NAMED.map(|(_, it)| it).to_vec(),
+            SAFETY.each_ref().map(|it| it.value).to_vec(),
         ))
     };
-    let branches = prop::sample::select(BranchSafety::NAMED.map(|(_, it)| it).to_vec());
+    let branches = prop::sample::select(BRANCH_SAFETY.each_ref().map(|it| it.value).to_vec());
     let branches = prop::option::of(branches);
     (safety(), safety(), branches, any::<Option<bool>>()).prop_map(
         |(cache, bounds_checks, branches, flush_assist)| Wanted {

@@ -5,8 +5,8 @@ use std::io;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Mutex, PoisonError};
 
+use crate::partition::counters::Counters;
 use crate::threads;
-use crate::vcpu::counters::Counters;
 
 /// What a thread does in one life of the machine; the end of the call is the end of the life.
 type Work = Box<dyn FnOnce() -> Counters + Send>;

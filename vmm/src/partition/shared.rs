@@ -1,4 +1,4 @@
-//! What all processors of a machine share.
+//! What hypercalls and RTAS calls of any processor act on.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -13,17 +13,17 @@ use spapr_hypercalls::engine::Engine;
 
 use super::host_iommu::GroupIommu;
 use super::interrupt_controller::InterruptController;
-use super::lifecycle::Lifecycle;
+use super::modes::Modes;
 use super::pause::Pause;
+use super::process_table::ProcessTable;
 use super::processors::Processors;
-use super::speculation::Told;
+use super::rtas_state::RtasState;
 use crate::console::OutputQueue;
 use crate::dump::SavedRegisters;
 use crate::kvm::host::Capabilities;
+use crate::lifecycle::Lifecycle;
 use crate::memory::GuestRam;
-use crate::vcpu::modes::Modes;
-use crate::vcpu::process_table::ProcessTable;
-use crate::vcpu::rtas::RtasState;
+use crate::speculation::Told;
 
 /// The logical partition: what hypercalls and RTAS calls of any processor act on.
 ///
@@ -62,7 +62,7 @@ pub struct Partition {
     pub(crate) capabilities: Capabilities,
     /// What the guest is told of attacks by speculation.
     pub(crate) speculation: Told,
-    pub(super) first_entry: OnceLock<Instant>,
+    pub(crate) first_entry: OnceLock<Instant>,
 }
 
 impl Partition {
