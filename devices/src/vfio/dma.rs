@@ -11,6 +11,7 @@ use vfio_bindings::bindings::vfio::{
     vfio_iommu_type1_dma_map, vfio_iommu_type1_dma_unmap,
 };
 use vfio_ioctls::{VfioError, VfioOps};
+use vm_memory::MmapRegion;
 use vmm_sys_util::errno::Error as Errno;
 
 use super::container::Container;
@@ -81,6 +82,30 @@ impl Container {
         kernel::container_unregister_memory(self.as_fd(), &memory(range))
     }
 
+    /// Has a v2 container unmap although nothing has been registered with it.
+    ///
+    /// The kernel enables a container when memory is first registered with it, for good, and has it
+    /// refuse to unmap before (EPERM; `tce_iommu_register_pages` and VFIO_IOMMU_UNMAP_DMA in
+    /// drivers/vfio/vfio_iommu_spapr_tce.c). KVM, when it maps, asks whether *any* container of the
+    /// process has the memory registered (`mm_iommu_lookup` in kvmppc_tce_iommu_do_map,
+    /// arch/powerpc/kvm/book3s_64_vio.c), so there may be something to unmap.
+    ///
+    /// # Errors
+    /// A page cannot be locked for a moment.
+    pub fn enable_unmapping(&self) -> Result<(), RegisterError> {
+        let bytes = host_page_bytes();
+        let length = usize::try_from(bytes).unwrap_or(usize::MAX);
+        let no_memory = |_| RegisterError::Refused(Errno::new(libc::ENOMEM));
+        let page = MmapRegion::<()>::new(length).map_err(no_memory)?;
+        let range = HostRange {
+            start: HostVirtualAddress(page.as_ptr().addr() as u64),
+            bytes,
+        };
+        self.register_memory(range)?;
+        self.unregister_memory(range)
+            .map_err(RegisterError::Refused)
+    }
+
     /// Whether the kernel holds on to `range`, several pages that no container of this process has
     /// registered any more: see [`Container::unregister_memory`] for how that comes about, with mappings
     /// that there are or that the kernel has miscounted.
@@ -96,9 +121,10 @@ impl Container {
             return false;
         }
         match self.register_memory(page) {
-            // What this fails of is told when memory is really wanted.
             Ok(()) => self.unregister_memory(page).is_err(),
-            Err(error) => error == RegisterError::Refused(Errno::new(libc::EINVAL)),
+            // EINVAL is what it says of such memory. Of another refusal nothing follows: a page is not locked
+            // where the limit is used up, and what the kernel keeps counts there.
+            Err(_) => true,
         }
     }
 

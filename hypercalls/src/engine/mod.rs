@@ -79,10 +79,11 @@ pub struct HostBridge<H> {
 pub enum Answer {
     /// It was served; the guest gets this code.
     Code(ReturnCode),
-    /// No entry was changed, and the guest is to be put back on its `sc 1` with its registers as they were:
-    /// the kernel does it better, and has its handler enabled now, or it is a list with more memory to lock
-    /// than is locked at once. Its processor can be stopped and interrupted in between. A call that comes
-    /// here again is served in the end: each time, one piece more is locked.
+    /// The guest is to be put back on its `sc 1`, with the arguments as they are now: the kernel does it
+    /// better, and has its handler enabled now; or it is a list with more memory to lock than is locked at
+    /// once, of which no entry has changed; or a range of which a first part is cleared, and the arguments
+    /// name the rest. Its processor can be stopped and interrupted in between. A call that comes here again
+    /// is served in the end: each time, one piece more is locked or cleared.
     MakeAgain,
 }
 
@@ -206,7 +207,9 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
                     count,
                 ));
             }
-            abi::H_STUFF_TCE => self.stuff_tce(&place, ioba, Tce(third), count),
+            abi::H_STUFF_TCE => {
+                return Some(self.stuff_tce(&place, ioba, Tce(third), count, arguments));
+            }
             _ => match Self::get_tce(&place, ioba) {
                 Ok(tce) => {
                     arguments[0] = tce.0;

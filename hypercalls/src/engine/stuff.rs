@@ -1,16 +1,23 @@
 //! H_STUFF_TCE (PAPR "H_STUFF_TCE"): writes one value into a range of entries.
 
 use super::transaction::{Failure, code_of};
-use super::{Engine, Place};
-use crate::abi::ReturnCode;
+use super::{Answer, Engine, Place};
+use crate::abi::Arguments;
 use crate::address::Ioba;
 use crate::tce::Tce;
 use crate::world::{GuestMemory, HostIommu};
+
+/// Entries that are cleared at once. One takes up to 550 instructions, and a guest may name all of a window.
+const AT_ONCE: u64 = 4096;
 
 impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
     /// The value may have no permission: the call only unmaps. The range may be as long as the
     /// window; its end is checked, which the kernel's handler does not do before Linux 7: so the call
     /// is never handed over.
+    ///
+    /// Of a long range the first entries are cleared, and the guest makes the call again for the rest, which
+    /// `arguments` have then: PAPR leaves those registers to the hypervisor. Its processor can be stopped and
+    /// interrupted in between.
     #[inline(never)]
     pub(super) fn stuff_tce(
         &self,
@@ -18,15 +25,31 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
         ioba: Ioba,
         value: Tce,
         count: u64,
-    ) -> ReturnCode {
+        arguments: &mut Arguments,
+    ) -> Answer {
         let mut state = place.slot.lock();
         state.counters.stuff += 1;
-        let outcome = self.change(place, &mut state, ioba, count, |transaction, entries| {
+        let rest = match &state.window {
+            Some(window) if count > AT_ONCE && !window.binding.is_unlocked() => {
+                let all = window.geometry.entries_at(ioba, count);
+                all.map(|_| ioba.0 + (AT_ONCE << window.geometry.page_shift.get()))
+            }
+            _ => None,
+        };
+        let part = rest.map_or(count, |_| AT_ONCE);
+        let outcome = self.change(place, &mut state, ioba, part, |transaction, entries| {
             if !value.permission().is_none() {
                 return Err(Failure::Parameter);
             }
             transaction.stuff(entries, value.0)
         });
-        code_of(outcome)
+        match (outcome, rest) {
+            (Ok(()), Some(rest)) => {
+                arguments[1] = rest;
+                arguments[3] = count - AT_ONCE;
+                Answer::MakeAgain
+            }
+            (outcome, _) => Answer::Code(code_of(outcome)),
+        }
     }
 }

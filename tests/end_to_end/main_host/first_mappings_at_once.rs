@@ -107,6 +107,13 @@ fn in_the_default_mode_no_mapping_is_lost_and_none_outlives_its_clearing() {
             assert!(shown >= FEWEST, "{finished}");
         }
     }
+    for kind in ["resets default", "made dynamic"] {
+        let counted = |name| counted(&finished, kind, name);
+        assert_eq!([counted("lost"), counted("leaked")], [0, 0], "{finished}");
+        for shown in [counted("shown"), counted("clear")] {
+            assert!(shown >= FEWEST, "{finished}");
+        }
+    }
     // The kernel served all but the first, for which memory is locked.
     for window in ["0", "1"] {
         let of = |what| format!("/windows/{window}/{what}");
@@ -114,4 +121,22 @@ fn in_the_default_mode_no_mapping_is_lost_and_none_outlives_its_clearing() {
         let here = finished.stat(&of("calls"))["H_PUT_TCE"].as_u64();
         assert!(here.unwrap_or(0) < 10, "{finished}");
     }
+}
+
+/// KVM maps what any group of the process has locked; VFIO unmaps for a group only if something was locked for it.
+#[test]
+fn what_one_devices_group_locked_is_unmapped_for_the_other() {
+    let vmm = Vmm::bare_metal("tce-race-guest", "rounds=40 seconds=5");
+    let vmm = vmm.nic().nvme_with_windows().option("--cpus", "2");
+    let finished = vmm.time_limit(TIME_LIMIT).run();
+    assert_kept_memory_is_told(&finished);
+    for window in ["default", "dynamic"] {
+        let clearing = |name| counted(&finished, &format!("clearing {window}"), name);
+        let wrong = ["leaked", "stuck", "dead"].map(clearing);
+        assert_eq!(wrong, [0; 3], "{finished}");
+        assert!(clearing("clear") >= FEWEST, "{finished}");
+    }
+    // Nothing was locked for the NVMe's group: the kernel served all that was mapped there.
+    let windows = finished.stat("/windows").as_array().expect("windows").len();
+    assert!(windows >= 3, "{finished}");
 }

@@ -128,9 +128,8 @@ impl DynamicWindows {
     /// # Errors
     /// The status.
     pub fn create(&self, page_shift: u32, window_shift: u32) -> Result<Window, i32> {
-        let [address, buid_high, buid_low] = self.address;
-        let arguments = [address, buid_high, buid_low, page_shift, window_shift];
-        let [liobn, high, low] = serve(self.create, &arguments)?;
+        let (token, arguments) = self.create_call(page_shift, window_shift);
+        let [liobn, high, low] = serve(token, &arguments)?;
         Ok(Window {
             liobn,
             start: u64::from(high) << 32 | u64::from(low),
@@ -144,6 +143,18 @@ impl DynamicWindows {
     /// The status.
     pub fn remove(&self, window: &Window) -> Result<(), i32> {
         serve(self.remove, &[window.liobn]).map(|[]| ())
+    }
+
+    /// Token and arguments of the service that [`create`](Self::create) calls, for who makes the call otherwise.
+    pub const fn create_call(&self, page_shift: u32, window_shift: u32) -> (u32, [u32; 5]) {
+        let [address, buid_high, buid_low] = self.address;
+        let arguments = [address, buid_high, buid_low, page_shift, window_shift];
+        (self.create, arguments)
+    }
+
+    /// The same of [`reset`](Self::reset).
+    pub const fn reset_call(&self) -> (u32, [u32; 3]) {
+        (self.reset, self.address)
     }
 
     /// Puts the default window back, empty, in place of all that there are.

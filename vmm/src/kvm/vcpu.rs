@@ -212,7 +212,7 @@ pub trait PseriesVcpu {
     fn complete_exit(&mut self) -> Result<(), VcpuError>;
 
     /// Puts the guest back on the `sc 1` of the hypercall it stopped at, to make it again. Of the
-    /// hypercall, `ret` must be its number again and `args` unchanged.
+    /// hypercall, `ret` must be its number again and `args` what it is to be made with.
     ///
     /// # Errors
     /// [`VcpuError::Registers`].

@@ -109,6 +109,23 @@ impl GroupIommu {
         }
     }
 
+    /// Unmaps through a container that refused because nothing has been registered with it. KVM may have mapped
+    /// memory of another's there.
+    #[cold]
+    fn unmap_first(&self, ioba: Ioba, bytes: u64) -> Result<(), HostError> {
+        self.container.enable_unmapping().map_err(|error| {
+            guest_message!(
+                Level::Error,
+                "{}: entries cannot be cleared: {}",
+                self.group(),
+                chain(&error)
+            );
+            HostError::from(error)
+        })?;
+        let outcome = self.container.unmap(ioba, bytes);
+        outcome.map_err(|errno| self.refused("unmap", ioba, bytes, errno))
+    }
+
     fn try_bind(&self, liobn: Liobn, geometry: Geometry) -> Result<TceTable, BindRefusal> {
         if let Some(reason) = self.never_binds() {
             return Err(reason);
@@ -245,10 +262,9 @@ impl HostIommu for GroupIommu {
     #[inline]
     fn unmap(&self, ioba: Ioba, bytes: u64) -> Result<(), HostError> {
         match self.container.unmap(ioba, bytes) {
-            // The kernel enables a container of version 2 when memory is first registered with it
-            // (`tce_iommu_register_pages` in drivers/vfio/vfio_iommu_spapr_tce.c), and has it refuse all
-            // before. Nothing is mapped in it then.
-            Err(errno) if errno.errno() == libc::EPERM && self.registers_memory() => Ok(()),
+            Err(errno) if errno.errno() == libc::EPERM && self.registers_memory() => {
+                self.unmap_first(ioba, bytes)
+            }
             outcome => outcome.map_err(|errno| self.refused("unmap", ioba, bytes, errno)),
         }
     }

@@ -16,6 +16,8 @@ pub struct Pause {
 #[derive(Debug, Default)]
 struct State {
     wanted: bool,
+    /// A processor does something while no other is in the guest.
+    alone: bool,
     over: bool,
     in_guest: u32,
     /// Ticks of the time base that the guest is not to see.
@@ -44,7 +46,9 @@ impl Pause {
     pub fn enter(&self) -> Option<u64> {
         let mut state = self
             .changed
-            .wait_while(self.lock(), |state| state.wanted && !state.over)
+            .wait_while(self.lock(), |state| {
+                (state.wanted || state.alone) && !state.over
+            })
             .unwrap_or_else(PoisonError::into_inner);
         if state.over {
             return None;
@@ -63,7 +67,38 @@ impl Pause {
 
     /// Whether processors are to leave the guest.
     pub fn is_wanted(&self) -> bool {
-        self.lock().wanted
+        let state = self.lock();
+        state.wanted || state.alone
+    }
+
+    /// Does `work` while no other processor is in the guest; for a processor's thread, between
+    /// [`Pause::enter`] and [`Pause::leave`] and holding no lock that another processor waits for. `kick`
+    /// makes those that are in the guest look up. Those who want to be alone at once take turns; so does
+    /// whoever pauses the machine.
+    pub fn alone<T>(&self, kick: impl FnOnce(), work: impl FnOnce() -> T) -> T {
+        self.leave();
+        {
+            let mut state = self
+                .changed
+                .wait_while(self.lock(), |state| {
+                    (state.wanted || state.alone) && !state.over
+                })
+                .unwrap_or_else(PoisonError::into_inner);
+            state.alone = true;
+        }
+        kick();
+        drop(
+            self.changed
+                .wait_while(self.lock(), |state| state.in_guest != 0 && !state.over)
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        let done = work();
+        let mut state = self.lock();
+        state.alone = false;
+        state.in_guest += 1;
+        drop(state);
+        self.changed.notify_all();
+        done
     }
 
     /// Makes all processors stay out of the guest; `kick` makes those that are in it look up, and
@@ -80,7 +115,9 @@ impl Pause {
         kick();
         let mut state = self
             .changed
-            .wait_while(self.lock(), |state| state.in_guest != 0 && !state.over)
+            .wait_while(self.lock(), |state| {
+                (state.in_guest != 0 || state.alone) && !state.over
+            })
             .unwrap_or_else(PoisonError::into_inner);
         state.paused_at = now();
         true
@@ -153,6 +190,53 @@ mod tests {
             pause.end();
         });
         assert_eq!(pause.lock().hidden_ticks, 500);
+    }
+
+    #[test]
+    fn who_is_alone_finds_no_other_in_the_guest_and_no_one_who_paused_it() {
+        let pause = Pause::new(false, 0);
+        let (inside, done) = (AtomicU64::new(0), AtomicBool::new(false));
+        let turns = [const { AtomicU64::new(0) }; 4];
+        thread::scope(|scope| {
+            for own_turns in &turns {
+                scope.spawn(|| {
+                    while let Some(_hidden) = pause.enter() {
+                        inside.fetch_add(1, Ordering::SeqCst);
+                        // Hypercalls, until it is made to leave.
+                        while !pause.is_wanted() && !done.load(Ordering::SeqCst) {
+                            inside.fetch_sub(1, Ordering::SeqCst);
+                            pause.alone(
+                                || (),
+                                || {
+                                    for _ in 0..10 {
+                                        assert_eq!(inside.load(Ordering::SeqCst), 0);
+                                        thread::yield_now();
+                                    }
+                                    own_turns.fetch_add(1, Ordering::SeqCst);
+                                },
+                            );
+                            inside.fetch_add(1, Ordering::SeqCst);
+                        }
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                        pause.leave();
+                    }
+                });
+            }
+            let sum = || -> u64 { turns.iter().map(|it| it.load(Ordering::SeqCst)).sum() };
+            for now in 0..50 {
+                assert!(pause.pause(|| {}, || now));
+                assert_eq!(inside.load(Ordering::SeqCst), 0);
+                let before = sum();
+                thread::sleep(Duration::from_millis(1));
+                assert_eq!(sum(), before, "someone works in a paused machine");
+                assert!(pause.resume(now));
+                while sum() == before {
+                    thread::yield_now();
+                }
+            }
+            done.store(true, Ordering::SeqCst);
+            pause.end();
+        });
     }
 
     #[test]

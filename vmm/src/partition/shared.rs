@@ -88,6 +88,11 @@ impl Partition {
         }
     }
 
+    /// Does `work` for a processor while no other one is in the guest.
+    pub fn alone<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.pause.alone(|| self.processors.kick_all(None), work)
+    }
+
     fn bridge_at(&self, address: GuestPhysicalAddress) -> Option<&HostBridge> {
         self.bridges.iter().find(|bridge| bridge.contains(address))
     }

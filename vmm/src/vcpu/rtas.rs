@@ -88,15 +88,20 @@ impl Platform for Partition {
     }
 }
 
+/// A window gets its table in the kernel, and then the group behind that. In between, the kernel takes entries
+/// for it from whichever processor knows or guesses its LIOBN, says that it has them, and tells no hardware: so
+/// no other processor may be in the guest.
 impl DynamicWindows for Partition {
     fn available(&self, bridge: u8) -> Option<Available> {
         self.dma_windows.of(&self.engine).available(bridge)
     }
 
     fn create(&self, bridge: u8, page: PageShift, bytes: u64) -> Result<NewWindow, DmaWindowError> {
-        self.dma_windows
-            .of(&self.engine)
-            .create(bridge, page, bytes)
+        self.alone(|| {
+            self.dma_windows
+                .of(&self.engine)
+                .create(bridge, page, bytes)
+        })
     }
 
     fn remove(&self, liobn: Liobn) -> Result<(), DmaWindowError> {
@@ -104,6 +109,6 @@ impl DynamicWindows for Partition {
     }
 
     fn reset(&self, bridge: u8) -> Result<(), DmaWindowError> {
-        self.dma_windows.of(&self.engine).reset(bridge)
+        self.alone(|| self.dma_windows.of(&self.engine).reset(bridge))
     }
 }

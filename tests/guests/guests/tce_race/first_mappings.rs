@@ -15,8 +15,8 @@ const FIRST_PAGE: u64 = 1024;
 const PAGES: u64 = 2048;
 
 /// Of dynamic windows: 4 KiB and 16 MiB, as powers of two.
-const PAGE_SHIFT: u32 = 12;
-const WINDOW_SHIFT: u32 = 24;
+pub(crate) const PAGE_SHIFT: u32 = 12;
+pub(crate) const WINDOW_SHIFT: u32 = 24;
 
 /// What was seen.
 #[derive(Debug, Default)]

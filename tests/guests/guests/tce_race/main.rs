@@ -21,6 +21,18 @@
 //!
 //!   `shown` and `clear` say what entries read as after the two calls, the others what was wrong.
 //!
+//! - One has a window made, or the default window reset (ibm,create- and ibm,reset-pe-dma-window), while the
+//!   other maps an entry in it.
+//!
+//!       TCE-RACE resets default rounds=COUNT shown=COUNT clear=COUNT lost=COUNT leaked=COUNT
+//!       TCE-RACE made dynamic rounds=COUNT shown=COUNT clear=COUNT lost=COUNT leaked=COUNT
+//!
+//!   `lost` are entries that H_GET_TCE shows and the device does not find, `leaked` those that it does not
+//!   show and the device finds.
+//!
+//! If there is another host bridge, the memory that the device reaches is first mapped there, so that the
+//! host has it locked for that one's group.
+//!
 //! It ends with `TCE-RACE-DONE` and powers off, with a dynamic window in which something is mapped.
 #![cfg_attr(target_arch = "powerpc64", no_std, no_main)]
 
@@ -30,6 +42,8 @@ mod clearing;
 mod first_mappings;
 #[cfg(target_arch = "powerpc64")]
 mod race;
+#[cfg(target_arch = "powerpc64")]
+mod windows;
 #[cfg(target_arch = "powerpc64")]
 mod witness;
 
@@ -47,7 +61,7 @@ mod guest {
 
     use crate::race::Budget;
     use crate::witness::Witness;
-    use crate::{clearing, first_mappings};
+    use crate::{clearing, first_mappings, windows as whole_windows};
 
     fn main(machine: &Machine<'static>) {
         let (bridge, function) = nvme::find(machine);
@@ -68,6 +82,12 @@ mod guest {
         let clock = Clock::new(hertz);
         // SAFETY: the device tree says that the registers are there, and the function decodes them.
         let mut witness = unsafe { Witness::new(registers.start, config, default, clock) };
+        for other in machine.host_bridges() {
+            let window = Window::of(&other.window);
+            if window.liobn != default.liobn {
+                witness.lock_memory_by(&window);
+            }
+        }
         let budget = Budget {
             rounds: machine.number_argument("rounds").unwrap_or(10),
             seconds: machine.number_argument("seconds").unwrap_or(60),
@@ -81,6 +101,10 @@ mod guest {
         say(format_args!("clearing default {cleared}"));
         let first = first_mappings::in_dynamic_windows(&mut witness, windows, budget, &mut random);
         say(format_args!("first-mappings dynamic {first}"));
+        let reset = whole_windows::resets(&mut witness, windows, budget, &mut random);
+        say(format_args!("resets default {reset}"));
+        let made = whole_windows::made(&mut witness, windows, budget, &mut random);
+        say(format_args!("made dynamic {made}"));
         let dynamic = first_mappings::make(windows);
         let cleared = clearing::rounds(&mut witness, &dynamic, budget, &mut random);
         say(format_args!("clearing dynamic {cleared}"));

@@ -5,29 +5,54 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use spapr_test_guests::clock::{Clock, ticks};
 use spapr_test_guests::hypercall::{call, number};
-use spapr_test_guests::processors;
 use spapr_test_guests::random::Random;
+use spapr_test_guests::{processors, rtas};
 
-/// A hypercall's number and its arguments.
+/// Words that say what a call is.
+const WORDS: usize = 8;
+
+/// A hypercall's number and its arguments; of an RTAS call KVMPPC_H_RTAS, the token, how many arguments there
+/// are, and those.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Call([u64; 5]);
+pub(crate) struct Call([u64; WORDS]);
 
 impl Call {
     /// H_PUT_TCE.
     pub(crate) fn put(liobn: u32, ioba: u64, tce: u64) -> Self {
-        Self([number::H_PUT_TCE, liobn.into(), ioba, tce, 0])
+        Self([number::H_PUT_TCE, liobn.into(), ioba, tce, 0, 0, 0, 0])
     }
 
     /// H_STUFF_TCE with 0.
     pub(crate) fn stuff(liobn: u32, ioba: u64, count: u64) -> Self {
-        Self([number::H_STUFF_TCE, liobn.into(), ioba, 0, count])
+        Self([number::H_STUFF_TCE, liobn.into(), ioba, 0, count, 0, 0, 0])
     }
 
-    /// Makes it; its return code.
+    /// An RTAS service of which nothing but its status is of interest.
+    pub(crate) fn service<const N: usize>((token, arguments): (u32, [u32; N])) -> Self {
+        let mut words = [0; WORDS];
+        [words[0], words[1], words[2]] = [number::KVMPPC_H_RTAS, token.into(), N as u64];
+        for (to, argument) in words.iter_mut().skip(3).zip(arguments) {
+            *to = argument.into();
+        }
+        Self(words)
+    }
+
+    /// Makes it; its return code, or the status of an RTAS service.
     pub(crate) fn make(self) -> i64 {
         let [number, arguments @ ..] = self.0;
+        if number == number::KVMPPC_H_RTAS {
+            let words = arguments.map(|word| u32::try_from(word).unwrap_or(0));
+            let [token, count, arguments @ ..] = words;
+            let mut returns = [u32::MAX; 4];
+            let count = usize::try_from(count).unwrap_or(0).min(arguments.len());
+            // SAFETY: what devices can reach by windows is for DMA alone; the services for them change no
+            // other memory than the returns.
+            unsafe { rtas::call(token, &arguments[..count], &mut returns) };
+            return returns[0].cast_signed().into();
+        }
+        let [liobn, ioba, tce, count, ..] = arguments;
         // SAFETY: TCE calls change no memory, and what devices can reach by them is for DMA alone.
-        unsafe { call(number, arguments) }.code
+        unsafe { call(number, [liobn, ioba, tce, count]) }.code
     }
 }
 
@@ -44,14 +69,14 @@ pub(crate) struct Made {
 
 /// A processor's call, and what came of it.
 struct Place {
-    call: [AtomicU64; 5],
+    call: [AtomicU64; WORDS],
     delay: AtomicU64,
     made: [AtomicU64; 3],
 }
 
 static PLACES: [Place; 2] = [const {
     Place {
-        call: [const { AtomicU64::new(0) }; 5],
+        call: [const { AtomicU64::new(0) }; WORDS],
         delay: AtomicU64::new(0),
         made: [const { AtomicU64::new(0) }; 3],
     }

@@ -78,6 +78,13 @@ impl Witness {
         must(self.controller.make_io_queues());
     }
 
+    /// Maps a page of the memory in another window and unmaps it there: what the host locked for it stays locked.
+    pub(crate) fn lock_memory_by(&self, window: &Window) {
+        let page = self.memory.part(0, PAGE_BYTES);
+        window.map(window.start, page, Permission::ReadWrite);
+        window.unmap(window.start);
+    }
+
     /// The entry that leads to a target.
     pub(crate) fn entry(&self, target: u64) -> u64 {
         self.target(target).address() | Permission::ReadWrite as u64

@@ -18,7 +18,6 @@ use spapr_hypercalls::world::{Geometry, HostRange};
 use spapr_vmm::boot::files::BootFile;
 use spapr_vmm::boot::kernel::Kernel;
 use spapr_vmm::boot::layout::Layout;
-use spapr_vmm::spec::{ByteSize, InterruptControllerMode};
 use spapr_vmm::kvm::host::{self, Capabilities};
 use spapr_vmm::kvm::kick::VcpuKick;
 use spapr_vmm::kvm::memory_slots::MemorySlots;
@@ -28,6 +27,7 @@ use spapr_vmm::kvm::vfio_device::VfioKvmDevice;
 use spapr_vmm::kvm::vm::PseriesVm;
 use spapr_vmm::memory::GuestRam;
 use spapr_vmm::partition::interrupt_controller::InterruptController;
+use spapr_vmm::spec::{ByteSize, InterruptControllerMode};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::AnyError;
