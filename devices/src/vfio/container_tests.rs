@@ -393,9 +393,22 @@ fn registering_memory_fails_on_any_number_but_zero() {
 }
 
 #[test]
+fn a_container_that_has_locked_nothing_can_be_made_to_unmap_and_keeps_nothing_locked() {
+    Kernel::install(|_| {});
+    let container = attach(IommuPolicy::V2).unwrap();
+    container.create_window(default_window()).unwrap();
+    let refused = container.unmap(Ioba(0x2000), 4096);
+    assert_eq!(refused, Err(Errno::new(libc::EPERM)));
+    assert_eq!(container.enable_unmapping(), Ok(()));
+    assert_eq!(container.unmap(Ioba(0x2000), 4096), Ok(()));
+    Kernel::with(|k| assert!(k.registered.is_empty() && k.held.is_empty()));
+}
+
+#[test]
 fn a_mapping_carries_the_permission_of_its_entry() {
     Kernel::install(|_| {});
     let container = attach(IommuPolicy::V2).unwrap();
+    container.register_memory(RAM).unwrap();
     container.create_window(default_window()).unwrap();
     for (permission, bits) in [
         (Permission::READ, 1),
@@ -423,6 +436,7 @@ fn a_mapping_carries_the_permission_of_its_entry() {
 fn rust_vmms_devices_map_through_the_same_calls() {
     Kernel::install(|_| {});
     let container = attach(IommuPolicy::V2).unwrap();
+    container.register_memory(RAM).unwrap();
     container.create_window(default_window()).unwrap();
     Kernel::calls();
     let ops: &dyn VfioOps = &container;

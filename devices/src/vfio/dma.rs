@@ -122,9 +122,10 @@ impl Container {
         }
         match self.register_memory(page) {
             Ok(()) => self.unregister_memory(page).is_err(),
-            // EINVAL is what it says of such memory. Of another refusal nothing follows: a page is not locked
-            // where the limit is used up, and what the kernel keeps counts there.
-            Err(_) => true,
+            Err(RegisterError::Refused(errno)) if errno.errno() == libc::EINVAL => true,
+            // It first asks the limit, in which what it keeps counts. Where that is not why, the page could not
+            // be moved to where it may be pinned for long; one that is kept is there.
+            Err(_) => self.check_limit(page.bytes).is_err(),
         }
     }
 

@@ -337,6 +337,7 @@ pub(super) fn container_register_memory(
             return error(libc::EINVAL);
         }
         kernel.registered.push(range);
+        kernel.enabled = true;
         Ok(0)
     })
 }
@@ -390,6 +391,9 @@ pub(super) fn container_unmap_dma(
         bytes: unmap.size,
     };
     run(call, |kernel| {
+        if kernel.iommu == Some(VFIO_SPAPR_TCE_v2_IOMMU) && !kernel.enabled {
+            return error(libc::EPERM);
+        }
         if !kernel.in_window(unmap.iova, unmap.size) {
             return error(libc::ENXIO);
         }

@@ -2,12 +2,14 @@
 //! handed over to kernels that do not look where a range ends.
 
 use crate::harness::host::assert_nothing_is_left;
+use crate::harness::kernel_log::KernelLog;
 use crate::harness::tce_calls::{H_PARAMETER, H_SUCCESS, TceCalls};
 
 /// The last page of the default window.
 const LAST_PAGE: u64 = 0x3fff_f000;
 
 fn ranges_past_the_end_are_refused(options: &[&str]) {
+    let kernel_log = KernelLog::from_now();
     let vmm = options
         .iter()
         .fold(TceCalls::vmm(), |vmm, option| vmm.argument(option));
@@ -39,6 +41,7 @@ fn ranges_past_the_end_are_refused(options: &[&str]) {
     );
     assert_eq!(finished.number("/bulk_calls/H_STUFF_TCE/handed_over"), 0);
     assert_nothing_is_left();
+    kernel_log.assert_no_complaint();
 }
 
 #[test]

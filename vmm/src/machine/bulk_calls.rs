@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use kvm_ioctls::{Kvm, VmFd};
 use log::Level;
-use spapr_devices::guest_message;
+use spapr_devices::{guest_activity, guest_message};
 use spapr_hypercalls::abi;
 use spapr_hypercalls::world::{BulkCall, HostError, KernelHandlers};
 use vmm_sys_util::timerfd::TimerFd;
@@ -91,7 +91,8 @@ impl KernelHandlers for BulkCallSwitch {
             );
             HostError::Refused(error.errno().unwrap_or_default())
         })?;
-        log::debug!(
+        guest_activity!(
+            Level::Debug,
             "{name} is handled in {} now",
             if in_kernel {
                 "the kernel"

@@ -8,10 +8,10 @@ use std::time::Duration;
 use kvm_ioctls::VmFd;
 use log::Level;
 use spapr_devices::dma_windows::WindowHost;
-use spapr_devices::guest_message;
 use spapr_devices::vfio::{
     Container, IommuVersion, MemoryLimitError, RegisterError, WindowError, host_error,
 };
+use spapr_devices::{guest_activity, guest_message};
 use spapr_hypercalls::address::{Ioba, Liobn};
 use spapr_hypercalls::tce::Permission;
 use spapr_hypercalls::world::{BindRefusal, Geometry, HostError, HostIommu, HostRange};
@@ -104,7 +104,11 @@ impl GroupIommu {
             let Some(pause) = pauses.next().filter(|_| may_pass && !is_limited) else {
                 return Err(error);
             };
-            log::debug!("{}: locking memory is tried again: {error}", self.group());
+            guest_activity!(
+                Level::Debug,
+                "{}: locking memory is tried again: {error}",
+                self.group()
+            );
             thread::sleep(*pause);
         }
     }
@@ -131,13 +135,13 @@ impl GroupIommu {
             return Err(reason);
         }
         let table = TceTable::new(&self.vm, liobn, geometry).map_err(|error| {
-            log::debug!("{error}");
+            guest_activity!(Level::Debug, "{error}");
             BindRefusal::TableRefused(error.errno())
         })?;
         self.kvm_device
             .set_spapr_tce(&self.container.group().as_fd(), &table)
             .map_err(|error| {
-                log::debug!("{error}");
+                guest_activity!(Level::Debug, "{error}");
                 BindRefusal::SetSpaprTceRefused(error.errno())
             })?;
         Ok(table)

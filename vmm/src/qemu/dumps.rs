@@ -10,7 +10,9 @@ use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
+use log::Level;
 use serde_json::{Value, json};
+use spapr_devices::guest_message;
 use vmm_sys_util::signal::block_signal;
 
 use super::events::Events;
@@ -211,7 +213,8 @@ impl Writer {
         let result = result.map_err(|error| {
             let text = chain(&error).to_string();
             if !matches!(error, DumpError::Cancelled) {
-                log::warn!("{text}; the guest is not affected");
+                // A client of the monitor decides how often.
+                guest_message!(Level::Warn, "{text}; the guest is not affected");
             }
             text
         });

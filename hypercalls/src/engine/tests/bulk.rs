@@ -36,6 +36,59 @@ fn until_made_again(engine: &TestEngine) {
     panic!("the kernel is never asked");
 }
 
+/// The window of 16,384 pages, all of which lead to one page, and a call that clears from its entry 1 on.
+fn full_window(tce: TcePolicy) -> (TestEngine, [u64; 9]) {
+    let bridge = HostBridge {
+        number: 0,
+        host: FakeHost::new(ContainerVersion::V2),
+        default_window: Geometry {
+            bus_offset: Ioba(0),
+            page_shift: PageShift::SIZE_4K,
+            entries: 16384,
+        },
+    };
+    let engine = with(tce, LockPolicy::FirstMap, bridge);
+    engine.prepare().unwrap();
+    for first in (0..16384).step_by(512) {
+        assert_eq!(engine.put_list(first << 12, &[0x1003; 512]), SUCCESS);
+    }
+    assert_eq!(engine.live(), 16384);
+    (engine, [LIOBN, 4096, 0, 16383, 0, 0, 0, 0, 0])
+}
+
+#[test]
+fn a_long_range_is_cleared_in_parts_and_the_call_made_again_for_the_rest() {
+    for tce in [TcePolicy::Auto, TcePolicy::User] {
+        let (engine, mut registers) = full_window(tce);
+        for part in 1..=3u64 {
+            let answer = engine.handle(abi::H_STUFF_TCE, &mut registers);
+            assert_eq!(answer, Some(Answer::MakeAgain));
+            let (start, rest) = (4096 + (part << 24), 16383 - part * 4096);
+            assert_eq!(registers[..4], [LIOBN, start, 0, rest]);
+            assert_eq!(engine.live() as u64, rest + 1);
+        }
+        let answer = engine.handle(abi::H_STUFF_TCE, &mut registers);
+        assert_eq!(answer, Some(Answer::Code(SUCCESS)));
+        assert_eq!((engine.live(), engine.get(0)), (1, 0x1003));
+        engine.assert_no_violation();
+    }
+}
+
+#[test]
+fn of_a_long_range_that_ends_beyond_the_window_nothing_is_cleared() {
+    let (engine, mut registers) = full_window(TcePolicy::Auto);
+    registers[3] = 16384;
+    let before = registers;
+    let answer = engine.handle(abi::H_STUFF_TCE, &mut registers);
+    assert_eq!(answer, Some(Answer::Code(PARAMETER)));
+    assert_eq!((registers, engine.live()), (before, 16384));
+    // Nor if the value has permission.
+    (registers[2], registers[3]) = (3, 16383);
+    let answer = engine.handle(abi::H_STUFF_TCE, &mut registers);
+    assert_eq!(answer, Some(Answer::Code(PARAMETER)));
+    assert_eq!(engine.live(), 16384);
+}
+
 #[test]
 fn a_scattered_list_is_made_again_and_nothing_is_done_here() {
     let (engine, handlers) = adaptive(ContainerVersion::V2, TcePolicy::Auto);

@@ -43,8 +43,6 @@ fn engine(version: ContainerVersion, tce: TcePolicy, lock: LockPolicy) -> TestEn
 
 /// 4 MiB of RAM in regions of 1 MiB, one bridge with a default window of 1,024 pages of 4 KiB.
 fn unprepared(version: ContainerVersion, tce: TcePolicy, lock: LockPolicy) -> TestEngine {
-    let ram = vec![piece(0, 4 * MIB)];
-    let memory = FakeMemory::new(ram.clone(), GuestPhysicalAddress(LIST), 4);
     let default_window = Geometry {
         bus_offset: Ioba(0),
         page_shift: PageShift::SIZE_4K,
@@ -55,6 +53,13 @@ fn unprepared(version: ContainerVersion, tce: TcePolicy, lock: LockPolicy) -> Te
         host: FakeHost::new(version),
         default_window,
     };
+    with(tce, lock, bridge)
+}
+
+/// 4 MiB of RAM in regions of 1 MiB, and one bridge.
+fn with(tce: TcePolicy, lock: LockPolicy, bridge: HostBridge<FakeHost>) -> TestEngine {
+    let ram = vec![piece(0, 4 * MIB)];
+    let memory = FakeMemory::new(ram.clone(), GuestPhysicalAddress(LIST), 4);
     let policy = Policy {
         tce,
         lock,
