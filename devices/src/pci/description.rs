@@ -12,7 +12,6 @@ use super::function::Function;
 use super::host_bridge::HostBridge;
 use super::physical::{BarSpace, InterruptKind, PhysicalFunction};
 use crate::interrupts::Lisn;
-use crate::rtas;
 
 const SPACE_IO: u32 = 1 << 24;
 const SPACE_MEMORY32: u32 = 2 << 24;
@@ -217,10 +216,11 @@ impl HostBridge {
 }
 
 impl HostBridgeNode {
-    /// The node of a bridge whose guest may make DMA windows of its own.
+    /// The node of a bridge whose guest may make DMA windows of its own, by the services that
+    /// `ibm,ddw-applicable` and `ibm,ddw-extensions` name.
     #[must_use]
-    pub fn with_dynamic_windows(mut self) -> Self {
-        self.dynamic_windows = Some([rtas::DDW_APPLICABLE, rtas::DDW_EXTENSIONS]);
+    pub const fn with_dynamic_windows(mut self, services: [[u32; 3]; 2]) -> Self {
+        self.dynamic_windows = Some(services);
         self
     }
 }

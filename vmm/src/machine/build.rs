@@ -10,7 +10,7 @@ use spapr_devices::dma_windows::DmaWindows;
 use spapr_devices::guest_message;
 use spapr_devices::interrupts::{ControllerKind, LisnAllocator};
 use spapr_devices::pci::{HostBridge, HostBridgeNode, Machine as PciMachine, PciError};
-use spapr_devices::rtas::KERNEL_SERVICES;
+use spapr_devices::rtas::{self, KERNEL_SERVICES};
 use spapr_devices::vfio::host_page_bytes;
 use spapr_hypercalls::abi;
 use spapr_hypercalls::address::GuestPhysicalAddress;
@@ -441,7 +441,7 @@ fn make_vcpus(
 fn host_bridge_node(bridge: &HostBridge, dma_windows: &DmaWindows) -> HostBridgeNode {
     let node = bridge.node(DEFAULT_WINDOW);
     if dma_windows.are_offered(bridge.index()) {
-        node.with_dynamic_windows()
+        node.with_dynamic_windows([rtas::DDW_APPLICABLE, rtas::DDW_EXTENSIONS])
     } else {
         node
     }
