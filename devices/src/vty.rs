@@ -1,9 +1,9 @@
 //! The virtual terminal (vty) that a guest reaches by H_PUT_TERM_CHAR and H_GET_TERM_CHAR
 //! (PAPR "Virtual Terminal (Vterm)", 16.6).
 
+use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Mutex, PoisonError};
 
 use spapr_hypercalls::abi::{Arguments, ReturnCode};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -78,7 +78,7 @@ impl<S: ConsoleSink> Vty<S> {
     /// Queues input for the guest and interrupts it. Returns how many bytes were taken: all, or
     /// as many as there was room for; the caller offers the rest again after [`Vty::room`].
     pub fn queue_input(&self, bytes: &[u8]) -> usize {
-        let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut input = self.input.lock();
         let taken = bytes.len().min(INPUT_CAPACITY - input.len());
         input.extend(&bytes[..taken]);
         drop(input);
@@ -90,12 +90,7 @@ impl<S: ConsoleSink> Vty<S> {
 
     /// Bytes of input that can be queued now.
     pub fn input_room(&self) -> usize {
-        INPUT_CAPACITY
-            - self
-                .input
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .len()
+        INPUT_CAPACITY - self.input.lock().len()
     }
 
     /// Output that does not come by hypercall (RTAS display-character).
@@ -133,7 +128,7 @@ impl<S: ConsoleSink> Vty<S> {
             return ReturnCode::PARAMETER;
         }
         let mut bytes = [0; MAX_CHUNK];
-        let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut input = self.input.lock();
         let was_full = input.len() == INPUT_CAPACITY;
         let available = input.len().min(MAX_CHUNK);
         let mut length = 0u64;
@@ -179,7 +174,7 @@ mod tests {
             if self.full.load(std::sync::atomic::Ordering::Relaxed) {
                 return SinkStatus::Busy;
             }
-            self.written.lock().unwrap().extend(bytes);
+            self.written.lock().extend(bytes);
             SinkStatus::Accepted
         }
     }
@@ -208,10 +203,7 @@ mod tests {
             vty.put_term_char(&put(0x7100_0000, 3, *b"yesXXXXXXXXXXXXX")),
             ReturnCode::SUCCESS
         );
-        assert_eq!(
-            vty.sink.written.lock().unwrap().as_slice(),
-            b"Hello, pseries! yes"
-        );
+        assert_eq!(vty.sink.written.lock().as_slice(), b"Hello, pseries! yes");
     }
 
     #[test]
@@ -225,7 +217,7 @@ mod tests {
             vty.put_term_char(&put(0, 0, [b'x'; 16])),
             ReturnCode::SUCCESS
         );
-        assert!(vty.sink.written.lock().unwrap().is_empty());
+        assert!(vty.sink.written.lock().is_empty());
     }
 
     #[test]
@@ -293,7 +285,7 @@ mod tests {
         fn no_arguments_write_more_than_sixteen_bytes(arguments in any::<[u64; 9]>()) {
             let vty = vty();
             vty.put_term_char(&arguments);
-            prop_assert!(vty.sink.written.lock().unwrap().len() <= 16);
+            prop_assert!(vty.sink.written.lock().len() <= 16);
         }
     }
 }

@@ -1,9 +1,10 @@
 //! Bytes on their way out, written by a thread of their own, so that a slow, stuck or broken reader
 //! never holds who wrote them.
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::io::{self, Write};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error_chain::chain;
@@ -135,11 +136,10 @@ impl BackgroundWriter {
 
     /// Waits until all is written or the reader is gone, for `patience` at most.
     pub fn drain(&self, patience: Duration) {
-        let state = self.shared.lock();
-        let _timed_out = self
-            .shared
-            .changed
-            .wait_timeout_while(state, patience, |state| state.is_busy());
+        let mut state = self.shared.lock();
+        let is_busy = |state: &mut State| state.is_busy();
+        let changed = &self.shared.changed;
+        changed.wait_while_for(&mut state, is_busy, patience);
     }
 
     /// Waits until all is written or the reader is gone, or has taken nothing for `patience`.
@@ -150,8 +150,7 @@ impl BackgroundWriter {
             if left.is_zero() {
                 return;
             }
-            let waited = self.shared.changed.wait_timeout(state, left);
-            (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            self.shared.changed.wait_for(&mut state, left);
         }
     }
 
@@ -164,15 +163,14 @@ impl BackgroundWriter {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Takes what is to be written next; false when nothing came for a while.
     fn next_piece(&self, piece: &mut Vec<u8>) -> bool {
-        let (mut state, _timeout) = self
-            .changed
-            .wait_timeout_while(self.lock(), LOOK_UP, |state| state.bytes.is_empty())
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
+        let is_empty = |state: &mut State| state.bytes.is_empty();
+        self.changed.wait_while_for(&mut state, is_empty, LOOK_UP);
         piece.clear();
         let length = state.bytes.len().min(PIECE_BYTES);
         piece.extend(state.bytes.drain(..length));

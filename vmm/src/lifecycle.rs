@@ -1,7 +1,7 @@
 //! How a machine's run ends, and how everyone learns of it.
 
+use parking_lot::Mutex;
 use std::io;
-use std::sync::{Mutex, PoisonError};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -47,7 +47,7 @@ impl Lifecycle {
 
     /// Reports the end. Returns whether it is the first report.
     pub fn end(&self, end: End) -> bool {
-        let mut known = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.end.lock();
         if known.is_some() {
             return false;
         }
@@ -59,10 +59,7 @@ impl Lifecycle {
 
     /// How the run ended, once it has.
     pub fn ended(&self) -> Option<End> {
-        self.end
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.end.lock().clone()
     }
 
     /// Readable once the run has ended.

@@ -1,6 +1,6 @@
 //! A host that gives out its places for windows in order, as a POWER host's kernel does.
 
-use std::sync::Mutex;
+use parking_lot::Mutex;
 
 use spapr_hypercalls::address::{GuestPhysicalAddress, Ioba, Liobn, PageShift};
 use spapr_hypercalls::engine::{Engine, HostBridge};
@@ -47,7 +47,7 @@ impl PlacedHost {
 
     /// Where there are windows.
     pub(crate) fn windows(&self) -> [Option<Ioba>; 2] {
-        *self.taken.lock().unwrap()
+        *self.taken.lock()
     }
 }
 
@@ -55,12 +55,12 @@ impl HostIommu for PlacedHost {
     type KernelTable = FakeTable;
 
     fn create_window(&self, geometry: Geometry) -> Result<(), HostError> {
-        let mut taken = self.taken.lock().unwrap();
+        let mut taken = self.taken.lock();
         let free = taken.iter().position(Option::is_none);
         let free = free.ok_or(HostError::Refused(libc::ENOSPC))?;
         let found = self.starts[free];
         if found != geometry.bus_offset {
-            *self.misplaced.lock().unwrap() = Some(found);
+            *self.misplaced.lock() = Some(found);
             return Err(HostError::Refused(libc::EINVAL));
         }
         self.inner.create_window(geometry)?;
@@ -70,7 +70,7 @@ impl HostIommu for PlacedHost {
 
     fn remove_window(&self, bus_offset: Ioba) -> Result<(), HostError> {
         self.inner.remove_window(bus_offset)?;
-        let mut taken = self.taken.lock().unwrap();
+        let mut taken = self.taken.lock();
         for place in &mut *taken {
             place.take_if(|start| *start == bus_offset);
         }
@@ -121,11 +121,8 @@ impl WindowHost for PlacedHost {
         memory_bytes: u64,
         kernel_table: bool,
     ) -> Result<(), MemoryLimitError> {
-        self.asked
-            .lock()
-            .unwrap()
-            .push((memory_bytes, kernel_table));
-        let limit = *self.limit_bytes.lock().unwrap();
+        self.asked.lock().push((memory_bytes, kernel_table));
+        let limit = *self.limit_bytes.lock();
         if memory_bytes <= limit {
             return Ok(());
         }
@@ -139,7 +136,7 @@ impl WindowHost for PlacedHost {
     }
 
     fn take_misplaced(&self) -> Option<Ioba> {
-        self.misplaced.lock().unwrap().take()
+        self.misplaced.lock().take()
     }
 }
 

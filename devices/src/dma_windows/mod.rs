@@ -16,9 +16,9 @@ mod limits;
 #[cfg(test)]
 mod tests;
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use log::Level;
 use spapr_hypercalls::address::{Ioba, Liobn, PageShift};
@@ -218,7 +218,7 @@ impl DmaWindows {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u8, Bridge>> {
-        self.bridges.lock().unwrap_or_else(PoisonError::into_inner)
+        self.bridges.lock()
     }
 }
 

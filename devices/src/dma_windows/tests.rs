@@ -135,7 +135,7 @@ fn reset_leaves_the_default_window_alone_and_memory_locked_until_the_machine_is_
 fn a_window_for_all_of_memory_needs_all_of_it_to_be_lockable() {
     let machine = FakeMachine::usual();
     let windows = machine.windows.of(&machine.engine);
-    *machine.host().limit_bytes.lock().unwrap() = RAM_BYTES - 1;
+    *machine.host().limit_bytes.lock() = RAM_BYTES - 1;
     let error = windows.create(0, PAGE, RAM_BYTES).unwrap_err();
     assert!(matches!(
         error,
@@ -152,12 +152,9 @@ fn a_window_for_all_of_memory_needs_all_of_it_to_be_lockable() {
     );
     // What is locked already is not needed again.
     put(&machine, FIRST, 0, 0x1003);
-    *machine.host().limit_bytes.lock().unwrap() = 0;
+    *machine.host().limit_bytes.lock() = 0;
     windows.create(0, PAGE, RAM_BYTES).unwrap();
-    assert_eq!(
-        *machine.host().asked.lock().unwrap(),
-        [(RAM_BYTES, true), (0, true)]
-    );
+    assert_eq!(*machine.host().asked.lock(), [(RAM_BYTES, true), (0, true)]);
 }
 
 #[test]

@@ -5,9 +5,10 @@
 
 pub mod xive;
 
+use parking_lot::Mutex;
 use std::fmt;
 use std::io;
-use std::sync::{Mutex, PoisonError, Weak};
+use std::sync::Weak;
 
 use vmm_sys_util::eventfd::EventFd;
 
@@ -197,7 +198,7 @@ impl LisnAllocator {
         } else {
             1
         };
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut used = self.used.lock();
         let mut first = Lisn::MSI.0.next_multiple_of(step);
         while first + count <= Lisn::END.0 {
             let start = (first - Lisn::MSI.0) as usize;
@@ -222,14 +223,14 @@ impl LisnAllocator {
 
     /// Gives a block back, as [`LisnAllocator::allocate`] returned it.
     pub fn free(&self, block: LisnBlock) {
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut used = self.used.lock();
         let start = (block.first.0 - Lisn::MSI.0) as usize;
         used[start..start + block.count as usize].fill(false);
     }
 
     /// How many numbers are in use.
     pub fn in_use(&self) -> usize {
-        let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = self.used.lock();
         used.iter().filter(|&&taken| taken).count()
     }
 }

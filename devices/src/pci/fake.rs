@@ -1,10 +1,11 @@
 //! A function, memory slots and interrupt lines that tests can look into and make fail.
 
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 
 use spapr_hypercalls::address::{GuestPhysicalAddress, HostVirtualAddress};
 use spapr_hypercalls::world::HostRange;
@@ -129,11 +130,11 @@ impl FakeFunction {
 
     /// How often its line was unmasked since it was connected; `None` when it is not.
     pub(crate) fn unmasked(&self) -> Option<u32> {
-        self.line.lock().unwrap().map(|(_, unmasked)| unmasked)
+        self.line.lock().map(|(_, unmasked)| unmasked)
     }
 
     pub(crate) fn with_header_type(self, layout: u8) -> Self {
-        self.config.lock().unwrap()[0x0e] = layout;
+        self.config.lock()[0x0e] = layout;
         self
     }
 
@@ -143,11 +144,11 @@ impl FakeFunction {
     }
 
     pub(crate) fn poke(&self, offset: usize, value: u8) {
-        self.config.lock().unwrap()[offset] = value;
+        self.config.lock()[offset] = value;
     }
 
     pub(crate) fn config_u16(&self, offset: usize) -> u16 {
-        let config = self.config.lock().unwrap();
+        let config = self.config.lock();
         u16::from_le_bytes([config[offset], config[offset + 1]])
     }
 }
@@ -178,14 +179,14 @@ impl PhysicalFunction for FakeFunction {
         assert!(matches!(data.len(), 1 | 2 | 4) && usize::from(offset).is_multiple_of(data.len()));
         self.fault.check()?;
         let offset = usize::from(offset);
-        data.copy_from_slice(&self.config.lock().unwrap()[offset..offset + data.len()]);
+        data.copy_from_slice(&self.config.lock()[offset..offset + data.len()]);
         Ok(())
     }
 
     fn write_config(&self, offset: u16, data: &[u8]) -> io::Result<()> {
         assert!(matches!(data.len(), 1 | 2 | 4) && usize::from(offset).is_multiple_of(data.len()));
         self.fault.check()?;
-        let mut config = self.config.lock().unwrap();
+        let mut config = self.config.lock();
         for (at, value) in (usize::from(offset)..).zip(data) {
             assert!(
                 !(0x10..0x28).contains(&at),
@@ -202,7 +203,7 @@ impl PhysicalFunction for FakeFunction {
             .flat_map(|b| &b.mappings)
             .map(|m| m.host.start.0)
             .collect();
-        let mapped = self.slots.mapped.lock().unwrap();
+        let mapped = self.slots.mapped.lock();
         assert!(
             decodes || mapped.values().all(|host| !own.contains(&host.start.0)),
             "a BAR is mapped while it is not decoded"
@@ -225,10 +226,7 @@ impl PhysicalFunction for FakeFunction {
     fn write_bar(&self, index: usize, offset: u64, data: &[u8]) -> io::Result<()> {
         let bar = self.bars[index].as_ref().unwrap();
         assert!(offset + data.len() as u64 <= bar.bytes);
-        self.accesses
-            .lock()
-            .unwrap()
-            .push((index, offset, data.to_vec()));
+        self.accesses.lock().push((index, offset, data.to_vec()));
         Ok(())
     }
 
@@ -241,7 +239,7 @@ impl PhysicalFunction for FakeFunction {
 
     fn set_interrupts(&self, kind: InterruptKind, events: &[EventFd]) -> io::Result<()> {
         self.interrupt_fault.check()?;
-        let mut enabled = self.enabled.lock().unwrap();
+        let mut enabled = self.enabled.lock();
         assert!(enabled.is_none(), "vectors are enabled already");
         assert_eq!(self.unmasked(), None, "the line is connected");
         *enabled = Some((kind, events.iter().map(AsRawFd::as_raw_fd).collect()));
@@ -249,7 +247,7 @@ impl PhysicalFunction for FakeFunction {
     }
 
     fn disable_interrupts(&self, kind: InterruptKind) -> io::Result<()> {
-        let enabled = self.enabled.lock().unwrap().take();
+        let enabled = self.enabled.lock().take();
         assert_eq!(enabled.map(|(kind, _)| kind), Some(kind));
         self.interrupt_fault.check()
     }
@@ -260,23 +258,23 @@ impl PhysicalFunction for FakeFunction {
 
     fn connect_line(&self, event: &EventFd) -> io::Result<()> {
         self.interrupt_fault.check()?;
-        let enabled = self.enabled.lock().unwrap();
+        let enabled = self.enabled.lock();
         assert_eq!(*enabled, None, "vectors are enabled");
-        let old = self.line.lock().unwrap().replace((event.as_raw_fd(), 0));
+        let old = self.line.lock().replace((event.as_raw_fd(), 0));
         assert_eq!(old, None, "the line is connected once");
         Ok(())
     }
 
     fn unmask_line(&self) -> io::Result<()> {
         self.interrupt_fault.check()?;
-        let mut line = self.line.lock().unwrap();
+        let mut line = self.line.lock();
         let (_, unmasked) = line.as_mut().expect("the line is not connected");
         *unmasked += 1;
         Ok(())
     }
 
     fn disconnect_line(&self) -> io::Result<()> {
-        let old = self.line.lock().unwrap().take();
+        let old = self.line.lock().take();
         assert!(old.is_some(), "the line is not connected");
         self.interrupt_fault.check()
     }
@@ -297,7 +295,7 @@ impl MmioMapper for FakeMapper {
     fn map(&self, guest: GuestPhysicalAddress, host: HostRange) -> io::Result<()> {
         assert!(guest.0.is_multiple_of(PAGE) && host.bytes.is_multiple_of(PAGE));
         self.fault.check()?;
-        let mut mapped = self.mapped.lock().unwrap();
+        let mut mapped = self.mapped.lock();
         if mapped
             .iter()
             .any(|(&other, range)| other < guest.0 + host.bytes && guest.0 < other + range.bytes)
@@ -310,7 +308,7 @@ impl MmioMapper for FakeMapper {
 
     fn unmap(&self, guest: GuestPhysicalAddress, host: HostRange) -> io::Result<()> {
         self.fault.check()?;
-        let removed = self.mapped.lock().unwrap().remove(&guest.0);
+        let removed = self.mapped.lock().remove(&guest.0);
         assert_eq!(removed, Some(host), "what is unmapped was mapped so");
         Ok(())
     }
@@ -335,39 +333,35 @@ impl InterruptLines for FakeLines {
 
     fn make_level(&self, lisn: Lisn, line: Weak<dyn LevelLine>) -> io::Result<()> {
         self.fault.check()?;
-        self.made.lock().unwrap().insert(lisn);
-        self.level.lock().unwrap().push((lisn, line));
+        self.made.lock().insert(lisn);
+        self.level.lock().push((lisn, line));
         Ok(())
     }
 
     fn make(&self, block: LisnBlock) -> io::Result<()> {
         self.fault.check()?;
-        let connected = self.connected.lock().unwrap();
+        let connected = self.connected.lock();
         assert!(
             block.iter().all(|lisn| !connected.contains_key(&lisn)),
             "a source that is connected is not reset"
         );
-        self.made.lock().unwrap().extend(block.iter());
+        self.made.lock().extend(block.iter());
         Ok(())
     }
 
     fn connect(&self, lisn: Lisn, event: &EventFd) -> io::Result<()> {
         self.fault.check()?;
         assert!(
-            self.made.lock().unwrap().contains(&lisn),
+            self.made.lock().contains(&lisn),
             "a source is made before it is connected"
         );
-        let old = self
-            .connected
-            .lock()
-            .unwrap()
-            .insert(lisn, event.as_raw_fd());
+        let old = self.connected.lock().insert(lisn, event.as_raw_fd());
         assert_eq!(old, None, "a source is connected once");
         Ok(())
     }
 
     fn disconnect(&self, lisn: Lisn, event: &EventFd) -> io::Result<()> {
-        let old = self.connected.lock().unwrap().remove(&lisn);
+        let old = self.connected.lock().remove(&lisn);
         assert_eq!(
             old,
             Some(event.as_raw_fd()),
@@ -380,7 +374,7 @@ impl InterruptLines for FakeLines {
 impl FakeLines {
     /// The guest lets level-triggered source `lisn` interrupt.
     pub(crate) fn sample(&self, lisn: Lisn) {
-        let level = self.level.lock().unwrap();
+        let level = self.level.lock();
         let lines = level.iter().filter(|(known, _)| *known == lisn);
         lines
             .filter_map(|(_, line)| line.upgrade())
@@ -388,7 +382,7 @@ impl FakeLines {
     }
 
     pub(crate) fn sources(&self) -> BTreeSet<Lisn> {
-        self.connected.lock().unwrap().keys().copied().collect()
+        self.connected.lock().keys().copied().collect()
     }
 }
 

@@ -1,7 +1,8 @@
 //! One passed-through function: its configuration space, and its BARs in the guest.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use log::Level;
 use spapr_hypercalls::address::GuestPhysicalAddress;
@@ -265,7 +266,7 @@ impl Function {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn clear_command(&self, bits: u16) -> io::Result<()> {

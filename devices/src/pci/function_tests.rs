@@ -19,7 +19,7 @@ impl Fixture {
     }
 
     fn mapped(&self) -> Vec<u64> {
-        self.mapper.mapped.lock().unwrap().keys().copied().collect()
+        self.mapper.mapped.lock().keys().copied().collect()
     }
 }
 
@@ -83,7 +83,7 @@ fn bars_follow_the_memory_enable_bit_and_their_registers() {
         .bridge
         .mmio_write(GuestPhysicalAddress(0x2000_9000_7ffc), &[1, 2, 3, 4]);
     assert_eq!(
-        *fixture.physical.accesses.lock().unwrap(),
+        *fixture.physical.accesses.lock(),
         [(0, 0x3ffc, vec![1, 2, 3, 4])]
     );
     // Out of the windows it answers nowhere.
@@ -148,10 +148,7 @@ fn two_bars_in_one_page_are_both_served_by_exits() {
     fixture
         .bridge
         .mmio_write(GuestPhysicalAddress(0x2000_9000_4000), &[9]);
-    assert_eq!(
-        *fixture.physical.accesses.lock().unwrap(),
-        [(5, 0, vec![9])]
-    );
+    assert_eq!(*fixture.physical.accesses.lock(), [(5, 0, vec![9])]);
 }
 
 #[test]
@@ -254,7 +251,7 @@ fn quiesce_stops_the_device_and_reset_brings_the_first_addresses_back() {
     assert_eq!(fixture.physical.config_u16(4) & 7, 0);
     assert_eq!(fixture.mapped(), [0u64; 0]);
     assert!(fixture.lines.sources().is_empty());
-    assert!(fixture.physical.enabled.lock().unwrap().is_none());
+    assert!(fixture.physical.enabled.lock().is_none());
     assert_eq!(fixture.read(0x10, 4), 0x9000_0004);
     fixture.bridge.reset().unwrap();
     assert_eq!(fixture.read(0x10, 4), 0x8000_0004);
@@ -335,7 +332,7 @@ proptest! {
             let command = fixture.physical.config_u16(4);
             let asleep = fixture.physical.config_u16(0x64) & 3 == 3;
             let bases = bases(&fixture);
-            for (&guest, host) in fixture.mapper.mapped.lock().unwrap().iter() {
+            for (&guest, host) in fixture.mapper.mapped.lock().iter() {
                 prop_assert!(command & 2 != 0 && !asleep, "mapped without being decoded");
                 prop_assert!(guest.is_multiple_of(PAGE));
                 let at = GuestPhysicalAddress(guest);
@@ -352,7 +349,7 @@ proptest! {
         fixture.mapper.fault.fail_call(0);
         let Fixture { bridge, mapper, lines, .. } = fixture;
         drop(bridge);
-        prop_assert!(mapper.mapped.lock().unwrap().is_empty());
+        prop_assert!(mapper.mapped.lock().is_empty());
         prop_assert!(lines.sources().is_empty());
     }
 }

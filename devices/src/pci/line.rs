@@ -9,8 +9,9 @@
 //! guest first lets its source interrupt, which a guest with MSI never does: nothing is asked of
 //! the host for it.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use log::Level;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -126,7 +127,7 @@ impl Line {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

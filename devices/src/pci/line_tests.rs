@@ -39,8 +39,8 @@ fn a_line_is_connected_when_the_guest_first_listens_and_unmasked_each_time_after
     assert!(fixture.lines.sources().is_empty());
     fixture.lines.sample(FIRST);
     assert_eq!(fixture.physical.unmasked(), Some(0));
-    let event = fixture.lines.connected.lock().unwrap()[&FIRST];
-    assert_eq!(fixture.physical.line.lock().unwrap().unwrap().0, event);
+    let event = fixture.lines.connected.lock()[&FIRST];
+    assert_eq!(fixture.physical.line.lock().unwrap().0, event);
     for times in 1..3 {
         fixture.lines.sample(FIRST);
         assert_eq!(fixture.physical.unmasked(), Some(times));

@@ -4,7 +4,6 @@
 //! interrupt sources they became.
 
 use std::io;
-use std::sync::PoisonError;
 
 use log::Level;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -149,7 +148,7 @@ impl Function {
         if count > available {
             return Ok(MsiGrant::AtMost(available));
         }
-        let mut vectors = self.vectors.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut vectors = self.vectors.lock();
         let replaced = self.replace(&mut vectors, kind, count);
         if let (Err(_), Some(line)) = (&replaced, &self.line) {
             // The guest's driver may do with it.
@@ -197,7 +196,7 @@ impl Function {
     /// [`MsiError::Disable`]; the function has no vectors then all the same, and interrupt source
     /// numbers that could not be disconnected are not given out again.
     pub fn free_msi(&self) -> Result<(), MsiError> {
-        let mut vectors = self.vectors.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut vectors = self.vectors.lock();
         let released = vectors.take().map_or(Ok(()), |old| self.release(&old));
         if let Some(line) = &self.line {
             line.want();
@@ -207,7 +206,7 @@ impl Function {
 
     /// The interrupt source that vector `index` became.
     pub fn interrupt_source(&self, index: u32) -> Option<Lisn> {
-        let vectors = self.vectors.lock().unwrap_or_else(PoisonError::into_inner);
+        let vectors = self.vectors.lock();
         vectors.as_ref()?.block.get(index)
     }
 

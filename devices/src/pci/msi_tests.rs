@@ -16,15 +16,8 @@ fn vectors_become_consecutive_sources_and_go_away_again() {
     );
     assert_eq!(function.interrupt_source(2), Some(Lisn(0x1302)));
     assert_eq!(function.interrupt_source(3), None);
-    let enabled = fixture.physical.enabled.lock().unwrap().clone().unwrap();
-    let connected: Vec<i32> = fixture
-        .lines
-        .connected
-        .lock()
-        .unwrap()
-        .values()
-        .copied()
-        .collect();
+    let enabled = fixture.physical.enabled.lock().clone().unwrap();
+    let connected: Vec<i32> = fixture.lines.connected.lock().values().copied().collect();
     assert_eq!(enabled, (MsiX, connected));
     function.free_msi().unwrap();
     function.free_msi().unwrap();
@@ -57,7 +50,7 @@ fn vectors_asked_for_while_others_are_on_take_their_place() {
     assert_eq!(function.interrupt_source(0), Some(sources[0]));
     assert_eq!(function.interrupt_source(1), Some(sources[1]));
     assert_eq!(function.interrupt_source(2), None);
-    let enabled = fixture.physical.enabled.lock().unwrap().clone().unwrap();
+    let enabled = fixture.physical.enabled.lock().clone().unwrap();
     assert_eq!((enabled.0, enabled.1.len()), (MsiX, 2));
 }
 
@@ -93,7 +86,7 @@ proptest! {
             fixture.physical.interrupt_fault.fail_call(0);
 
             // The device, the lines, the numbers and what the guest is told always agree.
-            let enabled = fixture.physical.enabled.lock().unwrap().clone();
+            let enabled = fixture.physical.enabled.lock().clone();
             let sources = fixture.lines.sources();
             prop_assert_eq!(fixture.machine.lisns.in_use(), sources.len());
             let told: Vec<Lisn> = (0..).map_while(|i| function.interrupt_source(i)).collect();

@@ -102,7 +102,7 @@ fn mistakes_are_parameter_errors_and_what_cannot_be_had_is_a_hardware_error() {
             "{page_shift} {window_shift}"
         );
     }
-    *platform.dma.host().limit_bytes.lock().unwrap() = 0;
+    *platform.dma.host().limit_bytes.lock() = 0;
     assert_eq!(create(&platform, 16, RAM_SHIFT)[0], -1);
     let [high, low] = buid(&platform);
     let other = [0, high, low ^ 1];

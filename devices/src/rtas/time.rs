@@ -1,6 +1,6 @@
 //! get-time-of-day and set-time-of-day (PAPR 7.3.2), in UTC.
 
-use std::sync::{Mutex, PoisonError};
+use parking_lot::Mutex;
 
 use time::{Date, Duration, Month, OffsetDateTime, Time};
 
@@ -31,12 +31,12 @@ impl TimeOfDayClock {
 
     /// The guest's time when the host's is `host`; `None` past the end of the calendar.
     fn get(&self, host: OffsetDateTime) -> Option<OffsetDateTime> {
-        host.checked_add(*self.offset.lock().unwrap_or_else(PoisonError::into_inner))
+        host.checked_add(*self.offset.lock())
     }
 
     /// Sets the clock to `guest` when the host's time is `host`.
     fn set(&self, host: OffsetDateTime, guest: OffsetDateTime) {
-        *self.offset.lock().unwrap_or_else(PoisonError::into_inner) = guest - host;
+        *self.offset.lock() = guest - host;
     }
 }
 

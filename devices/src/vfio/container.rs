@@ -1,11 +1,11 @@
 //! A VFIO container on POWER (`drivers/vfio/vfio_iommu_spapr_tce.c` in Linux): its IOMMU group, its
 //! version, and what it can do. Its windows are in `window.rs`, its mappings in `dma.rs`.
 
+use parking_lot::Mutex;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use log::Level;

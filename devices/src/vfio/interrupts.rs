@@ -1,8 +1,8 @@
 //! Interrupts of a passed-through PCI function: which eventfd the kernel signals for which.
 
+use parking_lot::MutexGuard;
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::{MutexGuard, PoisonError};
 
 use vfio_bindings::bindings::vfio::{
     VFIO_IRQ_INFO_AUTOMASKED, VFIO_IRQ_INFO_MASKABLE, VFIO_IRQ_INFO_NORESIZE,
@@ -230,7 +230,7 @@ impl Device {
     }
 
     fn enabled_irqs(&self) -> MutexGuard<'_, Option<Enabled>> {
-        self.enabled.lock().unwrap_or_else(PoisonError::into_inner)
+        self.enabled.lock()
     }
 
     fn disable(&self, enabled: &mut Option<Enabled>) -> Result<(), IrqError> {

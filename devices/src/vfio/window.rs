@@ -1,9 +1,9 @@
 //! A container's DMA windows.
 
+use parking_lot::MutexGuard;
 use spapr_hypercalls::address::{Ioba, PageShift};
 use spapr_hypercalls::world::{Geometry, HostError};
 use std::os::fd::AsFd;
-use std::sync::{MutexGuard, PoisonError};
 use vfio_bindings::bindings::vfio::vfio_iommu_spapr_tce_create;
 use vmm_sys_util::errno::Error as Errno;
 
@@ -289,7 +289,7 @@ impl Container {
     }
 
     fn enabled(&self) -> MutexGuard<'_, bool> {
-        self.enabled.lock().unwrap_or_else(PoisonError::into_inner)
+        self.enabled.lock()
     }
 }
 

@@ -1,6 +1,7 @@
 //! The guest's terminal, which outlives its reboots.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use parking_lot::Mutex;
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -53,10 +54,7 @@ impl Terminal {
                 );
             };
             let quit = move || {
-                let machine = quits
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .upgrade();
+                let machine = quits.lock().upgrade();
                 if let Some(lifecycle) = machine {
                     lifecycle.end(End::Left);
                 }
@@ -78,7 +76,7 @@ impl Terminal {
 
     /// Gives the terminal to a machine.
     pub fn attach(&self, lifecycle: &Arc<Lifecycle>) -> Arc<Vty<OutputQueue>> {
-        *self.machine.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(lifecycle);
+        *self.machine.lock() = Arc::downgrade(lifecycle);
         Arc::clone(&self.vty)
     }
 }

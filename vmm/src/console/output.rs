@@ -4,9 +4,10 @@
 //! [`STUCK_AFTER`], what the guest writes is dropped, so that a guest's kernel that insists on its
 //! message does not hang.
 
+use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use spapr_devices::vty::{ConsoleSink, SinkStatus};
@@ -58,18 +59,12 @@ impl OutputQueue {
 
     /// The end of what the guest wrote.
     pub(super) fn remembered(&self) -> Vec<u8> {
-        let remembered = self
-            .remembered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let remembered = self.remembered.lock();
         remembered.iter().copied().collect()
     }
 
     fn remember(&self, bytes: &[u8]) {
-        let mut remembered = self
-            .remembered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut remembered = self.remembered.lock();
         remembered.extend(bytes);
         let surplus = remembered.len().saturating_sub(REMEMBERED_BYTES);
         remembered.drain(..surplus);

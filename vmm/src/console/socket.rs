@@ -1,10 +1,11 @@
 //! A terminal on a socket: one client at a time. What the guest writes while none is there goes
 //! nowhere.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -83,7 +84,7 @@ struct Current(Arc<Mutex<Option<Connection>>>);
 
 impl Current {
     fn lock(&self) -> MutexGuard<'_, Option<Connection>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a core file tells of a processor.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use parking_lot::{Mutex, MutexGuard};
 
 /// The registers of a processor.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -79,7 +79,7 @@ impl SavedRegisters {
 }
 
 fn lock(saved: &Mutex<Option<Registers>>) -> MutexGuard<'_, Option<Registers>> {
-    saved.lock().unwrap_or_else(PoisonError::into_inner)
+    saved.lock()
 }
 
 #[cfg(test)]

@@ -3,10 +3,11 @@
 //! Two things together leave no gap: `kvm_run.immediate_exit`, which makes the next KVM_RUN return
 //! at once, and a signal, which ends the one that is running (Documentation/virt/kvm/api.rst, 5).
 
+use parking_lot::Mutex;
 use std::mem::offset_of;
 use std::os::raw::{c_int, c_void};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use kvm_bindings::kvm_run;
 use kvm_ioctls::VcpuFd;
@@ -135,8 +136,8 @@ impl VcpuKick {
         self.0.run.byte(offset_of!(kvm_run, immediate_exit))
     }
 
-    fn lock_thread(&self) -> std::sync::MutexGuard<'_, Option<libc::pid_t>> {
-        self.0.thread.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_thread(&self) -> parking_lot::MutexGuard<'_, Option<libc::pid_t>> {
+        self.0.thread.lock()
     }
 
     fn set_thread(&self, thread: Option<libc::pid_t>) {
@@ -229,6 +230,6 @@ mod tests {
         .unwrap();
         kick.kick();
         assert!(kick.is_pending());
-        assert!(kick.0.thread.lock().unwrap().is_none());
+        assert!(kick.0.thread.lock().is_none());
     }
 }

@@ -1,7 +1,8 @@
 //! Memory slots: pieces of this process' memory that are guest memory.
 
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
@@ -109,7 +110,7 @@ impl MemorySlots {
                 page: self.page,
             });
         }
-        let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut book = self.book.lock();
         let slot = book.find(gpa, bytes)?;
         // SAFETY: the caller vouches for the memory.
         unsafe { self.set(slot, gpa, hva, bytes) }?;
@@ -122,7 +123,7 @@ impl MemorySlots {
     /// # Errors
     /// [`MemorySlotError::UnknownSlot`], or KVM's refusal; the slot is still in use then.
     pub fn remove(&self, slot: u32) -> Result<(), MemorySlotError> {
-        let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut book = self.book.lock();
         let gpa = book
             .used
             .get(&slot)

@@ -6,11 +6,12 @@
 //! Only those of sources that were made: for any other the kernel has no page, and an access would
 //! end the guest's run (KVM_RUN fails with EFAULT), or this process (SIGBUS).
 
+use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use kvm_bindings::{
     KVM_CAP_PPC_IRQ_XIVE, KVM_DEV_XIVE_GRP_CTRL, KVM_DEV_XIVE_GRP_EQ_CONFIG,
@@ -199,7 +200,7 @@ impl XiveKvm {
         let page = self
             .thread_management
             .address(OS_THREAD_MANAGEMENT_PAGE * PAGE_BYTES);
-        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut given = self.given.lock();
         // SAFETY: the page is mapped until the slot has been taken away, when `self` is dropped; its
         // content is the hardware's, and nothing here looks at it.
         let slot = unsafe { self.slots.add(xive::OS_THREAD_MANAGEMENT, page, PAGE_BYTES) };
@@ -242,7 +243,7 @@ impl XiveKvm {
     /// Gives the guest the pages of sources that were just made, as far as it does not have them,
     /// those that are neighbours in one memory slot.
     fn give_sources(&self, block: LisnBlock) -> Result<(), XiveError> {
-        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut given = self.given.lock();
         let missing: Vec<Lisn> = block
             .iter()
             .filter(|lisn| !given.sources.contains(lisn))
@@ -313,7 +314,7 @@ impl XiveKvm {
 
 impl Drop for XiveKvm {
     fn drop(&mut self) {
-        let given = self.given.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let given = self.given.get_mut();
         let taken = given
             .slots
             .drain(..)

@@ -1,8 +1,9 @@
 //! BARs of passed-through devices in guest memory, as KVM maps them.
 
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use spapr_devices::pci::MmioMapper;
 use spapr_hypercalls::address::GuestPhysicalAddress;
@@ -32,15 +33,12 @@ impl MmioMapper for BarSlots {
         // a device's memory, which nobody takes for stable.
         let slot = unsafe { self.slots.add(guest, host.start, host.bytes) };
         let slot = slot.map_err(io::Error::other)?;
-        self.mapped
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(guest, slot);
+        self.mapped.lock().insert(guest, slot);
         Ok(())
     }
 
     fn unmap(&self, guest: GuestPhysicalAddress, _host: HostRange) -> io::Result<()> {
-        let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut mapped = self.mapped.lock();
         let slot = *mapped.get(&guest).ok_or_else(|| {
             io::Error::new(
                 io::ErrorKind::NotFound,

@@ -2,9 +2,10 @@
 //! keeps no processor waiting for pages to be cleared.
 
 use log::Level;
+use parking_lot::{Condvar, Mutex};
 use spapr_devices::guest_message;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 /// What the thread is to do next.
@@ -24,7 +25,7 @@ struct Orders {
 impl Orders {
     /// Gives an order; the one to end stays.
     fn give(&self, order: Order) {
-        let mut current = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.order.lock();
         if *current != Order::End {
             *current = order;
             self.changed.notify_one();
@@ -32,17 +33,14 @@ impl Orders {
     }
 
     fn current(&self) -> Order {
-        *self.order.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.order.lock()
     }
 
     /// Waits for an order that is not to wait, and returns it. One to work is taken off.
     fn take(&self) -> Order {
-        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut order = self.order.lock();
         while *order == Order::Wait {
-            order = self
-                .changed
-                .wait(order)
-                .unwrap_or_else(PoisonError::into_inner);
+            self.changed.wait(&mut order);
         }
         let taken = *order;
         if taken == Order::Work {

@@ -1,7 +1,8 @@
 //! The host's side of a PCI host bridge: its VFIO container, and KVM's tables bound to its group.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -58,9 +59,7 @@ impl GroupIommu {
     }
 
     fn misplaced(&self) -> MutexGuard<'_, Option<Ioba>> {
-        self.misplaced
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.misplaced.lock()
     }
 
     fn group(&self) -> String {

@@ -1,6 +1,6 @@
 //! Pausing all processors at once, and letting them go on.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 /// Whether processors may be in the guest, and how many are.
 ///
@@ -44,12 +44,9 @@ impl Pause {
     ///
     /// For the processor's own thread, which calls [`Pause::leave`] when it is done.
     pub fn enter(&self) -> Option<u64> {
-        let mut state = self
-            .changed
-            .wait_while(self.lock(), |state| {
-                (state.wanted || state.alone) && !state.over
-            })
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
+        let must_wait = |state: &mut State| (state.wanted || state.alone) && !state.over;
+        self.changed.wait_while(&mut state, must_wait);
         if state.over {
             return None;
         }
@@ -78,20 +75,16 @@ impl Pause {
     pub fn alone<T>(&self, kick: impl FnOnce(), work: impl FnOnce() -> T) -> T {
         self.leave();
         {
-            let mut state = self
-                .changed
-                .wait_while(self.lock(), |state| {
-                    (state.wanted || state.alone) && !state.over
-                })
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut state = self.lock();
+            let must_wait = |state: &mut State| (state.wanted || state.alone) && !state.over;
+            self.changed.wait_while(&mut state, must_wait);
             state.alone = true;
         }
         kick();
-        drop(
-            self.changed
-                .wait_while(self.lock(), |state| state.in_guest != 0 && !state.over)
-                .unwrap_or_else(PoisonError::into_inner),
-        );
+        {
+            let is_inside = |state: &mut State| state.in_guest != 0 && !state.over;
+            self.changed.wait_while(&mut self.lock(), is_inside);
+        }
         let done = work();
         let mut state = self.lock();
         state.alone = false;
@@ -113,12 +106,9 @@ impl Pause {
             state.wanted = true;
         }
         kick();
-        let mut state = self
-            .changed
-            .wait_while(self.lock(), |state| {
-                (state.in_guest != 0 || state.alone) && !state.over
-            })
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
+        let is_inside = |state: &mut State| (state.in_guest != 0 || state.alone) && !state.over;
+        self.changed.wait_while(&mut state, is_inside);
         state.paused_at = now();
         true
     }
@@ -145,7 +135,7 @@ impl Pause {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

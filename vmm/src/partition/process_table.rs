@@ -1,7 +1,7 @@
 //! H_REGISTER_PROC_TBL: where a radix guest keeps its process table (PAPR,
 //! "H_REGISTER_PROC_TBL"; the flags are PROC_TABLE_* in the kernel's asm/hvcall.h).
 
-use std::sync::{Mutex, PoisonError};
+use parking_lot::Mutex;
 
 use kvm_bindings::{KVM_PPC_MMUV3_GTSE, KVM_PPC_MMUV3_RADIX};
 use kvm_ioctls::VmFd;
@@ -39,7 +39,7 @@ impl ProcessTable {
     #[inline(never)]
     pub(crate) fn register(&self, vm: &VmFd, arguments: &Arguments) -> ReturnCode {
         let [flags, base, page_size, size, ..] = *arguments;
-        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.0.lock();
         let table = match check(*current, flags, base, page_size, size) {
             Ok(table) => table,
             Err(code) => return code,

@@ -1,9 +1,9 @@
 //! The threads of the processors, which outlive the guest's reboots: whoever has pinned them to
 //! processors of the host or watches them finds the same ones afterwards.
 
+use parking_lot::Mutex;
 use std::io;
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Mutex, PoisonError};
 
 use crate::partition::counters::Counters;
 use crate::threads;
@@ -49,14 +49,14 @@ impl ProcessorThreads {
         let gone = || io::Error::other(format!("the thread of processor {server} is gone"));
         let index = usize::try_from(server).map_err(|_| gone())?;
         let thread = self.threads.get(index).ok_or_else(gone)?;
-        let sender = thread.work.lock().unwrap_or_else(PoisonError::into_inner);
+        let sender = thread.work.lock();
         sender.send(work).map_err(|_| gone())
     }
 
     /// Waits until the thread of processor `server` has done its work; `None` when it panicked.
     pub fn wait(&self, server: u32) -> Option<Counters> {
         let thread = self.threads.get(usize::try_from(server).ok()?)?;
-        let done = thread.done.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = thread.done.lock();
         done.recv().ok()
     }
 }

@@ -3,8 +3,8 @@
 //! A machine starts with its first processor; the guest starts the others by RTAS start-cpu and
 //! each stops itself by stop-self (PAPR, "CPU start and stop").
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Where a processor begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,10 +124,7 @@ impl Processors {
                 *state = State::Running;
                 return Some(address);
             }
-            state = slot
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            slot.changed.wait(&mut state);
         }
     }
 
@@ -197,7 +194,7 @@ impl Processors {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }
 
 #[cfg(test)]

@@ -3,11 +3,12 @@
 //!
 //! The thread is there from the start: whoever starts one later would have to be allowed to.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use log::Level;
@@ -68,7 +69,7 @@ struct Progress {
 
 impl Progress {
     fn lock(&self) -> MutexGuard<'_, Status> {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+        self.status.lock()
     }
 
     fn to_json(&self) -> Value {

@@ -1,7 +1,8 @@
 //! Events on their way to monitors.
 
+use parking_lot::Mutex;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
@@ -42,11 +43,7 @@ impl Events {
     pub fn send(&self, name: &str, data: &Value) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let event = event(name, data, now.unwrap_or_default());
-        let mut waiting = self
-            .0
-            .waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.0.waiting.lock();
         if waiting.len() < MOST_WAITING {
             waiting.push(event);
         }
@@ -79,11 +76,7 @@ impl EventSource {
     /// All that have come, in the order in which they were sent.
     pub fn take(&self) -> Vec<Value> {
         let _nothing_to_read = self.0.ready.read();
-        let mut waiting = self
-            .0
-            .waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.0.waiting.lock();
         std::mem::take(&mut *waiting)
     }
 }

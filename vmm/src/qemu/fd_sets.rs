@@ -1,11 +1,11 @@
 //! File descriptors that were passed in: sets that are named as `/dev/fdset/N`, and single ones by
 //! name.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Descriptors that are kept at most, sets and names together.
 const MOST: usize = 256;
@@ -158,7 +158,7 @@ impl FdSets {
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -4,7 +4,8 @@
 //! meet in [`GuestState`], whose lock is held while processors are paused but never while a machine
 //! is made or taken down.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -228,9 +229,9 @@ impl GuestState {
         if let Some(cancel) = &state.dump {
             cancel.cancel();
         }
-        let _timed_out = self
-            .dump_ended
-            .wait_timeout_while(state, DUMP_PATIENCE, |state| state.dump.is_some());
+        let is_dumped = |state: &mut State| state.dump.is_some();
+        self.dump_ended
+            .wait_while_for(&mut state, is_dumped, DUMP_PATIENCE);
     }
 
     /// Whether a machine whose guest has crashed is kept for monitors to look at.
@@ -467,7 +468,7 @@ impl GuestState {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -1,9 +1,9 @@
 //! A XIVE device that does what KVM's does and minds what KVM would not forgive.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Mutex, MutexGuard};
 
 use spapr_hypercalls::address::GuestPhysicalAddress;
 

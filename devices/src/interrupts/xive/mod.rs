@@ -20,9 +20,10 @@ mod hypercalls;
 #[cfg(test)]
 mod tests;
 
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::sync::Weak;
 
 use book::Book;
 use spapr_hypercalls::address::GuestPhysicalAddress;
@@ -240,7 +241,7 @@ impl<D: XiveDevice> Xive<D> {
     /// # Errors
     /// The kernel's refusal.
     pub fn make_level(&self, lisn: Lisn, line: Weak<dyn LevelLine>) -> io::Result<()> {
-        let mut lines = self.lines.write().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self.lines.write();
         if !lines.contains_key(&lisn) {
             self.make_sources(LisnBlock::of_one(lisn), Trigger::Level)?;
         }
@@ -250,7 +251,7 @@ impl<D: XiveDevice> Xive<D> {
 
     /// Samples the lines of a level-triggered source.
     fn sample(&self, lisn: Lisn) {
-        let lines = self.lines.read().unwrap_or_else(PoisonError::into_inner);
+        let lines = self.lines.read();
         let sharing = lines.get(&lisn).into_iter().flatten();
         sharing
             .filter_map(Weak::upgrade)
@@ -258,6 +259,6 @@ impl<D: XiveDevice> Xive<D> {
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+        self.book.lock()
     }
 }
