@@ -1,10 +1,10 @@
 //! The virtual terminal (vty) that a guest reaches by H_PUT_TERM_CHAR and H_GET_TERM_CHAR
 //! (PAPR "Virtual Terminal (Vterm)", 16.6).
 
-use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::io;
 
+use parking_lot::Mutex;
 use spapr_hypercalls::abi::{Arguments, ReturnCode};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 

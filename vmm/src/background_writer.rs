@@ -1,11 +1,12 @@
 //! Bytes on their way out, written by a thread of their own, so that a slow, stuck or broken reader
 //! never holds who wrote them.
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::error_chain::chain;
 use crate::sandbox::{self, Role};

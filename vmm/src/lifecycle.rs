@@ -1,8 +1,8 @@
 //! How a machine's run ends, and how everyone learns of it.
 
-use parking_lot::Mutex;
 use std::io;
 
+use parking_lot::Mutex;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// Why a machine stopped.

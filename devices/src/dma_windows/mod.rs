@@ -16,11 +16,11 @@ mod limits;
 #[cfg(test)]
 mod tests;
 
-use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::error::Error;
 
 use log::Level;
+use parking_lot::{Mutex, MutexGuard};
 use spapr_hypercalls::address::{Ioba, Liobn, PageShift};
 use spapr_hypercalls::engine::{Engine, Use, WindowError};
 use spapr_hypercalls::world::{Geometry, GuestMemory, HostIommu};

@@ -5,11 +5,11 @@
 
 pub mod xive;
 
-use parking_lot::Mutex;
 use std::fmt;
 use std::io;
 use std::sync::Weak;
 
+use parking_lot::Mutex;
 use vmm_sys_util::eventfd::EventFd;
 
 /// The number of one interrupt source of the machine. With KVM's in-kernel interrupt controllers

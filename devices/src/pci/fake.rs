@@ -1,12 +1,12 @@
 //! A function, memory slots and interrupt lines that tests can look into and make fail.
 
-use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
+use parking_lot::Mutex;
 use spapr_hypercalls::address::{GuestPhysicalAddress, HostVirtualAddress};
 use spapr_hypercalls::world::HostRange;
 use vmm_sys_util::eventfd::EventFd;

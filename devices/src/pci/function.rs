@@ -1,10 +1,10 @@
 //! One passed-through function: its configuration space, and its BARs in the guest.
 
-use parking_lot::{Mutex, MutexGuard};
 use std::io;
 use std::sync::Arc;
 
 use log::Level;
+use parking_lot::{Mutex, MutexGuard};
 use spapr_hypercalls::address::GuestPhysicalAddress;
 use spapr_hypercalls::world::HostRange;
 

@@ -9,11 +9,11 @@
 //! guest first lets its source interrupt, which a guest with MSI never does: nothing is asked of
 //! the host for it.
 
-use parking_lot::{Mutex, MutexGuard};
 use std::io;
 use std::sync::{Arc, Weak};
 
 use log::Level;
+use parking_lot::{Mutex, MutexGuard};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::address::DeviceFunction;

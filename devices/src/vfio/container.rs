@@ -1,7 +1,6 @@
 //! A VFIO container on POWER (`drivers/vfio/vfio_iommu_spapr_tce.c` in Linux): its IOMMU group, its
 //! version, and what it can do. Its windows are in `window.rs`, its mappings in `dma.rs`.
 
-use parking_lot::Mutex;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use log::Level;
+use parking_lot::Mutex;
 use spapr_hypercalls::address::{Ioba, PageShift};
 use vfio_bindings::bindings::vfio::{
     VFIO_API_VERSION, VFIO_IOMMU_SPAPR_INFO_DDW, VFIO_SPAPR_TCE_IOMMU, VFIO_SPAPR_TCE_v2_IOMMU,

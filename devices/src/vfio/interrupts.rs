@@ -1,9 +1,9 @@
 //! Interrupts of a passed-through PCI function: which eventfd the kernel signals for which.
 
-use parking_lot::MutexGuard;
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd};
 
+use parking_lot::MutexGuard;
 use vfio_bindings::bindings::vfio::{
     VFIO_IRQ_INFO_AUTOMASKED, VFIO_IRQ_INFO_MASKABLE, VFIO_IRQ_INFO_NORESIZE,
     VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_ACTION_UNMASK, VFIO_IRQ_SET_DATA_EVENTFD,

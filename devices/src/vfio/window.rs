@@ -1,11 +1,12 @@
 //! A container's DMA windows.
 
-use parking_lot::MutexGuard;
 use spapr_hypercalls::address::{Ioba, PageShift};
 use spapr_hypercalls::world::{Geometry, HostError};
 use std::os::fd::AsFd;
 use vfio_bindings::bindings::vfio::vfio_iommu_spapr_tce_create;
 use vmm_sys_util::errno::Error as Errno;
+
+use parking_lot::MutexGuard;
 
 use super::container::{Container, IommuVersion};
 use super::dma::host_error;

@@ -1,11 +1,11 @@
 //! The guest's terminal, which outlives its reboots.
 
-use parking_lot::Mutex;
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
 use log::Level;
+use parking_lot::Mutex;
 use spapr_devices::guest_message;
 use spapr_devices::vty::Vty;
 

@@ -4,12 +4,12 @@
 //! [`STUCK_AFTER`], what the guest writes is dropped, so that a guest's kernel that insists on its
 //! message does not hang.
 
-use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use spapr_devices::vty::{ConsoleSink, SinkStatus};
 
 use crate::background_writer::BackgroundWriter;

@@ -1,13 +1,14 @@
 //! A terminal on a socket: one client at a time. What the guest writes while none is there goes
 //! nowhere.
 
-use parking_lot::{Mutex, MutexGuard};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
 
 /// How long a listener that cannot accept is left alone, as when there are no descriptors left.
 const RETRY_ACCEPT: Duration = Duration::from_millis(500);

@@ -3,7 +3,6 @@
 //! Two things together leave no gap: `kvm_run.immediate_exit`, which makes the next KVM_RUN return
 //! at once, and a signal, which ends the one that is running (Documentation/virt/kvm/api.rst, 5).
 
-use parking_lot::Mutex;
 use std::mem::offset_of;
 use std::os::raw::{c_int, c_void};
 use std::sync::atomic::Ordering;
@@ -12,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use kvm_bindings::kvm_run;
 use kvm_ioctls::VcpuFd;
 use log::Level;
+use parking_lot::Mutex;
 use spapr_devices::guest_message;
 use spapr_devices::vfio::host_page_bytes;
 use vmm_sys_util::errno;

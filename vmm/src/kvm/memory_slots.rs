@@ -1,11 +1,11 @@
 //! Memory slots: pieces of this process' memory that are guest memory.
 
-use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
+use parking_lot::Mutex;
 use spapr_devices::vfio::host_page_bytes;
 use spapr_hypercalls::address::{GuestPhysicalAddress, HostVirtualAddress};
 use vmm_sys_util::errno;

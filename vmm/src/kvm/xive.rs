@@ -6,7 +6,6 @@
 //! Only those of sources that were made: for any other the kernel has no page, and an access would
 //! end the guest's run (KVM_RUN fails with EFAULT), or this process (SIGBUS).
 
-use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::io;
 use std::mem::ManuallyDrop;
@@ -25,6 +24,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{DeviceFd, VcpuFd, VmFd};
 use log::Level;
+use parking_lot::Mutex;
 use spapr_devices::guest_message;
 use spapr_devices::interrupts::xive::{
     self, EventData, PAGE_BYTES, QUEUE_SHIFT, QueueFill, QueueName, SOURCE_BYTES, XiveDevice,

@@ -1,10 +1,10 @@
 //! BARs of passed-through devices in guest memory, as KVM maps them.
 
-use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use spapr_devices::pci::MmioMapper;
 use spapr_hypercalls::address::GuestPhysicalAddress;
 use spapr_hypercalls::world::HostRange;

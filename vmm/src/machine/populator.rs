@@ -2,11 +2,12 @@
 //! keeps no processor waiting for pages to be cleared.
 
 use log::Level;
-use parking_lot::{Condvar, Mutex};
 use spapr_devices::guest_message;
 use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+
+use parking_lot::{Condvar, Mutex};
 
 /// What the thread is to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,5 @@
 //! The host's side of a PCI host bridge: its VFIO container, and KVM's tables bound to its group.
 
-use parking_lot::{Mutex, MutexGuard};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread;
@@ -8,6 +7,7 @@ use std::time::Duration;
 
 use kvm_ioctls::VmFd;
 use log::Level;
+use parking_lot::{Mutex, MutexGuard};
 use spapr_devices::dma_windows::WindowHost;
 use spapr_devices::vfio::{
     Container, IommuVersion, MemoryLimitError, RegisterError, WindowError, host_error,

@@ -1,9 +1,10 @@
 //! The threads of the processors, which outlive the guest's reboots: whoever has pinned them to
 //! processors of the host or watches them finds the same ones afterwards.
 
-use parking_lot::Mutex;
 use std::io;
 use std::sync::mpsc::{self, Receiver, Sender};
+
+use parking_lot::Mutex;
 
 use crate::partition::counters::Counters;
 use crate::threads;

@@ -3,8 +3,9 @@
 //! A machine starts with its first processor; the guest starts the others by RTAS start-cpu and
 //! each stops itself by stop-self (PAPR, "CPU start and stop").
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 /// Where a processor begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,6 @@
 //!
 //! The thread is there from the start: whoever starts one later would have to be allowed to.
 
-use parking_lot::{Mutex, MutexGuard};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use log::Level;
+use parking_lot::{Mutex, MutexGuard};
 use serde_json::{Value, json};
 use spapr_devices::guest_message;
 use vmm_sys_util::signal::block_signal;

@@ -1,11 +1,12 @@
 //! File descriptors that were passed in: sets that are named as `/dev/fdset/N`, and single ones by
 //! name.
 
-use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
+
+use parking_lot::{Mutex, MutexGuard};
 
 /// Descriptors that are kept at most, sets and names together.
 const MOST: usize = 256;

@@ -4,10 +4,10 @@
 //! meet in [`GuestState`], whose lock is held while processors are paused but never while a machine
 //! is made or taken down.
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use serde_json::{Value, json};
 
 use super::events::Events;

@@ -1,10 +1,10 @@
 //! A XIVE device that does what KVM's does and minds what KVM would not forgive.
 
-use parking_lot::{Mutex, MutexGuard};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 
+use parking_lot::{Mutex, MutexGuard};
 use spapr_hypercalls::address::GuestPhysicalAddress;
 
 use super::super::{Lisn, LisnBlock, Trigger};

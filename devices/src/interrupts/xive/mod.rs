@@ -20,12 +20,12 @@ mod hypercalls;
 #[cfg(test)]
 mod tests;
 
-use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Weak;
 
 use book::Book;
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use spapr_hypercalls::address::GuestPhysicalAddress;
 
 use super::{LevelLine, Lisn, LisnBlock, Trigger};
