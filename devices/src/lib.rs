@@ -5,6 +5,7 @@
 //! lines, other processors) are traits that the machine implements.
 
 pub mod dma_windows;
+pub mod error_chain;
 pub mod interrupts;
 pub mod pci;
 pub mod rate_limit;

@@ -88,11 +88,6 @@ impl<S: ConsoleSink> Vty<S> {
         taken
     }
 
-    /// Bytes of input that can be queued now.
-    pub fn input_room(&self) -> usize {
-        INPUT_CAPACITY - self.input.lock().len()
-    }
-
     /// Output that does not come by hypercall (RTAS display-character).
     pub fn write(&self, bytes: &[u8]) -> SinkStatus {
         self.sink.try_write(bytes)
@@ -256,7 +251,7 @@ mod tests {
         assert_eq!(vty.get_term_char(&mut arguments), ReturnCode::SUCCESS);
         assert_eq!(arguments[0], 16);
         assert_eq!(vty.room().read().unwrap(), 1);
-        assert_eq!(vty.input_room(), 16);
+        assert_eq!(vty.queue_input(&[b'b'; 32]), 16);
     }
 
     proptest! {

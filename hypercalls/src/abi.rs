@@ -30,6 +30,8 @@ hypercalls! {
     H_GET_TERM_CHAR = 0x54,
     /// Writes to a virtual terminal: (reg, length, two doublewords).
     H_PUT_TERM_CHAR = 0x58,
+    /// Registers memory that the hypervisor reads and writes for a processor: (flags, processor, address).
+    H_REGISTER_VPA = 0xdc,
     /// Writes one value into a run of entries: (liobn, ioba, value, count).
     H_STUFF_TCE = 0x138,
     /// Writes a list of entries: (liobn, ioba, list address, count).

@@ -150,6 +150,11 @@ pub trait HostIommu: Send + Sync {
     /// without a lock). The pages then stay pinned until the host restarts.
     fn holds_on_to(&self, range: HostRange) -> bool;
 
+    /// Moves `range` of this process' memory, some bytes, to where it may stay for long, by registering its
+    /// pages and unregistering them. Nothing of it is registered or mapped, nor will be while this runs. Never
+    /// called when [`HostIommu::registers_memory`] is false. What cannot be moved stays where it is.
+    fn settle(&self, range: HostRange);
+
     /// Maps `host` at bus address `ioba` (VFIO_IOMMU_MAP_DMA). Live entries are replaced. The
     /// range lies in one registered region.
     ///

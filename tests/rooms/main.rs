@@ -2,6 +2,7 @@
 //! another is not known by it, over however many others. `cargo test --test rooms -- --nocapture` shows
 //! them all.
 
+mod errors;
 mod graph;
 mod imports;
 

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use crate::error_chain::chain;
 use crate::sandbox::{self, Role};
 use crate::threads;
+use spapr_devices::error_chain::chain;
 
 /// The most that is given to the reader in one piece; one that takes it makes progress.
 const PIECE_BYTES: usize = 4 << 10;

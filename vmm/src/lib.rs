@@ -8,6 +8,7 @@
 //! | [`run`] | `spapr-vmm run`: from the command line to the guest's end |
 //! | [`iommu_report`] | `spapr-vmm iommu`: what IOMMU groups can do, and what a guest locks |
 //! | [`lifecycle`] | how a machine's run ends, and who waits for it |
+//! | [`shared_areas`] | memory of a processor that the hypervisor reads and writes |
 //! | [`speculation`] | what a guest is told of its processor's defences |
 //! | [`partition`] | what the processors of a machine share |
 //! | [`machine`] | the pseries machine: what it is made of, its passed-through devices |
@@ -21,7 +22,6 @@
 //! | [`descriptor_limit`] | how many files this process may have open |
 //! | [`process_limits`] | limits that would end the process without a word |
 //! | [`threads`] | starting threads |
-//! | [`error_chain`] | an error and its causes in one line |
 //! | [`sandbox`] | what threads may still ask of the kernel |
 //! | [`setting`] | what errors are about, however a program calls it |
 //! | [`stats`] | the counters that `--stats` writes |
@@ -35,7 +35,6 @@ pub mod console;
 pub mod control;
 pub mod descriptor_limit;
 pub mod dump;
-pub mod error_chain;
 pub mod hugepages;
 pub mod iommu_report;
 #[cfg(target_arch = "powerpc64")]
@@ -51,6 +50,7 @@ pub mod random;
 pub mod run;
 pub mod sandbox;
 pub mod setting;
+pub mod shared_areas;
 pub mod spec;
 pub mod speculation;
 pub mod stats;

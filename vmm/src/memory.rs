@@ -325,10 +325,22 @@ pub(crate) fn check_size(size: ByteSize, host_bytes: u64) -> Result<(), MemoryEr
 }
 
 fn host_memory_bytes() -> io::Result<u64> {
+    let no_line = || io::Error::new(io::ErrorKind::InvalidData, "no MemTotal line");
+    meminfo_bytes("MemTotal:")?.ok_or_else(no_line)
+}
+
+/// Whether the host keeps areas for contiguous allocations (CMA): a page there is moved before it is locked for
+/// long.
+pub fn has_contiguous_areas() -> bool {
+    meminfo_bytes("CmaTotal:").is_ok_and(|bytes| bytes.is_some_and(|bytes| bytes > 0))
+}
+
+/// A number of /proc/meminfo; none if it has no such line.
+fn meminfo_bytes(key: &str) -> io::Result<Option<u64>> {
     let meminfo = fs::read_to_string("/proc/meminfo")?;
-    meminfo
+    let bytes = meminfo
         .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))
+        .find_map(|line| line.strip_prefix(key))
         .and_then(|rest| {
             rest.trim()
                 .trim_end_matches("kB")
@@ -336,8 +348,8 @@ fn host_memory_bytes() -> io::Result<u64> {
                 .parse::<u64>()
                 .ok()
         })
-        .map(|kibibytes| kibibytes << 10)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no MemTotal line"))
+        .map(|kibibytes| kibibytes << 10);
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -375,6 +387,20 @@ mod tests {
             "guest memory of 16G is more than this host has (8589934592 bytes); give less"
         );
         assert!(check_size(ByteSize(1 << 30), 8 << 30).is_ok());
+    }
+
+    #[test]
+    fn a_refusal_to_map_is_told_once() {
+        let size = ByteSize(1 << 30);
+        let error = MemoryError::Map {
+            size,
+            limit_bytes: None,
+            source: FromRangesError::MmapRegion(MmapRegionError::Mmap(
+                io::Error::from_raw_os_error(libc::ENOMEM),
+            )),
+        };
+        let text = spapr_devices::error_chain::chain(&error);
+        assert_eq!(text.matches("os error 12").count(), 1, "{text}");
     }
 
     #[test]

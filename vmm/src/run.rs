@@ -154,7 +154,7 @@ pub fn run(arguments: &RunArguments, started: Instant) -> Result<(), RunError> {
     // The guest's end is the news; a file that could not be written beside it is not lost though.
     match (result, written) {
         (Err(error), Err(stats)) => {
-            log::error!("{}", crate::error_chain::chain(&stats));
+            log::error!("{}", spapr_devices::error_chain::chain(&stats));
             Err(error)
         }
         (result, written) => result.map(drop).and(written),
@@ -221,7 +221,7 @@ fn run_machine(
         if let Err(error) = &released
             && !matches!(end, End::PowerOff | End::Left | End::Reboot | End::Reset)
         {
-            log::error!("{}", crate::error_chain::chain(error));
+            log::error!("{}", spapr_devices::error_chain::chain(error));
         }
         match end {
             End::PowerOff => return released.map(|()| Gone::PowerOff),

@@ -6,7 +6,7 @@
 
 use std::error::Error;
 
-use crate::error_chain::chain;
+use spapr_devices::error_chain::chain;
 
 /// Something about a machine that a user chooses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -61,7 +61,7 @@ pub fn spawn<T: Send + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error_chain::chain;
+    use spapr_devices::error_chain::chain;
 
     #[test]
     fn a_refusal_tells_the_limits_and_the_kernels_reason_once() {

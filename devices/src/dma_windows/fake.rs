@@ -105,6 +105,10 @@ impl HostIommu for PlacedHost {
         self.inner.holds_on_to(range)
     }
 
+    fn settle(&self, range: HostRange) {
+        self.inner.settle(range);
+    }
+
     fn map(&self, ioba: Ioba, host: HostRange, permission: Permission) -> Result<(), HostError> {
         self.inner.map(ioba, host, permission)
     }

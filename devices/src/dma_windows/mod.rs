@@ -17,7 +17,6 @@ mod limits;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::error::Error;
 
 use log::Level;
 use parking_lot::{Mutex, MutexGuard};
@@ -25,6 +24,7 @@ use spapr_hypercalls::address::{Ioba, Liobn, PageShift};
 use spapr_hypercalls::engine::{Engine, Use, WindowError};
 use spapr_hypercalls::world::{Geometry, GuestMemory, HostIommu};
 
+use crate::error_chain::chain;
 use crate::guest_message;
 use crate::vfio::MemoryLimitError;
 pub use limits::WindowLimits;
@@ -428,12 +428,5 @@ fn count(occupied: [bool; 2]) -> u32 {
 
 /// Tells the log why a guest did not get what it asked for.
 fn report(error: &DmaWindowError) {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    guest_message!(Level::Warn, "{text}");
+    guest_message!(Level::Warn, "{}", chain(error));
 }

@@ -1,11 +1,10 @@
 //! ibm,change-msi and ibm,query-interrupt-source-number (PAPR 7.3.10.5, "MSI Support").
 
-use std::error::Error;
-
 use log::Level;
 
 use super::call::Call;
 use super::{Outcome, Platform, Status, pci};
+use crate::error_chain::chain;
 use crate::guest_message;
 use crate::pci::{Function, InterruptKind, MsiError, MsiGrant};
 
@@ -42,11 +41,7 @@ pub(super) fn change_msi(call: &mut Call<'_>, platform: &dyn Platform) -> Outcom
             call.returns(Status::Success, &[granted, sequence.wrapping_add(1), code]);
         }
         Err(error) => {
-            let cause = error
-                .source()
-                .map(|cause| format!(": {cause}"))
-                .unwrap_or_default();
-            guest_message!(Level::Warn, "{error}{cause}");
+            guest_message!(Level::Warn, "{}", chain(&error));
             call.status(match error {
                 MsiError::NoSuchKind { .. } => Status::Parameter,
                 _ => Status::Hardware,

@@ -1,11 +1,10 @@
 //! Accesses to PCI configuration space (PAPR 7.3.4.1 and 7.3.4.2).
 
-use std::error::Error;
-
 use log::Level;
 
 use super::call::Call;
 use super::{Outcome, Platform, Status};
+use crate::error_chain::chain;
 use crate::pci::{ConfigAddress, ConfigError, Function, HostBridge};
 use crate::{guest_activity, guest_message};
 
@@ -121,9 +120,5 @@ fn name(bridge: Option<&HostBridge>, address: u32) -> &str {
 }
 
 fn report(error: &ConfigError) {
-    let cause = error
-        .source()
-        .map(|cause| format!(": {cause}"))
-        .unwrap_or_default();
-    guest_message!(Level::Warn, "{error}{cause}");
+    guest_message!(Level::Warn, "{}", chain(error));
 }

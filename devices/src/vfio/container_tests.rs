@@ -4,6 +4,7 @@ use super::super::preflight::GroupNumber;
 use super::super::preflight::tests::FakeHost;
 use super::super::window::WindowError;
 use super::*;
+use crate::error_chain::chain;
 use spapr_hypercalls::address::HostVirtualAddress;
 use spapr_hypercalls::tce::Permission;
 use spapr_hypercalls::world::{Geometry, HostError, HostRange};
@@ -37,17 +38,6 @@ fn large_window() -> Geometry {
         page_shift: PageShift::SIZE_64K,
         entries: 1 << 31,
     }
-}
-
-/// The message of an error with those of its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[test]

@@ -24,6 +24,7 @@ mod address;
 mod container;
 mod device;
 mod dma;
+mod function;
 mod group;
 mod interrupts;
 #[cfg(not(test))]
@@ -41,6 +42,7 @@ pub use address::{ParsePciAddressError, PciAddress};
 pub use container::{Container, ContainerError, IommuInfo, IommuPolicy, IommuVersion};
 pub use device::{Device, DeviceError};
 pub use dma::{RegisterError, host_error};
+pub use function::VfioFunction;
 pub use group::{Group, GroupError};
 pub use interrupts::{Irq, IrqError, IrqInfo};
 pub use memory_limit::{

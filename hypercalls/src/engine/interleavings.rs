@@ -119,6 +119,8 @@ impl HostIommu for Kernel {
         false
     }
 
+    fn settle(&self, _: HostRange) {}
+
     fn map(&self, ioba: Ioba, host: HostRange, _: Permission) -> Result<(), HostError> {
         let entries = self.hardware.iter().skip((ioba.0 >> 12) as usize);
         for (page, entry) in (0..host.bytes >> 12).zip(entries) {

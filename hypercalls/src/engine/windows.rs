@@ -4,7 +4,7 @@
 //! window goes.
 
 use super::{Engine, Use};
-use crate::address::{Liobn, PageShift};
+use crate::address::{GuestPhysicalAddress, Liobn, PageShift};
 use crate::locking::RegionSize;
 use crate::policy::LockPolicy;
 use crate::registry::{Bridge, Slot, SlotState};
@@ -216,6 +216,25 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
             0 => outcome,
             // Of all that the host refused, what it will never give back is told.
             bytes => Err(WindowError::KeptByHost { bytes }),
+        }
+    }
+
+    /// Whether memory is registered with some container before it is mapped.
+    pub fn registers_memory(&self) -> bool {
+        self.registry
+            .bridges()
+            .any(|bridge| bridge.locks.registers())
+    }
+
+    /// Has the host move guest memory that it is about to hold on to, by itself, to where it may stay for
+    /// long ([`HostIommu::settle`]): what it holds on to elsewhere cannot be moved, and so cannot be locked
+    /// for DMA any more, nor the block round it. With no other processor in the guest, as the kernel would
+    /// map what is registered for a moment.
+    pub fn settle(&self, address: GuestPhysicalAddress, bytes: u64) {
+        let mut bridges = self.registry.bridges();
+        if let Some(bridge) = bridges.find(|bridge| bridge.locks.registers()) {
+            let host = &bridge.host;
+            bridge.locks.settle(host, &self.regions, address, bytes);
         }
     }
 

@@ -5,8 +5,9 @@ use std::sync::atomic::Ordering;
 
 use super::Regions;
 use super::ram::Piece;
+use crate::address::GuestPhysicalAddress;
 use crate::sync::AtomicBool;
-use crate::world::{HostError, HostIommu};
+use crate::world::{HostError, HostIommu, HostRange};
 
 /// Which blocks one container has registered.
 ///
@@ -97,6 +98,39 @@ impl RegionLocks {
         };
         regions.count_registered(range.bytes, holders);
         Ok(())
+    }
+
+    /// Whether this container's memory is registered before it is mapped.
+    pub(crate) const fn registers(&self) -> bool {
+        self.registers
+    }
+
+    /// Has the host move `bytes` from guest address `address` on to where they may stay pinned, but what is
+    /// registered, hence there.
+    pub(crate) fn settle<H: HostIommu>(
+        &self,
+        host: &H,
+        regions: &Regions,
+        address: GuestPhysicalAddress,
+        bytes: u64,
+    ) {
+        // The kernel would refuse a piece that is registered at the same time and overlaps.
+        let pieces = regions.pieces();
+        let (mut at, end) = (address.0, address.0.saturating_add(bytes));
+        while at < end {
+            let Some(found) = regions.find(GuestPhysicalAddress(at)) else {
+                return;
+            };
+            let part = HostRange {
+                bytes: found.host.bytes.min(end - at),
+                ..found.host
+            };
+            let is_locked = |piece: &Piece| piece.blocks.contains(&found.block);
+            if !pieces.iter().any(is_locked) {
+                host.settle(part);
+            }
+            at += part.bytes;
+        }
     }
 
     /// Registers all memory, region by region.

@@ -56,6 +56,8 @@ impl HostIommu for AgreeingHost {
         false
     }
 
+    fn settle(&self, _: HostRange) {}
+
     fn map(&self, ioba: Ioba, host: HostRange, permission: Permission) -> Result<(), HostError> {
         // What is passed has to be worked out.
         black_box((ioba, host, permission));

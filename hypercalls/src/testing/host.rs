@@ -55,6 +55,7 @@ struct HostWindow {
 struct State {
     windows: Vec<HostWindow>,
     registered: Vec<HostRange>,
+    settled: Vec<HostRange>,
     tables: Vec<(Liobn, Geometry, Weak<[AtomicU64]>)>,
     faults: Vec<(u64, Fault)>,
     calls: u64,
@@ -177,6 +178,11 @@ impl FakeHost {
     /// Memory registered now.
     pub fn registered(&self) -> Vec<HostRange> {
         self.state().registered.clone()
+    }
+
+    /// Memory that was to be moved to where it may stay.
+    pub fn settled(&self) -> Vec<HostRange> {
+        self.state().settled.clone()
     }
 
     /// H_PUT_TCE as the kernel handles it; `None` when the call leaves the kernel.
@@ -406,6 +412,17 @@ impl HostIommu for FakeHost {
 
     fn holds_on_to(&self, _: HostRange) -> bool {
         self.state().miscounts
+    }
+
+    fn settle(&self, range: HostRange) {
+        let mut state = self.state();
+        let overlaps = |held: &HostRange| {
+            held.start.0 < range.start.0 + range.bytes && range.start.0 < held.start.0 + held.bytes
+        };
+        if state.registered.iter().any(overlaps) {
+            state.violation("registered memory is registered again");
+        }
+        state.settled.push(range);
     }
 
     fn map(&self, ioba: Ioba, host: HostRange, permission: Permission) -> Result<(), HostError> {

@@ -2,9 +2,9 @@
 
 use std::io::{self, Read};
 
-use crate::error_chain::chain;
 use crate::sandbox::{self, Role};
 use crate::threads;
+use spapr_devices::error_chain::chain;
 
 /// How a user leaves a guest whose terminal took over theirs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

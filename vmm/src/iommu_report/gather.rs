@@ -18,9 +18,9 @@ use super::report::{
     locked, version_number,
 };
 use crate::cli::{IommuArguments, IommuTarget};
-use crate::error_chain::chain;
 use crate::machine::dma_windows;
 use crate::machine::locked_memory::Guest;
+use spapr_devices::error_chain::chain;
 
 /// The driver of bridges, which are never passed through.
 const BRIDGE_DRIVER: &str = "pcieport";

@@ -22,7 +22,6 @@ const fn number<T>(dir: u32, nr: u32) -> c_ulong {
 
 pub(super) const KVM_IRQFD: c_ulong = number::<kvm_irqfd>(_IOC_WRITE, 0x76);
 pub(super) const KVM_GET_SREGS: c_ulong = number::<kvm_sregs>(_IOC_READ, 0x83);
-pub(super) const KVM_SET_SREGS: c_ulong = number::<kvm_sregs>(_IOC_WRITE, 0x84);
 pub(super) const KVM_ENABLE_CAP: c_ulong = number::<kvm_enable_cap>(_IOC_WRITE, 0xa3);
 pub(super) const KVM_PPC_GET_SMMU_INFO: c_ulong = number::<kvm_ppc_smmu_info>(_IOC_READ, 0xa6);
 pub(super) const KVM_CREATE_SPAPR_TCE_64: c_ulong =
@@ -44,7 +43,6 @@ pub const REQUESTS: &[c_ulong] = &[
     plain(0x80), // KVM_RUN, the one that is made most
     KVM_IRQFD,
     KVM_GET_SREGS,
-    KVM_SET_SREGS,
     KVM_ENABLE_CAP,
     KVM_PPC_GET_SMMU_INFO,
     KVM_CREATE_SPAPR_TCE_64,
@@ -101,7 +99,6 @@ const _: () = {
 
     assert!(KVM_IRQFD == 0x8020_ae76);
     assert!(KVM_GET_SREGS == 0x44d0_ae83);
-    assert!(KVM_SET_SREGS == 0x84d0_ae84);
     assert!(KVM_ENABLE_CAP == 0x8068_aea3);
     assert!(KVM_PPC_GET_SMMU_INFO == 0x4250_aea6);
     assert!(KVM_CREATE_SPAPR_TCE_64 == 0x8020_aea8);

@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use kvm_bindings::kvm_create_spapr_tce_64;
 use kvm_ioctls::VmFd;
@@ -135,19 +135,6 @@ impl TceTable {
     /// The LIOBN.
     pub fn liobn(&self) -> Liobn {
         self.liobn
-    }
-
-    /// The entry at `index`, as the guest last set it; `None` past the end of the window.
-    pub fn get(&self, index: usize) -> Option<u64> {
-        let entry = self.entries().get(index)?;
-        Some(entry.load(Ordering::Relaxed))
-    }
-
-    /// Sets the guest's view of the entry at `index`; the hardware's entry is not touched. Past
-    /// the end of the window, returns `None` and does nothing.
-    pub fn set(&self, index: usize, tce: u64) -> Option<()> {
-        self.entries().get(index)?.store(tce, Ordering::Relaxed);
-        Some(())
     }
 }
 

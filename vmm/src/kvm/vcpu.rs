@@ -2,13 +2,15 @@
 
 use kvm_bindings::{
     KVM_CAP_PPC_PAPR, KVM_EXIT_MMIO, KVM_EXIT_PAPR_HCALL, KVM_REG_PPC_ARCH_COMPAT,
-    KVM_REG_PPC_LPCR_64, KVM_REG_PPC_ONLINE, kvm_enable_cap, kvm_regs, kvm_sregs,
+    KVM_REG_PPC_LPCR_64, KVM_REG_PPC_ONLINE, KVM_REG_PPC_VPA_ADDR, KVM_REG_PPC_VPA_DTL,
+    KVM_REG_PPC_VPA_SLB, kvm_enable_cap, kvm_regs, kvm_sregs,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::errno;
 use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref};
 
-use super::ioctls::{KVM_ENABLE_CAP, KVM_GET_SREGS, KVM_SET_SREGS, check};
+use super::ioctls::{KVM_ENABLE_CAP, KVM_GET_SREGS, check};
+use crate::shared_areas::{Kind, SharedArea};
 
 /// Bits of the machine state register (Power ISA, III 3.2.1).
 pub mod msr {
@@ -37,18 +39,6 @@ pub enum VcpuError {
     /// The special registers could not be read.
     #[error("KVM_GET_SREGS failed")]
     GetSregs(#[source] errno::Error),
-    /// The processor version was refused.
-    #[error(
-        "KVM refused processor version {pvr:#010x} (KVM_SET_SREGS): an HV guest has that of the \
-         host"
-    )]
-    Pvr {
-        /// The processor version register asked for.
-        pvr: u32,
-        /// KVM's refusal.
-        #[source]
-        source: errno::Error,
-    },
     /// The general registers could not be read or set.
     #[error("KVM cannot {action} the vCPU's registers")]
     Registers {
@@ -151,12 +141,6 @@ pub trait PseriesVcpu {
     /// [`VcpuError::GetSregs`].
     fn pvr(&self) -> Result<u32, VcpuError>;
 
-    /// Sets the processor version register, all other special registers as they are.
-    ///
-    /// # Errors
-    /// [`VcpuError::GetSregs`] or [`VcpuError::Pvr`].
-    fn set_pvr(&self, pvr: u32) -> Result<(), VcpuError>;
-
     /// Makes the processor behave as an older one; `logical_pvr` is a logical processor version,
     /// for example 0x0f000005 for Power ISA 3.0, or 0 for the processor as it is. To be the same
     /// on every vCPU.
@@ -190,6 +174,14 @@ pub trait PseriesVcpu {
     /// # Errors
     /// [`VcpuError::SetRegister`].
     fn set_online(&self, online: bool) -> Result<(), VcpuError>;
+
+    /// Tells KVM where an area is that it shares with the vCPU (H_REGISTER_VPA), or that there is none any
+    /// more; it takes it up when the vCPU next enters the guest.
+    ///
+    /// # Errors
+    /// EINVAL for an SLB shadow buffer or a dispatch trace log without a virtual processor area, and for the
+    /// end of that while one of those is there.
+    fn set_shared_area(&self, area: &SharedArea) -> errno::Result<()>;
 
     /// Sets the registers with which the vCPU enters guest code.
     ///
@@ -263,17 +255,6 @@ impl PseriesVcpu for VcpuFd {
         sregs(self).map(|sregs| sregs.pvr)
     }
 
-    fn set_pvr(&self, pvr: u32) -> Result<(), VcpuError> {
-        let sregs = kvm_sregs {
-            pvr,
-            ..sregs(self)?
-        };
-        // SAFETY: the call reads one `kvm_sregs`.
-        check(unsafe { ioctl_with_ref(self, KVM_SET_SREGS, &sregs) })
-            .map(drop)
-            .map_err(|source| VcpuError::Pvr { pvr, source })
-    }
-
     fn set_arch_compat(&self, logical_pvr: u32) -> Result<(), VcpuError> {
         set_u32(self, KVM_REG_PPC_ARCH_COMPAT, "ARCH_COMPAT", logical_pvr)
     }
@@ -304,6 +285,23 @@ impl PseriesVcpu for VcpuFd {
 
     fn set_online(&self, online: bool) -> Result<(), VcpuError> {
         set_u32(self, KVM_REG_PPC_ONLINE, "ONLINE", u32::from(online))
+    }
+
+    fn set_shared_area(&self, area: &SharedArea) -> errno::Result<()> {
+        let SharedArea {
+            kind,
+            address,
+            bytes,
+        } = *area;
+        // Of the others a register has address and length, one behind the other
+        // (`struct vpaval` of `union kvmppc_one_reg`).
+        let both = [address.to_ne_bytes(), bytes.to_ne_bytes()].concat();
+        match kind {
+            Kind::Vpa => self.set_one_reg(KVM_REG_PPC_VPA_ADDR, &address.to_ne_bytes()),
+            Kind::SlbShadow => self.set_one_reg(KVM_REG_PPC_VPA_SLB, &both),
+            Kind::DispatchTraceLog => self.set_one_reg(KVM_REG_PPC_VPA_DTL, &both),
+        }
+        .map(drop)
     }
 
     fn set_entry(&mut self, entry: &EntryRegisters) -> Result<(), VcpuError> {

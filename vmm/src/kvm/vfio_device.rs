@@ -4,9 +4,8 @@
 use std::os::fd::AsRawFd;
 
 use kvm_bindings::{
-    KVM_DEV_VFIO_GROUP, KVM_DEV_VFIO_GROUP_ADD, KVM_DEV_VFIO_GROUP_DEL,
-    KVM_DEV_VFIO_GROUP_SET_SPAPR_TCE, kvm_create_device, kvm_device_attr,
-    kvm_device_type_KVM_DEV_TYPE_VFIO, kvm_vfio_spapr_tce,
+    KVM_DEV_VFIO_GROUP, KVM_DEV_VFIO_GROUP_ADD, KVM_DEV_VFIO_GROUP_SET_SPAPR_TCE,
+    kvm_create_device, kvm_device_attr, kvm_device_type_KVM_DEV_TYPE_VFIO, kvm_vfio_spapr_tce,
 };
 use kvm_ioctls::{DeviceFd, VmFd};
 use spapr_hypercalls::address::Liobn;
@@ -23,9 +22,6 @@ pub enum VfioDeviceError {
     /// A group was refused.
     #[error("KVM refused a VFIO group (KVM_DEV_VFIO_GROUP_ADD)")]
     AddGroup(#[source] errno::Error),
-    /// A group could not be taken back.
-    #[error("KVM did not let go of a VFIO group (KVM_DEV_VFIO_GROUP_DEL)")]
-    DelGroup(#[source] errno::Error),
     /// A TCE table could not be bound.
     #[error(
         "KVM cannot bind the TCE table of LIOBN {liobn} to the VFIO group \
@@ -45,9 +41,7 @@ impl VfioDeviceError {
     /// The errno of KVM's refusal.
     pub fn errno(&self) -> i32 {
         match self {
-            Self::Create(source) | Self::AddGroup(source) | Self::DelGroup(source) => {
-                source.errno()
-            }
+            Self::Create(source) | Self::AddGroup(source) => source.errno(),
             Self::SetSpaprTce { source, .. } => source.errno(),
         }
     }
@@ -98,15 +92,6 @@ impl VfioKvmDevice {
     pub fn add_group(&self, group: &impl AsRawFd) -> Result<(), VfioDeviceError> {
         self.set(KVM_DEV_VFIO_GROUP_ADD, &group.as_raw_fd())
             .map_err(VfioDeviceError::AddGroup)
-    }
-
-    /// Takes the group back; TCE tables bound to it are bound no more.
-    ///
-    /// # Errors
-    /// [`VfioDeviceError::DelGroup`], with ENOENT for a group not added.
-    pub fn del_group(&self, group: &impl AsRawFd) -> Result<(), VfioDeviceError> {
-        self.set(KVM_DEV_VFIO_GROUP_DEL, &group.as_raw_fd())
-            .map_err(VfioDeviceError::DelGroup)
     }
 
     /// Binds `table` to the group's IOMMU window of the same bus offset: from now on what the

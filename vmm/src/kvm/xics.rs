@@ -7,11 +7,9 @@ use std::os::fd::AsRawFd;
 
 use kvm_bindings::{
     KVM_CAP_IRQ_XICS, KVM_DEV_XICS_GRP_CTRL, KVM_DEV_XICS_GRP_SOURCES, KVM_DEV_XICS_NR_SERVERS,
-    KVM_REG_PPC_ICP_CPPR_SHIFT, KVM_REG_PPC_ICP_MFRR_SHIFT, KVM_REG_PPC_ICP_PPRI_SHIFT,
-    KVM_REG_PPC_ICP_STATE, KVM_XICS_DESTINATION_MASK, KVM_XICS_LEVEL_SENSITIVE, KVM_XICS_MASKED,
-    KVM_XICS_PENDING, KVM_XICS_PRESENTED, KVM_XICS_PRIORITY_MASK, KVM_XICS_PRIORITY_SHIFT,
-    KVM_XICS_QUEUED, kvm_create_device, kvm_device_attr, kvm_device_type_KVM_DEV_TYPE_XICS,
-    kvm_enable_cap,
+    KVM_XICS_DESTINATION_MASK, KVM_XICS_LEVEL_SENSITIVE, KVM_XICS_MASKED, KVM_XICS_PENDING,
+    KVM_XICS_PRESENTED, KVM_XICS_PRIORITY_MASK, KVM_XICS_PRIORITY_SHIFT, KVM_XICS_QUEUED,
+    kvm_create_device, kvm_device_attr, kvm_device_type_KVM_DEV_TYPE_XICS, kvm_enable_cap,
 };
 use kvm_ioctls::{DeviceFd, VcpuFd, VmFd};
 use spapr_devices::interrupts::Trigger;
@@ -53,9 +51,6 @@ pub enum XicsError {
         #[source]
         source: errno::Error,
     },
-    /// A vCPU's presentation controller could not be reset.
-    #[error("KVM cannot reset a vCPU's interrupt presentation (KVM_REG_PPC_ICP_STATE)")]
-    Reset(#[source] errno::Error),
     /// An interrupt source was refused.
     #[error(
         "KVM refused interrupt source {lisn:#x} (KVM_DEV_XICS_GRP_SOURCES): numbers are 0x10 to \
@@ -192,16 +187,6 @@ impl Xics {
             .map_err(|source| XicsError::Connect { server, source })
     }
 
-    /// Resets a vCPU's interrupt presentation controller: nothing pending, no interrupt accepted.
-    ///
-    /// # Errors
-    /// [`XicsError::Reset`].
-    pub fn reset_vcpu(&self, vcpu: &VcpuFd) -> Result<(), XicsError> {
-        vcpu.set_one_reg(KVM_REG_PPC_ICP_STATE, &RESET_PRESENTATION.to_ne_bytes())
-            .map(drop)
-            .map_err(XicsError::Reset)
-    }
-
     /// Makes interrupt source `lisn`, or resets it, silent and masked.
     ///
     /// # Errors
@@ -244,12 +229,6 @@ fn source_attribute(lisn: u32, addr: u64) -> kvm_device_attr {
     }
 }
 
-/// A presentation controller after reset: current priority 0 (accept nothing), no interrupt, no
-/// inter-processor interrupt requested, none pending.
-const RESET_PRESENTATION: u64 = 0 << KVM_REG_PPC_ICP_CPPR_SHIFT
-    | (PRIORITY_MASKED as u64) << KVM_REG_PPC_ICP_MFRR_SHIFT
-    | (PRIORITY_MASKED as u64) << KVM_REG_PPC_ICP_PPRI_SHIFT;
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -266,11 +245,6 @@ mod tests {
             SourceState::reset(Trigger::Level).to_bits(),
             0x0000_03ff_0000_0000
         );
-    }
-
-    #[test]
-    fn presentation_after_reset_accepts_nothing_and_has_nothing() {
-        assert_eq!(RESET_PRESENTATION, 0x0000_0000_ffff_0000);
     }
 
     proptest! {

@@ -179,6 +179,8 @@ pub struct Machine {
     /// Readable when the engine is to take bulk calls back.
     pub(super) bulk_calls_due: Option<OwnedFd>,
     pub(super) populator: Wake,
+    /// See [`Partition::settle`](crate::partition::Partition::settle).
+    pub(super) settles: bool,
     pub(super) notices: Vec<Alarm>,
     pub(super) dma_windows: DmaWindows,
     pub(super) bridges: Vec<HostBridge>,
@@ -264,11 +266,13 @@ impl Machine {
             engine,
             bulk_calls_due,
             populator,
+            settles,
         } = prepare_engine(engine, description, &kvm, &vm, &capabilities)?;
         Ok(Self {
             engine,
             populator,
             bulk_calls_due,
+            settles,
             notices,
             dma_windows,
             bridges,
@@ -366,6 +370,8 @@ struct Prepared {
     bulk_calls_due: Option<OwnedFd>,
     /// Woken when the engine wants guest memory present.
     populator: Wake,
+    /// The kernel is to be given no guest memory to hold on to before that was settled.
+    settles: bool,
 }
 
 fn prepare_engine(
@@ -388,10 +394,13 @@ fn prepare_engine(
     let wake = populator.clone();
     let engine = engine.with_populator(move || wake.wake());
     engine.prepare()?;
+    let moves = engine.registers_memory() && memory::has_contiguous_areas();
     Ok(Prepared {
         engine,
         bulk_calls_due,
         populator,
+        // A kernel that serves H_REGISTER_VPA come what may holds on to what it likes.
+        settles: moves && vm.enable_hcall(abi::H_REGISTER_VPA, false).is_ok(),
     })
 }
 

@@ -12,10 +12,10 @@ use spapr_hypercalls::abi;
 use spapr_hypercalls::world::{BulkCall, HostError, KernelHandlers};
 use vmm_sys_util::timerfd::TimerFd;
 
-use crate::error_chain::chain;
 use crate::kvm::host::Capabilities;
 use crate::kvm::list_check;
 use crate::kvm::vm::PseriesVm;
+use spapr_devices::error_chain::chain;
 
 /// Whether a guest's lists (H_PUT_TCE_INDIRECT) may be handed over to the kernel's handler: it has been shown
 /// to check where they end. Tried once in the life of this process, before the first guest is there.

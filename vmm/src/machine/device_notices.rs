@@ -11,7 +11,7 @@ use spapr_devices::vfio::{Device, Irq, IrqError, PciAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::control::Alarm;
-use crate::error_chain::chain;
+use spapr_devices::error_chain::chain;
 
 /// The notices of a device, each with what is said when it comes. Those that the device does not give
 /// are left out.

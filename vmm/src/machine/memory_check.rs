@@ -8,9 +8,9 @@ use spapr_hypercalls::policy::{LockPolicy, Policy};
 
 use super::dma_windows;
 use super::locked_memory::Guest;
-use crate::error_chain::chain;
 use crate::memory::GuestRam;
 use crate::spec::DdwMode;
+use spapr_devices::error_chain::chain;
 
 /// Why the guest is not started.
 #[derive(Debug, thiserror::Error)]

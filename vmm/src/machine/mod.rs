@@ -28,9 +28,6 @@ mod report;
 mod running;
 
 #[cfg(target_arch = "powerpc64")]
-mod vfio_function;
-
-#[cfg(target_arch = "powerpc64")]
 pub use build::{Machine, MachineError};
 #[cfg(target_arch = "powerpc64")]
 pub use running::{MachineControls, RunningMachine};

@@ -9,12 +9,11 @@ use spapr_devices::guest_message;
 use spapr_devices::pci::{DeviceFunction, PhysicalFunction};
 use spapr_devices::vfio::{
     Container, ContainerError, Device, DeviceError, Group, GroupError, GroupNumber, HostPaths,
-    IommuPolicy, PciAddress, PreflightError,
+    IommuPolicy, PciAddress, PreflightError, VfioFunction,
 };
 
 use super::device_notices;
 use super::guest_places::{self, PlaceError};
-use super::vfio_function::VfioFunction;
 use crate::control::Alarm;
 use crate::setting::Setting;
 use crate::spec::PassedThroughDevice;

@@ -9,12 +9,12 @@ use kvm_ioctls::VmFd;
 use spapr_devices::vfio::host_page_bytes;
 
 use crate::boot::device_tree::{CacheGeometry, ProcessorFacts};
-use crate::error_chain::chain;
 use crate::kvm::host::Capabilities;
 use crate::kvm::vm::{PseriesVm, VmError};
 use crate::spec::ProcessorModel;
 use crate::speculation::Known;
 use log::Level;
+use spapr_devices::error_chain::chain;
 use spapr_devices::guest_message;
 
 /// Where the host's processors are described.

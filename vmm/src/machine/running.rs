@@ -17,7 +17,6 @@ use super::report;
 use crate::console::Terminal;
 use crate::control::Alarm;
 use crate::dump::{SavedRegisters, Snapshot};
-use crate::error_chain::chain;
 use crate::kvm::time_base;
 use crate::lifecycle::{End, Lifecycle};
 use crate::partition::Partition;
@@ -31,6 +30,7 @@ use crate::partition::processors::{Processors, StartAddress};
 use crate::partition::rtas_state::RtasState;
 use crate::stats::Statistics;
 use crate::vcpu::thread::Processor;
+use spapr_devices::error_chain::chain;
 
 /// A machine whose processors have threads.
 pub struct RunningMachine {
@@ -81,6 +81,7 @@ impl Machine {
             dma_windows: self.dma_windows,
             bridges: self.bridges,
             ram: self.ram,
+            settles: self.settles,
             rtas: RtasState::new(lasting),
             speculation: self.speculation,
             capabilities: self.capabilities,

@@ -11,16 +11,17 @@ use parking_lot::{Mutex, MutexGuard};
 use spapr_devices::dma_windows::WindowHost;
 use spapr_devices::vfio::{
     Container, IommuVersion, MemoryLimitError, RegisterError, WindowError, host_error,
+    host_page_bytes,
 };
 use spapr_devices::{guest_activity, guest_message};
-use spapr_hypercalls::address::{Ioba, Liobn};
+use spapr_hypercalls::address::{HostVirtualAddress, Ioba, Liobn};
 use spapr_hypercalls::tce::Permission;
 use spapr_hypercalls::world::{BindRefusal, Geometry, HostError, HostIommu, HostRange};
 use vmm_sys_util::errno::Error as Errno;
 
-use crate::error_chain::chain;
 use crate::kvm::tce_table::TceTable;
 use crate::kvm::vfio_device::VfioKvmDevice;
+use spapr_devices::error_chain::chain;
 
 /// How long to wait before locking memory is tried again. The guest's processor waits with it.
 const PAUSES: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(10)];
@@ -252,6 +253,29 @@ impl HostIommu for GroupIommu {
 
     fn holds_on_to(&self, range: HostRange) -> bool {
         self.container.holds_on_to(range)
+    }
+
+    fn settle(&self, range: HostRange) {
+        let page_bytes = host_page_bytes();
+        let start = range.start.0 & !(page_bytes - 1);
+        let end = (range.start.0 + range.bytes).next_multiple_of(page_bytes);
+        let pages = HostRange {
+            start: HostVirtualAddress(start),
+            bytes: end - start,
+        };
+        let registered = self.container.register_memory(pages);
+        let unregister = |()| {
+            let outcome = self.container.unregister_memory(pages);
+            outcome.map_err(RegisterError::Refused)
+        };
+        if let Err(error) = registered.and_then(unregister) {
+            guest_activity!(
+                Level::Debug,
+                "{}: {} bytes of guest memory stay where they may not be locked later on: {error}",
+                self.group(),
+                pages.bytes
+            );
+        }
     }
 
     #[inline]

@@ -13,16 +13,36 @@ pub struct Pause {
     changed: Condvar,
 }
 
+/// Why a processor is to leave the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// The machine is paused: whoever paused it may look at the processor.
+    Pause,
+    /// Another processor is alone for a moment.
+    StepAside,
+}
+
 #[derive(Debug, Default)]
 struct State {
     wanted: bool,
     /// A processor does something while no other is in the guest.
     alone: bool,
+    /// How many do, wait for their turn, or wait for the end of that: none of them is in the guest, and none
+    /// rests as a paused one does.
+    busy: u32,
     over: bool,
     in_guest: u32,
     /// Ticks of the time base that the guest is not to see.
     hidden_ticks: u64,
     paused_at: u64,
+}
+
+impl State {
+    /// Counts one in again that was busy.
+    const fn step_in(&mut self) {
+        self.busy -= 1;
+        self.in_guest += 1;
+    }
 }
 
 impl Pause {
@@ -62,22 +82,32 @@ impl Pause {
         self.changed.notify_all();
     }
 
-    /// Whether processors are to leave the guest.
-    pub fn is_wanted(&self) -> bool {
+    /// Why processors are to leave the guest, if they are.
+    pub fn wanted(&self) -> Option<Wanted> {
         let state = self.lock();
-        state.wanted || state.alone
+        match (state.wanted, state.alone) {
+            (true, _) => Some(Wanted::Pause),
+            (false, true) => Some(Wanted::StepAside),
+            (false, false) => None,
+        }
+    }
+
+    /// Stays out of the guest while another processor is alone; for [`Wanted::StepAside`], between
+    /// [`Pause::enter`] and [`Pause::leave`].
+    pub fn step_aside(&self) {
+        let mut state = self.lock();
+        self.step_out(&mut state);
+        state.step_in();
     }
 
     /// Does `work` while no other processor is in the guest; for a processor's thread, between
     /// [`Pause::enter`] and [`Pause::leave`] and holding no lock that another processor waits for. `kick`
-    /// makes those that are in the guest look up. Those who want to be alone at once take turns; so does
-    /// whoever pauses the machine.
+    /// makes those that are in the guest look up. Those who want to be alone at once take turns, and whoever
+    /// pauses the machine waits for all of them.
     pub fn alone<T>(&self, kick: impl FnOnce(), work: impl FnOnce() -> T) -> T {
-        self.leave();
         {
             let mut state = self.lock();
-            let must_wait = |state: &mut State| (state.wanted || state.alone) && !state.over;
-            self.changed.wait_while(&mut state, must_wait);
+            self.step_out(&mut state);
             state.alone = true;
         }
         kick();
@@ -88,10 +118,19 @@ impl Pause {
         let done = work();
         let mut state = self.lock();
         state.alone = false;
-        state.in_guest += 1;
+        state.step_in();
         drop(state);
         self.changed.notify_all();
         done
+    }
+
+    /// Counts a processor out of the guest, and waits until no other is alone.
+    fn step_out(&self, state: &mut MutexGuard<'_, State>) {
+        state.in_guest = state.in_guest.saturating_sub(1);
+        state.busy += 1;
+        self.changed.notify_all();
+        let must_wait = |state: &mut State| state.alone && !state.over;
+        self.changed.wait_while(state, must_wait);
     }
 
     /// Makes all processors stay out of the guest; `kick` makes those that are in it look up, and
@@ -107,7 +146,7 @@ impl Pause {
         }
         kick();
         let mut state = self.lock();
-        let is_inside = |state: &mut State| (state.in_guest != 0 || state.alone) && !state.over;
+        let is_inside = |state: &mut State| (state.in_guest != 0 || state.busy != 0) && !state.over;
         self.changed.wait_while(&mut state, is_inside);
         state.paused_at = now();
         true
@@ -157,7 +196,7 @@ mod tests {
                 scope.spawn(|| {
                     while let Some(_hidden) = pause.enter() {
                         // In the guest until it is made to leave.
-                        while !pause.is_wanted() && !done.load(Ordering::SeqCst) {
+                        while pause.wanted().is_none() && !done.load(Ordering::SeqCst) {
                             rounds.fetch_add(1, Ordering::SeqCst);
                             thread::yield_now();
                         }
@@ -190,26 +229,29 @@ mod tests {
         thread::scope(|scope| {
             for own_turns in &turns {
                 scope.spawn(|| {
-                    while let Some(_hidden) = pause.enter() {
-                        inside.fetch_add(1, Ordering::SeqCst);
-                        // Hypercalls, until it is made to leave.
-                        while !pause.is_wanted() && !done.load(Ordering::SeqCst) {
-                            inside.fetch_sub(1, Ordering::SeqCst);
-                            pause.alone(
-                                || (),
-                                || {
-                                    for _ in 0..10 {
-                                        let none = inside.load(Ordering::SeqCst) == 0;
-                                        // At the end nobody waits for anyone.
-                                        assert!(none || done.load(Ordering::SeqCst));
-                                        thread::yield_now();
-                                    }
-                                    own_turns.fetch_add(1, Ordering::SeqCst);
-                                },
-                            );
-                            inside.fetch_add(1, Ordering::SeqCst);
+                    let work = || {
+                        for _ in 0..10 {
+                            let none = inside.load(Ordering::SeqCst) == 0;
+                            // At the end nobody waits for anyone.
+                            assert!(none || done.load(Ordering::SeqCst));
+                            thread::yield_now();
                         }
-                        inside.fetch_sub(1, Ordering::SeqCst);
+                        own_turns.fetch_add(1, Ordering::SeqCst);
+                    };
+                    while let Some(_hidden) = pause.enter() {
+                        // Hypercalls, until it is made to leave.
+                        while !done.load(Ordering::SeqCst) {
+                            match pause.wanted() {
+                                None => {
+                                    inside.fetch_add(1, Ordering::SeqCst);
+                                    thread::yield_now();
+                                    inside.fetch_sub(1, Ordering::SeqCst);
+                                    pause.alone(|| (), work);
+                                }
+                                Some(Wanted::StepAside) => pause.step_aside(),
+                                Some(Wanted::Pause) => break,
+                            }
+                        }
                         pause.leave();
                     }
                 });

@@ -60,6 +60,8 @@ pub struct Partition {
     pub interrupts: Arc<InterruptController>,
     pub(crate) vm: Arc<VmFd>,
     pub(crate) capabilities: Capabilities,
+    /// The host's kernel moves memory before it locks it, and cannot move what it holds on to otherwise.
+    pub(crate) settles: bool,
     /// What the guest is told of attacks by speculation.
     pub(crate) speculation: Told,
     pub(crate) first_entry: OnceLock<Instant>,
@@ -91,6 +93,14 @@ impl Partition {
     /// Does `work` for a processor while no other one is in the guest.
     pub fn alone<T>(&self, work: impl FnOnce() -> T) -> T {
         self.pause.alone(|| self.processors.kick_all(None), work)
+    }
+
+    /// To be called before the host's kernel is given guest memory to hold on to.
+    pub fn settle(&self, address: u64, bytes: u64) {
+        if self.settles {
+            let address = GuestPhysicalAddress(address);
+            self.alone(|| self.engine.settle(address, bytes));
+        }
     }
 
     fn bridge_at(&self, address: GuestPhysicalAddress) -> Option<&HostBridge> {

@@ -19,8 +19,8 @@ use vmm_sys_util::signal::block_signal;
 use super::events::Events;
 use super::state::{GuestState, WrongTime};
 use crate::dump::{self, Cancel, DumpError, MemoryRange, NotMemory, Output, Snapshot};
-use crate::error_chain::chain;
 use crate::sandbox::{self, Role};
+use spapr_devices::error_chain::chain;
 
 /// Why a dump does not begin.
 #[derive(Debug, thiserror::Error)]

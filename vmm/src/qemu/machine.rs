@@ -20,7 +20,6 @@ mod with_kvm {
     use super::super::run::{QemuError, Serving, Waiting, resource};
     use super::super::state::Next;
     use crate::console::{Console, ConsoleError, Terminal};
-    use crate::error_chain::chain;
     use crate::lifecycle::End;
     use crate::machine::{Machine, MachineError as BuildError};
     use crate::partition::lasting::Lasting;
@@ -29,6 +28,7 @@ mod with_kvm {
     use crate::setting::Setting;
     use crate::spec::MachineDescription;
     use crate::stats::{Statistics, StatisticsFile, StatsError};
+    use spapr_devices::error_chain::chain;
 
     /// Why a machine cannot be run.
     #[derive(Debug, thiserror::Error)]

@@ -1,12 +1,16 @@
 //! Which hypercall is whose.
 
+use spapr_devices::vfio::host_page_bytes;
 use spapr_hypercalls::abi::{self, Arguments, ReturnCode};
 use spapr_hypercalls::engine::Answer;
+use vm_memory::{Be32, Bytes, GuestAddress};
 
 use super::{call_log, rtas, system_reset};
 use crate::kvm::vcpu::PaprHcall;
+use crate::kvm::vm::PseriesVm;
 use crate::lifecycle::End;
 use crate::partition::Partition;
+use crate::shared_areas::{self, Request, SharedArea};
 
 /// What is left to do for a processor whose hypercall was served.
 pub(super) enum Served {
@@ -16,6 +20,8 @@ pub(super) enum Served {
     MakeAgain,
     /// All processors have to take up the modes of the partition.
     ModesChanged,
+    /// KVM is to be told of memory that it shares with the guest.
+    SharedArea(SharedArea),
     /// Its SPRG0 is to be set.
     Sprg0(u64),
     /// It stops itself.
@@ -82,6 +88,11 @@ fn serve_other(
                 Served::Resume
             };
         }
+        abi::H_REGISTER_VPA => return register_shared_area(partition, server, args, ret),
+        abi::H_INT_SET_QUEUE_CONFIG => {
+            settle_queue(partition, args);
+            partition.interrupts.serve(number, args)
+        }
         abi::H_REGISTER_PROC_TBL => partition.process_table.register(&partition.vm, args),
         abi::H_GET_CPU_CHARACTERISTICS => {
             args[0] = partition.speculation.characteristics;
@@ -97,4 +108,49 @@ fn serve_other(
     };
     *ret = code.to_register();
     Served::Resume
+}
+
+/// Serves H_REGISTER_VPA, where the kernel does not.
+#[inline(never)]
+fn register_shared_area(
+    partition: &Partition,
+    server: u32,
+    args: &Arguments,
+    ret: &mut u64,
+) -> Served {
+    let word = |address| {
+        let word = partition.ram.mmap().read_obj::<Be32>(GuestAddress(address));
+        word.ok().map(Be32::to_native)
+    };
+    let code = match shared_areas::request(args, server, host_page_bytes(), word) {
+        Request::Own(area) => {
+            partition.settle(area.address, area.bytes);
+            *ret = ReturnCode::SUCCESS.to_register();
+            return Served::SharedArea(area);
+        }
+        // No guest that is known does that: the kernel serves it, and all from now on.
+        Request::Others => match partition.vm.enable_hcall(abi::H_REGISTER_VPA, true) {
+            Ok(()) => {
+                *ret = abi::H_REGISTER_VPA;
+                return Served::MakeAgain;
+            }
+            Err(_) => ReturnCode::HARDWARE,
+        },
+        Request::Wrong(code) => code,
+    };
+    *ret = code.to_register();
+    Served::Resume
+}
+
+/// Settles the event queue that H_INT_SET_QUEUE_CONFIG (flags, server, priority, address, shift) is about to give
+/// to KVM, which holds on to its page (`kvmppc_xive_native_set_queue_config` in
+/// arch/powerpc/kvm/book3s_xive_native.c).
+#[inline(never)]
+fn settle_queue(partition: &Partition, args: &Arguments) {
+    /// Log2 of the largest queue's size (XIVE, "EQ size").
+    const LARGEST: u64 = 24;
+    let [_, _, _, address, shift, ..] = *args;
+    if (1..=LARGEST).contains(&shift) {
+        partition.settle(address, 1 << shift);
+    }
 }

@@ -9,7 +9,6 @@ use vmm_sys_util::errno::Error as Errno;
 
 use super::hypercalls::{self, Served};
 use super::system_reset::SystemReset;
-use crate::error_chain::chain;
 use crate::kvm::kick::{KickError, VcpuKick};
 use crate::kvm::vcpu::{EntryRegisters, PseriesVcpu, VcpuError, lpcr, msr};
 use crate::kvm::{registers, time_base};
@@ -17,8 +16,11 @@ use crate::lifecycle::End;
 use crate::partition::Partition;
 use crate::partition::counters::Counters;
 use crate::partition::modes::{LPCR_AIL, LPCR_ILE};
+use crate::partition::pause::Wanted;
 use crate::partition::processors::{Kick, StartAddress};
+use crate::shared_areas::SharedArea;
 use log::Level;
+use spapr_devices::error_chain::chain;
 use spapr_devices::guest_message;
 
 /// Why a processor cannot go on.
@@ -160,8 +162,12 @@ impl Processor {
 
     /// Stays out of the guest while processors are paused; returns that the run is over, if it is.
     fn rest_while_paused(&self) -> Result<Option<Next>, ThreadError> {
-        if !self.partition.pause.is_wanted() {
-            return Ok(None);
+        loop {
+            match self.partition.pause.wanted() {
+                None => return Ok(None),
+                Some(Wanted::StepAside) => self.partition.pause.step_aside(),
+                Some(Wanted::Pause) => break,
+            }
         }
         self.save_registers();
         self.partition.pause.leave();
@@ -295,6 +301,10 @@ impl Processor {
                 self.partition.processors.kick_all(Some(self.server));
                 Ok(None)
             }
+            Served::SharedArea(area) => {
+                self.share(&area);
+                Ok(None)
+            }
             Served::Sprg0(value) => {
                 self.set_sprg0(value)?;
                 Ok(None)
@@ -326,6 +336,15 @@ impl Processor {
                 true
             }
             _ => false,
+        }
+    }
+
+    /// Tells KVM of memory that it shares with the guest; H_RESOURCE if it takes none such now.
+    fn share(&mut self, area: &SharedArea) {
+        if self.vcpu.set_shared_area(area).is_err()
+            && let Some(call) = self.vcpu.papr_hcall()
+        {
+            *call.ret = ReturnCode::RESOURCE.to_register();
         }
     }
 

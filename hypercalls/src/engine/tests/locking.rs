@@ -62,6 +62,35 @@ impl Machine {
 }
 
 #[test]
+fn memory_that_the_host_will_hold_is_settled_before_unless_it_is_locked() {
+    let engine = lazy();
+    let settled = |address, bytes| {
+        let before = engine.fake().settled().len();
+        engine.settle(GuestPhysicalAddress(address), bytes);
+        let ranges = engine.fake().settled().split_off(before);
+        let start = engine
+            .memory
+            .host_range(GuestPhysicalAddress(0))
+            .unwrap()
+            .start
+            .0;
+        let ranges = ranges
+            .iter()
+            .map(|range| (range.start.0 - start, range.bytes));
+        ranges.collect::<Vec<_>>()
+    };
+    assert_eq!(settled(MIB + 0x1280, 640), [(MIB + 0x1280, 640)]);
+    // Over the end of a block, and of RAM.
+    let two = [(2 * MIB - 0x1000, 0x1000), (2 * MIB, 0x3000)];
+    assert_eq!(settled(2 * MIB - 0x1000, 0x4000), two);
+    assert_eq!(settled(4 * MIB - 8, u64::MAX), [(4 * MIB - 8, 8)]);
+    assert_eq!(settled(1 << 40, 64), []);
+    assert_eq!(engine.put(0, MIB + 0x1003), SUCCESS);
+    assert_eq!(settled(MIB + 0x1280, 640), []);
+    engine.assert_no_violation();
+}
+
+#[test]
 fn of_a_region_that_is_not_present_one_block_is_locked_and_the_rest_made_present() {
     let machine = machine(LockPolicy::FirstMap);
     machine.map(5);

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use spapr_devices::error_chain::chain;
 use spapr_lab::benchmark::results::{Facts, Measured, Omission, Peer, Results};
 use spapr_lab::benchmark::row::{Row, Unit};
 
@@ -314,12 +315,7 @@ impl Session<'_> {
         }
         step(title);
         if let Err(error) = work(self) {
-            let mut why = error.to_string();
-            let mut source = error.source();
-            while let Some(cause) = source {
-                why = format!("{why}: {cause}");
-                source = cause.source();
-            }
+            let why = chain(&*error);
             tell(&format!("not measured: {title}: {why}"));
             self.results.omitted.push(Omission {
                 what: title.to_owned(),

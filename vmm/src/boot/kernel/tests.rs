@@ -11,9 +11,9 @@ use vm_memory::{Bytes, GuestAddress};
 use super::samples::{ALL, Part, bomb, elf, pack, part};
 use super::*;
 use crate::boot::layout::room_for_kernel;
-use crate::error_chain::chain;
 use crate::memory::LEAST_BYTES;
 use crate::spec::ByteSize;
+use spapr_devices::error_chain::chain;
 
 fn open(path: &Path, most: u64) -> Result<Kernel, KernelError> {
     let file = BootFile::open(path).expect("it is there");

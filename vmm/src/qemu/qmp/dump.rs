@@ -9,10 +9,10 @@ use serde_json::json;
 
 use super::commands::{Answer, Request};
 use super::error::QmpError;
-use crate::error_chain::chain;
 use crate::qemu::dumps::BeginError;
 use crate::qemu::fd_sets;
 use crate::sandbox;
+use spapr_devices::error_chain::chain;
 
 impl From<BeginError> for QmpError {
     fn from(error: BeginError) -> Self {

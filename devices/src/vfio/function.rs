@@ -4,16 +4,16 @@ use std::io;
 use std::os::fd::AsRawFd;
 
 use log::Level;
-use spapr_devices::guest_message;
-use spapr_devices::pci::{Bar, BarMapping, BarSpace, InterruptKind, NUM_BARS, PhysicalFunction};
-use spapr_devices::vfio::{Device, DeviceError, Irq, RegionIndex, RegionMapping};
 use spapr_hypercalls::world::HostRange;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::{Device, DeviceError, Irq, RegionIndex, RegionMapping};
 use crate::error_chain::chain;
+use crate::guest_message;
+use crate::pci::{Bar, BarMapping, BarSpace, InterruptKind, NUM_BARS, PhysicalFunction};
 
 /// A VFIO device as the host bridge knows it.
-pub(super) struct VfioFunction {
+pub struct VfioFunction {
     name: String,
     bars: [Option<Bar>; NUM_BARS],
     // Before the device, which they keep busy.
@@ -26,7 +26,7 @@ impl VfioFunction {
     ///
     /// # Errors
     /// When its registers cannot be read or a BAR not be mapped.
-    pub(super) fn new(device: Device) -> Result<Self, DeviceError> {
+    pub fn new(device: Device) -> Result<Self, DeviceError> {
         let mut mappings = Vec::new();
         let mut bars = [const { None }; NUM_BARS];
         let mut upper_half = false;
