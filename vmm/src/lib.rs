@@ -8,7 +8,7 @@
 //! | [`run`] | `spapr-vmm run`: from the command line to the guest's end |
 //! | [`iommu_report`] | `spapr-vmm iommu`: what IOMMU groups can do, and what a guest locks |
 //! | [`lifecycle`] | how a machine's run ends, and who waits for it |
-//! | [`speculation`] | what a guest is told of its processor's defences |
+//! | [`speculation`] | defences against speculation that the processor has, as a guest sees them |
 //! | [`partition`] | what the processors of a machine share |
 //! | [`machine`] | the pseries machine: what it is made of, its passed-through devices |
 //! | [`vcpu`] | a processor's loop and the hypercalls that are no DMA |
