@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex};
 
 use crate::sandbox::{self, Role};
 use crate::threads;
@@ -111,7 +111,7 @@ impl BackgroundWriter {
     /// # Errors
     /// [`Full`]; the caller decides whether to come again or to lose them.
     pub fn push(&self, bytes: &[u8]) -> Result<(), Full> {
-        let mut state = self.shared.lock();
+        let mut state = self.shared.state.lock();
         if state.bytes.len().saturating_add(bytes.len()) > self.shared.most_bytes {
             let stuck_for = state.last_progress.elapsed();
             return Err(Full { stuck_for });
@@ -127,17 +127,17 @@ impl BackgroundWriter {
 
     /// Counts `count` things that were given up because the queue was full.
     pub fn count_lost(&self, count: u64) {
-        self.shared.lock().lost += count;
+        self.shared.state.lock().lost += count;
     }
 
     /// What was counted as lost since the last call.
     pub fn take_lost(&self) -> u64 {
-        std::mem::take(&mut self.shared.lock().lost)
+        std::mem::take(&mut self.shared.state.lock().lost)
     }
 
     /// Waits until all is written or the reader is gone, for `patience` at most.
     pub fn drain(&self, patience: Duration) {
-        let mut state = self.shared.lock();
+        let mut state = self.shared.state.lock();
         let is_busy = |state: &mut State| state.is_busy();
         let changed = &self.shared.changed;
         changed.wait_while_for(&mut state, is_busy, patience);
@@ -145,7 +145,7 @@ impl BackgroundWriter {
 
     /// Waits until all is written or the reader is gone, or has taken nothing for `patience`.
     pub fn drain_unless_stuck(&self, patience: Duration) {
-        let mut state = self.shared.lock();
+        let mut state = self.shared.state.lock();
         while state.is_busy() {
             let left = patience.saturating_sub(state.last_progress.elapsed());
             if left.is_zero() {
@@ -158,18 +158,14 @@ impl BackgroundWriter {
     /// Why the last piece could not be written, if it could not: the reader is gone, the disk is
     /// full, the file must not grow.
     pub fn why_broken(&self) -> Option<String> {
-        self.shared.lock().broken.clone()
+        self.shared.state.lock().broken.clone()
     }
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
-    }
-
     /// Takes what is to be written next; false when nothing came for a while.
     fn next_piece(&self, piece: &mut Vec<u8>) -> bool {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let is_empty = |state: &mut State| state.bytes.is_empty();
         self.changed.wait_while_for(&mut state, is_empty, LOOK_UP);
         piece.clear();
@@ -183,7 +179,7 @@ impl Shared {
     }
 
     fn wrote(&self, result: io::Result<()>) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.writing = false;
         state.broken = result.err().map(|error| chain(&error));
         state.last_progress = Instant::now();

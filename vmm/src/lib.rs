@@ -9,7 +9,7 @@
 //! | [`iommu_report`] | `spapr-vmm iommu`: what IOMMU groups can do, and what a guest locks |
 //! | [`lifecycle`] | how a machine's run ends, and who waits for it |
 //! | [`shared_areas`] | memory of a processor that the hypervisor reads and writes |
-//! | [`speculation`] | what a guest is told of its processor's defences |
+//! | [`speculation`] | defences against speculation that the processor has, as a guest sees them |
 //! | [`partition`] | what the processors of a machine share |
 //! | [`machine`] | the pseries machine: what it is made of, its passed-through devices |
 //! | [`vcpu`] | a processor's loop and the hypercalls that are no DMA |

@@ -19,7 +19,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 use log::Level;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use spapr_hypercalls::address::{Ioba, Liobn, PageShift};
 use spapr_hypercalls::engine::{Engine, Use, WindowError};
 use spapr_hypercalls::world::{Geometry, GuestMemory, HostIommu};
@@ -203,7 +203,7 @@ impl DmaWindows {
 
     /// Whether bridge number `bridge` offers dynamic windows.
     pub fn are_offered(&self, bridge: u8) -> bool {
-        self.lock().contains_key(&bridge)
+        self.bridges.lock().contains_key(&bridge)
     }
 
     /// These windows in an engine's.
@@ -215,10 +215,6 @@ impl DmaWindows {
             windows: self,
             engine,
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u8, Bridge>> {
-        self.bridges.lock()
     }
 }
 
@@ -362,7 +358,7 @@ impl<M: GuestMemory, H: WindowHost> EngineWindows<'_, M, H> {
 
 impl<M: GuestMemory, H: WindowHost> DynamicWindows for EngineWindows<'_, M, H> {
     fn available(&self, bridge: u8) -> Option<Available> {
-        let bridges = self.windows.lock();
+        let bridges = self.windows.bridges.lock();
         let limits = bridges.get(&bridge)?.limits;
         let windows = limits
             .windows()
@@ -371,7 +367,7 @@ impl<M: GuestMemory, H: WindowHost> DynamicWindows for EngineWindows<'_, M, H> {
     }
 
     fn create(&self, number: u8, page: PageShift, bytes: u64) -> Result<NewWindow, DmaWindowError> {
-        let mut bridges = self.windows.lock();
+        let mut bridges = self.windows.bridges.lock();
         let bridge = bridges
             .get_mut(&number)
             .ok_or(DmaWindowError::NotOffered(number))?;
@@ -382,7 +378,7 @@ impl<M: GuestMemory, H: WindowHost> DynamicWindows for EngineWindows<'_, M, H> {
     fn remove(&self, liobn: Liobn) -> Result<(), DmaWindowError> {
         let none = || DmaWindowError::NoSuchWindow(liobn);
         let (number, place) = liobn.pci_window().ok_or_else(none)?;
-        let mut bridges = self.windows.lock();
+        let mut bridges = self.windows.bridges.lock();
         let bridge = bridges.get_mut(&number).ok_or_else(none)?;
         let occupied = self.occupied(number);
         if occupied.get(usize::from(place)) != Some(&true) {
@@ -404,7 +400,7 @@ impl<M: GuestMemory, H: WindowHost> DynamicWindows for EngineWindows<'_, M, H> {
     }
 
     fn reset(&self, number: u8) -> Result<(), DmaWindowError> {
-        let mut bridges = self.windows.lock();
+        let mut bridges = self.windows.bridges.lock();
         let bridge = bridges
             .get_mut(&number)
             .ok_or(DmaWindowError::NotOffered(number))?;

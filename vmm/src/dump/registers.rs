@@ -70,16 +70,12 @@ impl SavedRegisters {
 
     /// Those of all processors, in their order.
     pub fn all(&self) -> Vec<Option<Registers>> {
-        self.0.iter().map(|saved| lock(saved).clone()).collect()
+        self.0.iter().map(|saved| saved.lock().clone()).collect()
     }
 
     fn of(&self, server: u32) -> Option<MutexGuard<'_, Option<Registers>>> {
-        self.0.get(usize::try_from(server).ok()?).map(lock)
+        self.0.get(usize::try_from(server).ok()?).map(Mutex::lock)
     }
-}
-
-fn lock(saved: &Mutex<Option<Registers>>) -> MutexGuard<'_, Option<Registers>> {
-    saved.lock()
 }
 
 #[cfg(test)]

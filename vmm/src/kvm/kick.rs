@@ -105,7 +105,7 @@ impl VcpuKick {
     /// Makes the vCPU's KVM_RUN, running or next, return EINTR.
     pub fn kick(&self) {
         self.immediate_exit().store(1, Ordering::SeqCst);
-        let thread = self.lock_thread();
+        let thread = self.0.thread.lock();
         if let Some(thread) = *thread {
             // SAFETY: signals a thread of this process, which is alive because it takes itself out
             // under the lock that is held here. The signal's handler does nothing.
@@ -136,12 +136,8 @@ impl VcpuKick {
         self.0.run.byte(offset_of!(kvm_run, immediate_exit))
     }
 
-    fn lock_thread(&self) -> parking_lot::MutexGuard<'_, Option<libc::pid_t>> {
-        self.0.thread.lock()
-    }
-
     fn set_thread(&self, thread: Option<libc::pid_t>) {
-        *self.lock_thread() = thread;
+        *self.0.thread.lock() = thread;
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex};
 
 /// Where a processor begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +77,7 @@ impl Processors {
     /// Names the way to interrupt processor `server`; its thread calls this before it waits.
     pub fn set_kick(&self, server: u32, kick: Box<dyn Kick>) {
         if let Some(slot) = self.slot(server) {
-            *lock(&slot.kick) = Some(kick);
+            *slot.kick.lock() = Some(kick);
         }
     }
 
@@ -89,7 +89,7 @@ impl Processors {
         let slot = self
             .slot(server)
             .ok_or(StartError::NoSuchProcessor(server))?;
-        let mut state = lock(&slot.state);
+        let mut state = slot.state.lock();
         if *state != State::Stopped {
             return Err(StartError::AlreadyRunning(server));
         }
@@ -103,22 +103,22 @@ impl Processors {
     /// Whether processor `server` is stopped; `None` when there is no such processor.
     pub fn is_stopped(&self, server: u32) -> Option<bool> {
         self.slot(server)
-            .map(|slot| *lock(&slot.state) == State::Stopped)
+            .map(|slot| *slot.state.lock() == State::Stopped)
     }
 
     /// Marks processor `server` stopped; its own thread calls this.
     pub fn stopped(&self, server: u32) {
         if let Some(slot) = self.slot(server) {
-            *lock(&slot.state) = State::Stopped;
+            *slot.state.lock() = State::Stopped;
         }
     }
 
     /// Waits until processor `server` is started; `None` when the machine's run is over.
     pub fn wait_for_start(&self, server: u32) -> Option<StartAddress> {
         let slot = self.slot(server)?;
-        let mut state = lock(&slot.state);
+        let mut state = slot.state.lock();
         loop {
-            if *lock(&self.over) {
+            if *self.over.lock() {
                 return None;
             }
             if let State::Started(address) = *state {
@@ -136,13 +136,13 @@ impl Processors {
             return false;
         };
         {
-            let state = lock(&slot.state);
+            let state = slot.state.lock();
             if *state == State::Stopped {
                 return true;
             }
             slot.system_reset.store(true, Ordering::SeqCst);
         }
-        if let Some(kick) = &*lock(&slot.kick) {
+        if let Some(kick) = &*slot.kick.lock() {
             kick.kick();
         }
         true
@@ -166,7 +166,7 @@ impl Processors {
     pub fn kick_all(&self, except: Option<u32>) {
         for (server, slot) in (0..).zip(&self.slots) {
             if Some(server) != except
-                && let Some(kick) = &*lock(&slot.kick)
+                && let Some(kick) = &*slot.kick.lock()
             {
                 kick.kick();
             }
@@ -175,10 +175,10 @@ impl Processors {
 
     /// Ends the run: nothing waits for a start any more, and whoever is in the guest leaves it.
     pub fn end(&self) {
-        *lock(&self.over) = true;
+        *self.over.lock() = true;
         for slot in &self.slots {
             // Taken so that a thread between its look at `over` and its wait is not missed.
-            drop(lock(&slot.state));
+            drop(slot.state.lock());
             slot.changed.notify_all();
         }
         self.kick_all(None);
@@ -186,16 +186,12 @@ impl Processors {
 
     /// Whether the run is over.
     pub fn is_over(&self) -> bool {
-        *lock(&self.over)
+        *self.over.lock()
     }
 
     fn slot(&self, server: u32) -> Option<&Slot> {
         self.slots.get(usize::try_from(server).ok()?)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock()
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use log::Level;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use spapr_devices::guest_message;
 use vmm_sys_util::signal::block_signal;
@@ -68,12 +68,8 @@ struct Progress {
 }
 
 impl Progress {
-    fn lock(&self) -> MutexGuard<'_, Status> {
-        self.status.lock()
-    }
-
     fn to_json(&self) -> Value {
-        let status = match *self.lock() {
+        let status = match *self.status.lock() {
             Status::None => "none",
             Status::Active => "active",
             Status::Completed => "completed",
@@ -169,7 +165,7 @@ impl Dumps {
             outcome: Arc::clone(&outcome),
         };
         // Locked until the thread has it, which changes the numbers.
-        let mut status = self.progress.lock();
+        let mut status = self.progress.status.lock();
         self.jobs.send(job).map_err(|_| BeginError::NoThread)?;
         self.progress.completed.store(0, Ordering::Relaxed);
         self.progress.total.store(range.bytes(), Ordering::Relaxed);
@@ -206,7 +202,7 @@ impl Writer {
             outcome,
         } = job;
         // Until the numbers are this dump's.
-        drop(self.progress.lock());
+        drop(self.progress.status.lock());
         let result = dump::write(&snapshot, range, &mut output, &self.progress.completed);
         // The memory before the machine that waits for it, and the file before anyone looks at it.
         drop(snapshot);
@@ -219,7 +215,7 @@ impl Writer {
             }
             text
         });
-        *self.progress.lock() = match result {
+        *self.progress.status.lock() = match result {
             Ok(()) => Status::Completed,
             Err(_) => Status::Failed,
         };

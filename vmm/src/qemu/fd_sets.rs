@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 /// Descriptors that are kept at most, sets and names together.
 const MOST: usize = 256;
@@ -76,7 +76,7 @@ impl FdSets {
         opaque: Option<String>,
     ) -> Result<(u32, RawFd), FdSetError> {
         check_length(opaque.as_deref().unwrap_or_default())?;
-        let mut kept = self.lock();
+        let mut kept = self.0.lock();
         kept.check_room()?;
         let first_free = || (0..).find(|number| !kept.sets.contains_key(number));
         let set = set.or_else(first_free).ok_or(FdSetError::TooMany)?;
@@ -91,7 +91,7 @@ impl FdSets {
     /// # Errors
     /// [`FdSetError::NoSet`].
     pub fn remove(&self, set: u32, fd: Option<RawFd>) -> Result<(), FdSetError> {
-        let mut kept = self.lock();
+        let mut kept = self.0.lock();
         let members = kept.sets.get_mut(&set).ok_or(FdSetError::NoSet(set))?;
         let before = members.len();
         members.retain(|member| fd.is_some_and(|fd| member.descriptor.as_raw_fd() != fd));
@@ -110,7 +110,7 @@ impl FdSets {
     /// [`FdSetError::TooMany`] or [`FdSetError::TooLong`].
     pub fn name(&self, name: String, descriptor: OwnedFd) -> Result<(), FdSetError> {
         check_length(&name)?;
-        let mut kept = self.lock();
+        let mut kept = self.0.lock();
         if !kept.named.contains_key(&name) {
             kept.check_room()?;
         }
@@ -131,14 +131,14 @@ impl FdSets {
     /// # Errors
     /// [`FdSetError::NoName`].
     pub fn take_named(&self, name: &str) -> Result<OwnedFd, FdSetError> {
-        let taken = self.lock().named.remove(name);
+        let taken = self.0.lock().named.remove(name);
         taken.ok_or_else(|| FdSetError::NoName(name.to_owned()))
     }
 
     /// The sets: their numbers, and the numbers and notes of their descriptors.
     pub fn list(&self) -> Vec<(u32, Vec<Described>)> {
         let describe = |member: &Member| (member.descriptor.as_raw_fd(), member.opaque.clone());
-        let kept = self.lock();
+        let kept = self.0.lock();
         let sets = kept.sets.iter();
         sets.map(|(&set, members)| (set, members.iter().map(describe).collect()))
             .collect()
@@ -149,17 +149,13 @@ impl FdSets {
     /// # Errors
     /// When there is none.
     pub fn open_for_writing(&self, set: u32) -> Result<OwnedFd, FdSetError> {
-        let kept = self.lock();
+        let kept = self.0.lock();
         let members = kept.sets.get(&set).ok_or(FdSetError::NoSet(set))?;
         let member = members
             .iter()
             .find(|member| is_writable(&member.descriptor))
             .ok_or(FdSetError::NoSet(set))?;
         member.descriptor.try_clone().map_err(FdSetError::Duplicate)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.0.lock()
     }
 }
 

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex};
 use serde_json::{Value, json};
 
 use super::events::Events;
@@ -188,17 +188,17 @@ impl GuestState {
 
     /// What the guest is doing.
     pub fn run_state(&self) -> RunState {
-        self.lock().run
+        self.state.lock().run
     }
 
     /// Whether a machine that is about to start has to start paused.
     pub fn starts_paused(&self) -> bool {
-        self.lock().run != RunState::Running
+        self.state.lock().run != RunState::Running
     }
 
     /// Gives monitors a machine that has been started as [`GuestState::starts_paused`] said.
     pub fn attach(&self, lifecycle: &Arc<Lifecycle>, controls: Box<dyn Controls>) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         // A monitor may have said otherwise meanwhile.
         if state.run == RunState::Running {
             controls.resume();
@@ -211,7 +211,7 @@ impl GuestState {
 
     /// Gives monitors something to end while there is no machine.
     pub fn attach_idle(&self, lifecycle: &Arc<Lifecycle>) {
-        Self::watch(&mut self.lock(), lifecycle);
+        Self::watch(&mut self.state.lock(), lifecycle);
     }
 
     fn watch(state: &mut State, lifecycle: &Arc<Lifecycle>) {
@@ -223,7 +223,7 @@ impl GuestState {
 
     /// Takes the machine away from monitors, before it is taken down. A dump of it ends.
     pub fn detach(&self) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.controls = None;
         state.lifecycle = None;
         if let Some(cancel) = &state.dump {
@@ -259,7 +259,7 @@ impl GuestState {
             End::Asked(_) => self.exit("host-signal"),
             End::OsTerm(_) => self.panicked(),
             End::Failed(_) => {
-                self.stop_at(&mut self.lock(), RunState::InternalError);
+                self.stop_at(&mut self.state.lock(), RunState::InternalError);
                 Next::Wait
             }
         }
@@ -268,7 +268,7 @@ impl GuestState {
     fn powered_off(&self, reason: &str) -> Next {
         // Locked until the state is what the events say: a monitor that acts on the first of them, as
         // libvirt does to make a reboot of it, has to find it so.
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         self.events
             .send("SHUTDOWN", &json!({"guest": true, "reason": reason}));
         if !self.policy.no_shutdown {
@@ -284,7 +284,7 @@ impl GuestState {
         } else {
             "poweroff"
         };
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         // What a kept machine holds does not change any more.
         if let Some(controls) = &state.controls {
             controls.pause();
@@ -318,7 +318,7 @@ impl GuestState {
 
     /// `stop`: pauses a guest that runs, or leaves one paused that would go on after a dump.
     pub fn stop(&self) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if state.run == RunState::SaveVm {
             state.run = RunState::Paused;
         }
@@ -337,7 +337,7 @@ impl GuestState {
     /// # Errors
     /// When the guest's run is over, or it is being dumped.
     pub fn cont(&self) -> Result<(), WrongTime> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if state.run.is_over() {
             return Err(WrongTime::ResetRequired);
         }
@@ -366,7 +366,7 @@ impl GuestState {
     /// # Errors
     /// When there is no guest, or it is being dumped.
     pub fn check_dumpable(&self) -> Result<(), WrongTime> {
-        let state = self.lock();
+        let state = self.state.lock();
         match (&state.dump, &state.controls) {
             (Some(_), _) => Err(WrongTime::BeingDumped),
             (None, None) => Err(WrongTime::Off),
@@ -380,7 +380,7 @@ impl GuestState {
     /// # Errors
     /// When there is no guest, or it is being dumped.
     pub fn hold_for_dump(&self, cancel: &Arc<Cancel>) -> Result<Snapshot, WrongTime> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if state.dump.is_some() {
             return Err(WrongTime::BeingDumped);
         }
@@ -400,7 +400,7 @@ impl GuestState {
 
     /// The dump has ended: a guest that ran before goes on.
     pub fn dumped(&self) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.dump = None;
         if state.run == RunState::SaveVm {
             self.resume(&mut state);
@@ -415,7 +415,7 @@ impl GuestState {
     /// # Errors
     /// When no processor is there to take it.
     pub fn inject_nmi(&self) -> Result<(), WrongTime> {
-        let state = self.lock();
+        let state = self.state.lock();
         if state.run == RunState::GuestPanicked {
             return Err(WrongTime::Crashed);
         }
@@ -426,7 +426,7 @@ impl GuestState {
 
     /// `system_reset`: has the machine start again. One that does not run then waits for `cont`.
     pub fn reset(&self) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if state.run == RunState::SaveVm {
             // The dump ends with the machine, and the guest would have gone on after it.
             state.run = RunState::Running;
@@ -441,7 +441,7 @@ impl GuestState {
 
     /// `system_powerdown`: asks the guest to power off.
     pub fn power_down(&self) {
-        let state = self.lock();
+        let state = self.state.lock();
         self.events.send("POWERDOWN", &Value::Null);
         if let Some(controls) = &state.controls {
             controls.request_shutdown();
@@ -450,7 +450,7 @@ impl GuestState {
 
     /// `quit`: ends the process.
     pub fn quit(&self) {
-        Self::end(&mut self.lock(), End::Quit);
+        Self::end(&mut self.state.lock(), End::Quit);
     }
 
     fn end(state: &mut State, end: End) {
@@ -465,10 +465,6 @@ impl GuestState {
         if !is_done && state.pending != Some(End::Quit) {
             state.pending = Some(end);
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
     }
 }
 

@@ -8,10 +8,8 @@ use spapr_test_guests::random::Random;
 use spapr_test_guests::rtas;
 
 use crate::race::{Budget, Call, Hunt, race};
-use crate::witness::Witness;
+use crate::witness::{FIRST_PAGE, Witness};
 
-/// Where the ranges start, behind the queues of the default window: a page of the window.
-const FIRST_PAGE: u64 = 1024;
 /// Lengths of the ranges that are cleared.
 const LENGTHS: [u64; 3] = [1, 16, 512];
 const READ_WRITE: u64 = 3;

@@ -8,11 +8,7 @@ use spapr_test_guests::random::Random;
 use spapr_test_guests::rtas;
 
 use crate::race::{Budget, Call, Hunt, Made, race};
-use crate::witness::{TARGETS, Witness};
-
-/// Where entries are tried, behind the queues of the default window: pages of the window.
-const FIRST_PAGE: u64 = 1024;
-const PAGES: u64 = 2048;
+use crate::witness::{FIRST_PAGE, PAGES, TARGETS, Witness};
 
 /// Of dynamic windows: 4 KiB and 16 MiB, as powers of two.
 pub(crate) const PAGE_SHIFT: u32 = 12;
@@ -78,9 +74,7 @@ pub(crate) fn in_dynamic_windows(
     while rounds.go_on(seen.rounds, seen.together) {
         let window = make(windows);
         round(witness, &window, &mut seen, &mut hunt, random, |_| ());
-        if let Err(status) = windows.remove(&window) {
-            rtas::stop_with(format_args!("a window was not removed: {status}"));
-        }
+        remove(windows, &window);
     }
     seen
 }
@@ -90,6 +84,13 @@ pub(crate) fn make(windows: DynamicWindows) -> Window {
     windows
         .create(PAGE_SHIFT, WINDOW_SHIFT)
         .unwrap_or_else(|status| rtas::stop_with(format_args!("no dynamic window: {status}")))
+}
+
+/// Takes one away again.
+pub(crate) fn remove(windows: DynamicWindows, window: &Window) {
+    if let Err(status) = windows.remove(window) {
+        rtas::stop_with(format_args!("a window was not removed: {status}"));
+    }
 }
 
 /// The race, and then, when the device runs, what it says.

@@ -7,13 +7,9 @@ use spapr_test_guests::hypercall::code;
 use spapr_test_guests::random::Random;
 use spapr_test_guests::rtas;
 
-use crate::first_mappings::{PAGE_SHIFT, WINDOW_SHIFT, make};
+use crate::first_mappings::{PAGE_SHIFT, WINDOW_SHIFT, make, remove};
 use crate::race::{Budget, Call, Hunt, race};
-use crate::witness::Witness;
-
-/// Where entries are tried, behind the queues of the default window: pages of the window.
-const FIRST_PAGE: u64 = 1024;
-const PAGES: u64 = 2048;
+use crate::witness::{FIRST_PAGE, PAGES, Witness};
 
 /// What was seen.
 #[derive(Debug, Default)]
@@ -90,12 +86,6 @@ pub(crate) fn made(
         remove(windows, &window);
     }
     seen
-}
-
-fn remove(windows: DynamicWindows, window: &Window) {
-    if let Err(status) = windows.remove(window) {
-        rtas::stop_with(format_args!("a window was not removed: {status}"));
-    }
 }
 
 fn round(

@@ -14,6 +14,9 @@ pub(crate) const TARGETS: u64 = 2;
 /// The memory, above the guest's image and below the device tree: four pages of queues, and the targets.
 const MEMORY: u64 = 64 << 20;
 const QUEUES: u64 = 4;
+/// Where in a window entries are tried, behind the queues of the default one: pages of the window.
+pub(crate) const FIRST_PAGE: u64 = 1024;
+pub(crate) const PAGES: u64 = 2048;
 /// Where the device finds the queues in the default window.
 const QUEUES_OFFSET: u64 = 1 << 20;
 /// Blocks of the disk that are read, one after the other.
