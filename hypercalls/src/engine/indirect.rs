@@ -23,8 +23,8 @@ enum List {
     WrittenThenKernel,
     /// The kernel should have it.
     Left,
-    /// Some of its memory was locked, and more is to be.
-    NotYet,
+    /// This block of the memory that it names is to be locked first.
+    Unlocked(usize),
 }
 
 impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
@@ -62,7 +62,10 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
             outcome => outcome,
         };
         match outcome {
-            Ok(List::Left | List::NotYet) => Answer::MakeAgain,
+            Ok(List::Left) => Answer::MakeAgain,
+            Ok(List::Unlocked(block)) => {
+                self.lock_memory(place, block, |counters| &mut counters.put_indirect)
+            }
             Ok(List::Written) => Answer::Code(ReturnCode::SUCCESS),
             Ok(List::WrittenThenKernel) => {
                 // Refused, the calls stay here; this one is done.
@@ -95,12 +98,12 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
                 return Ok(List::Left);
             }
             Ok(match transaction.write(range.start, entries, survey)? {
-                Written::NotYet => List::NotYet,
+                Written::Unlocked(block) => List::Unlocked(block),
                 Written::All if advice == Advice::HereThenKernel => List::WrittenThenKernel,
                 Written::All => List::Written,
             })
         });
-        if matches!(outcome, Ok(List::Left | List::NotYet)) {
+        if matches!(outcome, Ok(List::Left | List::Unlocked(_))) {
             // No entry was changed here.
             state.counters.put_indirect -= 1;
             state.counters.entries_written -= count;

@@ -176,21 +176,29 @@ impl Machine {
     }
 
     fn in_user_space(&self, number: u64, arguments: &[u64]) -> ReturnCode {
-        let mut registers = [0; 9];
-        registers[..arguments.len()].copy_from_slice(arguments);
-        match self.0.handle(number, &mut registers) {
-            Some(Answer::Code(code)) => code,
-            other => panic!("{number:#x} is answered {other:?}"),
+        loop {
+            if let Answer::Code(code) = self.once_in_user_space(number, arguments) {
+                return code;
+            }
         }
     }
 
+    fn once_in_user_space(&self, number: u64, arguments: &[u64]) -> Answer {
+        let mut registers = [0; 9];
+        registers[..arguments.len()].copy_from_slice(arguments);
+        let answer = self.0.handle(number, &mut registers);
+        answer.unwrap_or_else(|| panic!("{number:#x} is not answered"))
+    }
+
     fn put(&self, index: usize, tce: u64) {
-        if !self.kernel().put(index, Tce(tce), &self.0.memory) {
-            let ioba = (index as u64) << 12;
-            assert_eq!(
-                self.in_user_space(abi::H_PUT_TCE, &[LIOBN, ioba, tce]),
-                SUCCESS
-            );
+        let ioba = (index as u64) << 12;
+        // Made again, it is the kernel's again.
+        while !self.kernel().put(index, Tce(tce), &self.0.memory) {
+            let answer = self.once_in_user_space(abi::H_PUT_TCE, &[LIOBN, ioba, tce]);
+            if let Answer::Code(code) = answer {
+                assert_eq!(code, SUCCESS);
+                return;
+            }
         }
     }
 

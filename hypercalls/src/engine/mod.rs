@@ -51,7 +51,7 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use self::lists::Lists;
-use self::transaction::{Failure, Transaction};
+use self::transaction::{Failure, Transaction, code_of};
 pub use self::windows::WindowError;
 use crate::abi::{self, Arguments, ReturnCode};
 use crate::address::{GuestPhysicalAddress, Ioba};
@@ -59,6 +59,7 @@ pub use crate::binding::Use;
 use crate::locking::{RamError, Regions};
 use crate::policy::Policy;
 use crate::registry::{Bridge, Registry, Slot, SlotState};
+use crate::stats::Counters;
 use crate::sync::AtomicU64;
 use crate::tce::Tce;
 use crate::world::{Geometry, GuestMemory, GuestRange, HostIommu};
@@ -80,10 +81,10 @@ pub enum Answer {
     /// It was served; the guest gets this code.
     Code(ReturnCode),
     /// The guest is to be put back on its `sc 1`, with the arguments as they are now: the kernel does it
-    /// better, and has its handler enabled now; or it is a list with more memory to lock than is locked at
-    /// once, of which no entry has changed; or a range of which a first part is cleared, and the arguments
+    /// better, and has its handler enabled now; or memory had to be locked for it, no entry has changed, and
+    /// there may be more to lock; or it is a range of which a first part is cleared, and the arguments
     /// name the rest. Its processor can be stopped and interrupted in between. A call that comes here again
-    /// is served in the end: each time, one piece more is locked or cleared.
+    /// is served in the end: each time, one piece more is locked, present or cleared.
     MakeAgain,
 }
 
@@ -198,7 +199,7 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
         };
         let (place, ioba) = (Place { bridge, slot }, Ioba(ioba));
         let code = match number {
-            abi::H_PUT_TCE => self.put_tce(&place, ioba, Tce(third)),
+            abi::H_PUT_TCE => return Some(self.put_tce(&place, ioba, Tce(third))),
             abi::H_PUT_TCE_INDIRECT => {
                 return Some(self.put_tce_indirect(
                     &place,
@@ -219,6 +220,32 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
             },
         };
         Some(Answer::Code(code))
+    }
+
+    /// Locks `block`, or does some of what that takes, with no window locked; `calls` counts the calls of this
+    /// kind.
+    ///
+    /// However much is to be locked, no processor is kept for it longer than the first piece takes, and none
+    /// waits for another's.
+    #[cold]
+    #[inline(never)]
+    fn lock_memory(
+        &self,
+        place: &Place<'_, H>,
+        block: usize,
+        calls: impl FnOnce(&mut Counters) -> &mut u64,
+    ) -> Answer {
+        let Place { bridge, slot } = place;
+        let outcome = bridge
+            .locks
+            .register(&bridge.host, &self.memory, &self.regions, block);
+        if outcome.is_ok() {
+            return Answer::MakeAgain;
+        }
+        let counters = &mut slot.lock().counters;
+        *calls(counters) += 1;
+        counters.refused_by_host += 1;
+        Answer::Code(code_of::<()>(Err(Failure::HostRefused)))
     }
 
     /// Changes `count` entries of a window from `ioba` on by `change`, and counts what came of it.

@@ -2,9 +2,8 @@
 
 use std::slice;
 
-use super::transaction::code_of;
-use super::{Engine, Place};
-use crate::abi::ReturnCode;
+use super::transaction::{Written, code_of};
+use super::{Answer, Engine, Place};
 use crate::address::Ioba;
 use crate::tce::Tce;
 use crate::world::{GuestMemory, HostIommu};
@@ -16,7 +15,7 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
     // Not inlined, so that a call of one kind does not pay for the registers and the stack that those
     // of the others need: the same holds for the other three.
     #[inline(never)]
-    pub(super) fn put_tce(&self, place: &Place<'_, H>, ioba: Ioba, tce: Tce) -> ReturnCode {
+    pub(super) fn put_tce(&self, place: &Place<'_, H>, ioba: Ioba, tce: Tce) -> Answer {
         let mut state = place.slot.lock();
         state.counters.put += 1;
         let outcome = self.change(place, &mut state, ioba, 1, |transaction, entries| {
@@ -24,6 +23,13 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
             let survey = transaction.survey(list)?;
             transaction.write(entries.start, list, survey)
         });
-        code_of(outcome)
+        if let Ok(Written::Unlocked(block)) = outcome {
+            // No entry was changed.
+            state.counters.put -= 1;
+            state.counters.entries_written -= 1;
+            drop(state);
+            return self.lock_memory(place, block, |counters| &mut counters.put);
+        }
+        Answer::Code(code_of(outcome))
     }
 }

@@ -68,9 +68,9 @@ pub(super) fn code_of<T>(outcome: Result<T, Failure>) -> ReturnCode {
 pub(super) enum Written {
     /// It is done.
     All,
-    /// Memory was locked for a part of it, and no entry has changed. To lock the rest as well would keep the
-    /// processor, and whoever waits for it, for too long.
-    NotYet,
+    /// This block of the memory that it names is not locked, and no entry has changed. The window is to be let
+    /// go before the block is locked: other processors would wait for it that long.
+    Unlocked(usize),
 }
 
 /// A window open for change, under its slot's lock.
@@ -118,8 +118,10 @@ impl<H: HostIommu> Transaction<'_, H> {
             }
             self.activate()?;
         }
-        if survey.needs_registration && self.register(list)? == Written::NotYet {
-            return Ok(Written::NotYet);
+        if survey.needs_registration
+            && let Some(block) = self.first_unlocked(list)
+        {
+            return Ok(Written::Unlocked(block));
         }
         match self.apply(first, list, survey) {
             Ok(()) => Ok(Written::All),
@@ -218,25 +220,13 @@ impl<H: HostIommu> Transaction<'_, H> {
             .map_err(|_| Failure::HostRefused)
     }
 
-    /// Locks the memory that `list` names, or the first piece of it that is not locked yet.
+    /// The first block that `list` names and that is not locked.
     #[cold]
-    fn register(&self, list: &[u64]) -> Result<Written, Failure> {
-        let mut has_locked = false;
-        for run in self.runs(list) {
-            if let Target::Map { block, .. } = run.target
-                && !self.bridge.locks.is_registered(block)
-            {
-                if has_locked {
-                    return Ok(Written::NotYet);
-                }
-                self.bridge
-                    .locks
-                    .register(&self.bridge.host, self.regions, block)
-                    .map_err(|_| Failure::HostRefused)?;
-                has_locked = true;
-            }
-        }
-        Ok(Written::All)
+    fn first_unlocked(&self, list: &[u64]) -> Option<usize> {
+        self.runs(list).find_map(|run| match run.target {
+            Target::Map { block, .. } if !self.bridge.locks.is_registered(block) => Some(block),
+            _ => None,
+        })
     }
 
     #[inline(always)]

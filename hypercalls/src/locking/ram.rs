@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::{RamError, RegionSize};
 use crate::address::{GuestPhysicalAddress, HostVirtualAddress, PageShift};
@@ -19,6 +20,17 @@ struct Block {
     present: AtomicBool,
     /// It is to be made present: a neighbour of it was locked.
     wanted: AtomicBool,
+}
+
+impl Block {
+    /// Makes it present unless it is; false if it is not then.
+    fn populate<M: GuestMemory>(&self, memory: &M) -> bool {
+        let is_present = self.present.load(Ordering::Relaxed) || memory.populate(self.host);
+        if is_present {
+            self.present.store(true, Ordering::Relaxed);
+        }
+        is_present
+    }
 }
 
 /// The RAM of a machine, the same for all its containers.
@@ -41,7 +53,7 @@ pub(crate) struct Regions {
 /// no piece that overlaps another: a second container registers exactly the same (`mm_iommu_do_alloc` in
 /// arch/powerpc/mm/book3s64/iommu_api.c).
 #[derive(Clone, Debug)]
-pub(super) struct Piece {
+pub(crate) struct Piece {
     pub(super) blocks: Range<usize>,
     /// Containers that have it registered.
     pub(super) holders: u32,
@@ -231,10 +243,17 @@ impl Regions {
         let Some(block) = self.all.iter().find(wanted) else {
             return false;
         };
-        if !block.present.load(Ordering::Relaxed) && memory.populate(block.host) {
-            block.present.store(true, Ordering::Relaxed);
-        }
+        block.populate(memory);
         true
+    }
+
+    /// Makes one more block present of the region that block `index` is of; false if all are, or the host
+    /// cannot.
+    pub(super) fn populate_one_of<M: GuestMemory>(&self, memory: &M, index: usize) -> bool {
+        let region = self.around(index, |_| true);
+        let absent = |block: &&Block| !block.present.load(Ordering::Relaxed);
+        let block = self.all.get(region).and_then(|all| all.iter().find(absent));
+        block.is_some_and(|block| block.populate(memory))
     }
 
     pub(crate) fn snapshot(&self) -> LockedMemory {
@@ -254,7 +273,13 @@ impl Regions {
         self.refusals.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The pieces that are registered with any container.
+    /// The pieces that are registered with any container; none while someone registers for longer than
+    /// `patience`.
+    pub(crate) fn pieces_within(&self, patience: Duration) -> Option<MutexGuard<'_, Vec<Piece>>> {
+        self.pieces.try_lock_for(patience)
+    }
+
+    /// The same, however long it takes.
     pub(super) fn pieces(&self) -> MutexGuard<'_, Vec<Piece>> {
         self.pieces.lock()
     }

@@ -2,12 +2,21 @@
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::Regions;
 use super::ram::Piece;
 use crate::address::GuestPhysicalAddress;
 use crate::sync::AtomicBool;
-use crate::world::{HostError, HostIommu, HostRange};
+use crate::world::{GuestMemory, HostError, HostIommu, HostRange};
+
+/// How long a processor waits for another that registers, before its guest may be interrupted: not as long as
+/// that may take.
+const PATIENCE: Duration = Duration::from_millis(1);
+
+/// A region is registered in as many pieces, one block each in the worst case, before the rest of it waits to be
+/// present: the kernel walks all of them for every TCE.
+const CROWD: usize = 4;
 
 /// Which blocks one container has registered.
 ///
@@ -47,14 +56,24 @@ impl RegionLocks {
     /// Registers block `index` unless it is: in the piece that another container has it in; else with all
     /// of its region that is present, as one piece; else by itself, also if the host refuses the piece. It
     /// may be one page of the others that the host cannot lock.
-    pub(crate) fn register<H: HostIommu>(
+    ///
+    /// Or does a part of what that takes, so that nobody waits long: while another processor registers, nothing;
+    /// where a region is in [`CROWD`] pieces, it makes one more block of it present, until the rest is one.
+    /// The caller asks again.
+    pub(crate) fn register<M: GuestMemory, H: HostIommu>(
         &self,
         host: &H,
+        memory: &M,
         regions: &Regions,
         index: usize,
     ) -> Result<(), HostError> {
-        let mut pieces = regions.pieces();
+        let Some(mut pieces) = regions.pieces_within(PATIENCE) else {
+            return Ok(());
+        };
         if index >= regions.blocks() || self.is_registered(index) {
+            return Ok(());
+        }
+        if is_crowded(regions, &pieces, index) && regions.populate_one_of(memory, index) {
             return Ok(());
         }
         let is_present = regions.is_present(index);
@@ -186,6 +205,14 @@ impl RegionLocks {
         });
         (kept_bytes, outcome)
     }
+}
+
+/// Whether block `index` is in no piece, and its region in as many as it may be before all of it is present.
+fn is_crowded(regions: &Regions, pieces: &[Piece], index: usize) -> bool {
+    let region = regions.around(index, |_| true);
+    let of_region = |piece: &&Piece| region.contains(&piece.blocks.start);
+    let crowd = pieces.iter().filter(of_region);
+    crowd.clone().count() >= CROWD && !crowd.clone().any(|piece| piece.blocks.contains(&index))
 }
 
 /// The piece that block `index` is in; if it is in none, the blocks round it that are of its region, in no

@@ -28,6 +28,14 @@ const TITLES: &[(&str, &str)] = &[
         "longest time away from the guest, in one H_PUT_TCE_INDIRECT of pages all over memory",
     ),
     (
+        "stuff-window",
+        "H_STUFF_TCE of a whole window, all mapped, made again until it is done",
+    ),
+    (
+        "longest-away-stuff",
+        "longest time away from the guest, in one H_STUFF_TCE of a whole window",
+    ),
+    (
         "indirect-live-contiguous",
         "H_PUT_TCE_INDIRECT, contiguous, over live entries",
     ),

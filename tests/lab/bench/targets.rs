@@ -142,6 +142,7 @@ fn instructions(results: &Results, targets: &mut Vec<Target>) {
         (Peer::Auto, "longest-stall-put", 1, LONGEST_STALL),
         (Peer::Auto, "longest-away-put", 1, LONGEST_STALL),
         (Peer::Auto, "longest-away-list", 1, LONGEST_STALL),
+        (Peer::Auto, "longest-away-stuff", 1, LONGEST_STALL),
     ];
     for (peer, name, n, at_most) in given {
         if let Some(row) = results.row(peer, name, n) {

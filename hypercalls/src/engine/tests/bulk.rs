@@ -154,6 +154,7 @@ fn stuffs_are_never_handed_over() {
 #[test]
 fn without_a_kernel_that_checks_ranges_lists_are_never_handed_over() {
     let engine = engine(ContainerVersion::V2, TcePolicy::Auto, LockPolicy::FirstMap);
+    assert_eq!(engine.put(0, 0x1003), SUCCESS);
     for _ in 0..100 {
         assert_eq!(answer(&engine, &scattered()), Answer::Code(SUCCESS));
     }
@@ -174,6 +175,7 @@ fn calls_of_windows_that_the_kernel_does_not_serve_do_not_count() {
 #[test]
 fn what_the_kernel_would_get_wrong_or_could_not_do_stays_here() {
     let (engine, handlers) = adaptive(ContainerVersion::V2, TcePolicy::Auto);
+    assert_eq!(engine.put(0, 0x1003), SUCCESS);
     let mut with_hole = scattered();
     with_hole[100] = 0;
     let mut beyond = scattered();
@@ -192,6 +194,7 @@ fn what_the_kernel_would_get_wrong_or_could_not_do_stays_here() {
 fn a_kernel_that_refuses_is_asked_once_and_no_call_is_lost() {
     let (engine, handlers) = adaptive(ContainerVersion::V2, TcePolicy::Auto);
     handlers.refuse(true);
+    assert_eq!(engine.put(0, 0x1003), SUCCESS);
     for _ in 0..100 {
         assert_eq!(answer(&engine, &scattered()), Answer::Code(SUCCESS));
         assert_eq!(engine.stuff(0, 1), SUCCESS);
@@ -220,6 +223,7 @@ fn calls_that_cannot_be_taken_back_are_tried_again_later() {
 fn forced_policies_ask_for_nothing() {
     for (tce, in_kernel) in [(TcePolicy::User, false), (TcePolicy::Kernel, true)] {
         let (engine, handlers) = adaptive(ContainerVersion::V2, tce);
+        assert_eq!(engine.put(0, 0x1003), SUCCESS);
         for _ in 0..100 {
             assert_eq!(answer(&engine, &scattered()), Answer::Code(SUCCESS));
         }

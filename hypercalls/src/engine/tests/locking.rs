@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::*;
 use crate::world::HostRange;
@@ -15,6 +16,10 @@ struct Machine {
 }
 
 fn machine(lock: LockPolicy) -> Machine {
+    machine_with_blocks(lock, BLOCK)
+}
+
+fn machine_with_blocks(lock: LockPolicy, block_bytes: u64) -> Machine {
     let ram = vec![piece(0, 4 * MIB)];
     let memory = FakeMemory::new(ram.clone(), GuestPhysicalAddress(LIST), 4);
     let bridge = HostBridge {
@@ -29,7 +34,7 @@ fn machine(lock: LockPolicy) -> Machine {
     let policy = Policy {
         lock,
         region: RegionSize::new(MIB),
-        block: RegionSize::new(BLOCK),
+        block: RegionSize::new(block_bytes),
         ..Policy::default()
     };
     let wakes = Arc::new(AtomicU64::new(0));
@@ -162,4 +167,45 @@ fn locking_at_attach_takes_whole_regions() {
     let machine = machine(LockPolicy::Attach);
     assert_eq!(machine.pieces(), [(0, 4), (4, 4), (8, 4), (12, 4)]);
     assert_eq!(machine.engine.snapshot().locked.regions, 4);
+}
+
+/// Blocks of a region of 1 MiB, of which there are more than pieces may be.
+const SMALL: u64 = 0x1_0000;
+
+#[test]
+fn however_a_guest_maps_a_region_is_in_few_pieces() {
+    let machine = machine_with_blocks(LockPolicy::FirstMap, SMALL);
+    // From high to low, which is never the next of what is locked; the thread never gets a turn.
+    for block in (0..16).rev().step_by(2) {
+        assert_eq!(machine.engine.put(0, (block * SMALL) | 3), SUCCESS);
+    }
+    let registered = machine.engine.fake().registered();
+    assert!(registered.len() <= 9, "{registered:x?}");
+    machine.engine.assert_no_violation();
+}
+
+#[test]
+fn a_processor_does_not_wait_for_one_that_locks_memory() {
+    let machine = machine(LockPolicy::FirstMap);
+    // Somebody registers.
+    let busy = machine
+        .engine
+        .regions
+        .pieces_within(Duration::ZERO)
+        .unwrap();
+    let mut arguments = [LIOBN, 0, 3, 0, 0, 0, 0, 0, 0];
+    let call = |arguments: &mut _| machine.engine.handle(abi::H_PUT_TCE, arguments);
+    let before = machine.engine.snapshot();
+    assert_eq!(call(&mut arguments), Some(Answer::MakeAgain));
+    assert_eq!(machine.pieces(), []);
+    drop(busy);
+    assert_eq!(call(&mut arguments), Some(Answer::MakeAgain));
+    assert_eq!(machine.pieces(), [(0, 1)]);
+    // What was not carried out is not counted.
+    assert_eq!(
+        machine.engine.snapshot().windows[0].counters,
+        before.windows[0].counters
+    );
+    assert_eq!(call(&mut arguments), Some(Answer::Code(SUCCESS)));
+    assert_eq!(machine.engine.counters().put, 1);
 }

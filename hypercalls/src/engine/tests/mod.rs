@@ -79,8 +79,8 @@ impl TestEngine {
     fn call(&self, number: u64, arguments: &[u64]) -> ReturnCode {
         let mut registers = [0; 9];
         registers[..arguments.len()].copy_from_slice(arguments);
-        // A list is made again for each piece of memory that it has locked.
-        for _ in 0..8 {
+        // A call is made again for each piece of memory that is locked or made present for it.
+        for _ in 0..32 {
             match self.handle(number, &mut registers) {
                 Some(Answer::Code(code)) => return code,
                 Some(Answer::MakeAgain) => {}
@@ -292,7 +292,7 @@ fn a_list_all_over_memory_is_made_again_until_all_of_it_is_locked() {
     engine.memory.write_list(GuestPhysicalAddress(LIST), &list);
     let call = [LIOBN, 0, LIST, list.len() as u64, 0, 0, 0, 0, 0];
     let mut registers = call;
-    for pieces in 1..list.len() as u64 {
+    for pieces in 1..=list.len() as u64 {
         let answer = engine.handle(abi::H_PUT_TCE_INDIRECT, &mut registers);
         assert_eq!(answer, Some(Answer::MakeAgain));
         assert_eq!(registers, call);

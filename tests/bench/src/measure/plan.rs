@@ -213,7 +213,8 @@ impl Session<'_> {
     }
 
     /// What needs a guest of its own for each row: the first calls about many entries, before `--tce auto`
-    /// has seen any, and the longest call while all memory is mapped for the first time.
+    /// has seen any, the longest call while all memory is mapped for the first time, and one about a
+    /// whole window.
     fn fresh_guests(&mut self) {
         for peer in Peer::VMMS.into_iter().filter(|peer| peer.is_ours()) {
             let cold = format!("first calls: {}", peer.name());
@@ -225,6 +226,7 @@ impl Session<'_> {
             for (what, append, away) in [
                 ("H_PUT_TCE", "parts=stall-put", "longest-away-put"),
                 ("list", "parts=stall-list", "longest-away-list"),
+                ("H_STUFF_TCE", "parts=stall-stuff", "longest-away-stuff"),
             ] {
                 let title = format!("longest stall: {what}: {}", peer.name());
                 self.measure(&title, |session| session.stalls(peer, append, away));

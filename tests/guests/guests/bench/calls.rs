@@ -108,9 +108,14 @@ impl Window {
     }
 
     #[inline(always)]
-    pub(crate) fn put_list(self, list: u64, n: u64) -> i64 {
-        let arguments = [self.liobn, self.start, list, n];
+    pub(crate) fn put_list_at(self, offset: u64, list: u64, n: u64) -> i64 {
+        let arguments = [self.liobn, self.start + offset, list, n];
         make(number::H_PUT_TCE_INDIRECT, arguments).code
+    }
+
+    #[inline(always)]
+    pub(crate) fn put_list(self, list: u64, n: u64) -> i64 {
+        self.put_list_at(0, list, n)
     }
 
     #[inline(always)]

@@ -14,6 +14,7 @@
 //! | `cold` | the first calls of these, with none before; the rows' names begin with `cold-` |
 //! | `regions` | the first mapping in each further 256 MiB of memory |
 //! | `stall-put`, `stall-list` | the longest call while all memory is mapped for the first time |
+//! | `stall-stuff` | H_STUFF_TCE of a whole window |
 //! | `windows` | dynamic DMA windows of growing size |
 //! | `processors` | 1 to 4 processors at once, in windows of their own and in one |
 //!
@@ -100,6 +101,7 @@ mod guest {
                         "cold" => lists::cold(&meter, window, list),
                         "stall-put" => stall::puts(&meter, window, machine.ram_bytes()),
                         "stall-list" => stall::list(&meter, window, machine.ram_bytes()),
+                        "stall-stuff" => stall::stuff(&meter, window, bridge.window.bytes),
                         _ => rtas::stop_with("what is to be measured is not known"),
                     }
                 }

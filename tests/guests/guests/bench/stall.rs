@@ -1,7 +1,7 @@
-//! How long one call holds its processor at most, while all memory is mapped for the first time: then a
-//! VMM may have memory to lock.
+//! How long one call holds its processor at most: while all memory is mapped for the first time, when a VMM
+//! may have memory to lock, and when it is about a whole window.
 
-use crate::calls::{LONGEST, Lists, Window, entry_for};
+use crate::calls::{LONGEST, Lists, PAGE_BYTES, Window, entry_for};
 use crate::meter::{Meter, Row, Samples};
 
 /// From one single mapping to the next: finer than the pieces in which memory is locked.
@@ -32,6 +32,21 @@ pub(crate) fn list(meter: &Meter, window: Window, ram_bytes: Option<u64>) {
     let after = meter.clock.now();
     window.stuff(LONGEST);
     report("longest-stall-list", LONGEST, after - before, code);
+}
+
+/// H_STUFF_TCE of all of a window of `bytes`, with every entry mapped; what that took, however often the VMM has
+/// the call made again.
+pub(crate) fn stuff(meter: &Meter, window: Window, bytes: u64) {
+    let list = Lists::fill().contiguous;
+    let entries = bytes / PAGE_BYTES;
+    for number in 0..entries.div_ceil(LONGEST) {
+        let first = number * LONGEST;
+        window.put_list_at(first * PAGE_BYTES, list, LONGEST.min(entries - first));
+    }
+    let before = meter.clock.now();
+    let code = window.stuff(entries);
+    let after = meter.clock.now();
+    report("stuff-window", entries, after - before, code);
 }
 
 fn report(name: &'static str, n: u64, ticks: u64, code: i64) {
