@@ -4,6 +4,8 @@
 //! Nothing here knows KVM: what a device needs of the machine (guest memory slots, interrupt
 //! lines, other processors) are traits that the machine implements.
 
+pub mod board;
+pub mod dma;
 pub mod dma_windows;
 pub mod error_chain;
 pub mod interrupts;

@@ -27,6 +27,11 @@ impl Permission {
         self.0 & 2 != 0
     }
 
+    /// Whether it may do all that `wanted` says.
+    pub const fn allows(self, wanted: Self) -> bool {
+        self.0 & wanted.0 == wanted.0
+    }
+
     /// Whether it may do neither.
     pub const fn is_none(self) -> bool {
         self.0 == 0

@@ -1,7 +1,7 @@
 //! Which address each BAR gets before the guest starts.
 
+use super::backend::{Bar, BarSpace, NUM_BARS};
 use super::host_bridge::PciError;
-use super::physical::{Bar, BarSpace, NUM_BARS};
 use super::windows::{Window, Windows};
 
 /// The largest page size of a supported host: a BAR on such a boundary can be mapped straight into
@@ -123,6 +123,7 @@ mod tests {
             space,
             prefetchable,
             mappings: Vec::new(),
+            doorbells: Vec::new(),
         })
     }
 

@@ -3,8 +3,8 @@
 
 use std::io;
 
+use super::backend::{FunctionBackend, InterruptKind};
 use super::config_space::{ConfigSpace, read_u8, read_u16, read_u32, register};
-use super::physical::{InterruptKind, PhysicalFunction};
 
 const STATUS_CAPABILITIES: u16 = 1 << 4;
 const FIRST_EXTENDED: u16 = 0x100;
@@ -39,22 +39,22 @@ struct Entry {
 
 /// Reads both lists and sets up what of them is emulated.
 pub(super) fn emulate(
-    physical: &dyn PhysicalFunction,
+    backend: &dyn FunctionBackend,
     config: &mut ConfigSpace,
 ) -> io::Result<Capabilities> {
     let mut capabilities = Capabilities::default();
-    let standard = standard_list(physical)?;
+    let standard = standard_list(backend)?;
     let mut shown = Vec::with_capacity(standard.len());
     for &entry in &standard {
         match u8::try_from(entry.id).unwrap_or_default() {
             ID_POWER_MANAGEMENT if entry.offset + 6 <= FIRST_EXTENDED => {
                 capabilities.power_control = Some(entry.offset + 4);
             }
-            ID_MSI if physical.interrupt_vectors(InterruptKind::Msi) > 0 => {
-                emulate_msi(physical, config, entry.offset)?;
+            ID_MSI if backend.interrupt_vectors(InterruptKind::Msi) > 0 => {
+                emulate_msi(backend, config, entry.offset)?;
             }
-            ID_MSI_X if physical.interrupt_vectors(InterruptKind::MsiX) > 0 => {
-                let control = read_u16(physical, entry.offset + 2)? & !MSI_X_CONTROL_WRITABLE;
+            ID_MSI_X if backend.interrupt_vectors(InterruptKind::MsiX) > 0 => {
+                let control = read_u16(backend, entry.offset + 2)? & !MSI_X_CONTROL_WRITABLE;
                 config.emulate(
                     entry.offset + 2,
                     &control.to_le_bytes(),
@@ -72,20 +72,20 @@ pub(super) fn emulate(
     if shown.len() != standard.len() {
         relink_standard(config, &shown);
     }
-    hide_extended(physical, config)?;
+    hide_extended(backend, config)?;
     Ok(capabilities)
 }
 
-fn standard_list(physical: &dyn PhysicalFunction) -> io::Result<Vec<Entry>> {
+fn standard_list(backend: &dyn FunctionBackend) -> io::Result<Vec<Entry>> {
     let mut list: Vec<Entry> = Vec::new();
-    if read_u16(physical, register::STATUS)? & STATUS_CAPABILITIES == 0 {
+    if read_u16(backend, register::STATUS)? & STATUS_CAPABILITIES == 0 {
         return Ok(list);
     }
-    let mut offset = u16::from(read_u8(physical, register::CAPABILITIES)? & 0xfc);
+    let mut offset = u16::from(read_u8(backend, register::CAPABILITIES)? & 0xfc);
     // A broken device's list may be a ring.
     while offset >= 0x40 && list.iter().all(|entry| entry.offset != offset) {
-        let id = u16::from(read_u8(physical, offset)?);
-        let next = u16::from(read_u8(physical, offset + 1)? & 0xfc);
+        let id = u16::from(read_u8(backend, offset)?);
+        let next = u16::from(read_u8(backend, offset + 1)? & 0xfc);
         list.push(Entry { offset, id, next });
         offset = next;
     }
@@ -95,11 +95,11 @@ fn standard_list(physical: &dyn PhysicalFunction) -> io::Result<Vec<Entry>> {
 /// Emulates MSI but for its id, link and (if any) pending bits. The message that the guest writes
 /// goes nowhere: the host's kernel programs the device.
 fn emulate_msi(
-    physical: &dyn PhysicalFunction,
+    backend: &dyn FunctionBackend,
     config: &mut ConfigSpace,
     offset: u16,
 ) -> io::Result<()> {
-    let control = read_u16(physical, offset + 2)?;
+    let control = read_u16(backend, offset + 2)?;
     config.emulate(
         offset + 2,
         &(control & !MSI_CONTROL_WRITABLE).to_le_bytes(),
@@ -157,15 +157,15 @@ fn hidden_extended(id: u16) -> Option<u16> {
     }
 }
 
-fn hide_extended(physical: &dyn PhysicalFunction, config: &mut ConfigSpace) -> io::Result<()> {
-    let size = physical.config_bytes();
+fn hide_extended(backend: &dyn FunctionBackend, config: &mut ConfigSpace) -> io::Result<()> {
+    let size = backend.config_bytes();
     let mut list: Vec<Entry> = Vec::new();
     let mut offset = FIRST_EXTENDED;
     while offset >= FIRST_EXTENDED
         && offset < size
         && list.iter().all(|entry| entry.offset != offset)
     {
-        let header = read_u32(physical, offset)?;
+        let header = read_u32(backend, offset)?;
         if header == 0 || header == u32::MAX {
             break;
         }
@@ -186,7 +186,7 @@ fn hide_extended(physical: &dyn PhysicalFunction, config: &mut ConfigSpace) -> i
             Some(previous) => {
                 previous.next = entry.next;
                 // The upper half of the header: the link, and the version below it.
-                let version = read_u8(physical, previous.offset + 2)? & 0x0f;
+                let version = read_u8(backend, previous.offset + 2)? & 0x0f;
                 let link = (previous.next << 4 | u16::from(version)).to_le_bytes();
                 config.emulate(previous.offset + 2, &link, &[0; 2]);
             }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::physical::PhysicalFunction;
+use super::backend::FunctionBackend;
 
 /// Offsets of the header's registers (PCI Local Bus Specification 3.0, 6.1).
 pub(super) mod register {
@@ -24,7 +24,7 @@ pub(super) mod register {
 #[derive(Clone, Copy)]
 pub(super) enum Byte {
     /// By the device.
-    Physical,
+    Backend,
     /// From here: the value, and which of its bits the guest can change.
     Emulated { value: u8, writable: u8 },
 }
@@ -38,7 +38,7 @@ impl ConfigSpace {
     /// A space of `size` bytes, all of them the device's.
     pub(super) fn new(size: u16) -> Self {
         Self {
-            bytes: vec![Byte::Physical; usize::from(size)],
+            bytes: vec![Byte::Backend; usize::from(size)],
         }
     }
 
@@ -62,14 +62,14 @@ impl ConfigSpace {
     /// Reads an access that [`ConfigSpace::accepts`].
     pub(super) fn read(
         &self,
-        physical: &dyn PhysicalFunction,
+        backend: &dyn FunctionBackend,
         offset: u16,
         data: &mut [u8],
     ) -> io::Result<()> {
         let start = usize::from(offset);
         let bytes = &self.bytes[start..start + data.len()];
-        if bytes.iter().any(|byte| matches!(byte, Byte::Physical)) {
-            physical.read_config(offset, data)?;
+        if bytes.iter().any(|byte| matches!(byte, Byte::Backend)) {
+            backend.read_config(offset, data)?;
         }
         for (byte, out) in bytes.iter().zip(data) {
             if let Byte::Emulated { value, .. } = byte {
@@ -91,20 +91,20 @@ impl ConfigSpace {
 
     /// Writes the device's bytes of an access that [`ConfigSpace::accepts`]: in one go where all
     /// are, else byte by byte, so that an emulated neighbour is never written.
-    pub(super) fn write_physical(
+    pub(super) fn write_backend(
         &self,
-        physical: &dyn PhysicalFunction,
+        backend: &dyn FunctionBackend,
         offset: u16,
         data: &[u8],
     ) -> io::Result<()> {
         let start = usize::from(offset);
         let bytes = &self.bytes[start..start + data.len()];
-        if bytes.iter().all(|byte| matches!(byte, Byte::Physical)) {
-            return physical.write_config(offset, data);
+        if bytes.iter().all(|byte| matches!(byte, Byte::Backend)) {
+            return backend.write_config(offset, data);
         }
         for ((at, byte), value) in (offset..).zip(bytes).zip(data) {
-            if matches!(byte, Byte::Physical) {
-                physical.write_config(at, &[*value])?;
+            if matches!(byte, Byte::Backend) {
+                backend.write_config(at, &[*value])?;
             }
         }
         Ok(())
@@ -136,22 +136,22 @@ impl ConfigSpace {
 }
 
 /// Reads a register of the device itself.
-pub(super) fn read_u8(physical: &dyn PhysicalFunction, offset: u16) -> io::Result<u8> {
+pub(super) fn read_u8(backend: &dyn FunctionBackend, offset: u16) -> io::Result<u8> {
     let mut data = [0; 1];
-    physical.read_config(offset, &mut data)?;
+    backend.read_config(offset, &mut data)?;
     Ok(data[0])
 }
 
 /// Reads a register of the device itself.
-pub(super) fn read_u16(physical: &dyn PhysicalFunction, offset: u16) -> io::Result<u16> {
+pub(super) fn read_u16(backend: &dyn FunctionBackend, offset: u16) -> io::Result<u16> {
     let mut data = [0; 2];
-    physical.read_config(offset, &mut data)?;
+    backend.read_config(offset, &mut data)?;
     Ok(u16::from_le_bytes(data))
 }
 
 /// Reads a register of the device itself.
-pub(super) fn read_u32(physical: &dyn PhysicalFunction, offset: u16) -> io::Result<u32> {
+pub(super) fn read_u32(backend: &dyn FunctionBackend, offset: u16) -> io::Result<u32> {
     let mut data = [0; 4];
-    physical.read_config(offset, &mut data)?;
+    backend.read_config(offset, &mut data)?;
     Ok(u32::from_le_bytes(data))
 }

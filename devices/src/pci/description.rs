@@ -7,10 +7,10 @@ use std::io;
 use spapr_hypercalls::world::Geometry;
 
 use super::address::DeviceFunction;
+use super::backend::{BarSpace, FunctionBackend, InterruptKind};
 use super::config_space::{read_u8, read_u16, read_u32, register};
 use super::function::Function;
 use super::host_bridge::HostBridge;
-use super::physical::{BarSpace, InterruptKind, PhysicalFunction};
 use crate::interrupts::Lisn;
 
 const SPACE_IO: u32 = 1 << 24;
@@ -55,19 +55,19 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    pub(super) fn read(physical: &dyn PhysicalFunction) -> io::Result<Self> {
-        let class_and_revision = read_u32(physical, register::REVISION_ID)?;
+    pub(super) fn read(backend: &dyn FunctionBackend) -> io::Result<Self> {
+        let class_and_revision = read_u32(backend, register::REVISION_ID)?;
         Ok(Self {
-            vendor_id: read_u16(physical, register::VENDOR_ID)?,
-            device_id: read_u16(physical, register::DEVICE_ID)?,
+            vendor_id: read_u16(backend, register::VENDOR_ID)?,
+            device_id: read_u16(backend, register::DEVICE_ID)?,
             revision_id: class_and_revision.to_le_bytes()[0],
             class_code: class_and_revision >> 8,
-            subsystem_vendor_id: read_u16(physical, register::SUBSYSTEM_VENDOR_ID)?,
-            subsystem_id: read_u16(physical, register::SUBSYSTEM_ID)?,
-            status: read_u16(physical, register::STATUS)?,
-            cache_line: read_u8(physical, 0x0c)?,
-            min_grant: read_u8(physical, 0x3e)?,
-            max_latency: read_u8(physical, 0x3f)?,
+            subsystem_vendor_id: read_u16(backend, register::SUBSYSTEM_VENDOR_ID)?,
+            subsystem_id: read_u16(backend, register::SUBSYSTEM_ID)?,
+            status: read_u16(backend, register::STATUS)?,
+            cache_line: read_u8(backend, 0x0c)?,
+            min_grant: read_u8(backend, 0x3e)?,
+            max_latency: read_u8(backend, 0x3f)?,
         })
     }
 }
@@ -273,7 +273,7 @@ impl Function {
             devsel_speed: u32::from(identity.status >> 9 & 3),
             min_grant: identity.min_grant.into(),
             max_latency: identity.max_latency.into(),
-            location_code: format!("vfio_vfio-pci:{}", self.name()),
+            location_code: self.backend.location_code(),
             config_space_type: 1,
             req_msi: vectors(InterruptKind::Msi),
             req_msi_x: vectors(InterruptKind::MsiX),

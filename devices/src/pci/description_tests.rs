@@ -89,8 +89,8 @@ fn function_node_tells_bars_and_vectors() {
 #[test]
 fn functions_of_one_device_say_so() {
     let fixture = Fixture::new();
-    let function = |name: &str| -> Arc<dyn PhysicalFunction> {
-        Arc::new(FakeFunction::new(name, fixture.mapper.clone()))
+    let function = |name: &str| -> Arc<dyn FunctionBackend> {
+        Arc::new(FakeFunction::new(name, fixture.space.clone()))
     };
     let at = |device, function| DeviceFunction::new(device, function).unwrap();
     let functions = vec![
@@ -98,7 +98,7 @@ fn functions_of_one_device_say_so() {
         (at(3, 0), function("a")),
         (at(4, 0), function("c")),
     ];
-    let bridge = HostBridge::new(1, &fixture.machine, functions).unwrap();
+    let bridge = HostBridge::new(1, &fixture.board, functions).unwrap();
     let names: Vec<_> = bridge
         .node(WINDOW)
         .functions
@@ -114,6 +114,6 @@ fn functions_of_one_device_say_so() {
     assert_eq!(bridge.node(WINDOW).dma_window[0], 0x8000_0100);
 
     let twice = vec![(at(0, 0), function("a")), (at(0, 0), function("b"))];
-    let error = HostBridge::new(2, &fixture.machine, twice).err().unwrap();
+    let error = HostBridge::new(2, &fixture.board, twice).err().unwrap();
     assert!(error.to_string().contains("00.0"), "{error}");
 }

@@ -12,8 +12,9 @@ use spapr_hypercalls::world::HostRange;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::address::DeviceFunction;
-use super::host_bridge::{HostBridge, Machine};
-use super::physical::*;
+use super::backend::*;
+use super::host_bridge::HostBridge;
+use crate::board::{AddressSpace, Board};
 use crate::interrupts::{InterruptLines, LevelLine, Lisn, LisnAllocator, LisnBlock};
 
 pub(crate) const PAGE: u64 = 0x1_0000;
@@ -57,12 +58,12 @@ pub(crate) struct FakeFunction {
     pub(crate) accesses: Mutex<Vec<(usize, u64, Vec<u8>)>>,
     pub(crate) fault: Fault,
     pub(crate) interrupt_fault: Fault,
-    /// Shared with the mapper: what is mapped may only be so while memory decoding is on.
-    pub(crate) slots: Arc<FakeMapper>,
+    /// Shared with the space: what is mapped may only be so while memory decoding is on.
+    pub(crate) slots: Arc<FakeSpace>,
 }
 
 impl FakeFunction {
-    pub(crate) fn new(name: &str, slots: Arc<FakeMapper>) -> Self {
+    pub(crate) fn new(name: &str, slots: Arc<FakeSpace>) -> Self {
         let mut config = vec![0; 4096];
         let mut put = |offset: usize, bytes: &[u8]| {
             config[offset..offset + bytes.len()].copy_from_slice(bytes);
@@ -163,12 +164,17 @@ fn bar(bytes: u64, space: BarSpace, prefetchable: bool, host: u64) -> Bar {
         space,
         prefetchable,
         mappings: vec![BarMapping { offset: 0, host }],
+        doorbells: Vec::new(),
     }
 }
 
-impl PhysicalFunction for FakeFunction {
+impl FunctionBackend for FakeFunction {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn location_code(&self) -> String {
+        format!("fake:{}", self.name)
     }
 
     fn config_bytes(&self) -> u16 {
@@ -286,12 +292,14 @@ impl PhysicalFunction for FakeFunction {
 
 /// Memory slots: no overlaps, whole pages, as KVM has it.
 #[derive(Default)]
-pub(crate) struct FakeMapper {
+pub(crate) struct FakeSpace {
     pub(crate) mapped: Mutex<BTreeMap<u64, HostRange>>,
+    /// Descriptors of the events of doorbells.
+    pub(crate) doorbells: Mutex<BTreeMap<u64, i32>>,
     pub(crate) fault: Fault,
 }
 
-impl MmioMapper for FakeMapper {
+impl AddressSpace for FakeSpace {
     fn map(&self, guest: GuestPhysicalAddress, host: HostRange) -> io::Result<()> {
         assert!(guest.0.is_multiple_of(PAGE) && host.bytes.is_multiple_of(PAGE));
         self.fault.check()?;
@@ -310,6 +318,27 @@ impl MmioMapper for FakeMapper {
         self.fault.check()?;
         let removed = self.mapped.lock().remove(&guest.0);
         assert_eq!(removed, Some(host), "what is unmapped was mapped so");
+        Ok(())
+    }
+
+    fn connect_doorbell(&self, guest: GuestPhysicalAddress, event: &EventFd) -> io::Result<()> {
+        self.fault.check()?;
+        let mut doorbells = self.doorbells.lock();
+        if doorbells.contains_key(&guest.0) {
+            return Err(io::Error::from_raw_os_error(libc::EEXIST));
+        }
+        doorbells.insert(guest.0, event.as_raw_fd());
+        Ok(())
+    }
+
+    fn disconnect_doorbell(&self, guest: GuestPhysicalAddress, event: &EventFd) -> io::Result<()> {
+        self.fault.check()?;
+        let removed = self.doorbells.lock().remove(&guest.0);
+        assert_eq!(
+            removed,
+            Some(event.as_raw_fd()),
+            "what is disconnected was connected so"
+        );
         Ok(())
     }
 }
@@ -389,10 +418,10 @@ impl FakeLines {
 /// A host bridge with one fake function, and all that is around it.
 pub(crate) struct Fixture {
     pub(crate) bridge: HostBridge,
-    pub(crate) physical: Arc<FakeFunction>,
-    pub(crate) mapper: Arc<FakeMapper>,
+    pub(crate) backend: Arc<FakeFunction>,
+    pub(crate) space: Arc<FakeSpace>,
     pub(crate) lines: Arc<FakeLines>,
-    pub(crate) machine: Machine,
+    pub(crate) board: Board,
 }
 
 impl Fixture {
@@ -406,24 +435,24 @@ impl Fixture {
 
     /// The function behind host bridge `number`.
     pub(crate) fn behind(number: u8, change: impl FnOnce(FakeFunction) -> FakeFunction) -> Self {
-        let mapper = Arc::new(FakeMapper::default());
+        let space = Arc::new(FakeSpace::default());
         let lines = Arc::new(FakeLines::default());
-        let machine = Machine {
-            mapper: mapper.clone(),
+        let board = Board {
+            space: space.clone(),
             lines: lines.clone(),
             lisns: Arc::new(LisnAllocator::new()),
             host_page_bytes: PAGE,
         };
-        let physical = Arc::new(change(FakeFunction::new("0000:01:00.0", mapper.clone())));
-        let at: Vec<(DeviceFunction, Arc<dyn PhysicalFunction>)> =
-            vec![(DeviceFunction::from_byte(0), physical.clone())];
-        let bridge = HostBridge::new(number, &machine, at).unwrap();
+        let backend = Arc::new(change(FakeFunction::new("0000:01:00.0", space.clone())));
+        let at: Vec<(DeviceFunction, Arc<dyn FunctionBackend>)> =
+            vec![(DeviceFunction::from_byte(0), backend.clone())];
+        let bridge = HostBridge::new(number, &board, at).unwrap();
         Self {
             bridge,
-            physical,
-            mapper,
+            backend,
+            space,
             lines,
-            machine,
+            board,
         }
     }
 }

@@ -9,15 +9,16 @@ use spapr_hypercalls::address::GuestPhysicalAddress;
 use spapr_hypercalls::world::HostRange;
 
 use super::address::DeviceFunction;
+use super::backend::{Bar, BarSpace, Doorbell, FunctionBackend};
 use super::bars::{Addresses, Bars};
 use super::capabilities::{self, Capabilities};
 use super::config_space::{ConfigSpace, read_u8, read_u16, register};
 use super::header::{Header, bar_register};
-use super::host_bridge::{Machine, PciError};
+use super::host_bridge::PciError;
 use super::line::Line;
 use super::msi::Vectors;
-use super::physical::{Bar, BarSpace, PhysicalFunction};
 use super::windows::Windows;
+use crate::board::Board;
 use crate::guest_message;
 
 const COMMAND_IO: u16 = 1;
@@ -51,11 +52,19 @@ pub enum ConfigError {
     },
 }
 
-/// A piece of a BAR that the guest reaches directly.
+/// A piece of a BAR that the guest reaches without an exit to user space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Mapped {
     guest: GuestPhysicalAddress,
-    host: HostRange,
+    piece: Piece,
+}
+
+/// What is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Piece {
+    Memory(HostRange),
+    /// A doorbell of a BAR, by their numbers.
+    Doorbell(usize, usize),
 }
 
 /// What changes when the guest writes configuration space.
@@ -76,8 +85,8 @@ struct State {
 /// thread sees a BAR mapped whose decoding is off (vfio-pci answers an access to it with SIGBUS).
 pub struct Function {
     pub(super) address: DeviceFunction,
-    pub(super) physical: Arc<dyn PhysicalFunction>,
-    pub(super) machine: Machine,
+    pub(super) backend: Arc<dyn FunctionBackend>,
+    pub(super) board: Board,
     pub(super) bars: Bars,
     pub(super) addresses: Addresses,
     pub(super) vectors: Mutex<Option<Vectors>>,
@@ -93,36 +102,36 @@ impl Function {
     /// `addresses`.
     pub(super) fn new(
         address: DeviceFunction,
-        physical: Arc<dyn PhysicalFunction>,
-        machine: Machine,
+        backend: Arc<dyn FunctionBackend>,
+        board: Board,
         windows: Windows,
         (bars, addresses): (Bars, Addresses),
         multi_function: bool,
     ) -> Result<Self, PciError> {
         let refused = |source| PciError::Host {
-            function: physical.name().into(),
+            function: backend.name().into(),
             source,
         };
         let layout =
-            read_u8(&*physical, register::HEADER_TYPE).map_err(refused)? & HEADER_TYPE_LAYOUT;
+            read_u8(&*backend, register::HEADER_TYPE).map_err(refused)? & HEADER_TYPE_LAYOUT;
         if layout != 0 {
             return Err(PciError::NotAnEndpoint {
-                function: physical.name().into(),
+                function: backend.name().into(),
                 layout,
             });
         }
-        let line = Line::new(windows.bridge, address, &physical, &machine).map_err(refused)?;
+        let line = Line::new(windows.bridge, address, &backend, &board).map_err(refused)?;
         let header = Header {
             bars: &bars,
             addresses: &addresses,
             multi_function,
             pin: line.as_ref().map(|line| line.route.pin),
         };
-        let (state, capabilities) = initial_state(&*physical, &header).map_err(refused)?;
+        let (state, capabilities) = initial_state(&*backend, &header).map_err(refused)?;
         Ok(Self {
             address,
-            physical,
-            machine,
+            backend,
+            board,
             bars,
             addresses,
             vectors: Mutex::new(None),
@@ -146,7 +155,7 @@ impl Function {
 
     /// Its address on the host.
     pub fn name(&self) -> &str {
-        self.physical.name()
+        self.backend.name()
     }
 
     /// Reads `size` bytes at `offset` of configuration space, as the value of a little-endian
@@ -161,7 +170,7 @@ impl Function {
         let data = access(&state.config, offset, size, &mut bytes)?;
         state
             .config
-            .read(&*self.physical, offset, data)
+            .read(&*self.backend, offset, data)
             .map_err(|source| self.host_error(offset, source))?;
         Ok(u32::from_le_bytes(bytes))
     }
@@ -179,7 +188,7 @@ impl Function {
             state.config.write_emulated(offset, data);
             return state
                 .config
-                .write_physical(&*self.physical, offset, data)
+                .write_backend(&*self.backend, offset, data)
                 .map_err(|source| self.host_error(offset, source));
         }
 
@@ -192,7 +201,7 @@ impl Function {
         }
         // Unmap before the device stops decoding, map after it has begun to.
         let result = self.unmap_stale(&mut state).and_then(|()| {
-            let result = state.config.write_physical(&*self.physical, offset, data);
+            let result = state.config.write_backend(&*self.backend, offset, data);
             self.refresh(&mut state);
             result
         });
@@ -245,7 +254,7 @@ impl Function {
     /// and only the reset could not be because the host holds the device.
     pub fn reset(&self) -> io::Result<()> {
         let stopped = self.quiesce();
-        if let Err(error) = self.physical.reset() {
+        if let Err(error) = self.backend.reset() {
             return stopped.and(Err(error));
         }
         let header = Header {
@@ -254,7 +263,7 @@ impl Function {
             multi_function: self.multi_function,
             pin: self.line.as_ref().map(|line| line.route.pin),
         };
-        let (mut fresh, _) = initial_state(&*self.physical, &header)?;
+        let (mut fresh, _) = initial_state(&*self.backend, &header)?;
         if let Some(line) = &self.line {
             line.want();
         }
@@ -271,7 +280,7 @@ impl Function {
 
     fn clear_command(&self, bits: u16) -> io::Result<()> {
         let mut state = self.state();
-        clear_command(&*self.physical, bits)?;
+        clear_command(&*self.backend, bits)?;
         state.command &= !bits;
         Ok(())
     }
@@ -292,9 +301,9 @@ impl Function {
     /// Takes the registers that rule decoding from the device; a device that does not answer
     /// decodes nothing.
     fn refresh(&self, state: &mut State) {
-        state.command = read_u16(&*self.physical, register::COMMAND).unwrap_or(0);
+        state.command = read_u16(&*self.backend, register::COMMAND).unwrap_or(0);
         if let Some(offset) = self.capabilities.power_control {
-            state.power = read_u16(&*self.physical, offset).unwrap_or(POWER_STATE);
+            state.power = read_u16(&*self.backend, offset).unwrap_or(POWER_STATE);
         }
     }
 
@@ -335,7 +344,7 @@ impl Function {
     /// guest has put where a page of the host cannot begin, and pages that two BARs of the
     /// function share.
     fn wanted(&self, state: &State) -> Vec<Mapped> {
-        let page = self.machine.host_page_bytes;
+        let page = self.board.host_page_bytes;
         let decoded: Vec<_> = self.decoded(state).collect();
         let mut wanted = Vec::new();
         for &(index, bar, start) in &decoded {
@@ -351,12 +360,42 @@ impl Function {
                 if guest.0.is_multiple_of(page) && in_window && !shared {
                     wanted.push(Mapped {
                         guest,
-                        host: mapping.host,
+                        piece: Piece::Memory(mapping.host),
                     });
                 }
             }
+            for (number, doorbell) in bar.doorbells.iter().enumerate() {
+                wanted.push(Mapped {
+                    guest: GuestPhysicalAddress(start.0 + doorbell.offset),
+                    piece: Piece::Doorbell(index, number),
+                });
+            }
         }
         wanted
+    }
+
+    fn connect(&self, mapped: Mapped) -> io::Result<()> {
+        let space = &self.board.space;
+        match mapped.piece {
+            Piece::Memory(host) => space.map(mapped.guest, host),
+            Piece::Doorbell(bar, number) => self.doorbell(bar, number).map_or(Ok(()), |doorbell| {
+                space.connect_doorbell(mapped.guest, &doorbell.event)
+            }),
+        }
+    }
+
+    fn disconnect(&self, mapped: Mapped) -> io::Result<()> {
+        let space = &self.board.space;
+        match mapped.piece {
+            Piece::Memory(host) => space.unmap(mapped.guest, host),
+            Piece::Doorbell(bar, number) => self.doorbell(bar, number).map_or(Ok(()), |doorbell| {
+                space.disconnect_doorbell(mapped.guest, &doorbell.event)
+            }),
+        }
+    }
+
+    fn doorbell(&self, bar: usize, number: usize) -> Option<&Doorbell> {
+        self.bars.get(bar)?.as_ref()?.doorbells.get(number)
     }
 
     fn unmap_stale(&self, state: &mut State) -> io::Result<()> {
@@ -366,7 +405,7 @@ impl Function {
             if wanted.contains(mapped) {
                 return true;
             }
-            match self.machine.mapper.unmap(mapped.guest, mapped.host) {
+            match self.disconnect(*mapped) {
                 Ok(()) => false,
                 Err(error) => {
                     result = Err(error);
@@ -382,7 +421,7 @@ impl Function {
             if state.mapped.contains(&mapped) {
                 continue;
             }
-            match self.machine.mapper.map(mapped.guest, mapped.host) {
+            match self.connect(mapped) {
                 Ok(()) => state.mapped.push(mapped),
                 Err(error) => guest_message!(
                     Level::Warn,
@@ -438,9 +477,9 @@ fn overlay(old: u16, register: u16, offset: u16, data: &[u8]) -> u16 {
     u16::from_le_bytes(bytes)
 }
 
-fn clear_command(physical: &dyn PhysicalFunction, bits: u16) -> io::Result<()> {
-    let command = read_u16(physical, register::COMMAND)?;
-    physical.write_config(register::COMMAND, &(command & !bits).to_le_bytes())
+fn clear_command(backend: &dyn FunctionBackend, bits: u16) -> io::Result<()> {
+    let command = read_u16(backend, register::COMMAND)?;
+    backend.write_config(register::COMMAND, &(command & !bits).to_le_bytes())
 }
 
 /// Where the guest has put a BAR, as a bus address.
@@ -457,18 +496,18 @@ fn bus_address(config: &ConfigSpace, index: usize, bar: &Bar) -> u64 {
 
 /// Configuration space as a guest first finds it.
 fn initial_state(
-    physical: &dyn PhysicalFunction,
+    backend: &dyn FunctionBackend,
     header: &Header<'_>,
 ) -> io::Result<(State, Capabilities)> {
-    clear_command(physical, COMMAND_IO | COMMAND_MEMORY | COMMAND_BUS_MASTER)?;
-    let mut config = ConfigSpace::new(physical.config_bytes());
+    clear_command(backend, COMMAND_IO | COMMAND_MEMORY | COMMAND_BUS_MASTER)?;
+    let mut config = ConfigSpace::new(backend.config_bytes());
     header.emulate(&mut config);
-    let capabilities = capabilities::emulate(physical, &mut config)?;
+    let capabilities = capabilities::emulate(backend, &mut config)?;
     let power = match capabilities.power_control {
-        Some(offset) => read_u16(physical, offset)?,
+        Some(offset) => read_u16(backend, offset)?,
         None => 0,
     };
-    let command = read_u16(physical, register::COMMAND)?;
+    let command = read_u16(backend, register::COMMAND)?;
     Ok((
         State {
             config,

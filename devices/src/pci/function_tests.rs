@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::super::fake::{FakeFunction, FakeMapper, Fixture, PAGE};
+use super::super::fake::{FakeFunction, FakeSpace, Fixture, PAGE};
 use super::super::host_bridge::HostBridge;
 use super::super::windows::MAX_HOST_BRIDGES;
 use super::*;
@@ -19,7 +19,7 @@ impl Fixture {
     }
 
     fn mapped(&self) -> Vec<u64> {
-        self.mapper.mapped.lock().keys().copied().collect()
+        self.space.mapped.lock().keys().copied().collect()
     }
 }
 
@@ -83,7 +83,7 @@ fn bars_follow_the_memory_enable_bit_and_their_registers() {
         .bridge
         .mmio_write(GuestPhysicalAddress(0x2000_9000_7ffc), &[1, 2, 3, 4]);
     assert_eq!(
-        *fixture.physical.accesses.lock(),
+        *fixture.backend.accesses.lock(),
         [(0, 0x3ffc, vec![1, 2, 3, 4])]
     );
     // Out of the windows it answers nowhere.
@@ -148,7 +148,7 @@ fn two_bars_in_one_page_are_both_served_by_exits() {
     fixture
         .bridge
         .mmio_write(GuestPhysicalAddress(0x2000_9000_4000), &[9]);
-    assert_eq!(*fixture.physical.accesses.lock(), [(5, 0, vec![9])]);
+    assert_eq!(*fixture.backend.accesses.lock(), [(5, 0, vec![9])]);
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn message_interrupts_are_emulated() {
     fixture.write(0x42, 2, 0xffff);
     assert_eq!(fixture.read(0x42, 2), 0xc040);
     assert_eq!(
-        fixture.physical.config_u16(0x42),
+        fixture.backend.config_u16(0x42),
         0x8040,
         "the device's own is untouched"
     );
@@ -169,7 +169,7 @@ fn message_interrupts_are_emulated() {
     assert_eq!(fixture.read(0x82, 2), 0x01fb);
     fixture.write(0x84, 4, 0xfee0_0003);
     assert_eq!(fixture.read(0x84, 4), 0xfee0_0000);
-    assert_eq!(fixture.physical.config_u16(0x86), 0);
+    assert_eq!(fixture.backend.config_u16(0x86), 0);
 }
 
 #[test]
@@ -198,9 +198,9 @@ fn hidden_capabilities_leave_the_lists_and_read_zero() {
 
 #[test]
 fn a_ring_of_capabilities_ends() {
-    let mapper = Arc::new(FakeMapper::default());
+    let space = Arc::new(FakeSpace::default());
     let fixture = Fixture::with(|_| {
-        let function = FakeFunction::new("ring", mapper);
+        let function = FakeFunction::new("ring", space);
         function.poke(0xa1, 0x40);
         function.poke(0x182, 0x01);
         function.poke(0x183, 0x10);
@@ -212,10 +212,10 @@ fn a_ring_of_capabilities_ends() {
 #[test]
 fn bridges_cannot_be_passed_through() {
     let fixture = Fixture::new();
-    let physical: Arc<dyn PhysicalFunction> =
-        Arc::new(FakeFunction::new("0000:00:01.0", fixture.mapper.clone()).with_header_type(0x81));
-    let at = vec![(DeviceFunction::from_byte(0), physical)];
-    let error = HostBridge::new(1, &fixture.machine, at).err().unwrap();
+    let backend: Arc<dyn FunctionBackend> =
+        Arc::new(FakeFunction::new("0000:00:01.0", fixture.space.clone()).with_header_type(0x81));
+    let at = vec![(DeviceFunction::from_byte(0), backend)];
+    let error = HostBridge::new(1, &fixture.board, at).err().unwrap();
     assert!(
         matches!(error, PciError::NotAnEndpoint { layout: 1, .. }),
         "{error}"
@@ -227,14 +227,14 @@ fn a_refused_write_changes_nothing() {
     let fixture = Fixture::new();
     fixture.write(4, 2, 2);
     let before = fixture.mapped();
-    fixture.physical.fault.fail_call(1);
+    fixture.backend.fault.fail_call(1);
     fixture.function().write_config(4, 2, 0).unwrap_err();
     assert_eq!(fixture.mapped(), before);
     assert_eq!(fixture.read(4, 2), 2);
     // The page cannot be unmapped: the device goes on decoding.
-    fixture.mapper.fault.fail_call(1);
+    fixture.space.fault.fail_call(1);
     fixture.function().write_config(4, 2, 0).unwrap_err();
-    assert_eq!(fixture.physical.config_u16(4), 2);
+    assert_eq!(fixture.backend.config_u16(4), 2);
     assert_eq!(fixture.mapped(), before);
 }
 
@@ -248,10 +248,10 @@ fn quiesce_stops_the_device_and_reset_brings_the_first_addresses_back() {
         .change_msi(super::super::InterruptKind::MsiX, 4)
         .unwrap();
     fixture.bridge.quiesce().unwrap();
-    assert_eq!(fixture.physical.config_u16(4) & 7, 0);
+    assert_eq!(fixture.backend.config_u16(4) & 7, 0);
     assert_eq!(fixture.mapped(), [0u64; 0]);
     assert!(fixture.lines.sources().is_empty());
-    assert!(fixture.physical.enabled.lock().is_none());
+    assert!(fixture.backend.enabled.lock().is_none());
     assert_eq!(fixture.read(0x10, 4), 0x9000_0004);
     fixture.bridge.reset().unwrap();
     assert_eq!(fixture.read(0x10, 4), 0x8000_0004);
@@ -262,7 +262,7 @@ enum Step {
     Write { offset: u16, size: u32, value: u32 },
     Read { offset: u16, size: u32 },
     FailDevice(u32),
-    FailMapper(u32),
+    FailSpace(u32),
     Mmio { address: u64, size: usize },
 }
 
@@ -285,7 +285,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(offset, size, value)| Step::Write { offset, size, value }),
         2 => (offset, size).prop_map(|(offset, size)| Step::Read { offset, size }),
         1 => (0u32..4).prop_map(Step::FailDevice),
-        1 => (0u32..3).prop_map(Step::FailMapper),
+        1 => (0u32..3).prop_map(Step::FailSpace),
         2 => (prop_oneof![any::<u64>(), (0u64..0x20_0000).prop_map(|o| 0x2000_8000_0000 + o)],
               prop::sample::select(vec![1usize, 2, 4, 8]))
             .prop_map(|(address, size)| Step::Mmio { address, size }),
@@ -316,8 +316,8 @@ proptest! {
                 Step::Read { offset, size } => {
                     let _ = fixture.function().read_config(offset, size);
                 }
-                Step::FailDevice(call) => { fixture.physical.fault.fail_call(call); continue }
-                Step::FailMapper(call) => { fixture.mapper.fault.fail_call(call); continue }
+                Step::FailDevice(call) => { fixture.backend.fault.fail_call(call); continue }
+                Step::FailSpace(call) => { fixture.space.fault.fail_call(call); continue }
                 Step::Mmio { address, size } => {
                     let mut data = [0; 8];
                     let address = GuestPhysicalAddress(address);
@@ -325,14 +325,14 @@ proptest! {
                     fixture.bridge.mmio_write(address, &data[..size]);
                 }
             }
-            fixture.physical.fault.fail_call(0);
-            fixture.mapper.fault.fail_call(0);
+            fixture.backend.fault.fail_call(0);
+            fixture.space.fault.fail_call(0);
 
             let windows = fixture.bridge.windows();
-            let command = fixture.physical.config_u16(4);
-            let asleep = fixture.physical.config_u16(0x64) & 3 == 3;
+            let command = fixture.backend.config_u16(4);
+            let asleep = fixture.backend.config_u16(0x64) & 3 == 3;
             let bases = bases(&fixture);
-            for (&guest, host) in fixture.mapper.mapped.lock().iter() {
+            for (&guest, host) in fixture.space.mapped.lock().iter() {
                 prop_assert!(command & 2 != 0 && !asleep, "mapped without being decoded");
                 prop_assert!(guest.is_multiple_of(PAGE));
                 let at = GuestPhysicalAddress(guest);
@@ -345,11 +345,11 @@ proptest! {
             }
         }
         // And nothing outlives the function.
-        fixture.physical.fault.fail_call(0);
-        fixture.mapper.fault.fail_call(0);
-        let Fixture { bridge, mapper, lines, .. } = fixture;
+        fixture.backend.fault.fail_call(0);
+        fixture.space.fault.fail_call(0);
+        let Fixture { bridge, space, lines, .. } = fixture;
         drop(bridge);
-        prop_assert!(mapper.mapped.lock().is_empty());
+        prop_assert!(space.mapped.lock().is_empty());
         prop_assert!(lines.sources().is_empty());
     }
 }

@@ -1,8 +1,8 @@
 //! What a guest first finds in the header of configuration space, where it is not the device's.
 
+use super::backend::{BarSpace, NUM_BARS};
 use super::bars::{Addresses, Bars};
 use super::config_space::{ConfigSpace, register};
-use super::physical::{BarSpace, NUM_BARS};
 
 const HEADER_TYPE_MULTI_FUNCTION: u8 = 0x80;
 

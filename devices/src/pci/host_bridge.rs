@@ -6,12 +6,12 @@ use std::sync::Arc;
 use spapr_hypercalls::address::Liobn;
 
 use super::address::{ConfigAddress, DeviceFunction};
+use super::backend::FunctionBackend;
 use super::bars::{self, Bars};
 use super::description::Identity;
 use super::function::{ConfigError, Function};
-use super::physical::{MmioMapper, PhysicalFunction};
 use super::windows::{MAX_HOST_BRIDGES, Windows};
-use crate::interrupts::{InterruptLines, LisnAllocator};
+use crate::board::Board;
 
 /// Why a host bridge could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -65,19 +65,6 @@ pub enum PciError {
     },
 }
 
-/// What host bridges need of the machine.
-#[derive(Clone)]
-pub struct Machine {
-    /// Puts BARs into the guest.
-    pub mapper: Arc<dyn MmioMapper>,
-    /// Connects interrupt sources.
-    pub lines: Arc<dyn InterruptLines>,
-    /// Hands out interrupt source numbers.
-    pub lisns: Arc<LisnAllocator>,
-    /// Page size of the host in bytes, a power of two.
-    pub host_page_bytes: u64,
-}
-
 /// A PCI host bridge. Its bus has no bridges: all functions are on the root bus.
 pub struct HostBridge {
     index: u8,
@@ -95,26 +82,26 @@ impl HostBridge {
     /// A [`PciError`] that names the function.
     pub fn new(
         index: u8,
-        machine: &Machine,
-        mut functions: Vec<(DeviceFunction, Arc<dyn PhysicalFunction>)>,
+        board: &Board,
+        mut functions: Vec<(DeviceFunction, Arc<dyn FunctionBackend>)>,
     ) -> Result<Self, PciError> {
         let windows = Windows::of_host_bridge(index).ok_or(PciError::TooManyHostBridges(index))?;
         functions.sort_by_key(|(address, _)| *address);
         let twice = functions.windows(2).find(|pair| pair[0].0 == pair[1].0);
-        if let Some([_, (address, physical)]) = twice {
+        if let Some([_, (address, backend)]) = twice {
             return Err(PciError::AddressTaken {
-                function: physical.name().into(),
+                function: backend.name().into(),
                 address: *address,
             });
         }
         let bars: Vec<Bars> = functions
             .iter()
-            .map(|(_, physical)| std::array::from_fn(|index| physical.bar(index)))
+            .map(|(_, backend)| std::array::from_fn(|index| backend.bar(index)))
             .collect();
         let named: Vec<(&str, &Bars)> = functions
             .iter()
             .zip(&bars)
-            .map(|((_, physical), bars)| (physical.name(), bars))
+            .map(|((_, backend), bars)| (backend.name(), bars))
             .collect();
         for (name, bars) in &named {
             bars::check(name, bars)?;
@@ -131,22 +118,22 @@ impl HostBridge {
             functions: Vec::new(),
             identities: Vec::new(),
         };
-        for (((address, physical), bars), addresses) in
+        for (((address, backend), bars), addresses) in
             functions.into_iter().zip(bars).zip(addresses)
         {
             let siblings = devices
                 .iter()
                 .filter(|&&device| device == address.device())
                 .count();
-            let identity = Identity::read(&*physical).map_err(|source| PciError::Host {
-                function: physical.name().into(),
+            let identity = Identity::read(&*backend).map_err(|source| PciError::Host {
+                function: backend.name().into(),
                 source,
             })?;
             bridge.identities.push(identity);
             bridge.functions.push(Function::new(
                 address,
-                physical,
-                machine.clone(),
+                backend,
+                board.clone(),
                 windows,
                 (bars, addresses),
                 siblings > 1,

@@ -17,9 +17,9 @@ use parking_lot::{Mutex, MutexGuard};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::address::DeviceFunction;
+use super::backend::FunctionBackend;
 use super::config_space::{read_u8, register};
-use super::host_bridge::Machine;
-use super::physical::PhysicalFunction;
+use crate::board::Board;
 use crate::guest_message;
 use crate::interrupts::{InterruptLines, LevelLine, Lisn};
 
@@ -49,7 +49,7 @@ impl Route {
 /// The line of one function.
 pub(super) struct Line {
     pub(super) route: Route,
-    physical: Arc<dyn PhysicalFunction>,
+    backend: Arc<dyn FunctionBackend>,
     lines: Arc<dyn InterruptLines>,
     state: Mutex<State>,
 }
@@ -64,7 +64,7 @@ enum State {
 }
 
 impl Line {
-    /// The line of `physical`; `None` when the device or the host has none, or the controller does
+    /// The line of `backend`; `None` when the device or the host has none, or the controller does
     /// not say when interrupts end.
     ///
     /// # Errors
@@ -72,24 +72,24 @@ impl Line {
     pub(super) fn new(
         bridge: u8,
         address: DeviceFunction,
-        physical: &Arc<dyn PhysicalFunction>,
-        machine: &Machine,
+        backend: &Arc<dyn FunctionBackend>,
+        board: &Board,
     ) -> io::Result<Option<Arc<Self>>> {
-        if !machine.lines.has_level_sources() || !physical.has_line() {
+        if !board.lines.has_level_sources() || !backend.has_line() {
             return Ok(None);
         }
-        let pin = read_u8(&**physical, register::INTERRUPT_LINE + 1)?;
+        let pin = read_u8(&**backend, register::INTERRUPT_LINE + 1)?;
         let Some(route) = Route::new(bridge, address, pin) else {
             return Ok(None);
         };
         let line = Arc::new(Self {
             route,
-            physical: Arc::clone(physical),
-            lines: Arc::clone(&machine.lines),
+            backend: Arc::clone(backend),
+            lines: Arc::clone(&board.lines),
             state: Mutex::new(State::Idle),
         });
         let shared: Weak<dyn LevelLine> = Arc::downgrade(&line) as Weak<dyn LevelLine>;
-        machine.lines.make_level(route.lisn, shared)?;
+        board.lines.make_level(route.lisn, shared)?;
         Ok(Some(line))
     }
 
@@ -102,7 +102,7 @@ impl Line {
         let State::Connected(event) = old else {
             return Ok(());
         };
-        let disabled = self.physical.disconnect_line();
+        let disabled = self.backend.disconnect_line();
         disabled.and(self.lines.disconnect(self.route.lisn, &event))
     }
 
@@ -118,7 +118,7 @@ impl Line {
         let event = EventFd::new(EFD_NONBLOCK)?;
         // The interrupt first: a line that is raised signals at once.
         self.lines.connect(self.route.lisn, &event)?;
-        if let Err(error) = self.physical.connect_line(&event) {
+        if let Err(error) = self.backend.connect_line(&event) {
             // The device's refusal is the one to report.
             let _ = self.lines.disconnect(self.route.lisn, &event);
             return Err(error);
@@ -136,14 +136,14 @@ impl LevelLine for Line {
         let mut state = self.state();
         let done = match *state {
             State::Idle => self.connect().map(|event| *state = State::Connected(event)),
-            State::Connected(_) => self.physical.unmask_line(),
+            State::Connected(_) => self.backend.unmask_line(),
             State::GivenUp => Ok(()),
         };
         if let Err(error) = done {
             guest_message!(
                 Level::Warn,
                 "{}: its interrupt line (INTx) does not work: {error}",
-                self.physical.name()
+                self.backend.name()
             );
         }
     }

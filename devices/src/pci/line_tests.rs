@@ -1,10 +1,10 @@
 use spapr_hypercalls::address::{Ioba, PageShift};
 use spapr_hypercalls::world::Geometry;
 
+use super::super::backend::InterruptKind::MsiX;
 use super::super::description::LineNode;
 use super::super::fake::{FakeFunction, FakeLines, Fixture};
 use super::super::host_bridge::HostBridge;
-use super::super::physical::InterruptKind::MsiX;
 use super::*;
 
 const FIRST: Lisn = Lisn(0x1200);
@@ -35,19 +35,19 @@ fn lines_of_all_bridges_are_routed_as_in_qemu() {
 #[test]
 fn a_line_is_connected_when_the_guest_first_listens_and_unmasked_each_time_after() {
     let fixture = Fixture::new();
-    assert_eq!(fixture.physical.unmasked(), None);
+    assert_eq!(fixture.backend.unmasked(), None);
     assert!(fixture.lines.sources().is_empty());
     fixture.lines.sample(FIRST);
-    assert_eq!(fixture.physical.unmasked(), Some(0));
+    assert_eq!(fixture.backend.unmasked(), Some(0));
     let event = fixture.lines.connected.lock()[&FIRST];
-    assert_eq!(fixture.physical.line.lock().unwrap().0, event);
+    assert_eq!(fixture.backend.line.lock().unwrap().0, event);
     for times in 1..3 {
         fixture.lines.sample(FIRST);
-        assert_eq!(fixture.physical.unmasked(), Some(times));
+        assert_eq!(fixture.backend.unmasked(), Some(times));
     }
     // Another line's.
     fixture.lines.sample(Lisn(0x1201));
-    assert_eq!(fixture.physical.unmasked(), Some(2));
+    assert_eq!(fixture.backend.unmasked(), Some(2));
 }
 
 #[test]
@@ -58,26 +58,26 @@ fn a_line_makes_room_for_vectors_and_comes_back_when_they_go_or_cannot_be_had() 
     function.change_msi(MsiX, 3).unwrap();
     assert_eq!(fixture.lines.sources().len(), 3);
     fixture.lines.sample(FIRST);
-    assert_eq!(fixture.physical.unmasked(), None);
+    assert_eq!(fixture.backend.unmasked(), None);
     function.free_msi().unwrap();
-    assert_eq!(fixture.physical.unmasked(), None, "nobody listens");
+    assert_eq!(fixture.backend.unmasked(), None, "nobody listens");
     fixture.lines.sample(FIRST);
-    assert_eq!(fixture.physical.unmasked(), Some(0));
+    assert_eq!(fixture.backend.unmasked(), Some(0));
     fixture.lines.fault.fail_call(2);
     assert!(function.change_msi(MsiX, 3).is_err());
     assert!(fixture.lines.sources().is_empty());
     fixture.lines.sample(FIRST);
-    assert_eq!(fixture.physical.unmasked(), Some(0));
+    assert_eq!(fixture.backend.unmasked(), Some(0));
 }
 
 #[test]
 fn a_line_that_cannot_be_connected_leaves_nothing_behind_and_is_tried_again() {
     let fixture = Fixture::new();
-    fixture.physical.interrupt_fault.fail_call(1);
+    fixture.backend.interrupt_fault.fail_call(1);
     fixture.lines.sample(FIRST);
-    assert!(fixture.lines.sources().is_empty() && fixture.physical.unmasked().is_none());
+    assert!(fixture.lines.sources().is_empty() && fixture.backend.unmasked().is_none());
     fixture.lines.sample(FIRST);
-    assert_eq!(fixture.physical.unmasked(), Some(0));
+    assert_eq!(fixture.backend.unmasked(), Some(0));
 }
 
 #[test]
@@ -88,10 +88,10 @@ fn a_function_that_is_stopped_is_not_connected_until_it_is_reset() {
     function.quiesce().unwrap();
     assert!(fixture.lines.sources().is_empty());
     fixture.lines.sample(FIRST);
-    assert_eq!(fixture.physical.unmasked(), None);
+    assert_eq!(fixture.backend.unmasked(), None);
     function.reset().unwrap();
     fixture.lines.sample(FIRST);
-    assert_eq!(fixture.physical.unmasked(), Some(0));
+    assert_eq!(fixture.backend.unmasked(), Some(0));
 }
 
 /// What a guest sees of the line of `fixture`: the pin in configuration space and in the tree, and
@@ -121,31 +121,31 @@ fn a_guest_sees_a_line_only_when_it_works() {
     });
     assert_eq!(seen(&fixture.bridge), none);
 
-    let machine = Machine {
+    let board = Board {
         lines: Arc::new(FakeLines {
             edge_only: true,
             ..FakeLines::default()
         }),
-        ..fixture.machine.clone()
+        ..fixture.board.clone()
     };
-    let function = FakeFunction::new("a", fixture.mapper.clone());
-    let functions: Vec<(_, Arc<dyn PhysicalFunction>)> = vec![(at(0, 0), Arc::new(function))];
-    let bridge = HostBridge::new(0, &machine, functions).unwrap();
+    let function = FakeFunction::new("a", fixture.space.clone());
+    let functions: Vec<(_, Arc<dyn FunctionBackend>)> = vec![(at(0, 0), Arc::new(function))];
+    let bridge = HostBridge::new(0, &board, functions).unwrap();
     assert_eq!(seen(&bridge), none);
 }
 
 #[test]
 fn functions_of_one_device_share_a_route() {
     let fixture = Fixture::new();
-    let function = |name: &str| -> Arc<dyn PhysicalFunction> {
-        Arc::new(FakeFunction::new(name, fixture.mapper.clone()))
+    let function = |name: &str| -> Arc<dyn FunctionBackend> {
+        Arc::new(FakeFunction::new(name, fixture.space.clone()))
     };
     let functions = vec![
         (at(3, 0), function("a")),
         (at(3, 1), function("b")),
         (at(4, 0), function("c")),
     ];
-    let bridge = HostBridge::new(1, &fixture.machine, functions).unwrap();
+    let bridge = HostBridge::new(1, &fixture.board, functions).unwrap();
     let lines = bridge.node(WINDOW).lines;
     let routes: Vec<_> = lines
         .iter()

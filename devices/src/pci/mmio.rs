@@ -25,7 +25,7 @@ impl HostBridge {
             data.fill(0xff);
             return;
         };
-        let result = function.physical.read_bar(index, offset, data);
+        let result = function.backend.read_bar(index, offset, data);
         guest_activity!(
             Level::Trace,
             "{}: read of {} bytes of BAR {index} at {offset:#x}: {data:x?}",
@@ -53,7 +53,7 @@ impl HostBridge {
             "{}: write of {data:x?} to BAR {index} at {offset:#x}",
             function.name()
         );
-        if let Err(error) = function.physical.write_bar(index, offset, data) {
+        if let Err(error) = function.backend.write_bar(index, offset, data) {
             guest_message!(
                 Level::Warn,
                 "{}: BAR {index} cannot be written at {offset:#x}: {error}",

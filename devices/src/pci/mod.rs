@@ -7,7 +7,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `address` | bus addresses of functions, and RTAS configuration addresses |
-//! | `physical` | what a function needs of the real device, and of the machine |
+//! | `backend` | what a function needs of the device behind it, and of the machine |
 //! | `windows` | where each bridge's I/O and memory windows lie |
 //! | `bars` | which address each BAR gets |
 //! | `capabilities` | the capability lists: what is emulated, what is hidden |
@@ -21,6 +21,7 @@
 //! | `description` | the numbers that a device tree says about all that |
 
 pub(crate) mod address;
+mod backend;
 mod bars;
 mod capabilities;
 mod config_space;
@@ -33,15 +34,12 @@ mod host_bridge;
 mod line;
 mod mmio;
 mod msi;
-mod physical;
 mod windows;
 
 pub use address::{ConfigAddress, DeviceFunction};
+pub use backend::{Bar, BarMapping, BarSpace, Doorbell, FunctionBackend, InterruptKind, NUM_BARS};
 pub use description::{FunctionNode, HostBridgeNode, LineNode, NodeAddress};
 pub use function::{ConfigError, Function};
-pub use host_bridge::{HostBridge, Machine, PciError};
+pub use host_bridge::{HostBridge, PciError};
 pub use msi::{MsiError, MsiGrant};
-pub use physical::{
-    Bar, BarMapping, BarSpace, InterruptKind, MmioMapper, NUM_BARS, PhysicalFunction,
-};
 pub use windows::{MAX_HOST_BRIDGES, Window, Windows};

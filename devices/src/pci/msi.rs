@@ -8,8 +8,8 @@ use std::io;
 use log::Level;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use super::backend::InterruptKind;
 use super::function::Function;
-use super::physical::InterruptKind;
 use crate::guest_message;
 use crate::interrupts::{InterruptLines, Lisn, LisnBlock};
 
@@ -126,7 +126,7 @@ impl Drop for Lines<'_> {
 impl Function {
     /// How many vectors of `kind` the guest can have.
     pub fn max_vectors(&self, kind: InterruptKind) -> u32 {
-        let vectors = self.physical.interrupt_vectors(kind);
+        let vectors = self.backend.interrupt_vectors(kind);
         match kind {
             InterruptKind::Msi => vectors.min(MAX_MSI),
             InterruptKind::MsiX => vectors,
@@ -172,7 +172,7 @@ impl Function {
                 source,
             })?;
         }
-        let numbers = &self.machine.lisns;
+        let numbers = &self.board.lisns;
         let block = numbers
             .allocate(count, kind == InterruptKind::Msi)
             .ok_or_else(|| MsiError::NoNumbers {
@@ -214,7 +214,7 @@ impl Function {
     /// its way.
     fn enable(&self, kind: InterruptKind, block: LisnBlock) -> Result<Vec<EventFd>, MsiError> {
         let function = || self.name().to_owned();
-        self.machine
+        self.board
             .lines
             .make(block)
             .map_err(|source| MsiError::Make {
@@ -224,7 +224,7 @@ impl Function {
                 source,
             })?;
         let mut lines = Lines {
-            lines: &*self.machine.lines,
+            lines: &*self.board.lines,
             block,
             events: Vec::new(),
         };
@@ -233,7 +233,7 @@ impl Function {
                 function: function(),
                 source,
             })?;
-            self.machine
+            self.board
                 .lines
                 .connect(lisn, &event)
                 .map_err(|source| MsiError::Connect {
@@ -243,7 +243,7 @@ impl Function {
                 })?;
             lines.events.push(event);
         }
-        self.physical
+        self.backend
             .set_interrupts(kind, &lines.events)
             .map_err(|source| MsiError::Enable {
                 function: function(),
@@ -255,16 +255,16 @@ impl Function {
 
     /// Stops the device before its lines go.
     fn release(&self, old: &Vectors) -> Result<(), MsiError> {
-        let mut result = self.physical.disable_interrupts(old.kind);
+        let mut result = self.backend.disable_interrupts(old.kind);
         let mut reusable = true;
         for (lisn, event) in old.block.iter().zip(&old.events) {
-            if let Err(error) = self.machine.lines.disconnect(lisn, event) {
+            if let Err(error) = self.board.lines.disconnect(lisn, event) {
                 reusable = false;
                 result = result.and(Err(error));
             }
         }
         if reusable {
-            self.machine.lisns.free(old.block);
+            self.board.lisns.free(old.block);
         }
         result.map_err(|source| MsiError::Disable {
             function: self.name().into(),

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
+use super::super::backend::InterruptKind::{Msi, MsiX};
 use super::super::fake::Fixture;
-use super::super::physical::InterruptKind::{Msi, MsiX};
 use super::*;
 
 #[test]
@@ -16,13 +16,13 @@ fn vectors_become_consecutive_sources_and_go_away_again() {
     );
     assert_eq!(function.interrupt_source(2), Some(Lisn(0x1302)));
     assert_eq!(function.interrupt_source(3), None);
-    let enabled = fixture.physical.enabled.lock().clone().unwrap();
+    let enabled = fixture.backend.enabled.lock().clone().unwrap();
     let connected: Vec<i32> = fixture.lines.connected.lock().values().copied().collect();
     assert_eq!(enabled, (MsiX, connected));
     function.free_msi().unwrap();
     function.free_msi().unwrap();
     assert!(fixture.lines.sources().is_empty());
-    assert_eq!(fixture.machine.lisns.in_use(), 0);
+    assert_eq!(fixture.board.lisns.in_use(), 0);
 }
 
 #[test]
@@ -46,11 +46,11 @@ fn vectors_asked_for_while_others_are_on_take_their_place() {
     // As a kernel does that was entered by kexec: it knows nothing of those before.
     assert_eq!(function.change_msi(MsiX, 2).unwrap(), MsiGrant::Granted(2));
     let sources: Vec<Lisn> = fixture.lines.sources().into_iter().collect();
-    assert_eq!(fixture.machine.lisns.in_use(), 2);
+    assert_eq!(fixture.board.lisns.in_use(), 2);
     assert_eq!(function.interrupt_source(0), Some(sources[0]));
     assert_eq!(function.interrupt_source(1), Some(sources[1]));
     assert_eq!(function.interrupt_source(2), None);
-    let enabled = fixture.physical.enabled.lock().clone().unwrap();
+    let enabled = fixture.backend.enabled.lock().clone().unwrap();
     assert_eq!((enabled.0, enabled.1.len()), (MsiX, 2));
 }
 
@@ -76,19 +76,19 @@ proptest! {
         for (msi_x, count, line_fault, device_fault) in steps {
             let kind = if msi_x { MsiX } else { Msi };
             fixture.lines.fault.fail_call(line_fault);
-            fixture.physical.interrupt_fault.fail_call(device_fault);
+            fixture.backend.interrupt_fault.fail_call(device_fault);
             if count == 0 {
                 let _ = function.free_msi();
             } else {
                 let _ = function.change_msi(kind, count);
             }
             fixture.lines.fault.fail_call(0);
-            fixture.physical.interrupt_fault.fail_call(0);
+            fixture.backend.interrupt_fault.fail_call(0);
 
             // The device, the lines, the numbers and what the guest is told always agree.
-            let enabled = fixture.physical.enabled.lock().clone();
+            let enabled = fixture.backend.enabled.lock().clone();
             let sources = fixture.lines.sources();
-            prop_assert_eq!(fixture.machine.lisns.in_use(), sources.len());
+            prop_assert_eq!(fixture.board.lisns.in_use(), sources.len());
             let told: Vec<Lisn> = (0..).map_while(|i| function.interrupt_source(i)).collect();
             prop_assert_eq!(told, sources.iter().copied().collect::<Vec<_>>());
             prop_assert_eq!(enabled.map_or(0, |(_, events)| events.len()), sources.len());

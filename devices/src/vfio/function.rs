@@ -10,7 +10,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::{Device, DeviceError, Irq, RegionIndex, RegionMapping};
 use crate::error_chain::chain;
 use crate::guest_message;
-use crate::pci::{Bar, BarMapping, BarSpace, InterruptKind, NUM_BARS, PhysicalFunction};
+use crate::pci::{Bar, BarMapping, BarSpace, FunctionBackend, InterruptKind, NUM_BARS};
 
 /// A VFIO device as the host bridge knows it.
 pub struct VfioFunction {
@@ -65,6 +65,7 @@ impl VfioFunction {
                 space,
                 prefetchable,
                 mappings: areas,
+                doorbells: Vec::new(),
             });
         }
         let name = device.address().to_string();
@@ -108,9 +109,13 @@ fn other(error: impl std::error::Error) -> io::Error {
     io::Error::other(chain(&error))
 }
 
-impl PhysicalFunction for VfioFunction {
+impl FunctionBackend for VfioFunction {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn location_code(&self) -> String {
+        format!("vfio_vfio-pci:{}", self.name)
     }
 
     fn config_bytes(&self) -> u16 {

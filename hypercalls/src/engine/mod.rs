@@ -45,6 +45,7 @@ mod stuff;
 #[cfg(not(shuttle))]
 mod tests;
 mod transaction;
+mod translate;
 mod windows;
 
 use std::ops::Range;

@@ -1,35 +1,39 @@
-//! BARs of passed-through devices in guest memory, as KVM maps them.
+//! The guest's address space outside RAM: BARs as memory slots, doorbells as ioeventfds.
 
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
+use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use parking_lot::Mutex;
-use spapr_devices::pci::MmioMapper;
+use spapr_devices::board::AddressSpace;
 use spapr_hypercalls::address::GuestPhysicalAddress;
 use spapr_hypercalls::world::HostRange;
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::kvm::memory_slots::MemorySlots;
 
-/// BARs as memory slots of the guest.
+/// A VM's address space outside RAM.
 #[derive(Debug)]
 pub(super) struct BarSlots {
+    vm: Arc<VmFd>,
     slots: Arc<MemorySlots>,
     mapped: Mutex<HashMap<GuestPhysicalAddress, u32>>,
 }
 
 impl BarSlots {
-    pub(super) fn new(slots: Arc<MemorySlots>) -> Self {
+    pub(super) fn new(vm: Arc<VmFd>, slots: Arc<MemorySlots>) -> Self {
         Self {
+            vm,
             slots,
             mapped: Mutex::default(),
         }
     }
 }
 
-impl MmioMapper for BarSlots {
+impl AddressSpace for BarSlots {
     fn map(&self, guest: GuestPhysicalAddress, host: HostRange) -> io::Result<()> {
-        // SAFETY: the caller keeps the range mapped until `unmap` (contract of MmioMapper); it is
+        // SAFETY: the caller keeps the range mapped until `unmap` (contract of AddressSpace); it is
         // a device's memory, which nobody takes for stable.
         let slot = unsafe { self.slots.add(guest, host.start, host.bytes) };
         let slot = slot.map_err(io::Error::other)?;
@@ -48,5 +52,19 @@ impl MmioMapper for BarSlots {
         self.slots.remove(slot).map_err(io::Error::other)?;
         mapped.remove(&guest);
         Ok(())
+    }
+
+    // Without a length, and whatever is written: then KVM signals the event before it fetches the guest's
+    // instruction (KVM_FAST_MMIO_BUS in `kvmppc_hv_emulate_mmio`, arch/powerpc/kvm/book3s_64_mmu_hv.c).
+    fn connect_doorbell(&self, guest: GuestPhysicalAddress, event: &EventFd) -> io::Result<()> {
+        self.vm
+            .register_ioevent(event, &IoEventAddress::Mmio(guest.0), NoDatamatch)
+            .map_err(io::Error::from)
+    }
+
+    fn disconnect_doorbell(&self, guest: GuestPhysicalAddress, event: &EventFd) -> io::Result<()> {
+        self.vm
+            .unregister_ioevent(event, &IoEventAddress::Mmio(guest.0), NoDatamatch)
+            .map_err(io::Error::from)
     }
 }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use log::Level;
+use spapr_devices::board::Board;
 use spapr_devices::dma_windows::DmaWindows;
 use spapr_devices::guest_message;
 use spapr_devices::interrupts::{ControllerKind, LisnAllocator};
-use spapr_devices::pci::{HostBridge, HostBridgeNode, Machine as PciMachine, PciError};
+use spapr_devices::pci::{HostBridge, HostBridgeNode, PciError};
 use spapr_devices::rtas::{self, KERNEL_SERVICES};
 use spapr_devices::vfio::host_page_bytes;
 use spapr_hypercalls::abi;
@@ -230,8 +231,8 @@ impl Machine {
         if controller == ControllerKind::Xics {
             define_kernel_services(&vm)?;
         }
-        let pci = PciMachine {
-            mapper: Arc::new(BarSlots::new(slots)),
+        let pci = Board {
+            space: Arc::new(BarSlots::new(Arc::clone(&vm), slots)),
             lines: interrupts.clone(),
             lisns: Arc::new(LisnAllocator::new()),
             host_page_bytes: host_page_bytes(),
@@ -470,7 +471,7 @@ fn attach_devices(
     vm: &Arc<VmFd>,
     capabilities: &Capabilities,
     controller: ControllerKind,
-    pci: &PciMachine,
+    pci: &Board,
 ) -> Result<Attached, MachineError> {
     let policy = policy(description);
     let mut bridges = Vec::new();

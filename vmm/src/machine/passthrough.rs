@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use log::Level;
 use spapr_devices::guest_message;
-use spapr_devices::pci::{DeviceFunction, PhysicalFunction};
+use spapr_devices::pci::{DeviceFunction, FunctionBackend};
 use spapr_devices::vfio::{
     Container, ContainerError, Device, DeviceError, Group, GroupError, GroupNumber, HostPaths,
     IommuPolicy, PciAddress, PreflightError, VfioFunction,
@@ -70,7 +70,7 @@ pub(super) struct AttachedGroup {
     /// Number of its host bridge.
     pub(super) bridge: u8,
     pub(super) container: Arc<Container>,
-    pub(super) functions: Vec<(DeviceFunction, Arc<dyn PhysicalFunction>)>,
+    pub(super) functions: Vec<(DeviceFunction, Arc<dyn FunctionBackend>)>,
     /// What the host may say of them.
     pub(super) notices: Vec<Alarm>,
 }
@@ -134,7 +134,7 @@ fn attach_group(
         "IOMMU group {number}: {} container",
         container.version()
     );
-    let mut functions: Vec<(DeviceFunction, Arc<dyn PhysicalFunction>)> = Vec::new();
+    let mut functions: Vec<(DeviceFunction, Arc<dyn FunctionBackend>)> = Vec::new();
     let mut notices = Vec::new();
     for (member, place) in members.iter().zip(places) {
         let address = member.host;

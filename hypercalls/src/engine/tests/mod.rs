@@ -7,6 +7,7 @@ mod locking;
 mod model;
 mod refusals;
 mod resets;
+mod translations;
 
 use super::*;
 use crate::address::{Liobn, PageShift};

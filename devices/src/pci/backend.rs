@@ -1,8 +1,8 @@
-//! What a function needs of the real device behind it, and what its BARs need of the machine.
+//! What a function needs of the device behind it, a real one or one that this process makes.
 
 use std::io;
+use std::sync::Arc;
 
-use spapr_hypercalls::address::GuestPhysicalAddress;
 use spapr_hypercalls::world::HostRange;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -31,7 +31,25 @@ pub struct BarMapping {
     pub host: HostRange,
 }
 
-/// One base address register of a real function.
+/// A register that the guest writes to say that there is work.
+#[derive(Clone, Debug)]
+pub struct Doorbell {
+    /// Where in the BAR it is, in bytes.
+    pub offset: u64,
+    /// What is signalled then, without an exit to user space. Where that cannot be, writes reach
+    /// [`FunctionBackend::write_bar`].
+    pub event: Arc<EventFd>,
+}
+
+impl PartialEq for Doorbell {
+    fn eq(&self, other: &Self) -> bool {
+        self.offset == other.offset && Arc::ptr_eq(&self.event, &other.event)
+    }
+}
+
+impl Eq for Doorbell {}
+
+/// One base address register of a function.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bar {
     /// Its size in bytes, a power of two.
@@ -41,8 +59,10 @@ pub struct Bar {
     /// Whether reads have no side effects and writes may be merged.
     pub prefetchable: bool,
     /// Which pieces can be mapped into the guest; all others are reached by
-    /// [`PhysicalFunction::read_bar`] and [`PhysicalFunction::write_bar`].
+    /// [`FunctionBackend::read_bar`] and [`FunctionBackend::write_bar`].
     pub mappings: Vec<BarMapping>,
+    /// Its doorbells, outside those pieces.
+    pub doorbells: Vec<Doorbell>,
 }
 
 /// The two kinds of message-signalled interrupts.
@@ -54,13 +74,17 @@ pub enum InterruptKind {
     MsiX,
 }
 
-/// A real PCI function: a VFIO device.
+/// What is behind a PCI function: a VFIO device, or one that this process makes.
 ///
-/// Configuration space is as VFIO shows it: little-endian, BARs and capabilities already filtered
-/// by the kernel (drivers/vfio/pci/vfio_pci_config.c). Each call is one system call or a few.
-pub trait PhysicalFunction: Send + Sync {
-    /// How messages name it: its address on the host, such as `0001:03:00.0`.
+/// Configuration space is little-endian, as VFIO shows it: BARs and capabilities already filtered
+/// by the kernel (drivers/vfio/pci/vfio_pci_config.c). What a guest may change of it that the host does not
+/// see is kept in front of it ([`Function`](super::Function)): BARs, the message-signalled interrupts' control.
+pub trait FunctionBackend: Send + Sync {
+    /// How messages name it: its address on the host, such as `0001:03:00.0`, or what it is.
     fn name(&self) -> &str;
+
+    /// What `ibm,loc-code` says: which device it is to an administrator.
+    fn location_code(&self) -> String;
 
     /// Size of its configuration space in bytes: 256 or 4096.
     fn config_bytes(&self) -> u16;
@@ -125,7 +149,7 @@ pub trait PhysicalFunction: Send + Sync {
     /// The host's refusal.
     fn unmask_line(&self) -> io::Result<()>;
 
-    /// Undoes [`PhysicalFunction::connect_line`].
+    /// Undoes [`FunctionBackend::connect_line`].
     ///
     /// # Errors
     /// The host's refusal.
@@ -137,20 +161,4 @@ pub trait PhysicalFunction: Send + Sync {
     /// # Errors
     /// The host's refusal.
     fn reset(&self) -> io::Result<()>;
-}
-
-/// What puts host mappings into the guest's physical address space: KVM memory slots.
-pub trait MmioMapper: Send + Sync {
-    /// Lets the guest reach `host` at `guest`. Both are multiples of the host's page size. The
-    /// range stays mapped in this process until [`MmioMapper::unmap`].
-    ///
-    /// # Errors
-    /// The kernel's refusal, for example because the guest has put two BARs in one place.
-    fn map(&self, guest: GuestPhysicalAddress, host: HostRange) -> io::Result<()>;
-
-    /// Undoes [`MmioMapper::map`] of exactly that range.
-    ///
-    /// # Errors
-    /// The kernel's refusal; the guest still reaches the range then.
-    fn unmap(&self, guest: GuestPhysicalAddress, host: HostRange) -> io::Result<()>;
 }
