@@ -13,4 +13,5 @@ pub mod pci;
 pub mod rate_limit;
 pub mod rtas;
 pub mod vfio;
+pub mod virtio;
 pub mod vty;

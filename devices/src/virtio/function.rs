@@ -1,0 +1,342 @@
+//! A virtio device as the back end of a PCI function.
+
+use std::io;
+use std::sync::Arc;
+
+use log::Level;
+use parking_lot::{Mutex, MutexGuard};
+use virtio_queue::QueueT;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::device::{Device, Identity, ServeError, Served};
+use super::layout::{self, BAR_BYTES, ConfigSpace, MOST_VECTORS, Place};
+use super::msi_x::MsiX;
+use super::registers::{Event, Registers};
+use super::worker::Worker;
+use crate::dma::DmaMemory;
+use crate::error_chain::chain;
+use crate::guest_message;
+use crate::pci::{Bar, BarSpace, Doorbell, FunctionBackend, InterruptKind};
+
+/// How a virtio device is part of a machine.
+pub struct VirtioOptions {
+    /// How messages name it, such as the ID that its user gave it.
+    pub name: String,
+    /// Whether its driver gives it bus addresses (`iommu_platform`), as `memory` takes them.
+    pub by_bus_address: bool,
+    /// Guest memory.
+    pub memory: DmaMemory,
+}
+
+/// A virtio device behind a PCI host bridge.
+pub struct VirtioFunction {
+    name: String,
+    shared: Arc<Shared>,
+    /// The thread that serves the queues, from when a driver is first ready. Its lock is never taken while
+    /// another is held.
+    worker: Mutex<Option<Worker>>,
+}
+
+/// What processors and the device's thread share.
+///
+/// Locks: `state` may be held when `msi_x` is taken, not the other way round.
+pub(super) struct Shared {
+    pub(super) name: String,
+    pub(super) identity: Identity,
+    memory: DmaMemory,
+    pub(super) doorbells: Vec<Arc<EventFd>>,
+    state: Mutex<State>,
+    msi_x: Mutex<MsiX>,
+}
+
+struct State {
+    config: ConfigSpace,
+    registers: Registers,
+    device: Box<dyn Device>,
+}
+
+impl VirtioFunction {
+    /// The function of `device`.
+    ///
+    /// # Errors
+    /// When there are no descriptors left for doorbells.
+    pub fn new(device: Box<dyn Device>, options: VirtioOptions) -> io::Result<Self> {
+        let VirtioOptions {
+            name,
+            by_bus_address,
+            memory,
+        } = options;
+        let (identity, sizes) = (device.identity(), device.queue_sizes());
+        let queues = u16::try_from(sizes.len()).unwrap_or(u16::MAX);
+        // One for each queue, and one for changes of configuration.
+        let vectors = (sizes.len() as u64 + 1).min(MOST_VECTORS);
+        let vectors = u16::try_from(vectors).unwrap_or(u16::MAX);
+        let doorbells = sizes
+            .iter()
+            .map(|_| EventFd::new(EFD_NONBLOCK).map(Arc::new))
+            .collect::<io::Result<_>>()?;
+        let registers = Registers::new(device.features(), sizes, vectors, by_bus_address);
+        let state = State {
+            config: ConfigSpace::new(identity, vectors, queues),
+            registers,
+            device,
+        };
+        let shared = Shared {
+            name: name.clone(),
+            identity,
+            memory,
+            doorbells,
+            state: Mutex::new(state),
+            msi_x: Mutex::new(MsiX::new(vectors.into())),
+        };
+        Ok(Self {
+            name,
+            shared: Arc::new(shared),
+            worker: Mutex::new(None),
+        })
+    }
+
+    /// Has the queues served from now on.
+    fn start(&self) {
+        let mut worker = self.worker.lock();
+        if worker.is_none() {
+            match Worker::start(Arc::clone(&self.shared)) {
+                Ok(started) => *worker = Some(started),
+                Err(error) => {
+                    drop(worker);
+                    self.shared.stop(&ServeError::Host(error));
+                    return;
+                }
+            }
+        }
+        // A driver may have put something in before.
+        self.shared.ring_all();
+    }
+
+    fn read_place(&self, place: Place, data: &mut [u8]) {
+        let shared = &self.shared;
+        match place {
+            Place::Common(offset) => shared.state().registers.read(offset, data),
+            Place::Device(offset) => shared.state().device.read_config(offset, data),
+            Place::MsiXTable(offset) => shared.msi_x.lock().read_table(offset, data),
+            Place::MsiXPending(offset) => shared.msi_x.lock().read_pending(offset, data),
+            Place::Isr | Place::Doorbell(_) | Place::Nowhere => data.fill(0),
+        }
+    }
+
+    fn write_place(&self, place: Place, data: &[u8]) {
+        let shared = &self.shared;
+        match place {
+            Place::Common(offset) => {
+                let event = shared.write_registers(offset, data);
+                if event == Event::DriverOk {
+                    self.start();
+                }
+            }
+            Place::Device(offset) => shared.state().device.write_config(offset, data),
+            Place::MsiXTable(offset) => shared.msi_x.lock().write_table(offset, data),
+            Place::Doorbell(queue) => shared.ring(queue),
+            Place::Isr | Place::MsiXPending(_) | Place::Nowhere => {}
+        }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    fn write_registers(&self, offset: usize, data: &[u8]) -> Event {
+        let mut state = self.state();
+        let event = state.registers.write(offset, data);
+        if event == Event::Reset {
+            state.registers.reset();
+        }
+        event
+    }
+
+    fn ring(&self, queue: usize) {
+        if let Some(doorbell) = self.doorbells.get(queue) {
+            // It fails only where 2^64 - 2 rings have not been heard.
+            let _ = doorbell.write(1);
+        }
+    }
+
+    fn ring_all(&self) {
+        (0..self.doorbells.len()).for_each(|queue| self.ring(queue));
+    }
+
+    /// Serves queue `index`, as much as it holds at most; true if there is more.
+    pub(super) fn serve(&self, index: usize) -> bool {
+        let mut state = self.state();
+        match self.try_serve(&mut state, index) {
+            Ok(Served::Some) => true,
+            Ok(Served::All) => false,
+            Err(error) => {
+                drop(state);
+                self.stop(&error);
+                false
+            }
+        }
+    }
+
+    fn try_serve(&self, state: &mut State, index: usize) -> Result<Served, ServeError> {
+        let State {
+            config,
+            registers,
+            device,
+        } = state;
+        let is_running = registers.is_running() && config.is_master();
+        let Some(registers) = registers.queues.get_mut(index).filter(|_| is_running) else {
+            return Ok(Served::All);
+        };
+        let queue = &mut registers.queue;
+        if !queue.ready() {
+            return Ok(Served::All);
+        }
+        let before = queue.next_used();
+        queue.disable_notification(&self.memory)?;
+        let mut served = device.serve(index, queue, &self.memory)?;
+        if served == Served::All && queue.enable_notification(&self.memory)? {
+            served = Served::Some;
+        }
+        if queue.next_used() != before && queue.needs_notification(&self.memory)? {
+            self.msi_x.lock().signal(registers.vector.into());
+        }
+        Ok(served)
+    }
+
+    /// Stops the device until its driver resets it, which is told.
+    #[cold]
+    pub(super) fn stop(&self, reason: &ServeError) {
+        let mut state = self.state();
+        if state.registers.stop() {
+            guest_message!(
+                Level::Warn,
+                "{}: {}; the device waits for a reset",
+                self.name,
+                chain(reason)
+            );
+            let vector = state.registers.config_vector;
+            self.msi_x.lock().signal(vector.into());
+        }
+    }
+}
+
+impl FunctionBackend for VirtioFunction {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn location_code(&self) -> String {
+        format!("qemu_{}:{}", self.shared.identity.name, self.name)
+    }
+
+    fn config_bytes(&self) -> u16 {
+        layout::CONFIG_BYTES
+    }
+
+    fn read_config(&self, offset: u16, data: &mut [u8]) -> io::Result<()> {
+        let access = {
+            let state = self.shared.state();
+            state.config.read(offset, data);
+            state.config.window_access(offset)
+        };
+        if let Some(access) = access
+            && let Some(data) = data.get_mut(..access.bytes)
+        {
+            self.read_place(Place::at(access.offset), data);
+        }
+        Ok(())
+    }
+
+    fn write_config(&self, offset: u16, data: &[u8]) -> io::Result<()> {
+        let (access, begins) = {
+            let mut state = self.shared.state();
+            let was_master = state.config.is_master();
+            state.config.write(offset, data);
+            let begins = !was_master && state.config.is_master();
+            (state.config.window_access(offset), begins)
+        };
+        if begins {
+            // What was rung for in vain.
+            self.shared.ring_all();
+        }
+        if let Some(access) = access
+            && let Some(data) = data.get(..access.bytes)
+        {
+            self.write_place(Place::at(access.offset), data);
+        }
+        Ok(())
+    }
+
+    fn bar(&self, index: usize) -> Option<Bar> {
+        let doorbells = (0..).zip(&self.shared.doorbells);
+        (index == 0).then(|| Bar {
+            bytes: BAR_BYTES,
+            space: BarSpace::Memory64,
+            prefetchable: false,
+            mappings: Vec::new(),
+            doorbells: doorbells
+                .map(|(queue, event)| Doorbell {
+                    offset: layout::doorbell(queue),
+                    event: Arc::clone(event),
+                })
+                .collect(),
+        })
+    }
+
+    fn read_bar(&self, _index: usize, offset: u64, data: &mut [u8]) -> io::Result<()> {
+        self.read_place(Place::at(offset), data);
+        Ok(())
+    }
+
+    fn write_bar(&self, _index: usize, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.write_place(Place::at(offset), data);
+        Ok(())
+    }
+
+    fn interrupt_vectors(&self, kind: InterruptKind) -> u32 {
+        match kind {
+            InterruptKind::Msi => 0,
+            InterruptKind::MsiX => u32::try_from(self.shared.msi_x.lock().vectors()).unwrap_or(0),
+        }
+    }
+
+    fn set_interrupts(&self, _kind: InterruptKind, events: &[EventFd]) -> io::Result<()> {
+        let events = events.iter().map(EventFd::try_clone);
+        let events = events.collect::<io::Result<_>>()?;
+        self.shared.msi_x.lock().connect(events);
+        Ok(())
+    }
+
+    fn disable_interrupts(&self, _kind: InterruptKind) -> io::Result<()> {
+        self.shared.msi_x.lock().connect(Vec::new());
+        Ok(())
+    }
+
+    fn has_line(&self) -> bool {
+        false
+    }
+
+    fn connect_line(&self, _event: &EventFd) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn unmask_line(&self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn disconnect_line(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn reset(&self) -> io::Result<()> {
+        let mut state = self.shared.state();
+        state.registers.reset();
+        state.config.reset();
+        let mut msi_x = self.shared.msi_x.lock();
+        *msi_x = MsiX::new(msi_x.vectors());
+        Ok(())
+    }
+}

@@ -1,0 +1,33 @@
+//! virtio devices behind a PCI host bridge (Virtual I/O Device Version 1.2, "virtio" below), of which this process is
+//! the device: modern ones alone, with MSI-X.
+//!
+//! A driver's registers come by exits, as they are used when a device is set up. What it says while it works
+//! costs none: its doorbells are eventfds that KVM signals, interrupts are eventfds that KVM takes.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `device` | what a kind of device is, to the rest |
+//! | `rng` | the entropy device |
+//! | `registers` | the common configuration: status, features, queues |
+//! | `layout` | configuration space, and what lies where in the BAR |
+//! | `msi_x` | the table of MSI-X vectors |
+//! | `function` | all that as the back end of a PCI function |
+//! | `worker` | the thread that serves the queues |
+//!
+//! A driver is a guest's, hence hostile. Whatever it writes into registers and rings, the device stops and asks to
+//! be reset (DEVICE_NEEDS_RESET, virtio 2.1.1); memory is reached through [`DmaMemory`](crate::dma::DmaMemory) alone,
+//! and no more is done for it at a time than a queue holds.
+
+mod device;
+mod function;
+mod layout;
+mod msi_x;
+mod registers;
+mod rng;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+pub use device::{Device, Identity, ServeError, Served};
+pub use function::{VirtioFunction, VirtioOptions};
+pub use rng::Rng;

@@ -1,0 +1,420 @@
+//! A driver that goes by the book, and one that does not.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+use spapr_hypercalls::address::{GuestPhysicalAddress, Ioba};
+use spapr_hypercalls::tce::Permission;
+use spapr_hypercalls::world::GuestRange;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::{Rng, VirtioFunction, VirtioOptions};
+use crate::dma::{DmaMemory, Translate, Windows};
+use crate::pci::{FunctionBackend, InterruptKind};
+
+const RAM_BYTES: usize = 0x2_0000;
+/// Where the driver has its queue and its buffers.
+const DESCRIPTORS: u64 = 0x1000;
+const DRIVER_RING: u64 = 0x2000;
+const DEVICE_RING: u64 = 0x3000;
+const BUFFER: u64 = 0x4000;
+/// Bus addresses are that much above guest addresses.
+const BUS: u64 = 0x10_0000;
+
+const ACKNOWLEDGE_AND_DRIVER: u8 = 3;
+const FEATURES_OK: u8 = 8;
+const DRIVER_OK: u8 = 4;
+const NEEDS_RESET: u8 = 0x40;
+const VERSION_1: u64 = 1 << 32;
+const ACCESS_PLATFORM: u64 = 1 << 33;
+const EVENT_IDX: u64 = 1 << 29;
+
+struct Shifted;
+
+impl Translate for Shifted {
+    fn translate(&self, bridge: u8, ioba: Ioba, _: Permission) -> Option<GuestRange> {
+        let address = ioba.0.checked_sub(BUS).filter(|_| bridge == 2)?;
+        (address < RAM_BYTES as u64).then_some(GuestRange {
+            start: GuestPhysicalAddress(address),
+            bytes: 0x1000 - address % 0x1000,
+        })
+    }
+}
+
+struct Driver {
+    ram: GuestMemoryMmap,
+    function: VirtioFunction,
+    events: [EventFd; 2],
+    /// What is added to addresses that the device gets.
+    base: u64,
+    _windows: Arc<dyn Translate>,
+}
+
+impl Driver {
+    fn new(by_bus_address: bool) -> Self {
+        let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM_BYTES)]).unwrap();
+        let windows = Windows::default();
+        let translate: Arc<dyn Translate> = Arc::new(Shifted);
+        windows.connect(Arc::downgrade(&translate));
+        let memory = if by_bus_address {
+            DmaMemory::by_bus_address(ram.clone(), 2, windows)
+        } else {
+            DmaMemory::by_guest_address(ram.clone())
+        };
+        let options = VirtioOptions {
+            name: "rng0".to_owned(),
+            by_bus_address,
+            memory,
+        };
+        let mut next = 0_u8;
+        let counting = move |bytes: &mut [u8]| {
+            for byte in bytes {
+                next = next.wrapping_add(1);
+                *byte = next;
+            }
+            Ok(())
+        };
+        let function = VirtioFunction::new(Box::new(Rng::new(counting)), options).unwrap();
+        let events = [0; 2].map(|_| EventFd::new(EFD_NONBLOCK).unwrap());
+        function
+            .set_interrupts(InterruptKind::MsiX, &events)
+            .unwrap();
+        Self {
+            ram,
+            function,
+            events,
+            base: if by_bus_address { BUS } else { 0 },
+            _windows: translate,
+        }
+    }
+
+    fn read<const N: usize>(&self, offset: u64) -> [u8; N] {
+        let mut data = [0xee; N];
+        self.function.read_bar(0, offset, &mut data).unwrap();
+        data
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        self.function.write_bar(0, offset, data).unwrap();
+    }
+
+    fn status(&self) -> u8 {
+        self.read::<1>(0x14)[0]
+    }
+
+    fn offered(&self) -> u64 {
+        let half = |select: u32| {
+            self.write(0, &select.to_le_bytes());
+            u64::from(u32::from_le_bytes(self.read(4)))
+        };
+        half(0) | half(1) << 32
+    }
+
+    fn accept(&self, features: u64) -> bool {
+        self.write(0x14, &[ACKNOWLEDGE_AND_DRIVER]);
+        for select in [0, 1_u32] {
+            self.write(8, &select.to_le_bytes());
+            let [a, b, c, d, ..] = (features >> (32 * select)).to_le_bytes();
+            self.write(0x0c, &[a, b, c, d]);
+        }
+        self.write(0x14, &[ACKNOWLEDGE_AND_DRIVER | FEATURES_OK]);
+        self.status() & FEATURES_OK != 0
+    }
+
+    fn place_queue(&self) {
+        self.function.write_config(4, &[6, 0]).unwrap();
+        self.write(0x16, &[0, 0]);
+        self.write(0x18, &8_u16.to_le_bytes());
+        self.write(0x1a, &1_u16.to_le_bytes());
+        for (offset, address) in [
+            (0x20, DESCRIPTORS),
+            (0x28, DRIVER_RING),
+            (0x30, DEVICE_RING),
+        ] {
+            let [low, high] = [0, 32].map(|shift| ((address + self.base) >> shift) as u32);
+            self.write(offset, &low.to_le_bytes());
+            self.write(offset + 4, &high.to_le_bytes());
+        }
+        self.write(0x1c, &1_u16.to_le_bytes());
+        // Vector 1 is unmasked.
+        self.write(0x8000 + 16 + 12, &[0; 4]);
+    }
+
+    fn start(&self) {
+        let wanted = self.offered() & !EVENT_IDX;
+        assert!(self.accept(wanted));
+        self.place_queue();
+        self.write(0x14, &[ACKNOWLEDGE_AND_DRIVER | FEATURES_OK | DRIVER_OK]);
+    }
+
+    fn descriptor(&self, index: u64, address: u64, bytes: u32, flags: u16, next: u16) {
+        let at = DESCRIPTORS + 16 * index;
+        self.ram
+            .write_obj(address.to_le(), GuestAddress(at))
+            .unwrap();
+        self.ram
+            .write_obj(bytes.to_le(), GuestAddress(at + 8))
+            .unwrap();
+        self.ram
+            .write_obj(flags.to_le(), GuestAddress(at + 12))
+            .unwrap();
+        self.ram
+            .write_obj(next.to_le(), GuestAddress(at + 14))
+            .unwrap();
+    }
+
+    /// Puts descriptor 0 into the ring as request number `count`, and rings.
+    fn request(&self, count: u16) {
+        let entry = DRIVER_RING + 4 + 2 * u64::from((count - 1) % 8);
+        self.ram.write_obj(0_u16, GuestAddress(entry)).unwrap();
+        self.ram
+            .write_obj(count.to_le(), GuestAddress(DRIVER_RING + 2))
+            .unwrap();
+        self.write(0x3000, &[0, 0]);
+    }
+
+    fn used(&self) -> (u16, u32) {
+        let count = u16::from_le(self.ram.read_obj(GuestAddress(DEVICE_RING + 2)).unwrap());
+        let entry = DEVICE_RING + 4 + 8 * u64::from(count.wrapping_sub(1) % 8) + 4;
+        (
+            count,
+            u32::from_le(self.ram.read_obj(GuestAddress(entry)).unwrap()),
+        )
+    }
+
+    #[track_caller]
+    fn wait(&self, what: &str, is_so: impl Fn() -> bool) {
+        let start = Instant::now();
+        while !is_so() {
+            assert!(start.elapsed() < Duration::from_secs(20), "{what}");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+const WRITE_ONLY: u16 = 2;
+const NEXT: u16 = 1;
+
+#[test]
+fn a_driver_gets_random_bytes_by_guest_address_and_by_bus_address() {
+    for by_bus_address in [false, true] {
+        let driver = Driver::new(by_bus_address);
+        driver.start();
+        driver.descriptor(0, BUFFER + driver.base, 100, WRITE_ONLY | NEXT, 1);
+        driver.descriptor(1, BUFFER + 0x1000 + driver.base, 28, WRITE_ONLY, 0);
+        for count in 1..=20 {
+            driver.request(count);
+            driver.wait("the request is done", || driver.used() == (count, 128));
+            driver.wait("it is signalled", || driver.events[1].read().is_ok());
+        }
+        let mut bytes = [0; 28];
+        driver
+            .ram
+            .read_slice(&mut bytes, GuestAddress(BUFFER + 0x1000))
+            .unwrap();
+        let last = bytes[27];
+        let expected: Vec<u8> = (0..28).map(|back| last.wrapping_sub(27 - back)).collect();
+        assert_eq!(bytes.as_slice(), expected);
+        let mut after = [0xff; 4];
+        driver
+            .ram
+            .read_slice(&mut after, GuestAddress(BUFFER + 0x1000 + 28))
+            .unwrap();
+        assert_eq!(after, [0; 4]);
+        assert!(driver.events[0].read().is_err());
+    }
+}
+
+#[test]
+fn features_are_agreed_on_only_whole() {
+    let driver = Driver::new(true);
+    assert_eq!(
+        driver.offered() & (VERSION_1 | ACCESS_PLATFORM),
+        VERSION_1 | ACCESS_PLATFORM
+    );
+    for wrong in [
+        0,
+        VERSION_1,
+        ACCESS_PLATFORM,
+        VERSION_1 | ACCESS_PLATFORM | 1 << 50,
+    ] {
+        assert!(!driver.accept(wrong), "{wrong:#x}");
+        driver.write(0x14, &[ACKNOWLEDGE_AND_DRIVER | DRIVER_OK]);
+        assert_eq!(driver.status(), ACKNOWLEDGE_AND_DRIVER);
+    }
+    assert!(driver.accept(VERSION_1 | ACCESS_PLATFORM));
+    assert_eq!(Driver::new(false).offered() & ACCESS_PLATFORM, 0);
+}
+
+#[test]
+fn a_ring_or_buffer_out_of_reach_stops_the_device_until_it_is_reset() {
+    let far = RAM_BYTES as u64;
+    for (address, bytes, ring_index) in [(far, 1, 1), (BUFFER, 1, 100), (u64::MAX - 4, 64, 1)] {
+        let driver = Driver::new(false);
+        // Changes of configuration are signalled, too.
+        driver.write(0x10, &[0, 0]);
+        driver.write(0x8000 + 12, &[0; 4]);
+        driver.start();
+        driver.write(0x10, &[0, 0]);
+        driver.descriptor(0, address, bytes, WRITE_ONLY, 0);
+        driver
+            .ram
+            .write_obj(0_u16, GuestAddress(DRIVER_RING + 4))
+            .unwrap();
+        driver.request(ring_index);
+        driver.wait("it stops", || driver.status() & NEEDS_RESET != 0);
+        driver.wait("it says so", || driver.events[0].read().is_ok());
+        // It does nothing any more.
+        driver.descriptor(0, BUFFER, 8, WRITE_ONLY, 0);
+        driver.request(2);
+        thread::sleep(Duration::from_millis(20));
+        assert_eq!(driver.used().0, 0);
+        driver.write(0x14, &[0]);
+        assert_eq!(driver.status(), 0);
+        driver
+            .ram
+            .write_obj(0_u16, GuestAddress(DRIVER_RING + 2))
+            .unwrap();
+        driver.start();
+        driver.request(1);
+        driver.wait("it works again", || driver.used() == (1, 8));
+    }
+}
+
+#[test]
+fn no_dma_is_done_before_bus_mastering_is_on() {
+    let driver = Driver::new(false);
+    driver.start();
+    driver.function.write_config(4, &[2, 0]).unwrap();
+    driver.descriptor(0, BUFFER, 8, WRITE_ONLY, 0);
+    driver.request(1);
+    thread::sleep(Duration::from_millis(20));
+    assert_eq!(driver.used().0, 0);
+    driver.function.write_config(4, &[6, 0]).unwrap();
+    driver.wait("it is done then", || driver.used() == (1, 8));
+}
+
+#[test]
+fn the_bar_is_reached_through_configuration_space_too() {
+    let driver = Driver::new(false);
+    let mut window = 0x34;
+    // The last capability.
+    loop {
+        let mut link = [0];
+        driver.function.read_config(window, &mut link).unwrap();
+        if link[0] == 0 {
+            break;
+        }
+        window = u16::from(link[0]) + 1;
+    }
+    let window = window - 1;
+    let set = |offset: u32, bytes: u32| {
+        driver
+            .function
+            .write_config(window + 8, &offset.to_le_bytes())
+            .unwrap();
+        driver
+            .function
+            .write_config(window + 12, &bytes.to_le_bytes())
+            .unwrap();
+    };
+    set(0x14, 1);
+    driver
+        .function
+        .write_config(window + 16, &[3, 0, 0, 0])
+        .unwrap();
+    assert_eq!(driver.status(), 3);
+    let mut data = [0; 4];
+    driver.function.read_config(window + 16, &mut data).unwrap();
+    assert_eq!(data[0], 3);
+    for (offset, bytes) in [(0x15, 2), (0x14, 3), (u32::MAX, 4), (0x14, 0)] {
+        set(offset, bytes);
+        driver.function.write_config(window + 16, &[0; 4]).unwrap();
+        assert_eq!(driver.status(), 3);
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Nonsense {
+    Bar(u64, Vec<u8>),
+    Config(u16, Vec<u8>),
+    Memory(u64, u64),
+    Read(u64),
+    Start,
+    Reset,
+}
+
+fn nonsense() -> impl Strategy<Value = Nonsense> {
+    let bytes = || {
+        prop_oneof![Just(1_usize), Just(2), Just(4), Just(8)].prop_flat_map(|length| {
+            prop_oneof![
+                proptest::collection::vec(any::<u8>(), length),
+                proptest::collection::vec(0_u8..16, length),
+            ]
+        })
+    };
+    let place = prop_oneof![
+        0_u64..0x40,
+        0x3000_u64..0x3010,
+        0x8000_u64..0x8040,
+        0_u64..0x1_0000
+    ];
+    let memory = prop_oneof![
+        DESCRIPTORS..DESCRIPTORS + 128,
+        DRIVER_RING..DRIVER_RING + 32,
+        DEVICE_RING..DEVICE_RING + 80,
+    ];
+    prop_oneof![
+        4 => (place.clone(), bytes()).prop_map(|(at, bytes)| Nonsense::Bar(at, bytes)),
+        1 => (0_u16..256, bytes()).prop_map(|(at, bytes)| Nonsense::Config(at, bytes)),
+        4 => (memory, any::<u64>()).prop_map(|(at, value)| Nonsense::Memory(at, value)),
+        1 => place.prop_map(Nonsense::Read),
+        1 => Just(Nonsense::Start),
+        1 => Just(Nonsense::Reset),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_a_driver_writes_the_device_can_be_reset_and_works(
+        by_bus_address: bool,
+        steps in proptest::collection::vec(nonsense(), 1..60),
+    ) {
+        let driver = Driver::new(by_bus_address);
+        for step in steps {
+            match step {
+                Nonsense::Bar(at, bytes) => driver.write(at, &bytes),
+                Nonsense::Config(at, bytes) => {
+                    driver.function.write_config(at, &bytes).unwrap();
+                }
+                Nonsense::Memory(at, value) => {
+                    driver.ram.write_obj(value, GuestAddress(at)).unwrap();
+                }
+                Nonsense::Read(at) => {
+                    driver.read::<8>(at);
+                }
+                Nonsense::Start => {
+                    driver.write(0x14, &[0]);
+                    let wanted = driver.offered() & !EVENT_IDX;
+                    driver.accept(wanted);
+                    driver.place_queue();
+                    driver.write(0x14, &[0xf & !NEEDS_RESET]);
+                }
+                Nonsense::Reset => driver.function.reset().unwrap(),
+            }
+        }
+        driver.function.reset().unwrap();
+        for at in [DRIVER_RING, DEVICE_RING] {
+            driver.ram.write_slice(&[0; 128], GuestAddress(at)).unwrap();
+        }
+        driver.start();
+        driver.descriptor(0, BUFFER + driver.base, 8, WRITE_ONLY, 0);
+        driver.request(1);
+        driver.wait("it works", || driver.used() == (1, 8));
+    }
+}

@@ -1,0 +1,94 @@
+//! The thread that serves a device's queues when their doorbells ring.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::device::ServeError;
+use super::function::Shared;
+
+/// The thread; it ends when this is dropped.
+pub(super) struct Worker {
+    end: EventFd,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    /// Starts it, with the name of the kind of device.
+    ///
+    /// # Errors
+    /// When there is no thread or no descriptor left.
+    pub(super) fn start(shared: Arc<Shared>) -> io::Result<Self> {
+        let end = EventFd::new(EFD_NONBLOCK)?;
+        let ends = end.try_clone()?;
+        let thread = thread::Builder::new()
+            .name(shared.identity.name.to_owned())
+            .spawn(move || run(&shared, &ends))?;
+        Ok(Self {
+            end,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // A first write never fails.
+        let _ = self.end.write(1);
+        if let Some(thread) = self.thread.take() {
+            // It does not panic: what it is given comes as errors.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run(shared: &Shared, ends: &EventFd) {
+    let descriptors = shared.doorbells.iter().map(|bell| bell.as_raw_fd());
+    let mut polled: Vec<libc::pollfd> = descriptors
+        .chain([ends.as_raw_fd()])
+        .map(polled_for_input)
+        .collect();
+    loop {
+        if let Err(error) = wait(&mut polled) {
+            shared.stop(&ServeError::Host(error));
+            return;
+        }
+        if polled.last().is_none_or(|end| end.revents != 0) {
+            return;
+        }
+        for (queue, bell) in shared.doorbells.iter().enumerate() {
+            // Heard before the queue is looked at: what is put in later rings anew.
+            let rang = bell.read().is_ok();
+            if rang && shared.serve(queue) {
+                // After the others had their turn.
+                let _ = bell.write(1);
+            }
+        }
+    }
+}
+
+const fn polled_for_input(descriptor: RawFd) -> libc::pollfd {
+    libc::pollfd {
+        fd: descriptor,
+        events: libc::POLLIN,
+        revents: 0,
+    }
+}
+
+/// Waits until one of them has input.
+fn wait(polled: &mut [libc::pollfd]) -> io::Result<()> {
+    let count = libc::nfds_t::try_from(polled.len()).unwrap_or(libc::nfds_t::MAX);
+    loop {
+        // SAFETY: the pointer is to as many structures as are said.
+        if unsafe { libc::poll(polled.as_mut_ptr(), count, -1) } >= 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
