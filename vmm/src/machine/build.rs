@@ -5,9 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
-use log::Level;
 use spapr_devices::dma_windows::DmaWindows;
-use spapr_devices::guest_message;
 use spapr_devices::interrupts::{ControllerKind, LisnAllocator};
 use spapr_devices::pci::{HostBridge, HostBridgeNode, Machine as PciMachine, PciError};
 use spapr_devices::rtas::{self, KERNEL_SERVICES};
@@ -23,8 +21,9 @@ use super::bar_slots::BarSlots;
 use super::bulk_calls::{self, BulkCallSwitch};
 use super::device_interrupts;
 use super::dma_windows;
+use super::kept::Kept;
 use super::memory_check::{self, MemoryCheckError};
-use super::passthrough::{self, AttachedGroup, PassthroughError};
+use super::passthrough::{AttachedGroup, PassthroughError, TakenGroup};
 use super::populator::Wake;
 use super::processor_facts::{self, ProcessorError};
 use crate::boot::kernel::Kernel;
@@ -191,16 +190,20 @@ pub struct Machine {
     pub(super) capabilities: Capabilities,
     pub(super) vm: Arc<VmFd>,
     pub(super) ram: GuestRam,
+    pub(super) kept: Kept,
 }
 
 impl Machine {
-    /// Makes the machine that `description` names, with what `lasting` keeps of its former lives, and
-    /// loads its guest. Nothing runs yet, and unless
-    /// the description says otherwise, no memory is locked.
+    /// Makes the machine that `description` names, with what `lasting` and `kept` have of its former lives,
+    /// and loads its guest. Nothing runs yet, and unless the description says otherwise, no memory is locked.
     ///
     /// # Errors
     /// What the host lacks or what of the description is impossible; all is given back then.
-    pub fn new(description: &MachineDescription, lasting: &Lasting) -> Result<Self, MachineError> {
+    pub fn new(
+        description: &MachineDescription,
+        lasting: &Lasting,
+        mut kept: Kept,
+    ) -> Result<Self, MachineError> {
         // First what needs nothing of the host.
         let room = room_for_kernel(description.memory.0);
         let files = lasting.boot_files(description)?;
@@ -209,10 +212,9 @@ impl Machine {
             vm,
             capabilities,
             controller,
-            kvm,
             speculation,
-        } = make_vm(description)?;
-        let ram = make_ram(description)?;
+        } = make_vm(kept.kvm()?, description)?;
+        let ram = kept.cleared_ram(description)?;
         let slots = Arc::new(MemorySlots::new(
             Arc::clone(&vm),
             capabilities.max_memory_slots,
@@ -241,7 +243,15 @@ impl Machine {
             notices,
             dma_windows,
             bridges,
-        } = attach_devices(description, &ram, &vm, &capabilities, controller, &pci)?;
+        } = attach_devices(
+            description,
+            &ram,
+            &mut kept,
+            &vm,
+            &capabilities,
+            controller,
+            &pci,
+        )?;
         let tree = MachineTree {
             ram_bytes: ram.bytes(),
             cpus: description.cpus,
@@ -267,7 +277,7 @@ impl Machine {
             bulk_calls_due,
             populator,
             settles,
-        } = prepare_engine(engine, description, &kvm, &vm, &capabilities)?;
+        } = prepare_engine(engine, description, kept.kvm()?, &vm, &capabilities)?;
         Ok(Self {
             engine,
             populator,
@@ -283,6 +293,7 @@ impl Machine {
             capabilities,
             vm,
             ram,
+            kept,
         })
     }
 }
@@ -296,37 +307,16 @@ fn rng_seed() -> Result<[u8; 64], MachineError> {
     Ok(seed)
 }
 
-fn make_ram(description: &MachineDescription) -> Result<GuestRam, MemoryError> {
-    warn_of_little_memory(description);
-    match description.hugepages {
-        Some(pages) => GuestRam::in_hugepages(description.memory, pages),
-        None => GuestRam::new(description.memory),
-    }
-}
-
-fn warn_of_little_memory(description: &MachineDescription) {
-    let (cpus, memory) = (description.cpus, description.memory);
-    if let Some(more) = memory::more_memory_for(cpus, memory.0) {
-        guest_message!(
-            Level::Warn,
-            "{cpus} processors with {memory} of memory: Linux needs some MiB for each and may run out of \
-             memory as it starts; give fewer, or {more}"
-        );
-    }
-}
-
 /// A VM without memory and processors.
 struct Vm {
     vm: Arc<VmFd>,
     capabilities: Capabilities,
     controller: ControllerKind,
-    kvm: Kvm,
     speculation: Told,
 }
 
-fn make_vm(description: &MachineDescription) -> Result<Vm, MachineError> {
-    let kvm = host::open()?;
-    let vm = Arc::new(host::create_vm(&kvm)?);
+fn make_vm(kvm: &Kvm, description: &MachineDescription) -> Result<Vm, MachineError> {
+    let vm = Arc::new(host::create_vm(kvm)?);
     host::require_radix(&vm)?;
     let capabilities = Capabilities::of(&vm);
     let controller =
@@ -350,7 +340,6 @@ fn make_vm(description: &MachineDescription) -> Result<Vm, MachineError> {
         vm,
         capabilities,
         controller,
-        kvm,
         speculation,
     })
 }
@@ -467,6 +456,7 @@ struct Attached {
 fn attach_devices(
     description: &MachineDescription,
     ram: &GuestRam,
+    kept: &mut Kept,
     vm: &Arc<VmFd>,
     capabilities: &Capabilities,
     controller: ControllerKind,
@@ -478,8 +468,8 @@ fn attach_devices(
     let mut notices = Vec::new();
     if !description.vfio.is_empty() {
         let kvm_device = Arc::new(VfioKvmDevice::new(vm).map_err(KvmRefusal::from)?);
-        let groups = passthrough::attach(&description.vfio, description.iommu)?;
-        let containers: Vec<_> = groups.iter().map(|group| &*group.container).collect();
+        let groups = kept.groups(description)?;
+        let containers: Vec<_> = groups.iter().map(TakenGroup::container).collect();
         memory_check::check(&containers, ram, &policy, description.ddw)?;
         let can_bind = capabilities.spapr_tce_64 && capabilities.spapr_tce_vfio;
         for group in groups {
@@ -488,7 +478,7 @@ fn attach_devices(
                 container,
                 functions,
                 notices: of_group,
-            } = group;
+            } = group.open()?;
             notices.extend(of_group);
             let bridge = HostBridge::new(number, pci, functions)?;
             device_interrupts::tell(&bridge, controller);

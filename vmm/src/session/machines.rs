@@ -10,7 +10,7 @@ use super::SessionError;
 use super::lives::{self, FrontEnd, LifeError, Machines};
 use crate::console::{Console, Terminal};
 use crate::lifecycle::End;
-use crate::machine::{Machine, MachineError, RunningMachine};
+use crate::machine::{Kept, Machine, MachineError, RunningMachine};
 use crate::partition::lasting::Lasting;
 use crate::partition::processor_threads::ProcessorThreads;
 use crate::sandbox;
@@ -75,7 +75,11 @@ impl<'a> Session<'a> {
     /// # Errors
     /// When it cannot be made.
     pub fn make_machine(&self) -> Result<Machine, SessionError> {
-        Ok(Machine::new(self.description, &self.lasting)?)
+        Ok(Machine::new(
+            self.description,
+            &self.lasting,
+            Kept::default(),
+        )?)
     }
 
     /// Makes what all lives share. The processors' threads are in the sandbox from their beginning.
@@ -139,11 +143,11 @@ impl<'a> Session<'a> {
 impl Machines for Lives<'_, '_> {
     type Machine = Machine;
     type Running = RunningMachine;
-    type Kept = ();
+    type Kept = Kept;
     type Error = MachineError;
 
-    fn make_again(&mut self, (): ()) -> Result<Machine, MachineError> {
-        Machine::new(self.session.description, &self.session.lasting)
+    fn make_again(&mut self, kept: Kept) -> Result<Machine, MachineError> {
+        Machine::new(self.session.description, &self.session.lasting, kept)
     }
 
     fn start(&mut self, machine: Machine, paused: bool) -> Result<RunningMachine, MachineError> {
@@ -151,7 +155,7 @@ impl Machines for Lives<'_, '_> {
         machine.start(terminal, &self.session.lasting, threads, paused)
     }
 
-    fn stop(&mut self, running: RunningMachine) -> (End, Result<(), MachineError>) {
+    fn stop(&mut self, running: RunningMachine) -> (End, Result<Kept, MachineError>) {
         running.stop(self.session.started, &mut self.session.statistics)
     }
 
