@@ -215,15 +215,7 @@ impl Machine {
             speculation,
         } = make_vm(kept.kvm()?, description)?;
         let ram = kept.cleared_ram(description)?;
-        let slots = Arc::new(MemorySlots::new(
-            Arc::clone(&vm),
-            capabilities.max_memory_slots,
-        ));
-        let range = ram.host_range();
-        // SAFETY: the memory lives as long as `ram`, of which the machine holds a clone until the
-        // VM is gone; it is only ever accessed as volatile guest memory.
-        unsafe { slots.add(GuestPhysicalAddress(0), range.start, range.bytes) }
-            .map_err(KvmRefusal::from)?;
+        let slots = slots_with(&ram, &vm, &capabilities)?;
         let interrupts = Arc::new(
             InterruptController::new(controller, &vm, &slots, description.cpus, ram.bytes())
                 .map_err(KvmRefusal::from)?,
@@ -259,10 +251,7 @@ impl Machine {
             processor,
             interrupt_controller: controller,
             vty: description.vty,
-            host_bridges: bridges
-                .iter()
-                .map(|bridge| host_bridge_node(bridge, &dma_windows))
-                .collect(),
+            host_bridges: host_bridge_nodes(&bridges, &dma_windows),
             uuid: lasting.uuid.to_string(),
             rng_seed: rng_seed()?,
         };
@@ -305,6 +294,20 @@ fn rng_seed() -> Result<[u8; 64], MachineError> {
         source,
     })?;
     Ok(seed)
+}
+
+/// The memory slots of `vm`, with `ram` in the first.
+fn slots_with(
+    ram: &GuestRam,
+    vm: &Arc<VmFd>,
+    capabilities: &Capabilities,
+) -> Result<Arc<MemorySlots>, KvmRefusal> {
+    let slots = MemorySlots::new(Arc::clone(vm), capabilities.max_memory_slots);
+    let range = ram.host_range();
+    // SAFETY: the memory lives as long as `ram`, of which the machine holds a clone until the
+    // VM is gone; it is only ever accessed as volatile guest memory.
+    unsafe { slots.add(GuestPhysicalAddress(0), range.start, range.bytes) }?;
+    Ok(Arc::new(slots))
 }
 
 /// A VM without memory and processors.
@@ -434,6 +437,13 @@ fn make_vcpus(
         most: 0,
     })?;
     Ok((vcpus, facts))
+}
+
+fn host_bridge_nodes(bridges: &[HostBridge], dma_windows: &DmaWindows) -> Vec<HostBridgeNode> {
+    let nodes = bridges.iter();
+    nodes
+        .map(|bridge| host_bridge_node(bridge, dma_windows))
+        .collect()
 }
 
 fn host_bridge_node(bridge: &HostBridge, dma_windows: &DmaWindows) -> HostBridgeNode {

@@ -128,10 +128,14 @@ pub fn live<M: Machines, F: FrontEnd<M>>(
     first: M::Machine,
 ) -> Result<End, LifeError<M::Error, F::Error>> {
     let mut machine = first;
-    let mut failed_to_start: fn(M::Error) -> LifeError<M::Error, F::Error> = LifeError::Start;
+    let mut is_first = true;
     loop {
-        let paused = front_end.starts_paused();
-        let running = machines.start(machine, paused).map_err(failed_to_start)?;
+        let started = machines.start(machine, front_end.starts_paused());
+        let running = started.map_err(if is_first {
+            LifeError::Start
+        } else {
+            LifeError::Again
+        })?;
         let (end, next, kept) = live_once(machines, front_end, running)?;
         let mut next = next;
         while next == Next::Wait {
@@ -146,7 +150,7 @@ pub fn live<M: Machines, F: FrontEnd<M>>(
         };
         machines.count_reboot();
         machine = machines.make_again(kept).map_err(LifeError::Again)?;
-        failed_to_start = LifeError::Again;
+        is_first = false;
     }
 }
 

@@ -13,6 +13,6 @@ mod lives;
 mod machines;
 
 pub use error::SessionError;
-pub use lives::{FrontEnd, LifeError, Machines, Next, live};
+pub use lives::{FrontEnd, LifeError, Machines, Next, live, outcome};
 #[cfg(target_arch = "powerpc64")]
 pub use machines::{Fixtures, Lives, Session};
