@@ -36,6 +36,9 @@ pub enum ControlError {
         /// Why.
         source: event_manager::Error,
     },
+    /// There is nothing to learn of an end by.
+    #[error("cannot get an eventfd")]
+    Event(#[source] io::Error),
     /// Waiting failed.
     #[error("the event loop failed")]
     Wait(#[source] event_manager::Error),
@@ -80,6 +83,20 @@ impl Control {
         Ok(Self {
             signals: signals.collect::<Result<_, _>>()?,
         })
+    }
+
+    /// Waits for a signal, or for what whoever is shown the lifecycle by `attach` reports to it, while no
+    /// machine runs.
+    ///
+    /// # Errors
+    /// When there are no descriptors left or events cannot be waited for.
+    pub fn wait_while_none_runs(
+        &self,
+        attach: impl FnOnce(&Arc<Lifecycle>),
+    ) -> Result<End, ControlError> {
+        let lifecycle = Arc::new(Lifecycle::new().map_err(ControlError::Event)?);
+        attach(&lifecycle);
+        self.wait_for_end(&lifecycle, Vec::new())
     }
 
     /// Waits until the machine's run has ended, by the guest's doing or by a signal, and answers

@@ -6,6 +6,7 @@
 //! | [`cli`] | the command line |
 //! | [`qemu`] | the front end for libvirt: QEMU's command line and QMP |
 //! | [`run`] | `spapr-vmm run`: from the command line to the guest's end |
+//! | [`session`] | a machine from its first life to its last, for both front ends |
 //! | [`iommu_report`] | `spapr-vmm iommu`: what IOMMU groups can do, and what a guest locks |
 //! | [`lifecycle`] | how a machine's run ends, and who waits for it |
 //! | [`shared_areas`] | memory of a processor that the hypervisor reads and writes |
@@ -49,6 +50,7 @@ pub mod qemu;
 pub mod random;
 pub mod run;
 pub mod sandbox;
+pub mod session;
 pub mod setting;
 pub mod shared_areas;
 pub mod spec;

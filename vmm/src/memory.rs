@@ -1,5 +1,7 @@
 //! Guest RAM: one piece of anonymous memory at guest address 0.
 
+mod clearing;
+
 use std::fs;
 use std::io;
 use std::slice;
@@ -112,6 +114,8 @@ pub struct GuestRam {
     host_start: HostVirtualAddress,
     bytes: u64,
     page_bytes: u64,
+    /// Whether its pages come from a pool that others take from.
+    is_of_pool: bool,
 }
 
 impl GuestRam {
@@ -127,7 +131,7 @@ impl GuestRam {
             limit_bytes: soft_limit(Limit::AddressSpace),
             source,
         })?;
-        Ok(Self::of(memory, size, host_page_bytes()))
+        Ok(Self::of(memory, size, None))
     }
 
     /// Maps `size` of guest memory in huge pages, all of which are there when this returns. None of
@@ -137,10 +141,10 @@ impl GuestRam {
     /// As for [`GuestRam::new`], or when the host has too few huge pages.
     pub fn in_hugepages(size: ByteSize, pages: HugepageSize) -> Result<Self, MemoryError> {
         check_size(size, host_memory_bytes().map_err(MemoryError::Meminfo)?)?;
-        Ok(Self::of(pages.map(size)?, size, pages.bytes().0))
+        Ok(Self::of(pages.map(size)?, size, Some(pages)))
     }
 
-    fn of(memory: GuestMemoryMmap, size: ByteSize, page_bytes: u64) -> Self {
+    fn of(memory: GuestMemoryMmap, size: ByteSize, pages: Option<HugepageSize>) -> Self {
         let host_start = memory
             .iter()
             .filter_map(|region| {
@@ -158,7 +162,8 @@ impl GuestRam {
             memory,
             host_start,
             bytes: size.0,
-            page_bytes,
+            page_bytes: pages.map_or_else(host_page_bytes, |pages| pages.bytes().0),
+            is_of_pool: pages.is_some(),
         }
     }
 

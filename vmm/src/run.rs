@@ -1,76 +1,36 @@
 //! `spapr-vmm run`: from the command line to the guest's end.
 
-#[cfg(target_arch = "powerpc64")]
-use std::sync::Arc;
 use std::time::Instant;
 
 use crate::cli::{self, RunArguments};
-use crate::setting::{self, Setting};
+use crate::session::SessionError;
+use crate::setting;
 #[cfg(target_arch = "powerpc64")]
 use crate::{
-    console::{Console, ConsoleError, Escape, OsTermReport, Terminal},
+    console::{Console, Escape, OsTermReport},
     control::{Control, ControlError},
     lifecycle::End,
-    machine::{Machine, MachineError},
-    partition::lasting::Lasting,
-    partition::processor_threads::ProcessorThreads,
+    machine::RunningMachine,
     sandbox::{self, Role},
+    session::{FrontEnd, LifeError, Lives, Next, Session},
     spec::ConsoleKind,
     spec::MachineDescription,
-    stats::{Statistics, StatisticsFile, StatsError},
 };
 
 /// Why a run failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// Not on this architecture.
-    #[error(
-        "guests run on ppc64le hosts with KVM, and this is {}; to try it here, run `cargo lab \
-         demo` in the source tree: it emulates a POWER host",
-        std::env::consts::ARCH
-    )]
-    WrongArchitecture,
-    /// The machine cannot be made, or not be given back.
-    #[cfg(target_arch = "powerpc64")]
+    /// The machine cannot be run, or not be given back.
     #[error(transparent)]
-    Machine(#[from] MachineError),
-    /// The machine cannot be made again after a reboot, or not be given back.
-    #[cfg(target_arch = "powerpc64")]
-    #[error("{when}")]
-    Later {
-        /// At which point of the machine's life.
-        when: &'static str,
-        /// Why.
-        source: MachineError,
-    },
-    /// There are no random bytes.
-    #[cfg(target_arch = "powerpc64")]
-    #[error("cannot get random bytes")]
-    Random(#[source] std::io::Error),
-    /// There are no threads for the processors.
-    #[cfg(target_arch = "powerpc64")]
-    #[error("cannot start the processors' threads")]
-    Threads(#[source] std::io::Error),
+    Session(#[from] SessionError),
     /// There is no sandbox.
     #[cfg(target_arch = "powerpc64")]
     #[error("cannot set up the sandbox")]
     Sandbox(#[source] std::io::Error),
-    /// There is no console.
-    #[cfg(target_arch = "powerpc64")]
-    #[error(transparent)]
-    Console(#[from] ConsoleError),
     /// The control plane does not work.
     #[cfg(target_arch = "powerpc64")]
     #[error(transparent)]
     Control(#[from] ControlError),
-    /// The counters could not be written.
-    #[cfg(target_arch = "powerpc64")]
-    #[error(transparent)]
-    Stats(#[from] StatsError),
-    /// The file for the counters cannot be made.
-    #[cfg(target_arch = "powerpc64")]
-    #[error(transparent)]
-    StatsFile(StatsError),
     /// The guest's kernel gave up.
     #[cfg(target_arch = "powerpc64")]
     #[error("{0}")]
@@ -88,33 +48,19 @@ pub enum RunError {
 impl RunError {
     /// What is said of it: the option that it is about, if any, and what went wrong with its causes.
     pub fn message(&self) -> String {
-        setting::message(self, self.setting().and_then(cli::option_of))
-    }
-
-    #[cfg(target_arch = "powerpc64")]
-    fn setting(&self) -> Option<Setting> {
-        match self {
-            Self::Machine(error) => error.setting(),
-            Self::Console(error) => error.setting(),
-            Self::StatsFile(_) | Self::Stats(_) => Some(Setting::Stats),
+        let setting = match self {
+            Self::Session(error) => error.setting(),
+            #[cfg(target_arch = "powerpc64")]
             _ => None,
-        }
-    }
-
-    #[cfg(not(target_arch = "powerpc64"))]
-    fn setting(&self) -> Option<Setting> {
-        None
+        };
+        setting::message(self, setting.and_then(cli::option_of))
     }
 
     /// The process' exit status: 2 when what was asked for cannot be run on this host, 1 when
     /// something failed on the way.
     pub fn exit_status(&self) -> u8 {
         match self {
-            Self::WrongArchitecture => 2,
-            #[cfg(target_arch = "powerpc64")]
-            Self::Machine(error) => error.exit_status(),
-            #[cfg(target_arch = "powerpc64")]
-            Self::Console(ConsoleError::File { .. }) | Self::StatsFile(_) => 2,
+            Self::Session(error) => error.exit_status(),
             #[cfg(target_arch = "powerpc64")]
             _ => 1,
         }
@@ -127,7 +73,7 @@ impl RunError {
 /// When the guest cannot be run, or ends otherwise than by powering off.
 #[cfg(not(target_arch = "powerpc64"))]
 pub fn run(_arguments: &RunArguments, _started: Instant) -> Result<(), RunError> {
-    Err(RunError::WrongArchitecture)
+    Err(SessionError::WrongArchitecture.into())
 }
 
 /// Runs a guest until it powers off; `started` is when this process began.
@@ -137,54 +83,21 @@ pub fn run(_arguments: &RunArguments, _started: Instant) -> Result<(), RunError>
 #[cfg(target_arch = "powerpc64")]
 pub fn run(arguments: &RunArguments, started: Instant) -> Result<(), RunError> {
     let description = MachineDescription::from(arguments);
-    let file = arguments.stats.clone().map(StatisticsFile::create);
-    let file = file.transpose().map_err(RunError::StatsFile)?;
-    let mut statistics = Statistics::default();
-    let result = run_machine(&description, &arguments.console, started, &mut statistics);
-    statistics.outcome = match &result {
-        Ok(Gone::PowerOff) => "power-off",
-        Ok(Gone::Left) => "quit",
-        Err(RunError::OsTerm(_)) => "os-term",
-        Err(RunError::Asked(_)) => "signal",
-        Err(_) => "error",
-    }
-    .to_owned();
-    let written = file.map_or(Ok(()), |file| file.write(&statistics));
-    let written = written.map_err(RunError::from);
-    // The guest's end is the news; a file that could not be written beside it is not lost though.
-    match (result, written) {
-        (Err(error), Err(stats)) => {
-            log::error!("{}", spapr_devices::error_chain::chain(&stats));
-            Err(error)
-        }
-        (result, written) => result.map(drop).and(written),
-    }
-}
-
-/// How a run ended well.
-#[cfg(target_arch = "powerpc64")]
-enum Gone {
-    /// The guest powered off.
-    PowerOff,
-    /// The user left it.
-    Left,
+    let mut session = Session::new(&description, arguments.stats.clone(), started)?;
+    let result = run_machine(&mut session, &description, &arguments.console);
+    session.finish(result)
 }
 
 #[cfg(target_arch = "powerpc64")]
 fn run_machine(
+    session: &mut Session<'_>,
     description: &MachineDescription,
     console: &ConsoleKind,
-    started: Instant,
-    statistics: &mut Statistics,
-) -> Result<Gone, RunError> {
+) -> Result<(), RunError> {
     // Before the console, so that what is wrong is said on a terminal that still wraps lines.
-    if let Err(error) = crate::descriptor_limit::raise() {
-        log::warn!("cannot raise the limit on open files: {error}");
-    }
-    let lasting = Lasting::new(description).map_err(RunError::Random)?;
-    let mut machine = Some(Machine::new(description, &lasting)?);
-    let control = Control::new()?;
-    let mut console = Console::open(console)?;
+    let machine = session.make_machine()?;
+    let mut foreground = Foreground(Control::new()?);
+    let mut console = Console::open(console).map_err(SessionError::from)?;
     if let Some(name) = &console.pty_name {
         let message = format!("the console is {}", name.display());
         crate::logging::tell(&message);
@@ -195,45 +108,52 @@ fn run_machine(
     // Threads have the paths that the one which starts them has.
     let paths = sandbox::machine_paths(description);
     sandbox::restrict_paths(&paths).map_err(RunError::Sandbox)?;
-    let terminal = Terminal::start(&mut console, description.vty)?;
-    let threads = ProcessorThreads::spawn(description.cpus, Some(sandbox::enter_processor))
-        .map_err(RunError::Threads)?;
-    let threads = Arc::new(threads);
+    let fixtures = session.make_fixtures(&mut console)?;
     sandbox::enter(Role::Main).map_err(RunError::Sandbox)?;
-    loop {
-        let next = match machine.take() {
-            Some(machine) => machine,
-            None => Machine::new(description, &lasting).map_err(|source| RunError::Later {
-                when: "the machine cannot start again after the guest's reboot",
-                source,
-            })?,
-        };
-        let mut running = next.start(&terminal, &lasting, &threads, false)?;
+    let result = session.live(machine, &fixtures, &mut foreground);
+    let (end, given_back) = match result {
+        Ok(end) => (end, Ok(())),
+        Err(LifeError::LeftBehind { end, source }) => {
+            let error: RunError = LifeError::NotGivenBack(source).into_front_end();
+            (end, Err(error))
+        }
+        Err(error) => return Err(error.into_front_end()),
+    };
+    let failure = match end {
+        End::PowerOff | End::Left | End::Reboot | End::Reset => return given_back,
+        End::OsTerm(reason) => RunError::OsTerm(fixtures.terminal.os_term_report(reason)),
+        End::Quit => RunError::Asked("a monitor"),
+        End::Asked(by) => RunError::Asked(by),
+        End::Failed(message) => RunError::Processor(message),
+    };
+    // How the guest ended is the news; what was not given back is not lost beside it.
+    if let Err(error) = given_back {
+        log::error!("{}", spapr_devices::error_chain::chain(&error));
+    }
+    Err(failure)
+}
+
+/// A process that its guest, its user or a signal ends.
+#[cfg(target_arch = "powerpc64")]
+struct Foreground(Control);
+
+#[cfg(target_arch = "powerpc64")]
+impl FrontEnd<Lives<'_, '_>> for Foreground {
+    type Error = RunError;
+
+    fn wait(&mut self, running: &mut RunningMachine) -> Result<End, RunError> {
         let alarms = running.alarms();
-        let waited = control.wait_for_end(running.lifecycle(), alarms);
-        let (end, released) = running.stop(started, statistics);
-        waited?;
-        let released = released.map_err(|source| RunError::Later {
-            when: "the machine was not given back whole",
-            source,
-        });
-        // How the guest ended is the news; what was not given back is not lost beside it.
-        if let Err(error) = &released
-            && !matches!(end, End::PowerOff | End::Left | End::Reboot | End::Reset)
-        {
-            log::error!("{}", spapr_devices::error_chain::chain(error));
-        }
+        Ok(self.0.wait_for_end(running.lifecycle(), alarms)?)
+    }
+
+    fn ended(&mut self, end: &End) -> Next {
         match end {
-            End::PowerOff => return released.map(|()| Gone::PowerOff),
-            End::Left => return released.map(|()| Gone::Left),
-            End::Reboot | End::Reset => {
-                released?;
-                statistics.reboots += 1;
-            }
-            End::OsTerm(reason) => return Err(RunError::OsTerm(terminal.os_term_report(reason))),
-            End::Quit => return Err(RunError::Asked("a monitor")),
-            End::Asked(by) => return Err(RunError::Asked(by)),
-            End::Failed(message) => return Err(RunError::Processor(message)),
+            End::Reboot | End::Reset => Next::Restart,
+            _ => Next::Exit,
         }
+    }
+
+    fn wait_while_none_runs(&mut self) -> Result<End, RunError> {
+        Ok(self.0.wait_while_none_runs(|_| {})?)
     }
 }

@@ -18,7 +18,8 @@ pub struct StatsError {
 /// The counters of one run of a machine, over all its reboots.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Statistics {
-    /// How the run ended: `power-off`, `signal`, `os-term`, `error`.
+    /// How the run ended: `power-off`, `quit` (by a user or a monitor), `signal`, `os-term`,
+    /// `error`.
     pub outcome: String,
     /// How often the guest rebooted.
     pub reboots: u64,

@@ -299,7 +299,7 @@ fn impossible_windows_are_refused_without_asking_the_kernel() {
 }
 
 #[test]
-fn a_v1_container_is_enabled_once_for_a_window_within_its_own() {
+fn a_v1_container_is_enabled_once_for_a_window_within_its_own_and_disabled_with_it() {
     Kernel::install(|_| {});
     let container = attach(IommuPolicy::V1).unwrap();
     Kernel::calls();
@@ -314,7 +314,10 @@ fn a_v1_container_is_enabled_once_for_a_window_within_its_own() {
         iova: 0,
         bytes: 0x8000_0000,
     };
-    assert_eq!(Kernel::calls(), [unmap]);
+    assert_eq!(Kernel::calls(), [unmap, Call::Disable]);
+    // For the next guest it is enabled again, and no more of the limit is taken than for one.
+    assert_eq!(container.create_window(default_window()).unwrap(), 1);
+    assert_eq!(Kernel::calls(), [Call::Enable]);
     let message = chain(&container.create_window(large_window()).unwrap_err());
     assert!(message.contains("no pages of 64 KiB") && message.contains("it has 4 KiB"));
     for (bus_offset, entries) in [(0, 1 << 20), (0x8000_0000, 1), (u64::MAX - 4095, 1)] {

@@ -77,6 +77,11 @@ pub(super) fn container_enable(container: BorrowedFd<'_>) -> Result<(), Errno> {
     nothing(unsafe { ioctl(&container, CONTAINER_ENABLE) })
 }
 
+pub(super) fn container_disable(container: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: the request takes no argument.
+    nothing(unsafe { ioctl(&container, CONTAINER_DISABLE) })
+}
+
 pub(super) fn container_get_info(
     container: BorrowedFd<'_>,
     info: &mut vfio_iommu_spapr_tce_info,

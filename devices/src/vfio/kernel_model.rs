@@ -23,6 +23,7 @@ pub(super) enum Call {
     CheckExtension(u32),
     SetIommu(u32),
     Enable,
+    Disable,
     GetInfo,
     CreateWindow {
         shift: u32,
@@ -247,6 +248,13 @@ pub(super) fn container_enable(_: BorrowedFd<'_>) -> Result<(), Errno> {
             return error(libc::EBUSY);
         }
         kernel.enabled = true;
+        Ok(())
+    })
+}
+
+pub(super) fn container_disable(_: BorrowedFd<'_>) -> Result<(), Errno> {
+    run(Call::Disable, |kernel| {
+        kernel.enabled = false;
         Ok(())
     })
 }

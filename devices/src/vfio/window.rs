@@ -231,7 +231,7 @@ impl Container {
     }
 
     /// Removes the window that starts at `start`, with all that it maps. In a v1 container the
-    /// window stays and everything in it is unmapped.
+    /// window stays, everything in it is unmapped, and what it counted as locked is given back.
     ///
     /// # Errors
     /// The kernel's refusal.
@@ -250,9 +250,18 @@ impl Container {
         let info = self.info();
         match self.unmap(info.window_start, info.window_bytes) {
             // The kernel makes the window's table with the first mapping.
-            Err(errno) if errno.errno() == libc::ENXIO => Ok(()),
-            other => other,
+            Err(errno) if errno.errno() == libc::ENXIO => {}
+            other => other?,
         }
+        self.disable()
+    }
+
+    /// Undoes [`Container::enable`].
+    fn disable(&self) -> Result<(), Errno> {
+        let mut enabled = self.enabled();
+        kernel::container_disable(self.as_fd())?;
+        *enabled = false;
+        Ok(())
     }
 
     fn check_fixed_window(&self, wanted: Ioba, bytes: u64) -> Result<(), WindowError> {

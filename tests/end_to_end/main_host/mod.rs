@@ -27,6 +27,7 @@ mod os_term;
 mod output;
 mod passthrough_refused;
 mod raw_terminal;
+mod reboot;
 mod refused_at_run_time;
 mod refused_at_start;
 mod sandbox;

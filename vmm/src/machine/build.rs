@@ -5,10 +5,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
-use log::Level;
 use spapr_devices::board::Board;
 use spapr_devices::dma_windows::DmaWindows;
-use spapr_devices::guest_message;
 use spapr_devices::interrupts::{ControllerKind, LisnAllocator};
 use spapr_devices::pci::{HostBridge, HostBridgeNode, PciError};
 use spapr_devices::rtas::{self, KERNEL_SERVICES};
@@ -24,8 +22,9 @@ use super::bar_slots::BarSlots;
 use super::bulk_calls::{self, BulkCallSwitch};
 use super::device_interrupts;
 use super::dma_windows;
+use super::kept::Kept;
 use super::memory_check::{self, MemoryCheckError};
-use super::passthrough::{self, AttachedGroup, PassthroughError};
+use super::passthrough::{AttachedGroup, PassthroughError, TakenGroup};
 use super::populator::Wake;
 use super::processor_facts::{self, ProcessorError};
 use crate::boot::kernel::Kernel;
@@ -192,16 +191,20 @@ pub struct Machine {
     pub(super) capabilities: Capabilities,
     pub(super) vm: Arc<VmFd>,
     pub(super) ram: GuestRam,
+    pub(super) kept: Kept,
 }
 
 impl Machine {
-    /// Makes the machine that `description` names, with what `lasting` keeps of its former lives, and
-    /// loads its guest. Nothing runs yet, and unless
-    /// the description says otherwise, no memory is locked.
+    /// Makes the machine that `description` names, with what `lasting` and `kept` have of its former lives,
+    /// and loads its guest. Nothing runs yet, and unless the description says otherwise, no memory is locked.
     ///
     /// # Errors
     /// What the host lacks or what of the description is impossible; all is given back then.
-    pub fn new(description: &MachineDescription, lasting: &Lasting) -> Result<Self, MachineError> {
+    pub fn new(
+        description: &MachineDescription,
+        lasting: &Lasting,
+        mut kept: Kept,
+    ) -> Result<Self, MachineError> {
         // First what needs nothing of the host.
         let room = room_for_kernel(description.memory.0);
         let files = lasting.boot_files(description)?;
@@ -210,19 +213,10 @@ impl Machine {
             vm,
             capabilities,
             controller,
-            kvm,
             speculation,
-        } = make_vm(description)?;
-        let ram = make_ram(description)?;
-        let slots = Arc::new(MemorySlots::new(
-            Arc::clone(&vm),
-            capabilities.max_memory_slots,
-        ));
-        let range = ram.host_range();
-        // SAFETY: the memory lives as long as `ram`, of which the machine holds a clone until the
-        // VM is gone; it is only ever accessed as volatile guest memory.
-        unsafe { slots.add(GuestPhysicalAddress(0), range.start, range.bytes) }
-            .map_err(KvmRefusal::from)?;
+        } = make_vm(kept.kvm()?, description)?;
+        let ram = kept.cleared_ram(description)?;
+        let slots = slots_with(&ram, &vm, &capabilities)?;
         let interrupts = Arc::new(
             InterruptController::new(controller, &vm, &slots, description.cpus, ram.bytes())
                 .map_err(KvmRefusal::from)?,
@@ -242,7 +236,15 @@ impl Machine {
             notices,
             dma_windows,
             bridges,
-        } = attach_devices(description, &ram, &vm, &capabilities, controller, &pci)?;
+        } = attach_devices(
+            description,
+            &ram,
+            &mut kept,
+            &vm,
+            &capabilities,
+            controller,
+            &pci,
+        )?;
         let tree = MachineTree {
             ram_bytes: ram.bytes(),
             cpus: description.cpus,
@@ -250,10 +252,7 @@ impl Machine {
             processor,
             interrupt_controller: controller,
             vty: description.vty,
-            host_bridges: bridges
-                .iter()
-                .map(|bridge| host_bridge_node(bridge, &dma_windows))
-                .collect(),
+            host_bridges: host_bridge_nodes(&bridges, &dma_windows),
             uuid: lasting.uuid.to_string(),
             rng_seed: rng_seed()?,
         };
@@ -268,7 +267,7 @@ impl Machine {
             bulk_calls_due,
             populator,
             settles,
-        } = prepare_engine(engine, description, &kvm, &vm, &capabilities)?;
+        } = prepare_engine(engine, description, kept.kvm()?, &vm, &capabilities)?;
         Ok(Self {
             engine,
             populator,
@@ -284,6 +283,7 @@ impl Machine {
             capabilities,
             vm,
             ram,
+            kept,
         })
     }
 }
@@ -297,23 +297,18 @@ fn rng_seed() -> Result<[u8; 64], MachineError> {
     Ok(seed)
 }
 
-fn make_ram(description: &MachineDescription) -> Result<GuestRam, MemoryError> {
-    warn_of_little_memory(description);
-    match description.hugepages {
-        Some(pages) => GuestRam::in_hugepages(description.memory, pages),
-        None => GuestRam::new(description.memory),
-    }
-}
-
-fn warn_of_little_memory(description: &MachineDescription) {
-    let (cpus, memory) = (description.cpus, description.memory);
-    if let Some(more) = memory::more_memory_for(cpus, memory.0) {
-        guest_message!(
-            Level::Warn,
-            "{cpus} processors with {memory} of memory: Linux needs some MiB for each and may run out of \
-             memory as it starts; give fewer, or {more}"
-        );
-    }
+/// The memory slots of `vm`, with `ram` in the first.
+fn slots_with(
+    ram: &GuestRam,
+    vm: &Arc<VmFd>,
+    capabilities: &Capabilities,
+) -> Result<Arc<MemorySlots>, KvmRefusal> {
+    let slots = MemorySlots::new(Arc::clone(vm), capabilities.max_memory_slots);
+    let range = ram.host_range();
+    // SAFETY: the memory lives as long as `ram`, of which the machine holds a clone until the
+    // VM is gone; it is only ever accessed as volatile guest memory.
+    unsafe { slots.add(GuestPhysicalAddress(0), range.start, range.bytes) }?;
+    Ok(Arc::new(slots))
 }
 
 /// A VM without memory and processors.
@@ -321,13 +316,11 @@ struct Vm {
     vm: Arc<VmFd>,
     capabilities: Capabilities,
     controller: ControllerKind,
-    kvm: Kvm,
     speculation: Told,
 }
 
-fn make_vm(description: &MachineDescription) -> Result<Vm, MachineError> {
-    let kvm = host::open()?;
-    let vm = Arc::new(host::create_vm(&kvm)?);
+fn make_vm(kvm: &Kvm, description: &MachineDescription) -> Result<Vm, MachineError> {
+    let vm = Arc::new(host::create_vm(kvm)?);
     host::require_radix(&vm)?;
     let capabilities = Capabilities::of(&vm);
     let controller =
@@ -351,7 +344,6 @@ fn make_vm(description: &MachineDescription) -> Result<Vm, MachineError> {
         vm,
         capabilities,
         controller,
-        kvm,
         speculation,
     })
 }
@@ -448,6 +440,13 @@ fn make_vcpus(
     Ok((vcpus, facts))
 }
 
+fn host_bridge_nodes(bridges: &[HostBridge], dma_windows: &DmaWindows) -> Vec<HostBridgeNode> {
+    let nodes = bridges.iter();
+    nodes
+        .map(|bridge| host_bridge_node(bridge, dma_windows))
+        .collect()
+}
+
 fn host_bridge_node(bridge: &HostBridge, dma_windows: &DmaWindows) -> HostBridgeNode {
     let node = bridge.node(DEFAULT_WINDOW);
     if dma_windows.are_offered(bridge.index()) {
@@ -468,6 +467,7 @@ struct Attached {
 fn attach_devices(
     description: &MachineDescription,
     ram: &GuestRam,
+    kept: &mut Kept,
     vm: &Arc<VmFd>,
     capabilities: &Capabilities,
     controller: ControllerKind,
@@ -479,8 +479,8 @@ fn attach_devices(
     let mut notices = Vec::new();
     if !description.vfio.is_empty() {
         let kvm_device = Arc::new(VfioKvmDevice::new(vm).map_err(KvmRefusal::from)?);
-        let groups = passthrough::attach(&description.vfio, description.iommu)?;
-        let containers: Vec<_> = groups.iter().map(|group| &*group.container).collect();
+        let groups = kept.groups(description)?;
+        let containers: Vec<_> = groups.iter().map(TakenGroup::container).collect();
         memory_check::check(&containers, ram, &policy, description.ddw)?;
         let can_bind = capabilities.spapr_tce_64 && capabilities.spapr_tce_vfio;
         for group in groups {
@@ -489,7 +489,7 @@ fn attach_devices(
                 container,
                 functions,
                 notices: of_group,
-            } = group;
+            } = group.open()?;
             notices.extend(of_group);
             let bridge = HostBridge::new(number, pci, functions)?;
             device_interrupts::tell(&bridge, controller);

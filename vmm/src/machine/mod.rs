@@ -15,6 +15,8 @@ mod device_interrupts;
 #[cfg(target_arch = "powerpc64")]
 mod device_notices;
 #[cfg(target_arch = "powerpc64")]
+mod kept;
+#[cfg(target_arch = "powerpc64")]
 mod memory_check;
 #[cfg(target_arch = "powerpc64")]
 mod passthrough;
@@ -29,5 +31,7 @@ mod running;
 
 #[cfg(target_arch = "powerpc64")]
 pub use build::{Machine, MachineError};
+#[cfg(target_arch = "powerpc64")]
+pub use kept::Kept;
 #[cfg(target_arch = "powerpc64")]
 pub use running::{MachineControls, RunningMachine};

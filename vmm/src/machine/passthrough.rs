@@ -65,6 +65,14 @@ impl PassthroughError {
     }
 }
 
+/// An IOMMU group in its container, which nobody else can have, and what of it the guest gets where.
+pub(super) struct TakenGroup {
+    /// Number of its host bridge.
+    bridge: u8,
+    container: Arc<Container>,
+    members: Vec<(PciAddress, DeviceFunction)>,
+}
+
 /// One IOMMU group in its container, with the functions of it that the guest gets.
 pub(super) struct AttachedGroup {
     /// Number of its host bridge.
@@ -75,15 +83,14 @@ pub(super) struct AttachedGroup {
     pub(super) notices: Vec<Alarm>,
 }
 
-/// Takes the groups of `devices` and opens them, reset, in the order of their bridges' numbers.
-/// Nothing is locked yet.
+/// Takes the groups of `devices`, in the order of their bridges' numbers. Nothing is locked yet.
 ///
 /// # Errors
 /// What stands in the way, and how to clear it; all groups are given back then.
-pub(super) fn attach(
+pub(super) fn take(
     devices: &[PassedThroughDevice],
     policy: IommuPolicy,
-) -> Result<Vec<AttachedGroup>, PassthroughError> {
+) -> Result<Vec<TakenGroup>, PassthroughError> {
     let host = HostPaths::default();
     let mut by_group: BTreeMap<GroupNumber, Vec<PassedThroughDevice>> = BTreeMap::new();
     // Groups in the order in which the user named them: each gets a host bridge in that order.
@@ -109,51 +116,69 @@ pub(super) fn attach(
         };
         let bridge = guest_places::bridge(&members, &bridges).map_err(place_error)?;
         bridges.push(bridge);
-        groups.push(attach_group(&host, number, &members, policy, bridge)?);
+        groups.push(TakenGroup::take(&host, number, &members, policy, bridge)?);
     }
     groups.sort_by_key(|group| group.bridge);
     Ok(groups)
 }
 
-fn attach_group(
-    host: &HostPaths,
-    number: GroupNumber,
-    members: &[PassedThroughDevice],
-    policy: IommuPolicy,
-    bridge: u8,
-) -> Result<AttachedGroup, PassthroughError> {
-    let place_error = |source| PassthroughError::Place {
-        group: number,
-        source,
-    };
-    let places = guest_places::choose(members).map_err(place_error)?;
-    let group = Group::open(host, number)?;
-    let container = Arc::new(Container::attach(host, group, policy)?);
-    guest_message!(
-        Level::Info,
-        "IOMMU group {number}: {} container",
-        container.version()
-    );
-    let mut functions: Vec<(DeviceFunction, Arc<dyn FunctionBackend>)> = Vec::new();
-    let mut notices = Vec::new();
-    for (member, place) in members.iter().zip(places) {
-        let address = member.host;
-        let device = Device::open(Arc::clone(&container), address)?;
-        if !device.reset()? {
-            guest_message!(
-                Level::Warn,
-                "PCI device {address} cannot be reset by itself: the guest finds it as its last \
-                 user left it, and so it does after a reboot"
-            );
-        }
-        let watched = device_notices::watch(&device);
-        notices.extend(watched.map_err(|source| PassthroughError::Watch { address, source })?);
-        functions.push((place, Arc::new(VfioFunction::new(device)?)));
+impl TakenGroup {
+    fn take(
+        host: &HostPaths,
+        number: GroupNumber,
+        members: &[PassedThroughDevice],
+        policy: IommuPolicy,
+        bridge: u8,
+    ) -> Result<Self, PassthroughError> {
+        let places = guest_places::choose(members).map_err(|source| PassthroughError::Place {
+            group: number,
+            source,
+        })?;
+        let group = Group::open(host, number)?;
+        let container = Arc::new(Container::attach(host, group, policy)?);
+        guest_message!(
+            Level::Info,
+            "IOMMU group {number}: {} container",
+            container.version()
+        );
+        let addresses = members.iter().map(|member| member.host);
+        Ok(Self {
+            bridge,
+            container,
+            members: addresses.zip(places).collect(),
+        })
     }
-    Ok(AttachedGroup {
-        bridge,
-        container,
-        functions,
-        notices,
-    })
+
+    /// The container.
+    pub(super) fn container(&self) -> &Container {
+        &self.container
+    }
+
+    /// Opens the devices, reset.
+    ///
+    /// # Errors
+    /// Why one cannot be used; none is open then.
+    pub(super) fn open(&self) -> Result<AttachedGroup, PassthroughError> {
+        let mut functions: Vec<(DeviceFunction, Arc<dyn FunctionBackend>)> = Vec::new();
+        let mut notices = Vec::new();
+        for &(address, place) in &self.members {
+            let device = Device::open(Arc::clone(&self.container), address)?;
+            if !device.reset()? {
+                guest_message!(
+                    Level::Warn,
+                    "PCI device {address} cannot be reset by itself: the guest finds it as its last \
+                     user left it, and so it does after a reboot"
+                );
+            }
+            let watched = device_notices::watch(&device);
+            notices.extend(watched.map_err(|source| PassthroughError::Watch { address, source })?);
+            functions.push((place, Arc::new(VfioFunction::new(device)?)));
+        }
+        Ok(AttachedGroup {
+            bridge: self.bridge,
+            container: Arc::clone(&self.container),
+            functions,
+            notices,
+        })
+    }
 }

@@ -12,6 +12,7 @@ use spapr_devices::rtas::PowerEvents;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::build::{Machine, MachineError};
+use super::kept::Kept;
 use super::populator::{Populator, Wake};
 use super::report;
 use crate::console::Terminal;
@@ -43,6 +44,8 @@ pub struct RunningMachine {
     lifecycle: Arc<Lifecycle>,
     bulk_calls_due: Option<OwnedFd>,
     notices: Vec<Alarm>,
+    /// After the partition, which uses it.
+    kept: Kept,
 }
 
 impl Machine {
@@ -98,6 +101,7 @@ impl Machine {
             lifecycle,
             bulk_calls_due: self.bulk_calls_due,
             notices: self.notices,
+            kept: self.kept,
         };
         for (server, vcpu) in (0..).zip(self.vcpus) {
             let processor = Processor::new(vcpu, server, Arc::clone(&running.partition))?;
@@ -165,17 +169,18 @@ impl RunningMachine {
         alarms
     }
 
-    /// Stops the processors, adds what was counted to `statistics`, and gives back devices, windows
-    /// and locked memory. `started` is when this process began.
+    /// Stops the processors, adds what was counted to `statistics`, and gives back devices, windows,
+    /// locked memory and the VM, in this order: memory that a window maps must stay where it is. `started` is
+    /// when this process began.
     ///
-    /// Returns how the run ended, and whether all could be given back: that a device cannot be
-    /// stopped or a window not be removed is an error, though the kernel does it when the process
-    /// ends.
+    /// Returns how the run ended, and what the machine's next life takes over if all the rest could be given
+    /// back: that a device cannot be stopped or a window not be removed is an error, though the kernel does
+    /// it when the process ends.
     pub fn stop(
         mut self,
         started: Instant,
         statistics: &mut Statistics,
-    ) -> (End, Result<(), MachineError>) {
+    ) -> (End, Result<Kept, MachineError>) {
         let counters = self.halt();
         report::add(statistics, &self.partition, &counters, started);
         let end = self
@@ -183,7 +188,13 @@ impl RunningMachine {
             .ended()
             .unwrap_or(End::Asked("the control plane"));
         let released = self.release(matches!(end, End::Reboot | End::Reset));
-        (end, released)
+        let kept = std::mem::take(&mut self.kept);
+        drop(self);
+        let kept = released.map(|()| {
+            kept.rest();
+            kept
+        });
+        (end, kept)
     }
 
     /// Stops all processors and collects what they counted.

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`command_line`] | what libvirt's command line asks for |
 //! | [`run`] | from the command line to the end of the process |
-//! | [`machine`] | the lives of a machine under monitors |
+//! | [`machine`] | a machine under monitors |
 //! | [`chardev`] | opening character devices |
 //! | `logged` | a terminal's log |
 //! | `last_words` | what is said before the process ends |

@@ -15,11 +15,14 @@ use super::fd_sets::FdSets;
 use super::inherited::{Inherited, InheritedError};
 use super::monitor::{ChardevFacts, Facts, Monitor};
 use super::qmp::Server;
-use super::state::{GuestState, Next, Policy};
+use super::state::{GuestState, Policy};
 use crate::console::Console;
 use crate::control::{Control, ControlError};
-use crate::lifecycle::{End, Lifecycle};
+use crate::lifecycle::End;
+#[cfg(target_arch = "powerpc64")]
+use crate::lifecycle::Lifecycle;
 use crate::sandbox::{self, Role};
+use crate::session::{Next, SessionError};
 use crate::setting;
 use crate::spec::MachineDescription;
 
@@ -63,14 +66,14 @@ pub enum QemuError {
     NotGivenBack,
     /// The machine cannot be run.
     #[error(transparent)]
-    Machine(#[from] super::machine::MachineError),
+    Session(#[from] SessionError),
 }
 
 impl QemuError {
     /// What is said of it: the option that it is about, if any, and what went wrong with its causes.
     pub fn message(&self) -> String {
         let setting = match self {
-            Self::Machine(error) => error.setting(),
+            Self::Session(error) => error.setting(),
             _ => None,
         };
         setting::message(self, setting.and_then(command_line::option_of))
@@ -291,9 +294,8 @@ impl Serving {
     /// Waits for what a monitor or a signal says while no machine runs: there is none, or that of a
     /// guest that has crashed, which monitors lose then.
     pub(super) fn wait_while_none_runs(&self) -> Result<End, QemuError> {
-        let lifecycle = Arc::new(Lifecycle::new().map_err(resource("an eventfd"))?);
-        self.guest().attach_idle(&lifecycle);
-        let end = self.control.wait_for_end(&lifecycle, Vec::new());
+        let attach = |lifecycle: &_| self.guest().attach_idle(lifecycle);
+        let end = self.control.wait_while_none_runs(attach);
         self.guest().detach();
         Ok(end?)
     }

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::events::Events;
 use crate::dump::{Cancel, Snapshot};
 use crate::lifecycle::{End, Lifecycle};
+use crate::session::Next;
 
 /// How long a machine's end waits for a dump that was told to stop: one whose file does not answer
 /// keeps the memory.
@@ -106,17 +107,6 @@ impl RunState {
             Self::Shutdown | Self::GuestPanicked | Self::InternalError
         )
     }
-}
-
-/// What the main thread does when a machine has stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// Make another one.
-    Restart,
-    /// Wait for what a monitor or a signal says.
-    Wait,
-    /// End the process.
-    Exit,
 }
 
 /// How the guest's ends are taken.

@@ -1,0 +1,84 @@
+//! What a machine has of the host and keeps from one life to the next, so that nobody else gets it in between:
+//! its memory, the IOMMU groups of its devices in their containers, and KVM's device.
+//!
+//! The VM itself and all that KVM has for it are made anew, and each device is opened anew: the kernel gives
+//! one back the configuration that it had before it was first opened, and thaws what EEH has frozen. Only
+//! who has the group can open it.
+
+use kvm_ioctls::Kvm;
+use log::Level;
+use spapr_devices::guest_message;
+
+use super::passthrough::{self, PassthroughError, TakenGroup};
+use crate::kvm::host::{self, HostError};
+use crate::memory::{self, GuestRam, MemoryError};
+use crate::spec::MachineDescription;
+
+/// What a machine keeps over its lives: nothing before the first one.
+///
+/// The groups go before the memory that their containers could map.
+#[derive(Default)]
+pub struct Kept {
+    groups: Option<Vec<TakenGroup>>,
+    ram: Option<GuestRam>,
+    kvm: Option<Kvm>,
+}
+
+impl Kept {
+    /// KVM, opened when it is first asked for.
+    pub(super) fn kvm(&mut self) -> Result<&Kvm, HostError> {
+        let kvm = match self.kvm.take() {
+            Some(kvm) => kvm,
+            None => host::open()?,
+        };
+        Ok(self.kvm.insert(kvm))
+    }
+
+    /// Guest memory, all of it zero: mapped when it is first asked for, and cleared later on.
+    pub(super) fn cleared_ram(
+        &mut self,
+        description: &MachineDescription,
+    ) -> Result<GuestRam, MemoryError> {
+        if let Some(ram) = &self.ram {
+            ram.clear();
+            return Ok(ram.clone());
+        }
+        warn_of_little_memory(description);
+        let ram = match description.hugepages {
+            Some(pages) => GuestRam::in_hugepages(description.memory, pages)?,
+            None => GuestRam::new(description.memory)?,
+        };
+        Ok(self.ram.insert(ram).clone())
+    }
+
+    /// The groups of the devices, taken when they are first asked for.
+    pub(super) fn groups(
+        &mut self,
+        description: &MachineDescription,
+    ) -> Result<&[TakenGroup], PassthroughError> {
+        let groups = match self.groups.take() {
+            Some(groups) => groups,
+            None => passthrough::take(&description.vfio, description.iommu)?,
+        };
+        Ok(self.groups.insert(groups))
+    }
+
+    /// Gives the host what it may have until the next life begins: memory that is not set aside for the guest.
+    /// Nothing of it may be locked for DMA any more.
+    pub(super) fn rest(&self) {
+        if let Some(ram) = &self.ram {
+            ram.give_back();
+        }
+    }
+}
+
+fn warn_of_little_memory(description: &MachineDescription) {
+    let (cpus, memory) = (description.cpus, description.memory);
+    if let Some(more) = memory::more_memory_for(cpus, memory.0) {
+        guest_message!(
+            Level::Warn,
+            "{cpus} processors with {memory} of memory: Linux needs some MiB for each and may run out of \
+             memory as it starts; give fewer, or {more}"
+        );
+    }
+}

@@ -1,0 +1,161 @@
+//! Guest memory for the next guest: all of it zero.
+
+use std::io;
+use std::ptr;
+use std::thread;
+
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+
+use super::GuestRam;
+
+/// Bytes for which it is worth it to start one more thread that clears them: a tenth of a second or two.
+const CLEARED_BY_ONE: u64 = 1 << 30;
+
+impl GuestRam {
+    /// Has all of it read as zero, for another guest. What can be had again is given back to the host, which
+    /// gives clear pages when they are touched. Huge pages and locked memory are overwritten where they are:
+    /// others could have them in between.
+    ///
+    /// Nothing of it may be locked for DMA or be reached by a guest any more, or that goes on with the pages
+    /// that there were.
+    pub fn clear(&self) {
+        if !self.give_back() {
+            self.overwrite(clearing_threads(self.bytes));
+        }
+    }
+
+    /// Gives the host the pages back, but for huge pages and locked memory, as [`GuestRam::clear`] does.
+    /// Returns whether all of it reads as zero now.
+    pub fn give_back(&self) -> bool {
+        if self.is_of_pool {
+            return false;
+        }
+        self.memory.iter().all(|region| {
+            let length = usize::try_from(region.len()).unwrap_or(usize::MAX);
+            // SAFETY: the range is one mapping of the region's, of anonymous memory, to which no reference is
+            // ever made: that it reads as zero afterwards is as if someone had written zeroes to it.
+            let result =
+                unsafe { libc::madvise(region.as_ptr().cast(), length, libc::MADV_DONTNEED) };
+            if result != 0 {
+                // EINVAL for locked memory (mlockall(2)).
+                log::debug!(
+                    "guest memory is kept as it is: {}",
+                    io::Error::last_os_error()
+                );
+            }
+            result == 0
+        })
+    }
+
+    /// Writes zeroes to all of it, with so many threads, or as many of them as there are.
+    fn overwrite(&self, threads: u64) {
+        let share = self.bytes.div_ceil(threads.max(1));
+        let shares = (0..threads.max(1)).map(|index| {
+            let start = (index * share).min(self.bytes);
+            (start, share.min(self.bytes - start))
+        });
+        thread::scope(|scope| {
+            let mut own = Vec::new();
+            for (start, bytes) in shares {
+                let thread = thread::Builder::new().name("clear memory".to_owned());
+                let is_last = start + bytes == self.bytes;
+                let started = !is_last
+                    && thread
+                        .spawn_scoped(scope, move || self.overwrite_part(start, bytes))
+                        .is_ok();
+                if !started {
+                    own.push((start, bytes));
+                }
+            }
+            for (start, bytes) in own {
+                self.overwrite_part(start, bytes);
+            }
+        });
+    }
+
+    fn overwrite_part(&self, start: u64, bytes: u64) {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        for slice in self.memory.get_slices(GuestAddress(start), bytes) {
+            // All of it is memory.
+            let Ok(slice) = slice else { return };
+            // SAFETY: the slice is memory of this process' that may be written, as long as the guard lives,
+            // and no reference to it is ever made.
+            unsafe { ptr::write_bytes(slice.ptr_guard_mut().as_ptr(), 0, slice.len()) };
+        }
+    }
+}
+
+/// How many threads clear so many bytes: as many as this process may use processors, if there is enough for
+/// each to do.
+fn clearing_threads(bytes: u64) -> u64 {
+    let processors = thread::available_parallelism().map_or(1, |number| number.get() as u64);
+    processors.min(bytes / CLEARED_BY_ONE).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::Bytes;
+
+    use super::super::LEAST_BYTES;
+    use super::*;
+    use crate::spec::ByteSize;
+
+    /// Marks at both ends of memory, and where the shares of three or seven threads meet.
+    fn marked() -> (GuestRam, Vec<GuestAddress>) {
+        let ram = GuestRam::new(ByteSize(LEAST_BYTES)).expect("guest memory");
+        let shares = [3, 7].into_iter().flat_map(|threads| {
+            let share = LEAST_BYTES.div_ceil(threads);
+            (1..threads).flat_map(move |index| [index * share - 1, index * share])
+        });
+        let marks = [0, LEAST_BYTES - 1].into_iter().chain(shares);
+        let marks: Vec<_> = marks.map(GuestAddress).collect();
+        for &mark in &marks {
+            ram.mmap().write_obj(0x5a_u8, mark).expect("write");
+        }
+        (ram, marks)
+    }
+
+    #[track_caller]
+    fn assert_clear(ram: &GuestRam, marks: &[GuestAddress]) {
+        for &mark in marks {
+            let byte: u8 = ram.mmap().read_obj(mark).expect("read");
+            assert_eq!(byte, 0, "at {mark:?}");
+        }
+    }
+
+    #[test]
+    fn memory_is_clear_for_the_next_guest_whoever_clears_it() {
+        let (ram, marks) = marked();
+        assert!(ram.give_back());
+        assert_clear(&ram, &marks);
+        for threads in [0, 1, 3, 7, 1000] {
+            let (ram, marks) = marked();
+            ram.overwrite(threads);
+            assert_clear(&ram, &marks);
+        }
+    }
+
+    /// A process that locks its memory has it all the time, also between two guests.
+    #[test]
+    fn locked_memory_is_cleared_where_it_is() {
+        let (ram, marks) = marked();
+        let middle = ram.host_range().start.0 + LEAST_BYTES / 2;
+        let middle = usize::try_from(middle).expect("an address");
+        // SAFETY: it is guest memory, of which it changes nothing.
+        let locked = unsafe { libc::mlock(std::ptr::without_provenance(middle), 0x1_0000) };
+        if locked != 0 {
+            // No page may be locked here.
+            return;
+        }
+        assert!(!ram.give_back(), "locked memory was given back");
+        ram.clear();
+        assert_clear(&ram, &marks);
+    }
+
+    #[test]
+    fn large_memory_is_cleared_by_several() {
+        assert_eq!(clearing_threads(LEAST_BYTES), 1);
+        let processors = thread::available_parallelism().map_or(1, |number| number.get() as u64);
+        assert_eq!(clearing_threads(u64::MAX), processors);
+    }
+}
