@@ -8,9 +8,8 @@ use std::iter::FusedIterator;
 use std::sync::{Arc, OnceLock, Weak};
 
 use spapr_hypercalls::address::Ioba;
-use spapr_hypercalls::engine::Engine;
 use spapr_hypercalls::tce::Permission;
-use spapr_hypercalls::world::{self, GuestRange, HostIommu};
+use spapr_hypercalls::world::GuestRange;
 use vm_memory::bitmap::BS;
 use vm_memory::guest_memory::{Error, GuestMemorySliceIterator};
 use vm_memory::{
@@ -22,12 +21,6 @@ pub trait Translate: Send + Sync {
     /// The guest memory behind bus address `ioba` of bridge number `bridge`, to the end of its IOMMU page; `None`
     /// where no window maps it, or not for all that is `wanted`.
     fn translate(&self, bridge: u8, ioba: Ioba, wanted: Permission) -> Option<GuestRange>;
-}
-
-impl<M: world::GuestMemory, H: HostIommu> Translate for Engine<M, H> {
-    fn translate(&self, bridge: u8, ioba: Ioba, wanted: Permission) -> Option<GuestRange> {
-        Engine::translate(self, bridge, ioba, wanted)
-    }
 }
 
 /// The windows of a machine that is being made: devices are made before it runs, and do DMA once it does.

@@ -15,7 +15,7 @@ use crate::spec::choice::{self, Choice};
 use crate::spec::speculation::Wanted;
 use crate::spec::{
     ByteSize, ConsoleKind, DdwMode, HugepageSize, InterruptControllerMode, LockRegion,
-    MachineDescription, PassedThroughDevice,
+    MachineDescription, PassedThroughDevice, VirtualDevice, VirtualDeviceKind,
 };
 
 /// A VMM for ppc64le KVM (pseries) guests with passed-through PCI devices.
@@ -72,6 +72,15 @@ pub struct RunArguments {
     /// it: without DDDD it is in domain 0, without F it is function 0.
     #[arg(long, value_name = "DDDD:BB:DD.F")]
     pub vfio: Vec<PciAddress>,
+
+    /// Give the guest a virtio entropy device, with random bytes of this host's kernel.
+    #[arg(long)]
+    pub rng: bool,
+
+    /// Have virtio devices do DMA by bus addresses, through their host bridge's DMA window
+    /// (VIRTIO_F_ACCESS_PLATFORM), as passed-through devices do: slower, and they reach what the guest maps alone.
+    #[arg(long)]
+    pub iommu_platform: bool,
 
     /// Who serves the guest's TCE hypercalls (H_PUT_TCE and its kin).
     #[arg(long, default_value = "auto", value_name = "MODE", value_parser = one_of(&choice::TCE))]
@@ -242,6 +251,7 @@ impl From<&RunArguments> for MachineDescription {
                 .iter()
                 .map(|&host| PassedThroughDevice { host, place: None })
                 .collect(),
+            virtual_devices: arguments.rng.then(|| rng(arguments)).into_iter().collect(),
             tce: arguments.tce,
             lock: arguments.lock,
             lock_region: arguments.lock_region.map(|region| region.0),
@@ -253,6 +263,15 @@ impl From<&RunArguments> for MachineDescription {
             uuid: None,
             clock_offset_seconds: 0,
         }
+    }
+}
+
+fn rng(arguments: &RunArguments) -> VirtualDevice {
+    VirtualDevice {
+        kind: VirtualDeviceKind::Rng,
+        name: "--rng".to_owned(),
+        place: None,
+        by_bus_address: arguments.iommu_platform,
     }
 }
 

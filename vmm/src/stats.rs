@@ -55,10 +55,12 @@ pub struct BulkCallStatistics {
 pub struct WindowStatistics {
     /// LIOBN, in hexadecimal.
     pub liobn: String,
-    /// IOMMU group of the host.
-    pub group: u32,
-    /// Version of the VFIO container.
-    pub container: u32,
+    /// IOMMU group of the host; left out where all devices are this process'.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<u32>,
+    /// Version of the VFIO container, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<u32>,
     /// First bus address.
     pub bus_offset: u64,
     /// Bytes of a page.

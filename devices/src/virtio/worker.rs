@@ -38,7 +38,8 @@ impl Drop for Worker {
     fn drop(&mut self) {
         // A first write never fails.
         let _ = self.end.write(1);
-        if let Some(thread) = self.thread.take() {
+        let is_itself = |thread: &JoinHandle<()>| thread.thread().id() == thread::current().id();
+        if let Some(thread) = self.thread.take().filter(|thread| !is_itself(thread)) {
             // It does not panic: what it is given comes as errors.
             let _ = thread.join();
         }

@@ -1,181 +1,50 @@
 //! Making a machine from its description.
 
-use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use spapr_devices::board::Board;
+use spapr_devices::dma::Windows;
 use spapr_devices::dma_windows::DmaWindows;
 use spapr_devices::interrupts::{ControllerKind, LisnAllocator};
-use spapr_devices::pci::{HostBridge, HostBridgeNode, PciError};
-use spapr_devices::rtas::{self, KERNEL_SERVICES};
+use spapr_devices::pci::HostBridge;
+use spapr_devices::rtas::KERNEL_SERVICES;
 use spapr_devices::vfio::host_page_bytes;
 use spapr_hypercalls::abi;
 use spapr_hypercalls::address::GuestPhysicalAddress;
-use spapr_hypercalls::engine::{Engine, EngineError, HostBridge as EngineBridge, WindowError};
-use spapr_hypercalls::locking::RegionSize;
-use spapr_hypercalls::policy::Policy;
-use spapr_hypercalls::world::GuestRange;
+use spapr_hypercalls::engine::Engine;
 
 use super::bar_slots::BarSlots;
+use super::bridges::{self, Attached};
 use super::bulk_calls::{self, BulkCallSwitch};
-use super::device_interrupts;
-use super::dma_windows;
+use super::error::{KvmRefusal, MachineError};
 use super::kept::Kept;
-use super::memory_check::{self, MemoryCheckError};
-use super::passthrough::{AttachedGroup, PassthroughError, TakenGroup};
+use super::policy::policy;
 use super::populator::Wake;
-use super::processor_facts::{self, ProcessorError};
+use super::processor_facts;
+use crate::boot::device_tree::MachineTree;
 use crate::boot::kernel::Kernel;
 use crate::boot::layout::room_for_kernel;
-use crate::boot::{self, BootError, Entry, Payload, device_tree::MachineTree};
+use crate::boot::{self, BootError, Entry, Payload};
 use crate::control::Alarm;
-use crate::kvm::host::{self, Capabilities, HostError};
-use crate::kvm::memory_slots::{MemorySlotError, MemorySlots};
-use crate::kvm::vcpu::{PseriesVcpu, VcpuError};
-use crate::kvm::vfio_device::{VfioDeviceError, VfioKvmDevice};
-use crate::kvm::vm::{PseriesVm, VmError};
-use crate::kvm::xive::XiveError;
-use crate::memory::{self, GuestRam, MemoryError};
-use crate::partition::host_iommu::GroupIommu;
-use crate::partition::interrupt_controller::{InterruptController, InterruptControllerError};
+use crate::kvm::host::{self, Capabilities};
+use crate::kvm::memory_slots::MemorySlots;
+use crate::kvm::vcpu::PseriesVcpu;
+use crate::kvm::vm::PseriesVm;
+use crate::memory::{self, GuestRam};
+use crate::partition::bridge_iommu::BridgeIommu;
+use crate::partition::interrupt_controller::InterruptController;
 use crate::partition::lasting::Lasting;
 use crate::random;
-use crate::setting::Setting;
-use crate::spec::{DEFAULT_WINDOW, MachineDescription};
-use crate::speculation::{NotPromised, Told};
-
-/// Why there is no machine.
-#[derive(Debug, thiserror::Error)]
-pub enum MachineError {
-    /// This host cannot run it.
-    #[error(transparent)]
-    Host(#[from] HostError),
-    /// There is no guest memory.
-    #[error(transparent)]
-    Memory(#[from] MemoryError),
-    /// More processors than KVM runs.
-    #[error("{asked} processors are more than this host's KVM runs ({most}); give fewer")]
-    TooManyProcessors {
-        /// As asked for.
-        asked: u32,
-        /// The most.
-        most: u32,
-    },
-    /// The processors cannot be described to the guest.
-    #[error(transparent)]
-    Processor(#[from] ProcessorError),
-    /// The guest is to be told that its processor is safer than KVM knows.
-    #[error(transparent)]
-    Speculation(#[from] NotPromised),
-    /// KVM refused a part of the machine.
-    #[error("KVM cannot make the machine")]
-    Kvm(#[from] KvmRefusal),
-    /// A device cannot be passed through.
-    #[error(transparent)]
-    Passthrough(#[from] PassthroughError),
-    /// A PCI host bridge cannot be made.
-    #[error(transparent)]
-    Pci(#[from] PciError),
-    /// The DMA windows cannot be set up.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// Memory cannot be locked at the start.
-    #[error(transparent)]
-    Window(#[from] WindowError),
-    /// The limit on locked memory is too low.
-    #[error(transparent)]
-    MemoryLimit(#[from] MemoryCheckError),
-    /// The guest cannot be booted.
-    #[error(transparent)]
-    Boot(#[from] BootError),
-    /// Descriptors, threads or random bytes are not to be had.
-    #[error("cannot get {what}")]
-    Resource {
-        /// What is missing.
-        what: &'static str,
-        /// Why.
-        source: io::Error,
-    },
-    /// A processor's thread cannot be made.
-    #[error(transparent)]
-    Thread(#[from] crate::vcpu::thread::ThreadError),
-}
-
-/// Which part of a machine KVM refused.
-#[derive(Debug, thiserror::Error)]
-pub enum KvmRefusal {
-    /// A processor.
-    #[error("processor {id}")]
-    CreateVcpu {
-        /// Its number.
-        id: u32,
-        /// Why.
-        source: kvm_ioctls::Error,
-    },
-    /// A processor's state.
-    #[error(transparent)]
-    Vcpu(#[from] VcpuError),
-    /// The VM's state.
-    #[error(transparent)]
-    Vm(#[from] VmError),
-    /// The interrupt controller.
-    #[error(transparent)]
-    InterruptController(#[from] InterruptControllerError),
-    /// Guest memory.
-    #[error(transparent)]
-    MemorySlot(#[from] MemorySlotError),
-    /// The VFIO device.
-    #[error(transparent)]
-    VfioDevice(#[from] VfioDeviceError),
-}
-
-impl MachineError {
-    /// The process' exit status: 2 when what was asked for cannot be run on this host, 1 when
-    /// something failed on the way.
-    pub fn exit_status(&self) -> u8 {
-        match self {
-            Self::Kvm(_) | Self::Resource { .. } | Self::Thread(_) | Self::Engine(_) => 1,
-            Self::Host(_)
-            | Self::Memory(_)
-            | Self::TooManyProcessors { .. }
-            | Self::Processor(_)
-            | Self::Speculation(_)
-            | Self::Passthrough(_)
-            | Self::Pci(_)
-            | Self::Window(_)
-            | Self::MemoryLimit(_)
-            | Self::Boot(_) => 2,
-        }
-    }
-}
-
-impl MachineError {
-    /// What of the user's choice it is about.
-    pub fn setting(&self) -> Option<Setting> {
-        use InterruptControllerError::Xive;
-        match self {
-            Self::Host(HostError::NoXive(_))
-            | Self::Kvm(KvmRefusal::InterruptController(Xive(XiveError::Create(_)))) => {
-                Some(Setting::InterruptController)
-            }
-            Self::Memory(error) => error.setting(),
-            Self::TooManyProcessors { .. } => Some(Setting::Cpus),
-            Self::Speculation(_) => Some(Setting::Speculation),
-            Self::Processor(ProcessorError::OtherProcessor { .. }) => Some(Setting::Processor),
-            Self::Passthrough(error) => error.setting(),
-            Self::Boot(error) => error.setting(),
-            _ => None,
-        }
-    }
-}
+use crate::spec::MachineDescription;
+use crate::speculation::Told;
 
 /// A machine that is ready to run: the guest is loaded, devices are open.
 ///
 /// Fields drop in this order: what uses the VM before the VM, devices before their groups.
 pub struct Machine {
-    pub(super) engine: Engine<GuestRam, GroupIommu>,
+    pub(super) engine: Engine<GuestRam, BridgeIommu>,
     /// Readable when the engine is to take bulk calls back.
     pub(super) bulk_calls_due: Option<OwnedFd>,
     pub(super) populator: Wake,
@@ -183,6 +52,8 @@ pub struct Machine {
     pub(super) settles: bool,
     pub(super) notices: Vec<Alarm>,
     pub(super) dma_windows: DmaWindows,
+    /// By which devices of this process do DMA.
+    pub(super) windows: Windows,
     pub(super) bridges: Vec<HostBridge>,
     pub(super) interrupts: Arc<InterruptController>,
     pub(super) vcpus: Vec<VcpuFd>,
@@ -225,25 +96,21 @@ impl Machine {
         if controller == ControllerKind::Xics {
             define_kernel_services(&vm)?;
         }
-        let pci = Board {
-            space: Arc::new(BarSlots::new(Arc::clone(&vm), slots)),
-            lines: interrupts.clone(),
-            lisns: Arc::new(LisnAllocator::new()),
-            host_page_bytes: host_page_bytes(),
-        };
+        let board = board(&vm, slots, &interrupts);
         let Attached {
             engine,
             notices,
             dma_windows,
+            windows,
             bridges,
-        } = attach_devices(
+        } = bridges::attach_devices(
             description,
             &ram,
             &mut kept,
             &vm,
             &capabilities,
             controller,
-            &pci,
+            &board,
         )?;
         let tree = MachineTree {
             ram_bytes: ram.bytes(),
@@ -252,7 +119,7 @@ impl Machine {
             processor,
             interrupt_controller: controller,
             vty: description.vty,
-            host_bridges: host_bridge_nodes(&bridges, &dma_windows),
+            host_bridges: bridges::host_bridge_nodes(&bridges, &dma_windows),
             uuid: lasting.uuid.to_string(),
             rng_seed: rng_seed()?,
         };
@@ -275,6 +142,7 @@ impl Machine {
             settles,
             notices,
             dma_windows,
+            windows,
             bridges,
             interrupts,
             vcpus,
@@ -358,7 +226,7 @@ fn adapts_lists(description: &MachineDescription, kvm: &Kvm, capabilities: &Capa
 
 /// An engine that the guest may call.
 struct Prepared {
-    engine: Engine<GuestRam, GroupIommu>,
+    engine: Engine<GuestRam, BridgeIommu>,
     /// Becomes readable when the engine is to take lists back.
     bulk_calls_due: Option<OwnedFd>,
     /// Woken when the engine wants guest memory present.
@@ -368,7 +236,7 @@ struct Prepared {
 }
 
 fn prepare_engine(
-    mut engine: Engine<GuestRam, GroupIommu>,
+    mut engine: Engine<GuestRam, BridgeIommu>,
     description: &MachineDescription,
     kvm: &Kvm,
     vm: &Arc<VmFd>,
@@ -440,116 +308,12 @@ fn make_vcpus(
     Ok((vcpus, facts))
 }
 
-fn host_bridge_nodes(bridges: &[HostBridge], dma_windows: &DmaWindows) -> Vec<HostBridgeNode> {
-    let nodes = bridges.iter();
-    nodes
-        .map(|bridge| host_bridge_node(bridge, dma_windows))
-        .collect()
-}
-
-fn host_bridge_node(bridge: &HostBridge, dma_windows: &DmaWindows) -> HostBridgeNode {
-    let node = bridge.node(DEFAULT_WINDOW);
-    if dma_windows.are_offered(bridge.index()) {
-        node.with_dynamic_windows([rtas::DDW_APPLICABLE, rtas::DDW_EXTENSIONS])
-    } else {
-        node
-    }
-}
-
-/// Passed-through devices, and how they do DMA.
-struct Attached {
-    engine: Engine<GuestRam, GroupIommu>,
-    notices: Vec<Alarm>,
-    dma_windows: DmaWindows,
-    bridges: Vec<HostBridge>,
-}
-
-fn attach_devices(
-    description: &MachineDescription,
-    ram: &GuestRam,
-    kept: &mut Kept,
-    vm: &Arc<VmFd>,
-    capabilities: &Capabilities,
-    controller: ControllerKind,
-    pci: &Board,
-) -> Result<Attached, MachineError> {
-    let policy = policy(description);
-    let mut bridges = Vec::new();
-    let mut engine_bridges = Vec::new();
-    let mut notices = Vec::new();
-    if !description.vfio.is_empty() {
-        let kvm_device = Arc::new(VfioKvmDevice::new(vm).map_err(KvmRefusal::from)?);
-        let groups = kept.groups(description)?;
-        let containers: Vec<_> = groups.iter().map(TakenGroup::container).collect();
-        memory_check::check(&containers, ram, &policy, description.ddw)?;
-        let can_bind = capabilities.spapr_tce_64 && capabilities.spapr_tce_vfio;
-        for group in groups {
-            let AttachedGroup {
-                bridge: number,
-                container,
-                functions,
-                notices: of_group,
-            } = group.open()?;
-            notices.extend(of_group);
-            let bridge = HostBridge::new(number, pci, functions)?;
-            device_interrupts::tell(&bridge, controller);
-            bridges.push(bridge);
-            let host = GroupIommu::new(container, Arc::clone(vm), kvm_device.clone(), can_bind);
-            engine_bridges.push(EngineBridge {
-                number,
-                host,
-                default_window: DEFAULT_WINDOW,
-            });
-        }
-    }
-    if policy.tce.bulk_calls_in_kernel() {
-        bulk_calls::warn_of_risk();
-        for call in [abi::H_PUT_TCE_INDIRECT, abi::H_STUFF_TCE] {
-            vm.enable_hcall(call, true).map_err(KvmRefusal::from)?;
-        }
-    }
-    let ram_range = GuestRange {
-        start: GuestPhysicalAddress(0),
-        bytes: ram.bytes(),
-    };
-    let engine = Engine::new(ram.clone(), &[ram_range], policy, engine_bridges)?;
-    let dma_windows = offered_windows(description, &engine, ram, &bridges);
-    Ok(Attached {
-        engine,
-        notices,
-        dma_windows,
-        bridges,
-    })
-}
-
-/// What dynamic DMA windows the guest is offered behind each bridge.
-fn offered_windows(
-    description: &MachineDescription,
-    engine: &Engine<GuestRam, GroupIommu>,
-    ram: &GuestRam,
-    bridges: &[HostBridge],
-) -> DmaWindows {
-    let backing = dma_windows::page_backed_by(ram.page_bytes());
-    let largest_page = engine.largest_page().min(backing);
-    let limits = bridges.iter().filter_map(|bridge| {
-        let number = bridge.index();
-        let info = engine.host(number)?.container().info();
-        let limits = dma_windows::limits(description.ddw, info, largest_page, ram.bytes())?;
-        Some((number, limits))
-    });
-    let kernel_tables = policy(description).tce.binds_kernel_table();
-    DmaWindows::new(limits, DEFAULT_WINDOW, ram.bytes(), kernel_tables)
-}
-
-fn policy(description: &MachineDescription) -> Policy {
-    Policy {
-        tce: description.tce,
-        lock: description.lock,
-        region: description.lock_region,
-        block: match description.hugepages {
-            // They are present.
-            Some(_) => None,
-            None => Some(RegionSize::block_for(host_page_bytes())),
-        },
+/// What the machine hands out to its devices.
+fn board(vm: &Arc<VmFd>, slots: Arc<MemorySlots>, interrupts: &Arc<InterruptController>) -> Board {
+    Board {
+        space: Arc::new(BarSlots::new(Arc::clone(vm), slots)),
+        lines: interrupts.clone(),
+        lisns: Arc::new(LisnAllocator::new()),
+        host_page_bytes: host_page_bytes(),
     }
 }

@@ -69,11 +69,11 @@ fn window_statistics(partition: &Partition, window: &WindowSnapshot) -> Option<W
     ];
     Some(WindowStatistics {
         liobn: window.liobn.to_string(),
-        group: container.group().number().0,
-        container: match container.version() {
+        group: container.map(|container| container.group().number().0),
+        container: container.map(|container| match container.version() {
             IommuVersion::V1 => 1,
             IommuVersion::V2 => 2,
-        },
+        }),
         bus_offset: geometry.bus_offset.0,
         page_size: geometry.page_shift.bytes(),
         entries: geometry.entries,
@@ -85,8 +85,9 @@ fn window_statistics(partition: &Partition, window: &WindowSnapshot) -> Option<W
             .collect(),
         tces: counters.entries_written,
         runs: counters.map_calls,
-        map_ioctls: counters.map_calls,
-        unmap_ioctls: counters.unmap_calls,
+        // Where there is no hardware, nobody is told.
+        map_ioctls: container.map_or(0, |_| counters.map_calls),
+        unmap_ioctls: container.map_or(0, |_| counters.unmap_calls),
         failures: counters.refused_by_host + counters.unmap_failures,
     })
 }

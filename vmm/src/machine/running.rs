@@ -6,12 +6,14 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
 use log::Level;
+use spapr_devices::dma::Translate;
 use spapr_devices::guest_message;
 use spapr_devices::interrupts::{InterruptLines, Lisn, LisnBlock};
 use spapr_devices::rtas::PowerEvents;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::build::{Machine, MachineError};
+use super::build::Machine;
+use super::error::MachineError;
 use super::kept::Kept;
 use super::populator::{Populator, Wake};
 use super::report;
@@ -92,6 +94,8 @@ impl Machine {
             vm: self.vm,
             first_entry: OnceLock::new(),
         });
+        let translate: Weak<dyn Translate> = Arc::<Partition>::downgrade(&partition);
+        self.windows.connect(translate);
         let populator = populator(self.populator, &partition);
         let mut running = RunningMachine {
             populator,

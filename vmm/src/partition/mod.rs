@@ -1,5 +1,7 @@
 //! The logical partition: what all processors of a machine share, and what each of them is.
 
+#[cfg(target_arch = "powerpc64")]
+pub mod bridge_iommu;
 pub mod counters;
 pub mod lasting;
 pub mod modes;

@@ -4,14 +4,17 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use kvm_ioctls::VmFd;
+use spapr_devices::dma::Translate;
 use spapr_devices::dma_windows::DmaWindows;
 use spapr_devices::pci::HostBridge;
 use spapr_devices::rtas::PowerEvents;
 use spapr_devices::vty::Vty;
-use spapr_hypercalls::address::GuestPhysicalAddress;
+use spapr_hypercalls::address::{GuestPhysicalAddress, Ioba};
 use spapr_hypercalls::engine::Engine;
+use spapr_hypercalls::tce::Permission;
+use spapr_hypercalls::world::GuestRange;
 
-use super::host_iommu::GroupIommu;
+use super::bridge_iommu::BridgeIommu;
 use super::interrupt_controller::InterruptController;
 use super::modes::Modes;
 use super::pause::Pause;
@@ -47,7 +50,7 @@ pub struct Partition {
     /// The guest's terminal.
     pub vty: Arc<Vty<OutputQueue>>,
     /// The DMA windows.
-    pub engine: Engine<GuestRam, GroupIommu>,
+    pub engine: Engine<GuestRam, BridgeIommu>,
     /// Which of them the guest may make itself.
     pub dma_windows: DmaWindows,
     /// The PCI host bridges.
@@ -65,6 +68,12 @@ pub struct Partition {
     /// What the guest is told of attacks by speculation.
     pub(crate) speculation: Told,
     pub(crate) first_entry: OnceLock<Instant>,
+}
+
+impl Translate for Partition {
+    fn translate(&self, bridge: u8, ioba: Ioba, wanted: Permission) -> Option<GuestRange> {
+        self.engine.translate(bridge, ioba, wanted)
+    }
 }
 
 impl Partition {

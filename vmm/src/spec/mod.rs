@@ -50,6 +50,8 @@ pub struct MachineDescription {
     pub speculation: speculation::Wanted,
     /// PCI devices to pass through.
     pub vfio: Vec<PassedThroughDevice>,
+    /// Devices that this process makes.
+    pub virtual_devices: Vec<VirtualDevice>,
     /// Who serves TCE hypercalls.
     pub tce: TcePolicy,
     /// When memory is locked.
@@ -79,6 +81,27 @@ pub struct PassedThroughDevice {
     pub host: PciAddress,
     /// Where the guest finds it; `None` for the next place behind a host bridge of its IOMMU group.
     pub place: Option<GuestPlace>,
+}
+
+/// A device that this process makes: a virtio one behind a PCI host bridge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VirtualDevice {
+    /// What it is.
+    pub kind: VirtualDeviceKind,
+    /// How messages name it.
+    pub name: String,
+    /// Where the guest finds it; `None` for the next place behind a host bridge without passed-through devices.
+    pub place: Option<GuestPlace>,
+    /// Whether its driver gives it bus addresses, through the DMA windows of its bridge
+    /// (VIRTIO_F_ACCESS_PLATFORM), in place of guest addresses.
+    pub by_bus_address: bool,
+}
+
+/// A kind of device that this process makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VirtualDeviceKind {
+    /// An entropy device, with random bytes of the host's kernel.
+    Rng,
 }
 
 /// Where a guest finds a function of a device.

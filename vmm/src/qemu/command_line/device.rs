@@ -40,6 +40,17 @@ pub enum DeviceKind {
         /// Where it is on that bus; when not given, in the first place that is free.
         place: Option<DeviceFunction>,
     },
+    /// A virtio entropy device.
+    Rng {
+        /// The object that its bytes come from.
+        source: String,
+        /// The bus it is on: that of a host bridge.
+        bus: String,
+        /// Where it is on that bus; when not given, in the first place that is free.
+        place: Option<DeviceFunction>,
+        /// Whether its driver gives it bus addresses.
+        iommu_platform: bool,
+    },
 }
 
 /// A type of device.
@@ -52,6 +63,34 @@ pub struct DeviceType {
     /// Its properties, with their types and what is said of them.
     pub properties: &'static [(&'static str, &'static str, &'static str)],
 }
+
+/// Properties that every PCI device has.
+const PLACE: (&str, &str, &str) = (
+    "addr",
+    "str",
+    "Slot and optional function number, example: 06.0 or 06",
+);
+
+/// Properties of virtio-rng-pci, by whichever of its names.
+const RNG_PROPERTIES: &[(&str, &str, &str)] = &[
+    PLACE,
+    (
+        "disable-legacy",
+        "OnOffAuto",
+        "Always on: modern virtio alone",
+    ),
+    ("disable-modern", "bool", "Always off: modern virtio alone"),
+    (
+        "iommu_platform",
+        "bool",
+        "Bus addresses, through the DMA window of the host bridge",
+    ),
+    (
+        "rng",
+        "link<rng-backend>",
+        "ID of an object rng-random or rng-builtin",
+    ),
+];
 
 /// All types of devices that there are.
 pub const DEVICE_TYPES: &[DeviceType] = &[
@@ -77,12 +116,18 @@ pub const DEVICE_TYPES: &[DeviceType] = &[
                 "str",
                 "Address (bus/device/function) of the host device",
             ),
-            (
-                "addr",
-                "str",
-                "Slot and optional function number, example: 06.0 or 06",
-            ),
+            PLACE,
         ],
+    },
+    DeviceType {
+        name: "virtio-rng-pci",
+        parent: "pci-device",
+        properties: RNG_PROPERTIES,
+    },
+    DeviceType {
+        name: "virtio-rng-pci-non-transitional",
+        parent: "pci-device",
+        properties: RNG_PROPERTIES,
     },
 ];
 
@@ -93,6 +138,15 @@ impl DeviceKind {
             Self::HostBridge { .. } => "spapr-pci-host-bridge",
             Self::Vty { .. } => "spapr-vty",
             Self::Vfio { .. } => "vfio-pci",
+            Self::Rng { .. } => "virtio-rng-pci",
+        }
+    }
+
+    /// The bus of a PCI device and its place there, if that is given.
+    pub(super) fn pci_place(&self) -> Option<(&str, Option<DeviceFunction>)> {
+        match self {
+            Self::Vfio { bus, place, .. } | Self::Rng { bus, place, .. } => Some((bus, *place)),
+            Self::HostBridge { .. } | Self::Vty { .. } => None,
         }
     }
 }
@@ -116,6 +170,7 @@ impl Device {
             "spapr-pci-host-bridge" => host_bridge(&mut properties)?,
             "spapr-vty" => vty(&mut properties)?,
             "vfio-pci" => vfio(&mut properties)?,
+            "virtio-rng-pci" | "virtio-rng-pci-non-transitional" => rng(&mut properties)?,
             _ => {
                 if let Some(instead) = instead::of_device(&driver) {
                     return Err(CommandLineError::Instead {
@@ -162,10 +217,7 @@ fn vfio(properties: &mut Properties) -> Result<DeviceKind, CommandLineError> {
         option: properties.context().to_owned(),
         name: "host",
     })?;
-    let bus = properties
-        .text("bus")?
-        .unwrap_or_else(|| "pci.0".to_owned());
-    let place = properties.place("addr")?;
+    let (bus, place) = bus_and_place(properties)?;
     // There is no firmware that would boot from it, and no ROM is shown to the guest.
     properties.ignore(&["bootindex"]);
     properties.only("rombar", &["0"])?;
@@ -177,6 +229,38 @@ fn vfio(properties: &mut Properties) -> Result<DeviceKind, CommandLineError> {
     }
     properties.either("multifunction")?;
     Ok(DeviceKind::Vfio { host, bus, place })
+}
+
+fn bus_and_place(
+    properties: &mut Properties,
+) -> Result<(String, Option<DeviceFunction>), CommandLineError> {
+    let bus = properties.text("bus")?;
+    let place = properties.place("addr")?;
+    Ok((bus.unwrap_or_else(|| "pci.0".to_owned()), place))
+}
+
+fn rng(properties: &mut Properties) -> Result<DeviceKind, CommandLineError> {
+    let source = properties.required("rng")?;
+    let (bus, place) = bus_and_place(properties)?;
+    let iommu_platform = virtio(properties)?;
+    Ok(DeviceKind::Rng {
+        source,
+        bus,
+        place,
+        iommu_platform,
+    })
+}
+
+/// What all virtio devices have: whether their driver gives them bus addresses.
+fn virtio(properties: &mut Properties) -> Result<bool, CommandLineError> {
+    let iommu_platform = properties.switch("iommu_platform")?.unwrap_or(false);
+    // Guests that would need legacy virtio are older than KVM on these processors.
+    properties.only("disable-legacy", &["on", "true", "off", "false", "auto"])?;
+    properties.always("disable-modern", false)?;
+    properties.always("ats", false)?;
+    properties.always("packed", false)?;
+    properties.either("multifunction")?;
+    Ok(iommu_platform)
 }
 
 #[cfg(test)]

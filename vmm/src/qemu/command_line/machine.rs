@@ -15,7 +15,7 @@ use super::{CommandLineError, absolute};
 use crate::spec::speculation::Wanted;
 use crate::spec::{
     DdwMode, GuestPlace, InterruptControllerMode, LockRegion, MachineDescription,
-    PassedThroughDevice, ProcessorModel, choice,
+    PassedThroughDevice, ProcessorModel, VirtualDevice, VirtualDeviceKind, choice,
 };
 
 /// Names of the machine. There is one; that of each of QEMU's versions is taken for it, so that a
@@ -345,6 +345,7 @@ impl MachineOptions {
             DeviceKind::Vty { reg, .. } => Some(reg),
             _ => None,
         });
+        let (vfio, virtual_devices) = pci_devices(devices)?;
         Ok(Some(MachineDescription {
             kernel,
             initrd: self.initrd,
@@ -354,7 +355,8 @@ impl MachineOptions {
             threads_per_core: self.threads_per_core,
             processor: self.processor,
             speculation: self.speculation,
-            vfio: passed_through(devices)?,
+            vfio,
+            virtual_devices,
             tce: self.tce,
             lock: self.lock,
             lock_region: self.lock_region.map(|region| region.0),
@@ -383,8 +385,60 @@ fn kernel_irqchip(properties: &mut Properties) -> Result<(), CommandLineError> {
 }
 
 /// One of the program's own properties, with the values that its command line takes.
-/// The passed-through devices, with their places behind host bridges.
-fn passed_through(devices: &[Device]) -> Result<Vec<PassedThroughDevice>, CommandLineError> {
+/// The PCI devices, with their places behind host bridges.
+fn pci_devices(
+    devices: &[Device],
+) -> Result<(Vec<PassedThroughDevice>, Vec<VirtualDevice>), CommandLineError> {
+    let bridges = bridges(devices)?;
+    let mut places = Vec::new();
+    for device in devices {
+        let Some((bus, function)) = device.kind.pci_place() else {
+            continue;
+        };
+        let found = bridges.iter().find(|(known, _)| known == bus);
+        let &(_, bridge) = found.ok_or_else(|| CommandLineError::Unknown {
+            option: format!("-device {}", device.kind.type_name()),
+            what: "bus",
+            id: bus.to_owned(),
+        })?;
+        places.push((device, bridge, function));
+    }
+    let named = places.iter().filter_map(|&(_, bridge, function)| {
+        let function = function?;
+        Some(GuestPlace { bridge, function })
+    });
+    let mut taken: Vec<GuestPlace> = named.collect();
+    let (mut passed, mut made) = (Vec::new(), Vec::new());
+    for (device, bridge, named) in places {
+        let function = match named {
+            Some(function) => function,
+            None => free_place(device, bridge, &taken)?,
+        };
+        let place = GuestPlace { bridge, function };
+        taken.push(place);
+        let place = Some(place);
+        match device.kind {
+            DeviceKind::Vfio { host, .. } => passed.push(PassedThroughDevice { host, place }),
+            DeviceKind::Rng { iommu_platform, .. } => made.push(VirtualDevice {
+                kind: VirtualDeviceKind::Rng,
+                name: name(device),
+                place,
+                by_bus_address: iommu_platform,
+            }),
+            DeviceKind::HostBridge { .. } | DeviceKind::Vty { .. } => {}
+        }
+    }
+    Ok((passed, made))
+}
+
+/// How messages name a device.
+fn name(device: &Device) -> String {
+    let id = device.id.clone();
+    id.unwrap_or_else(|| device.kind.type_name().to_owned())
+}
+
+/// The buses of the host bridges, with the bridges' numbers.
+fn bridges(devices: &[Device]) -> Result<Vec<(String, u8)>, CommandLineError> {
     let mut bridges = vec![("pci.0".to_owned(), 0)];
     for device in devices {
         if let DeviceKind::HostBridge { index } = device.kind {
@@ -398,44 +452,15 @@ fn passed_through(devices: &[Device]) -> Result<Vec<PassedThroughDevice>, Comman
             bridges.push((bus, index));
         }
     }
-    let mut places = Vec::new();
-    for device in devices {
-        let DeviceKind::Vfio { host, bus, place } = &device.kind else {
-            continue;
-        };
-        let found = bridges.iter().find(|(known, _)| known == bus);
-        let &(_, bridge) = found.ok_or_else(|| CommandLineError::Unknown {
-            option: "-device vfio-pci".to_owned(),
-            what: "bus",
-            id: bus.clone(),
-        })?;
-        places.push((*host, bridge, *place));
-    }
-    let named = places.iter().filter_map(|&(_, bridge, place)| {
-        Some(GuestPlace {
-            bridge,
-            function: place?,
-        })
-    });
-    let mut taken: Vec<GuestPlace> = named.collect();
-    let mut passed = Vec::new();
-    for (host, bridge, named) in places {
-        let function = match named {
-            Some(function) => function,
-            None => free_place(bridge, &taken)?,
-        };
-        let place = GuestPlace { bridge, function };
-        taken.push(place);
-        passed.push(PassedThroughDevice {
-            host,
-            place: Some(place),
-        });
-    }
-    Ok(passed)
+    Ok(bridges)
 }
 
 /// The first device number of a bus that no device has, for one whose `addr=` is not given.
-fn free_place(bridge: u8, taken: &[GuestPlace]) -> Result<DeviceFunction, CommandLineError> {
+fn free_place(
+    device: &Device,
+    bridge: u8,
+    taken: &[GuestPlace],
+) -> Result<DeviceFunction, CommandLineError> {
     let is_taken = |number: u8| {
         let is = |place: &GuestPlace| place.bridge == bridge && place.function.device() == number;
         taken.iter().any(is)
@@ -445,7 +470,8 @@ fn free_place(bridge: u8, taken: &[GuestPlace]) -> Result<DeviceFunction, Comman
         .and_then(|number| DeviceFunction::new(number, 0))
         .ok_or_else(|| {
             CommandLineError::Combination(format!(
-                "-device vfio-pci: the bus of host bridge {bridge} has 32 devices, and no room for another"
+                "-device {}: the bus of host bridge {bridge} has 32 devices, and no room for another",
+                device.kind.type_name()
             ))
         })
 }

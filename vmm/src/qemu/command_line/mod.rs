@@ -14,6 +14,7 @@ mod options;
 mod parameters;
 mod process;
 mod properties;
+mod rng;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -33,6 +34,7 @@ use memory::MemoryOptions;
 pub(crate) use options::names as option_names;
 pub use parameters::{OBJECT_TYPES, OPTION_PARAMETERS};
 use properties::Properties;
+use rng::RngSources;
 
 use log::LevelFilter;
 
@@ -123,6 +125,7 @@ pub const fn option_of(setting: Setting) -> Option<&'static str> {
 struct Reader {
     machine: MachineOptions,
     memory: MemoryOptions,
+    rngs: RngSources,
     process: ProcessOptions,
     devices: Vec<Device>,
     chardevs: Vec<Chardev>,
@@ -197,7 +200,11 @@ impl Reader {
             "serial" => self.read_serial(value)?,
             "nographic" => self.serial.nographic = true,
             "nodefaults" => self.serial.nodefaults = true,
-            "object" => self.memory.read_object(value)?,
+            "object" => {
+                if !self.rngs.read(value)? {
+                    self.memory.read_object(value)?;
+                }
+            }
             "m" => self.memory.read_size(value)?,
             "add-fd" => {
                 let descriptor = process::passed_descriptor(value)?;
@@ -298,6 +305,7 @@ impl Reader {
                 });
             }
         }
+        self.rngs.check(&self.devices)?;
         let machine = self.machine.finish(&self.memory, &self.devices)?;
         Ok(CommandLine {
             machine,

@@ -120,5 +120,7 @@ pub const OBJECT_TYPES: &[(&str, Parameters)] = &[
         "memory-backend-ram",
         &[("share", "boolean"), ("size", "size")],
     ),
+    ("rng-builtin", &[]),
+    ("rng-random", &[("filename", "string")]),
     ("secret", &[]),
 ];

@@ -1,0 +1,164 @@
+//! Host bridges with what is behind them: passed-through devices and those that this process makes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kvm_ioctls::VmFd;
+use spapr_devices::board::Board;
+use spapr_devices::dma::Windows;
+use spapr_devices::dma_windows::DmaWindows;
+use spapr_devices::interrupts::ControllerKind;
+use spapr_devices::pci::{DeviceFunction, FunctionBackend, HostBridge, HostBridgeNode};
+use spapr_devices::rtas;
+use spapr_hypercalls::abi;
+use spapr_hypercalls::address::GuestPhysicalAddress;
+use spapr_hypercalls::engine::{Engine, HostBridge as EngineBridge};
+use spapr_hypercalls::world::GuestRange;
+
+use super::error::{KvmRefusal, MachineError};
+use super::kept::Kept;
+use super::passthrough::{AttachedGroup, TakenGroup};
+use super::policy::policy;
+use super::virtual_devices::{self, PlacedFunction};
+use super::{bulk_calls, device_interrupts, dma_windows, memory_check};
+use crate::control::Alarm;
+use crate::kvm::host::Capabilities;
+use crate::kvm::vfio_device::VfioKvmDevice;
+use crate::kvm::vm::PseriesVm;
+use crate::memory::GuestRam;
+use crate::partition::bridge_iommu::{BridgeIommu, VirtualIommu};
+use crate::partition::host_iommu::GroupIommu;
+use crate::spec::{DEFAULT_WINDOW, MachineDescription};
+
+/// What the device tree says of them.
+pub(super) fn host_bridge_nodes(
+    bridges: &[HostBridge],
+    dma_windows: &DmaWindows,
+) -> Vec<HostBridgeNode> {
+    let nodes = bridges.iter();
+    nodes
+        .map(|bridge| host_bridge_node(bridge, dma_windows))
+        .collect()
+}
+
+fn host_bridge_node(bridge: &HostBridge, dma_windows: &DmaWindows) -> HostBridgeNode {
+    let node = bridge.node(DEFAULT_WINDOW);
+    if dma_windows.are_offered(bridge.index()) {
+        node.with_dynamic_windows([rtas::DDW_APPLICABLE, rtas::DDW_EXTENSIONS])
+    } else {
+        node
+    }
+}
+
+/// Devices, and how they do DMA.
+pub(super) struct Attached {
+    pub(super) engine: Engine<GuestRam, BridgeIommu>,
+    pub(super) notices: Vec<Alarm>,
+    pub(super) dma_windows: DmaWindows,
+    /// By which devices of this process do DMA.
+    pub(super) windows: Windows,
+    pub(super) bridges: Vec<HostBridge>,
+}
+
+/// A function with its place behind a bridge.
+type Placed = (DeviceFunction, Arc<dyn FunctionBackend>);
+
+/// Makes the host bridges with their devices, and the engine for their DMA windows.
+///
+/// # Errors
+/// Why a device cannot be part of the machine; all is given back then.
+pub(super) fn attach_devices(
+    description: &MachineDescription,
+    ram: &GuestRam,
+    kept: &mut Kept,
+    vm: &Arc<VmFd>,
+    capabilities: &Capabilities,
+    controller: ControllerKind,
+    board: &Board,
+) -> Result<Attached, MachineError> {
+    let policy = policy(description);
+    let mut notices = Vec::new();
+    let mut behind: BTreeMap<u8, (BridgeIommu, Vec<Placed>)> = BTreeMap::new();
+    if !description.vfio.is_empty() {
+        let kvm_device = Arc::new(VfioKvmDevice::new(vm).map_err(KvmRefusal::from)?);
+        let groups = kept.groups(description)?;
+        let containers: Vec<_> = groups.iter().map(TakenGroup::container).collect();
+        memory_check::check(&containers, ram, &policy, description.ddw)?;
+        let can_bind = capabilities.spapr_tce_64 && capabilities.spapr_tce_vfio;
+        for group in groups {
+            let AttachedGroup {
+                bridge,
+                container,
+                functions,
+                notices: of_group,
+            } = group.open()?;
+            notices.extend(of_group);
+            let host = GroupIommu::new(container, Arc::clone(vm), kvm_device.clone(), can_bind);
+            behind.insert(bridge, (BridgeIommu::Group(host), functions));
+        }
+    }
+    let windows = Windows::default();
+    let groups: Vec<u8> = behind.keys().copied().collect();
+    let made = virtual_devices::make(&description.virtual_devices, &groups, ram.mmap(), &windows);
+    let made = made.map_err(|source| MachineError::Resource {
+        what: "descriptors for virtio devices",
+        source,
+    })?;
+    for PlacedFunction { place, backend } in made {
+        let (_, functions) = behind.entry(place.bridge).or_insert_with(|| {
+            let iommu = VirtualIommu::new(Arc::clone(vm), capabilities.spapr_tce_64);
+            (BridgeIommu::Virtual(iommu), Vec::new())
+        });
+        functions.push((place.function, backend));
+    }
+    let mut bridges = Vec::new();
+    let mut engine_bridges = Vec::new();
+    for (number, (host, functions)) in behind {
+        let bridge = HostBridge::new(number, board, functions)?;
+        device_interrupts::tell(&bridge, controller);
+        bridges.push(bridge);
+        engine_bridges.push(EngineBridge {
+            number,
+            host,
+            default_window: DEFAULT_WINDOW,
+        });
+    }
+    if policy.tce.bulk_calls_in_kernel() {
+        bulk_calls::warn_of_risk();
+        for call in [abi::H_PUT_TCE_INDIRECT, abi::H_STUFF_TCE] {
+            vm.enable_hcall(call, true).map_err(KvmRefusal::from)?;
+        }
+    }
+    let ram_range = GuestRange {
+        start: GuestPhysicalAddress(0),
+        bytes: ram.bytes(),
+    };
+    let engine = Engine::new(ram.clone(), &[ram_range], policy, engine_bridges)?;
+    let dma_windows = offered_windows(description, &engine, ram, &bridges);
+    Ok(Attached {
+        engine,
+        notices,
+        dma_windows,
+        windows,
+        bridges,
+    })
+}
+
+/// What dynamic DMA windows the guest is offered behind each bridge.
+fn offered_windows(
+    description: &MachineDescription,
+    engine: &Engine<GuestRam, BridgeIommu>,
+    ram: &GuestRam,
+    bridges: &[HostBridge],
+) -> DmaWindows {
+    let backing = dma_windows::page_backed_by(ram.page_bytes());
+    let largest_page = engine.largest_page().min(backing);
+    let limits = bridges.iter().filter_map(|bridge| {
+        let number = bridge.index();
+        let info = engine.host(number)?.container()?.info();
+        let limits = dma_windows::limits(description.ddw, info, largest_page, ram.bytes())?;
+        Some((number, limits))
+    });
+    let kernel_tables = policy(description).tce.binds_kernel_table();
+    DmaWindows::new(limits, DEFAULT_WINDOW, ram.bytes(), kernel_tables)
+}
