@@ -1,5 +1,6 @@
 //! A driver that goes by the book, and one that does not.
 
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,7 +14,8 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::{Rng, VirtioFunction, VirtioOptions};
 use crate::dma::{DmaMemory, Translate, Windows};
-use crate::pci::{FunctionBackend, InterruptKind};
+use crate::pci::fake::Fixture;
+use crate::pci::{DeviceFunction, FunctionBackend, HostBridge, InterruptKind, MsiGrant};
 
 const RAM_BYTES: usize = 0x2_0000;
 /// Where the driver has its queue and its buffers.
@@ -134,9 +136,9 @@ impl Driver {
             (0x28, DRIVER_RING),
             (0x30, DEVICE_RING),
         ] {
-            let [low, high] = [0, 32].map(|shift| ((address + self.base) >> shift) as u32);
-            self.write(offset, &low.to_le_bytes());
-            self.write(offset + 4, &high.to_le_bytes());
+            let bytes = (address + self.base).to_le_bytes();
+            self.write(offset, &bytes[..4]);
+            self.write(offset + 4, &bytes[4..]);
         }
         self.write(0x1c, &1_u16.to_le_bytes());
         // Vector 1 is unmasked.
@@ -335,6 +337,43 @@ fn the_bar_is_reached_through_configuration_space_too() {
         driver.function.write_config(window + 16, &[0; 4]).unwrap();
         assert_eq!(driver.status(), 3);
     }
+}
+
+#[test]
+fn behind_a_bridge_its_doorbell_follows_its_bar_and_vectors_are_the_machines() {
+    let Driver {
+        function,
+        ram: _ram,
+        ..
+    } = Driver::new(false);
+    let bell = function.bar(0).unwrap().doorbells[0].event.as_raw_fd();
+    let fixture = Fixture::new();
+    let at: Vec<(DeviceFunction, Arc<dyn FunctionBackend>)> =
+        vec![(DeviceFunction::from_byte(0), Arc::new(function))];
+    let bridge = HostBridge::new(1, &fixture.board, at).unwrap();
+    let function = &bridge.functions()[0];
+    let doorbells = || fixture.space.doorbells.lock().clone();
+    assert!(doorbells().is_empty());
+    let bar = u64::from(function.read_config(0x10, 4).unwrap() & !0xf);
+    function.write_config(4, 2, 6).unwrap();
+    let found = doorbells();
+    assert_eq!(found.len(), 1);
+    let (&first, &event) = found.iter().next().unwrap();
+    assert_eq!((event, first & 0xffff), (bell, 0x3000));
+    // Moved with decoding on, as nobody should.
+    let moved = u32::try_from(bar + 0x10_0000).unwrap();
+    function.write_config(0x10, 4, moved).unwrap();
+    let found: Vec<u64> = doorbells().into_keys().collect();
+    assert_eq!(found, [first + 0x10_0000]);
+    let granted = function.change_msi(InterruptKind::MsiX, 2).unwrap();
+    assert_eq!(granted, MsiGrant::Granted(2));
+    assert_eq!(fixture.lines.connected.lock().len(), 2);
+    bridge.quiesce().unwrap();
+    assert!(doorbells().is_empty() && fixture.lines.connected.lock().is_empty());
+    // As a guest finds it at its start.
+    bridge.reset().unwrap();
+    function.write_config(4, 2, 2).unwrap();
+    assert_eq!(doorbells().into_keys().collect::<Vec<_>>(), [first]);
 }
 
 #[derive(Clone, Debug)]

@@ -4,6 +4,7 @@
 mod client;
 mod confinement;
 mod domain;
+mod entropy;
 mod host_device;
 mod limits;
 mod long;

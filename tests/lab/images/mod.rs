@@ -39,7 +39,11 @@ const HOST_FIRST: &[&str] = &[
 /// are made of.
 const HOST_THEN: &[&str] = &["nvme", "e1000e", "tun", "bridge"];
 /// Modules a guest loads: the drivers of the devices it may be given, by PCI class as sysfs has it.
-const GUEST_DRIVERS: &[(&str, &str)] = &[("0x010802", "nvme"), ("0x020000", "e1000e")];
+const GUEST_DRIVERS: &[(&str, &str)] = &[
+    ("0x010802", "nvme"),
+    ("0x020000", "e1000e"),
+    ("0x00ff00", "virtio_rng"),
+];
 
 /// Why an image could not be made.
 #[derive(Debug, Error)]

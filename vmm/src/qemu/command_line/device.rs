@@ -339,4 +339,28 @@ mod tests {
             "-device spapr-pci-host-bridge: index=31 should be 0 to 30"
         );
     }
+
+    #[test]
+    fn an_entropy_device_is_known_by_each_of_its_names() {
+        let json =
+            r#"{"driver":"virtio-rng-pci","rng":"objrng0","id":"rng0","bus":"pci.0","addr":"0x3"}"#;
+        let pairs = "virtio-rng-pci-non-transitional,rng=objrng0,id=rng0,addr=3,iommu_platform=off";
+        let device = |text: &str| Device::parse(text).unwrap();
+        assert_eq!(device(json), device(pairs));
+        let with_iommu = format!("{pairs},disable-legacy=on,disable-modern=off")
+            .replace("iommu_platform=off", "iommu_platform=on");
+        assert_ne!(device(json), device(&with_iommu));
+        assert_eq!(
+            refusal("virtio-rng-pci"),
+            "-device virtio-rng-pci needs the property rng"
+        );
+        assert_eq!(
+            refusal("virtio-rng-pci,rng=r,disable-modern=on"),
+            "-device virtio-rng-pci: disable-modern=on should be off"
+        );
+        assert_eq!(
+            refusal("virtio-rng-pci,rng=r,max-bytes=1024"),
+            "-device virtio-rng-pci: the property max-bytes=1024 is not supported"
+        );
+    }
 }

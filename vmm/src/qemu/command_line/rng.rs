@@ -55,3 +55,55 @@ impl RngSources {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is wrong with these objects and devices, if anything.
+    fn check(objects: &[&str], devices: &[&str]) -> Result<(), String> {
+        let mut sources = RngSources::default();
+        for object in objects {
+            sources.read(object).map_err(|error| error.to_string())?;
+        }
+        let devices: Vec<Device> = devices
+            .iter()
+            .map(|device| Device::parse(device).unwrap())
+            .collect();
+        sources.check(&devices).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn each_device_has_a_source_and_each_source_a_device() {
+        let device = "virtio-rng-pci,rng=r";
+        let json = r#"{"qom-type":"rng-random","id":"r","filename":"/dev/urandom"}"#;
+        for object in [
+            json,
+            "rng-builtin,id=r",
+            "rng-random,id=r,filename=/dev/random",
+        ] {
+            assert_eq!(check(&[object], &[device]), Ok(()));
+        }
+        let refusal = |objects: &[&str], devices: &[&str]| check(objects, devices).unwrap_err();
+        assert_eq!(
+            refusal(&[], &[device]),
+            "-device virtio-rng-pci: there is no object r"
+        );
+        assert_eq!(refusal(&[json], &[]), "-object: r is used by nothing");
+        assert_eq!(
+            refusal(&["rng-random,id=r,filename=/dev/hwrng"], &[]),
+            "-object rng-random: filename=/dev/hwrng should be /dev/urandom or /dev/random"
+        );
+        assert_eq!(
+            refusal(&[json, json], &[device]),
+            "-object: there are two with the name r"
+        );
+    }
+
+    #[test]
+    fn other_objects_are_left_to_others() {
+        let mut sources = RngSources::default();
+        let memory = "memory-backend-ram,id=pc.ram,size=1G";
+        assert!(!sources.read(memory).unwrap());
+    }
+}
