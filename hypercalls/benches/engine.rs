@@ -102,9 +102,13 @@ fn liobn(number: u16) -> u64 {
 fn call(engine: &Engine<Memory, AgreeingHost>, number: u64, arguments: [u64; 4]) -> ReturnCode {
     let mut registers = [0; 9];
     registers[..4].copy_from_slice(&arguments);
-    match engine.handle(black_box(number), black_box(&mut registers)) {
-        Some(Answer::Code(code)) => code,
-        answer => panic!("{number:#x} is answered {answer:?}"),
+    loop {
+        match engine.handle(black_box(number), black_box(&mut registers)) {
+            Some(Answer::Code(code)) => return code,
+            // Memory was locked for it.
+            Some(Answer::MakeAgain) => {}
+            None => panic!("{number:#x} is not answered"),
+        }
     }
 }
 

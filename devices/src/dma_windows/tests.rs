@@ -13,10 +13,13 @@ const PAGE: PageShift = PageShift::SIZE_64K;
 
 fn put(machine: &FakeMachine, liobn: Liobn, ioba: u64, tce: u64) -> ReturnCode {
     let mut arguments = [u64::from(liobn.0), ioba, tce, 0, 0, 0, 0, 0, 0];
-    let answer = machine.engine.handle(abi::H_PUT_TCE, &mut arguments);
-    match answer {
-        Some(Answer::Code(code)) => code,
-        other => panic!("{other:?}"),
+    loop {
+        match machine.engine.handle(abi::H_PUT_TCE, &mut arguments) {
+            Some(Answer::Code(code)) => return code,
+            // Memory was locked for it.
+            Some(Answer::MakeAgain) => {}
+            None => panic!("not served"),
+        }
     }
 }
 

@@ -137,7 +137,9 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
         policy: Policy,
         bridges: Vec<HostBridge<H>>,
     ) -> Result<Self, EngineError> {
-        let regions = Regions::new(&memory, ram, policy.region, policy.block)?;
+        let ram_bytes = ram.iter().map(|piece| piece.bytes);
+        let region = policy.region_size(ram_bytes.fold(0, u64::saturating_add));
+        let regions = Regions::new(&memory, ram, region, policy.block)?;
         let registry = Registry::new([]);
         let unknown_liobn = AtomicU64::new(0);
         let mut engine = Self {

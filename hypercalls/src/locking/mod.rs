@@ -65,6 +65,15 @@ impl RegionSize {
         Self(bytes.trailing_zeros())
     }
 
+    /// The size for all of `ram_bytes` of RAM at 0 to be one region, up to 16 GiB.
+    pub const fn for_all_of(ram_bytes: u64) -> Self {
+        let mut bytes = Self::SMALLEST_CHOSEN_BYTES;
+        while bytes < ram_bytes && bytes < Self::LARGEST_CHOSEN_BYTES {
+            bytes <<= 1;
+        }
+        Self(bytes.trailing_zeros())
+    }
+
     /// The size of blocks on a host with pages of `page_bytes`: locking one that is not present keeps the
     /// guest's processor from its work for fewer than 5 million instructions, most of them to clear pages
     /// (docs/locking.md).

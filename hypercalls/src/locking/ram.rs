@@ -81,14 +81,9 @@ impl Regions {
     pub(crate) fn new<M: GuestMemory>(
         memory: &M,
         ram: &[GuestRange],
-        size: Option<RegionSize>,
+        size: RegionSize,
         block: Option<RegionSize>,
     ) -> Result<Self, RamError> {
-        let total = ram
-            .iter()
-            .map(|piece| piece.bytes)
-            .fold(0, u64::saturating_add);
-        let size = size.unwrap_or(RegionSize::for_ram(total));
         let block = block.filter(|block| block.0 < size.0).unwrap_or(size);
         let mut all = Vec::new();
         let mut page_bits = block.bytes();

@@ -54,10 +54,48 @@ pub struct Policy {
     pub tce: TcePolicy,
     /// When memory is locked.
     pub lock: LockPolicy,
-    /// How large the pieces are in which memory is locked; `None` chooses by the size of RAM
-    /// ([`RegionSize::for_ram`]).
+    /// How large the pieces are in which memory is locked; `None` chooses
+    /// ([`Policy::region_size`]).
     pub region: Option<RegionSize>,
     /// How much is locked at once of a region that is not present yet; `None`, or what is no smaller
     /// than a region: all of it.
     pub block: Option<RegionSize>,
+}
+
+impl Policy {
+    /// The size of the regions for `ram_bytes` of RAM: as chosen, else by the size of RAM
+    /// ([`RegionSize::for_ram`]). Where the kernel serves lists, it walks all regions twice for each of their
+    /// pages, and nothing of that is saved here: then there is one, up to the size that it may have.
+    pub fn region_size(&self, ram_bytes: u64) -> RegionSize {
+        self.region.unwrap_or_else(|| {
+            if self.tce.bulk_calls_in_kernel() {
+                RegionSize::for_all_of(ram_bytes)
+            } else {
+                RegionSize::for_ram(ram_bytes)
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn with_lists_in_the_kernel_memory_is_one_region() {
+        let bytes = |tce, region, ram_bytes| {
+            let policy = Policy {
+                tce,
+                region,
+                ..Policy::default()
+            };
+            policy.region_size(ram_bytes).bytes()
+        };
+        assert_eq!(bytes(TcePolicy::Auto, None, 1 << 30), 256 << 20);
+        assert_eq!(bytes(TcePolicy::Kernel, None, 1 << 30), 1 << 30);
+        assert_eq!(bytes(TcePolicy::Kernel, None, 3 << 30), 4 << 30);
+        assert_eq!(bytes(TcePolicy::Kernel, None, 1 << 40), 16 << 30);
+        let chosen = RegionSize::new(32 << 20);
+        assert_eq!(bytes(TcePolicy::Kernel, chosen, 1 << 30), 32 << 20);
+    }
 }

@@ -112,9 +112,13 @@ fn sample(
 fn call(engine: &Engine<Memory, AgreeingHost>, number: u64, bridge: u16) -> Result<(), AnyError> {
     let liobn = Liobn::of_pci_window(u8::try_from(bridge)?, 0);
     let mut registers = [liobn.0.into(), 0, 0x5003, 0, 0, 0, 0, 0, 0];
-    match engine.handle(number, &mut registers) {
-        Some(Answer::Code(code)) if code.to_register() == 0 => Ok(()),
-        answer => Err(format!("{number:#x} is answered {answer:?}").into()),
+    loop {
+        match engine.handle(number, &mut registers) {
+            Some(Answer::Code(code)) if code.to_register() == 0 => return Ok(()),
+            // Memory was locked for it.
+            Some(Answer::MakeAgain) => {}
+            answer => return Err(format!("{number:#x} is answered {answer:?}").into()),
+        }
     }
 }
 
