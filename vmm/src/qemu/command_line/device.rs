@@ -326,7 +326,7 @@ mod tests {
         assert_eq!(
             refusal("virtio-balloon-pci,id=balloon0"),
             "-device: virtio-balloon-pci is not supported; there are spapr-pci-host-bridge, \
-             spapr-vty, vfio-pci"
+             spapr-vty, vfio-pci, virtio-rng-pci, virtio-rng-pci-non-transitional"
         );
         let disk = refusal("virtio-blk-pci,drive=d");
         assert!(disk.starts_with("-device virtio-blk-pci is not supported: there are no disks"));

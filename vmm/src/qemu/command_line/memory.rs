@@ -232,7 +232,7 @@ mod tests {
         assert_eq!(
             refusal(&["iothread,id=i"], "1G", "r"),
             "-object: iothread is not supported; there are memory-backend-file, \
-             memory-backend-memfd, memory-backend-ram, secret"
+             memory-backend-memfd, memory-backend-ram, rng-builtin, rng-random, secret"
         );
         let bound = "memory-backend-ram,id=r,size=1G,host-nodes=0,policy=bind";
         assert_eq!(

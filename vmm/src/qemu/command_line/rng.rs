@@ -96,7 +96,7 @@ mod tests {
         );
         assert_eq!(
             refusal(&[json, json], &[device]),
-            "-object: there are two with the name r"
+            "-object: the id r is given twice"
         );
     }
 
