@@ -26,7 +26,9 @@ mod guest {
 
     /// Memory above the guest's image, of which the first pages are the queues and the block.
     const MEMORY: u64 = 64 << 20;
-    /// What is left at the end of RAM: the device tree is there.
+    /// Where it ends at the latest, far below the device tree of a machine with more.
+    const MOST: u64 = 224 << 20;
+    /// What is left at the end of RAM: the device tree of a small machine is there.
     const LEFT: u64 = 32 << 20;
     const QUEUES: u64 = 4;
     /// Entries of the window that are made.
@@ -42,7 +44,8 @@ mod guest {
         let (Some(ram), Some(config)) = (machine.ram_bytes(), config) else {
             rtas::stop_with("the machine lacks something that this guest needs");
         };
-        let bytes = ram.saturating_sub(MEMORY + LEFT) / PAGE_BYTES * PAGE_BYTES;
+        let end = ram.saturating_sub(LEFT).min(MOST);
+        let bytes = end.saturating_sub(MEMORY) / PAGE_BYTES * PAGE_BYTES;
         if bytes < ENTRIES * PAGE_BYTES {
             rtas::stop_with("there is too little memory");
         }
