@@ -26,7 +26,6 @@
 //! | [`setting`] | what errors are about, however a program calls it |
 //! | [`stats`] | the counters that `--stats` writes |
 //! | [`logging`] | diagnostics that cannot disturb the guest |
-//! | `kvm` | KVM for pseries guests (on powerpc64 alone) |
 
 pub mod background_writer;
 pub mod boot;
@@ -37,8 +36,6 @@ pub mod descriptor_limit;
 pub mod dump;
 pub mod hugepages;
 pub mod iommu_report;
-#[cfg(target_arch = "powerpc64")]
-pub mod kvm;
 pub mod lifecycle;
 pub mod logging;
 pub mod machine;

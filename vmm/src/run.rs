@@ -1,12 +1,10 @@
 //! `spapr-vmm run`: from the command line to the guest's end.
 
-#[cfg(target_arch = "powerpc64")]
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::cli::{self, RunArguments};
 use crate::setting::{self, Setting};
-#[cfg(target_arch = "powerpc64")]
 use crate::{
     console::{Console, ConsoleError, Escape, OsTermReport, Terminal},
     control::{Control, ControlError},
@@ -31,11 +29,9 @@ pub enum RunError {
     )]
     WrongArchitecture,
     /// The machine cannot be made, or not be given back.
-    #[cfg(target_arch = "powerpc64")]
     #[error(transparent)]
     Machine(#[from] MachineError),
     /// The machine cannot be made again after a reboot, or not be given back.
-    #[cfg(target_arch = "powerpc64")]
     #[error("{when}")]
     Later {
         /// At which point of the machine's life.
@@ -44,43 +40,33 @@ pub enum RunError {
         source: MachineError,
     },
     /// There are no random bytes.
-    #[cfg(target_arch = "powerpc64")]
     #[error("cannot get random bytes")]
     Random(#[source] std::io::Error),
     /// There are no threads for the processors.
-    #[cfg(target_arch = "powerpc64")]
     #[error("cannot start the processors' threads")]
     Threads(#[source] std::io::Error),
     /// There is no sandbox.
-    #[cfg(target_arch = "powerpc64")]
     #[error("cannot set up the sandbox")]
     Sandbox(#[source] std::io::Error),
     /// There is no console.
-    #[cfg(target_arch = "powerpc64")]
     #[error(transparent)]
     Console(#[from] ConsoleError),
     /// The control plane does not work.
-    #[cfg(target_arch = "powerpc64")]
     #[error(transparent)]
     Control(#[from] ControlError),
     /// The counters could not be written.
-    #[cfg(target_arch = "powerpc64")]
     #[error(transparent)]
     Stats(#[from] StatsError),
     /// The file for the counters cannot be made.
-    #[cfg(target_arch = "powerpc64")]
     #[error(transparent)]
     StatsFile(StatsError),
     /// The guest's kernel gave up.
-    #[cfg(target_arch = "powerpc64")]
     #[error("{0}")]
     OsTerm(OsTermReport),
     /// The process was asked to end.
-    #[cfg(target_arch = "powerpc64")]
     #[error("ended by {0} before the guest powered off")]
     Asked(&'static str),
     /// A processor failed.
-    #[cfg(target_arch = "powerpc64")]
     #[error("{0}")]
     Processor(String),
 }
@@ -91,7 +77,6 @@ impl RunError {
         setting::message(self, self.setting().and_then(cli::option_of))
     }
 
-    #[cfg(target_arch = "powerpc64")]
     fn setting(&self) -> Option<Setting> {
         match self {
             Self::Machine(error) => error.setting(),
@@ -101,21 +86,13 @@ impl RunError {
         }
     }
 
-    #[cfg(not(target_arch = "powerpc64"))]
-    fn setting(&self) -> Option<Setting> {
-        None
-    }
-
     /// The process' exit status: 2 when what was asked for cannot be run on this host, 1 when
     /// something failed on the way.
     pub fn exit_status(&self) -> u8 {
         match self {
             Self::WrongArchitecture => 2,
-            #[cfg(target_arch = "powerpc64")]
             Self::Machine(error) => error.exit_status(),
-            #[cfg(target_arch = "powerpc64")]
             Self::Console(ConsoleError::File { .. }) | Self::StatsFile(_) => 2,
-            #[cfg(target_arch = "powerpc64")]
             _ => 1,
         }
     }
@@ -125,17 +102,10 @@ impl RunError {
 ///
 /// # Errors
 /// When the guest cannot be run, or ends otherwise than by powering off.
-#[cfg(not(target_arch = "powerpc64"))]
-pub fn run(_arguments: &RunArguments, _started: Instant) -> Result<(), RunError> {
-    Err(RunError::WrongArchitecture)
-}
-
-/// Runs a guest until it powers off; `started` is when this process began.
-///
-/// # Errors
-/// When the guest cannot be run, or ends otherwise than by powering off.
-#[cfg(target_arch = "powerpc64")]
 pub fn run(arguments: &RunArguments, started: Instant) -> Result<(), RunError> {
+    if !spapr_kvm::RUNS_GUESTS {
+        return Err(RunError::WrongArchitecture);
+    }
     let description = MachineDescription::from(arguments);
     let file = arguments.stats.clone().map(StatisticsFile::create);
     let file = file.transpose().map_err(RunError::StatsFile)?;
@@ -162,7 +132,6 @@ pub fn run(arguments: &RunArguments, started: Instant) -> Result<(), RunError> {
 }
 
 /// How a run ended well.
-#[cfg(target_arch = "powerpc64")]
 enum Gone {
     /// The guest powered off.
     PowerOff,
@@ -170,7 +139,6 @@ enum Gone {
     Left,
 }
 
-#[cfg(target_arch = "powerpc64")]
 fn run_machine(
     description: &MachineDescription,
     console: &ConsoleKind,

@@ -8,8 +8,7 @@ use parking_lot::Mutex;
 use spapr_devices::pci::MmioMapper;
 use spapr_hypercalls::address::GuestPhysicalAddress;
 use spapr_hypercalls::world::HostRange;
-
-use crate::kvm::memory_slots::MemorySlots;
+use spapr_kvm::memory_slots::MemorySlots;
 
 /// BARs as memory slots of the guest.
 #[derive(Debug)]

@@ -4,7 +4,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use log::Level;
 use spapr_devices::dma_windows::DmaWindows;
 use spapr_devices::guest_message;
@@ -18,11 +17,20 @@ use spapr_hypercalls::engine::{Engine, EngineError, HostBridge as EngineBridge, 
 use spapr_hypercalls::locking::RegionSize;
 use spapr_hypercalls::policy::Policy;
 use spapr_hypercalls::world::GuestRange;
+use spapr_kvm::host::{Capabilities, HostError, Kvm, create_vm, require_radix};
+use spapr_kvm::memory_slots::{MemorySlotError, MemorySlots};
+use spapr_kvm::vcpu::{Vcpu, VcpuError};
+use spapr_kvm::vfio_device::{VfioDeviceError, VfioKvmDevice};
+use spapr_kvm::vm::{Vm, VmError};
+use spapr_kvm::xive::XiveError;
+use vmm_sys_util::errno;
 
 use super::bar_slots::BarSlots;
 use super::bulk_calls::{self, BulkCallSwitch};
+use super::controller_kind;
 use super::device_interrupts;
 use super::dma_windows;
+use super::host::Host;
 use super::memory_check::{self, MemoryCheckError};
 use super::passthrough::{self, AttachedGroup, PassthroughError};
 use super::populator::Wake;
@@ -31,12 +39,6 @@ use crate::boot::kernel::Kernel;
 use crate::boot::layout::room_for_kernel;
 use crate::boot::{self, BootError, Entry, Payload, device_tree::MachineTree};
 use crate::control::Alarm;
-use crate::kvm::host::{self, Capabilities, HostError};
-use crate::kvm::memory_slots::{MemorySlotError, MemorySlots};
-use crate::kvm::vcpu::{PseriesVcpu, VcpuError};
-use crate::kvm::vfio_device::{VfioDeviceError, VfioKvmDevice};
-use crate::kvm::vm::{PseriesVm, VmError};
-use crate::kvm::xive::XiveError;
 use crate::memory::{self, GuestRam, MemoryError};
 use crate::partition::host_iommu::GroupIommu;
 use crate::partition::interrupt_controller::{InterruptController, InterruptControllerError};
@@ -112,7 +114,7 @@ pub enum KvmRefusal {
         /// Its number.
         id: u32,
         /// Why.
-        source: kvm_ioctls::Error,
+        source: errno::Error,
     },
     /// A processor's state.
     #[error(transparent)]
@@ -185,11 +187,11 @@ pub struct Machine {
     pub(super) dma_windows: DmaWindows,
     pub(super) bridges: Vec<HostBridge>,
     pub(super) interrupts: Arc<InterruptController>,
-    pub(super) vcpus: Vec<VcpuFd>,
+    pub(super) vcpus: Vec<Vcpu>,
     pub(super) entry: Entry,
     pub(super) speculation: Told,
     pub(super) capabilities: Capabilities,
-    pub(super) vm: Arc<VmFd>,
+    pub(super) vm: Arc<Vm>,
     pub(super) ram: GuestRam,
 }
 
@@ -201,17 +203,26 @@ impl Machine {
     /// # Errors
     /// What the host lacks or what of the description is impossible; all is given back then.
     pub fn new(description: &MachineDescription, lasting: &Lasting) -> Result<Self, MachineError> {
+        Self::on(&Host::this(), description, lasting)
+    }
+
+    /// [`Machine::new`] on that host.
+    pub(crate) fn on(
+        host: &Host<'_>,
+        description: &MachineDescription,
+        lasting: &Lasting,
+    ) -> Result<Self, MachineError> {
         // First what needs nothing of the host.
         let room = room_for_kernel(description.memory.0);
         let files = lasting.boot_files(description)?;
         let kernel = Kernel::of(&files.kernel, room).map_err(BootError::from)?;
-        let Vm {
+        let EmptyVm {
             vm,
             capabilities,
             controller,
             kvm,
             speculation,
-        } = make_vm(description)?;
+        } = make_vm(host, description)?;
         let ram = make_ram(description)?;
         let slots = Arc::new(MemorySlots::new(
             Arc::clone(&vm),
@@ -226,7 +237,7 @@ impl Machine {
             InterruptController::new(controller, &vm, &slots, description.cpus, ram.bytes())
                 .map_err(KvmRefusal::from)?,
         );
-        let (vcpus, processor) = make_vcpus(&vm, &interrupts, description)?;
+        let (vcpus, processor) = make_vcpus(host, &vm, &interrupts, description)?;
         if controller == ControllerKind::Xics {
             define_kernel_services(&vm)?;
         }
@@ -316,21 +327,20 @@ fn warn_of_little_memory(description: &MachineDescription) {
 }
 
 /// A VM without memory and processors.
-struct Vm {
-    vm: Arc<VmFd>,
+struct EmptyVm {
+    vm: Arc<Vm>,
     capabilities: Capabilities,
     controller: ControllerKind,
     kvm: Kvm,
     speculation: Told,
 }
 
-fn make_vm(description: &MachineDescription) -> Result<Vm, MachineError> {
-    let kvm = host::open()?;
-    let vm = Arc::new(host::create_vm(&kvm)?);
-    host::require_radix(&vm)?;
+fn make_vm(host: &Host<'_>, description: &MachineDescription) -> Result<EmptyVm, MachineError> {
+    let kvm = (host.open)()?;
+    let vm = Arc::new(create_vm(&kvm)?);
+    require_radix(&vm)?;
     let capabilities = Capabilities::of(&vm);
-    let controller =
-        capabilities.interrupt_controller(description.interrupt_controller, host_page_bytes())?;
+    let controller = controller_kind::choose(description.interrupt_controller, &capabilities)?;
     let bulk_calls = policy(description).tce.bulk_calls_in_kernel();
     capabilities.require(controller, bulk_calls)?;
     if description.cpus > capabilities.max_vcpus {
@@ -346,7 +356,7 @@ fn make_vm(description: &MachineDescription) -> Result<Vm, MachineError> {
     }
     let known = processor_facts::known_of_speculation(&vm, &capabilities);
     let speculation = Told::as_wanted(&known, &description.speculation)?;
-    Ok(Vm {
+    Ok(EmptyVm {
         vm,
         capabilities,
         controller,
@@ -378,7 +388,7 @@ fn prepare_engine(
     mut engine: Engine<GuestRam, GroupIommu>,
     description: &MachineDescription,
     kvm: &Kvm,
-    vm: &Arc<VmFd>,
+    vm: &Arc<Vm>,
     capabilities: &Capabilities,
 ) -> Result<Prepared, MachineError> {
     let mut bulk_calls_due = None;
@@ -405,7 +415,7 @@ fn prepare_engine(
 }
 
 /// Has the kernel serve the RTAS calls of an XICS.
-fn define_kernel_services(vm: &VmFd) -> Result<(), KvmRefusal> {
+fn define_kernel_services(vm: &Vm) -> Result<(), KvmRefusal> {
     for service in KERNEL_SERVICES {
         vm.define_rtas_token(service.name, service.token)?;
     }
@@ -414,23 +424,26 @@ fn define_kernel_services(vm: &VmFd) -> Result<(), KvmRefusal> {
 
 /// Makes the processors, connected to the interrupt controller.
 fn make_vcpus(
-    vm: &VmFd,
+    host: &Host<'_>,
+    vm: &Vm,
     interrupts: &InterruptController,
     description: &MachineDescription,
-) -> Result<(Vec<VcpuFd>, boot::device_tree::ProcessorFacts), MachineError> {
+) -> Result<(Vec<Vcpu>, boot::device_tree::ProcessorFacts), MachineError> {
     let count = description.cpus;
     let mut vcpus = Vec::new();
     let mut facts = None;
     for id in 0..count {
         let vcpu = vm
-            .create_vcpu(id.into())
+            .create_vcpu(id)
             .map_err(|source| KvmRefusal::CreateVcpu { id, source })?;
         vcpu.enable_papr().map_err(KvmRefusal::from)?;
         let facts = match &facts {
             Some(facts) => facts,
             None => {
                 let pvr = vcpu.pvr().map_err(KvmRefusal::from)?;
-                facts.insert(processor_facts::describe(vm, pvr, description.processor)?)
+                let facts_of_host =
+                    processor_facts::describe(host.cpus, vm, pvr, description.processor)?;
+                facts.insert(facts_of_host)
             }
         };
         vcpu.set_arch_compat(facts.cpu_version)
@@ -467,7 +480,7 @@ struct Attached {
 fn attach_devices(
     description: &MachineDescription,
     ram: &GuestRam,
-    vm: &Arc<VmFd>,
+    vm: &Arc<Vm>,
     capabilities: &Capabilities,
     controller: ControllerKind,
     pci: &PciMachine,

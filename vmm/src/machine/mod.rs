@@ -4,30 +4,19 @@ pub mod dma_windows;
 pub mod guest_places;
 pub mod locked_memory;
 
-#[cfg(target_arch = "powerpc64")]
 mod bar_slots;
-#[cfg(target_arch = "powerpc64")]
 mod build;
-#[cfg(target_arch = "powerpc64")]
 mod bulk_calls;
-#[cfg(any(target_arch = "powerpc64", test))]
+mod controller_kind;
 mod device_interrupts;
-#[cfg(target_arch = "powerpc64")]
 mod device_notices;
-#[cfg(target_arch = "powerpc64")]
+pub(crate) mod host;
 mod memory_check;
-#[cfg(target_arch = "powerpc64")]
 mod passthrough;
-#[cfg(any(test, target_arch = "powerpc64"))]
 mod populator;
-#[cfg(target_arch = "powerpc64")]
 mod processor_facts;
-#[cfg(target_arch = "powerpc64")]
 mod report;
-#[cfg(target_arch = "powerpc64")]
 mod running;
 
-#[cfg(target_arch = "powerpc64")]
 pub use build::{Machine, MachineError};
-#[cfg(target_arch = "powerpc64")]
 pub use running::{MachineControls, RunningMachine};

@@ -9,6 +9,7 @@ use log::Level;
 use spapr_devices::guest_message;
 use spapr_devices::interrupts::{InterruptLines, Lisn, LisnBlock};
 use spapr_devices::rtas::PowerEvents;
+use spapr_kvm::time_base;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::build::{Machine, MachineError};
@@ -17,7 +18,6 @@ use super::report;
 use crate::console::Terminal;
 use crate::control::Alarm;
 use crate::dump::{SavedRegisters, Snapshot};
-use crate::kvm::time_base;
 use crate::lifecycle::{End, Lifecycle};
 use crate::partition::Partition;
 use crate::partition::counters::Counters;

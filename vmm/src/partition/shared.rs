@@ -3,13 +3,14 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use kvm_ioctls::VmFd;
 use spapr_devices::dma_windows::DmaWindows;
 use spapr_devices::pci::HostBridge;
 use spapr_devices::rtas::PowerEvents;
 use spapr_devices::vty::Vty;
 use spapr_hypercalls::address::GuestPhysicalAddress;
 use spapr_hypercalls::engine::Engine;
+use spapr_kvm::host::Capabilities;
+use spapr_kvm::vm::Vm;
 
 use super::host_iommu::GroupIommu;
 use super::interrupt_controller::InterruptController;
@@ -20,7 +21,6 @@ use super::processors::Processors;
 use super::rtas_state::RtasState;
 use crate::console::OutputQueue;
 use crate::dump::SavedRegisters;
-use crate::kvm::host::Capabilities;
 use crate::lifecycle::Lifecycle;
 use crate::memory::GuestRam;
 use crate::speculation::Told;
@@ -58,7 +58,7 @@ pub struct Partition {
     pub rtas: RtasState,
     /// The interrupt controller. KVM takes it away when its descriptor closes.
     pub interrupts: Arc<InterruptController>,
-    pub(crate) vm: Arc<VmFd>,
+    pub(crate) vm: Arc<Vm>,
     pub(crate) capabilities: Capabilities,
     /// The host's kernel moves memory before it locks it, and cannot move what it holds on to otherwise.
     pub(crate) settles: bool,

@@ -1,15 +1,8 @@
 //! The lives of a machine under monitors.
 
-#[cfg(target_arch = "powerpc64")]
 pub use with_kvm::MachineError;
-#[cfg(target_arch = "powerpc64")]
 pub(super) use with_kvm::run;
-#[cfg(not(target_arch = "powerpc64"))]
-pub use without_kvm::MachineError;
-#[cfg(not(target_arch = "powerpc64"))]
-pub(super) use without_kvm::run;
 
-#[cfg(target_arch = "powerpc64")]
 mod with_kvm {
     use std::sync::Arc;
     use std::time::Instant;
@@ -33,6 +26,12 @@ mod with_kvm {
     /// Why a machine cannot be run.
     #[derive(Debug, thiserror::Error)]
     pub enum MachineError {
+        /// Not on this architecture.
+        #[error(
+            "guests run on ppc64le hosts with KVM, and this is {}",
+            std::env::consts::ARCH
+        )]
+        WrongArchitecture,
         /// It cannot be made.
         #[error(transparent)]
         Build(#[from] BuildError),
@@ -48,6 +47,7 @@ mod with_kvm {
         /// What of the user's choice it is about.
         pub fn setting(&self) -> Option<Setting> {
             match self {
+                Self::WrongArchitecture => None,
                 Self::Build(error) => error.setting(),
                 Self::Console(error) => error.setting(),
                 Self::Stats(_) => Some(Setting::Stats),
@@ -95,6 +95,9 @@ mod with_kvm {
         mut waiting: Waiting,
         started: Instant,
     ) -> Result<(), QemuError> {
+        if !spapr_kvm::RUNS_GUESTS {
+            return Err(MachineError::WrongArchitecture.into());
+        }
         if let Err(error) = crate::descriptor_limit::raise() {
             log::warn!("cannot raise the limit on open files: {error}");
         }
@@ -208,46 +211,5 @@ mod with_kvm {
             }
             self.serving.guest().ended(end)
         }
-    }
-}
-
-#[cfg(not(target_arch = "powerpc64"))]
-mod without_kvm {
-    use std::time::Instant;
-
-    use super::super::run::{QemuError, Waiting};
-    use crate::console::Console;
-    use crate::setting::Setting;
-    use crate::spec::MachineDescription;
-
-    /// Why a machine cannot be run.
-    #[derive(Debug, thiserror::Error)]
-    pub enum MachineError {
-        /// Not on this architecture.
-        #[error(
-            "guests run on ppc64le hosts with KVM, and this is {}",
-            std::env::consts::ARCH
-        )]
-        WrongArchitecture,
-    }
-
-    impl MachineError {
-        /// What of the user's choice it is about.
-        pub fn setting(&self) -> Option<Setting> {
-            None
-        }
-    }
-
-    /// Refuses to run a machine: there is no KVM for it on this architecture.
-    ///
-    /// # Errors
-    /// Always.
-    pub(in super::super) fn run(
-        _description: &MachineDescription,
-        _console: Console,
-        _waiting: Waiting,
-        _started: Instant,
-    ) -> Result<(), QemuError> {
-        Err(MachineError::WrongArchitecture.into())
     }
 }

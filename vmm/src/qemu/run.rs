@@ -279,7 +279,6 @@ impl Serving {
     }
 
     /// Waits for the end of a machine's run.
-    #[cfg(target_arch = "powerpc64")]
     pub(super) fn wait_for_end(
         &self,
         lifecycle: &Arc<Lifecycle>,

@@ -227,11 +227,10 @@ const fn number(request: c_ulong) -> u32 {
     request as u32
 }
 
-/// The calls of KVM and VFIO; on an architecture without them none.
-#[cfg(target_arch = "powerpc64")]
+/// The calls of KVM and VFIO.
 const KVM_AND_VFIO: &[u32] = &{
-    use crate::kvm::REQUESTS;
     use spapr_devices::vfio::requests::ALL;
+    use spapr_kvm::REQUESTS;
     let mut numbers = [0; REQUESTS.len() + ALL.len()];
     let mut place = 0;
     while place < numbers.len() {
@@ -244,8 +243,6 @@ const KVM_AND_VFIO: &[u32] = &{
     }
     numbers
 };
-#[cfg(not(target_arch = "powerpc64"))]
-const KVM_AND_VFIO: &[u32] = &[];
 
 /// The same, and those of terminals.
 const OF_MAIN: &[u32] = &{
