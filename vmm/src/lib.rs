@@ -1,4 +1,4 @@
-//! The `spapr-vmm` program: command line, guest memory, boot, KVM, the processors' loop.
+//! The `spapr-vmm` program: command line, guest memory, boot, the processors' loop. KVM is in `spapr_kvm`.
 //!
 //! | module | what it is for |
 //! |---|---|

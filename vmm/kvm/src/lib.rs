@@ -46,6 +46,9 @@ pub mod fake;
 #[cfg(target_arch = "powerpc64")]
 mod real;
 
+#[cfg(all(test, not(target_arch = "powerpc64")))]
+mod fake_tests;
+
 #[cfg(not(target_arch = "powerpc64"))]
 use fake as kernel;
 #[cfg(target_arch = "powerpc64")]

@@ -207,7 +207,7 @@ impl Machine {
     }
 
     /// [`Machine::new`] on that host.
-    pub(crate) fn on(
+    pub(super) fn on(
         host: &Host<'_>,
         description: &MachineDescription,
         lasting: &Lasting,

@@ -8,11 +8,11 @@ use spapr_kvm::host::{self, HostError, Kvm};
 const CPUS: &str = "/proc/device-tree/cpus";
 
 /// What of the host is looked for in one place alone.
-pub(crate) struct Host<'a> {
+pub(super) struct Host<'a> {
     /// Opens its KVM.
-    pub(crate) open: &'a dyn Fn() -> Result<Kvm, HostError>,
+    pub(super) open: &'a dyn Fn() -> Result<Kvm, HostError>,
     /// Its processors in its device tree.
-    pub(crate) cpus: &'a Path,
+    pub(super) cpus: &'a Path,
 }
 
 impl Host<'_> {

@@ -10,7 +10,9 @@ mod bulk_calls;
 mod controller_kind;
 mod device_interrupts;
 mod device_notices;
-pub(crate) mod host;
+#[cfg(all(test, not(target_arch = "powerpc64")))]
+mod fake_kvm_tests;
+mod host;
 mod memory_check;
 mod passthrough;
 mod populator;

@@ -36,7 +36,7 @@ use spapr_devices::error_chain::chain;
 pub struct RunningMachine {
     /// It works on the partition, so it ends first.
     populator: Option<Populator>,
-    partition: Arc<Partition>,
+    pub(super) partition: Arc<Partition>,
     threads: Arc<ProcessorThreads>,
     /// How many of them have work.
     working: u32,
