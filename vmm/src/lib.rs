@@ -1,4 +1,4 @@
-//! The `spapr-vmm` program: command line, guest memory, boot, KVM, the processors' loop.
+//! The `spapr-vmm` program: command line, guest memory, boot, the processors' loop. KVM is in `spapr_kvm`.
 //!
 //! | module | what it is for |
 //! |---|---|
@@ -27,7 +27,6 @@
 //! | [`setting`] | what errors are about, however a program calls it |
 //! | [`stats`] | the counters that `--stats` writes |
 //! | [`logging`] | diagnostics that cannot disturb the guest |
-//! | `kvm` | KVM for pseries guests (on powerpc64 alone) |
 
 pub mod background_writer;
 pub mod boot;
@@ -38,8 +37,6 @@ pub mod descriptor_limit;
 pub mod dump;
 pub mod hugepages;
 pub mod iommu_report;
-#[cfg(target_arch = "powerpc64")]
-pub mod kvm;
 pub mod lifecycle;
 pub mod logging;
 pub mod machine;

@@ -215,7 +215,7 @@ mod tests {
     fn what_each_life_of_a_machine_says_is_limited_for_a_guest_that_reboots_in_a_loop() {
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut found = Vec::new();
-        for folder in ["src/machine", "src/kvm", "src/vcpu", "../devices/src"] {
+        for folder in ["src/machine", "kvm/src", "src/vcpu", "../devices/src"] {
             unlimited(&root.join(folder), &mut found);
         }
         assert!(found.is_empty(), "{found:#?}");

@@ -5,7 +5,6 @@ use std::time::Instant;
 use crate::cli::{self, RunArguments};
 use crate::session::SessionError;
 use crate::setting;
-#[cfg(target_arch = "powerpc64")]
 use crate::{
     console::{Console, Escape, OsTermReport},
     control::{Control, ControlError},
@@ -24,23 +23,18 @@ pub enum RunError {
     #[error(transparent)]
     Session(#[from] SessionError),
     /// There is no sandbox.
-    #[cfg(target_arch = "powerpc64")]
     #[error("cannot set up the sandbox")]
     Sandbox(#[source] std::io::Error),
     /// The control plane does not work.
-    #[cfg(target_arch = "powerpc64")]
     #[error(transparent)]
     Control(#[from] ControlError),
     /// The guest's kernel gave up.
-    #[cfg(target_arch = "powerpc64")]
     #[error("{0}")]
     OsTerm(OsTermReport),
     /// The process was asked to end.
-    #[cfg(target_arch = "powerpc64")]
     #[error("ended by {0} before the guest powered off")]
     Asked(&'static str),
     /// A processor failed.
-    #[cfg(target_arch = "powerpc64")]
     #[error("{0}")]
     Processor(String),
 }
@@ -50,7 +44,6 @@ impl RunError {
     pub fn message(&self) -> String {
         let setting = match self {
             Self::Session(error) => error.setting(),
-            #[cfg(target_arch = "powerpc64")]
             _ => None,
         };
         setting::message(self, setting.and_then(cli::option_of))
@@ -61,7 +54,6 @@ impl RunError {
     pub fn exit_status(&self) -> u8 {
         match self {
             Self::Session(error) => error.exit_status(),
-            #[cfg(target_arch = "powerpc64")]
             _ => 1,
         }
     }
@@ -71,16 +63,6 @@ impl RunError {
 ///
 /// # Errors
 /// When the guest cannot be run, or ends otherwise than by powering off.
-#[cfg(not(target_arch = "powerpc64"))]
-pub fn run(_arguments: &RunArguments, _started: Instant) -> Result<(), RunError> {
-    Err(SessionError::WrongArchitecture.into())
-}
-
-/// Runs a guest until it powers off; `started` is when this process began.
-///
-/// # Errors
-/// When the guest cannot be run, or ends otherwise than by powering off.
-#[cfg(target_arch = "powerpc64")]
 pub fn run(arguments: &RunArguments, started: Instant) -> Result<(), RunError> {
     let description = MachineDescription::from(arguments);
     let mut session = Session::new(&description, arguments.stats.clone(), started)?;
@@ -88,7 +70,6 @@ pub fn run(arguments: &RunArguments, started: Instant) -> Result<(), RunError> {
     session.finish(result)
 }
 
-#[cfg(target_arch = "powerpc64")]
 fn run_machine(
     session: &mut Session<'_>,
     description: &MachineDescription,
@@ -134,10 +115,8 @@ fn run_machine(
 }
 
 /// A process that its guest, its user or a signal ends.
-#[cfg(target_arch = "powerpc64")]
 struct Foreground(Control);
 
-#[cfg(target_arch = "powerpc64")]
 impl FrontEnd<Lives<'_, '_>> for Foreground {
     type Error = RunError;
 

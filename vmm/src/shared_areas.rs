@@ -8,28 +8,7 @@
 //! and KVM is told of them by registers of the vCPU.
 
 use spapr_hypercalls::abi::{Arguments, ReturnCode};
-
-/// Which of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// The virtual processor area.
-    Vpa,
-    /// The SLB shadow buffer.
-    SlbShadow,
-    /// The dispatch trace log.
-    DispatchTraceLog,
-}
-
-/// One that a processor has from now on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SharedArea {
-    /// What it is for.
-    pub kind: Kind,
-    /// Where it is in guest memory; 0 if there is none any more.
-    pub address: u64,
-    /// Its length.
-    pub bytes: u64,
-}
+use spapr_kvm::shared_area::{Kind, SharedArea};
 
 /// What a call asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -26,15 +26,16 @@ pub struct VirtioOptions {
     pub by_bus_address: bool,
     /// Guest memory.
     pub memory: DmaMemory,
+    /// What the device's thread does first: it gives up what it will not need.
+    pub prepare_thread: fn() -> io::Result<()>,
 }
 
 /// A virtio device behind a PCI host bridge.
 pub struct VirtioFunction {
     name: String,
     shared: Arc<Shared>,
-    /// The thread that serves the queues, from when a driver is first ready. Its lock is never taken while
-    /// another is held.
-    worker: Mutex<Option<Worker>>,
+    /// The thread that serves the queues.
+    _worker: Worker,
 }
 
 /// What processors and the device's thread share.
@@ -56,15 +57,16 @@ struct State {
 }
 
 impl VirtioFunction {
-    /// The function of `device`.
+    /// The function of `device`, whose thread begins.
     ///
     /// # Errors
-    /// When there are no descriptors left for doorbells.
+    /// When there are no descriptors left for doorbells, or no thread.
     pub fn new(device: Box<dyn Device>, options: VirtioOptions) -> io::Result<Self> {
         let VirtioOptions {
             name,
             by_bus_address,
             memory,
+            prepare_thread,
         } = options;
         let (identity, sizes) = (device.identity(), device.queue_sizes());
         let queues = u16::try_from(sizes.len()).unwrap_or(u16::MAX);
@@ -81,36 +83,19 @@ impl VirtioFunction {
             registers,
             device,
         };
-        let shared = Shared {
+        let shared = Arc::new(Shared {
             name: name.clone(),
             identity,
             memory,
             doorbells,
             state: Mutex::new(state),
             msi_x: Mutex::new(MsiX::new(vectors.into())),
-        };
+        });
         Ok(Self {
             name,
-            shared: Arc::new(shared),
-            worker: Mutex::new(None),
+            _worker: Worker::start(Arc::clone(&shared), prepare_thread)?,
+            shared,
         })
-    }
-
-    /// Has the queues served from now on.
-    fn start(&self) {
-        let mut worker = self.worker.lock();
-        if worker.is_none() {
-            match Worker::start(Arc::clone(&self.shared)) {
-                Ok(started) => *worker = Some(started),
-                Err(error) => {
-                    drop(worker);
-                    self.shared.stop(&ServeError::Host(error));
-                    return;
-                }
-            }
-        }
-        // A driver may have put something in before.
-        self.shared.ring_all();
     }
 
     fn read_place(&self, place: Place, data: &mut [u8]) {
@@ -128,9 +113,9 @@ impl VirtioFunction {
         let shared = &self.shared;
         match place {
             Place::Common(offset) => {
-                let event = shared.write_registers(offset, data);
-                if event == Event::DriverOk {
-                    self.start();
+                if shared.write_registers(offset, data) == Event::DriverOk {
+                    // A driver may have put something in before.
+                    shared.ring_all();
                 }
             }
             Place::Device(offset) => shared.state().device.write_config(offset, data),
@@ -206,9 +191,16 @@ impl Shared {
         Ok(served)
     }
 
+    /// Says that the device's thread ends, for a reason of the host's, and with it the device.
+    #[cold]
+    pub(super) fn give_up(&self, reason: io::Error) {
+        log::error!("{}: the device does not work: {reason}", self.name);
+        self.stop(&ServeError::Host(reason));
+    }
+
     /// Stops the device until its driver resets it, which is told.
     #[cold]
-    pub(super) fn stop(&self, reason: &ServeError) {
+    fn stop(&self, reason: &ServeError) {
         let mut state = self.state();
         if state.registers.stop() {
             guest_message!(

@@ -70,6 +70,7 @@ impl Driver {
             name: "rng0".to_owned(),
             by_bus_address,
             memory,
+            prepare_thread: || Ok(()),
         };
         let mut next = 0_u8;
         let counting = move |bytes: &mut [u8]| {

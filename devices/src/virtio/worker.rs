@@ -7,7 +7,6 @@ use std::thread::{self, JoinHandle};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::device::ServeError;
 use super::function::Shared;
 
 /// The thread; it ends when this is dropped.
@@ -17,16 +16,19 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Starts it, with the name of the kind of device.
+    /// Starts it, with the name of the kind of device. It does `prepare` first.
     ///
     /// # Errors
     /// When there is no thread or no descriptor left.
-    pub(super) fn start(shared: Arc<Shared>) -> io::Result<Self> {
+    pub(super) fn start(shared: Arc<Shared>, prepare: fn() -> io::Result<()>) -> io::Result<Self> {
         let end = EventFd::new(EFD_NONBLOCK)?;
         let ends = end.try_clone()?;
         let thread = thread::Builder::new()
             .name(shared.identity.name.to_owned())
-            .spawn(move || run(&shared, &ends))?;
+            .spawn(move || match prepare() {
+                Ok(()) => run(&shared, &ends),
+                Err(error) => shared.give_up(error),
+            })?;
         Ok(Self {
             end,
             thread: Some(thread),
@@ -54,7 +56,7 @@ fn run(shared: &Shared, ends: &EventFd) {
         .collect();
     loop {
         if let Err(error) = wait(&mut polled) {
-            shared.stop(&ServeError::Host(error));
+            shared.give_up(error);
             return;
         }
         if polled.last().is_none_or(|end| end.revents != 0) {

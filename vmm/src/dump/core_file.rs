@@ -8,9 +8,9 @@
 use object::elf::{self, FileHeader64, Ident, NoteHeader64, ProgramHeader64};
 use object::endian::{LittleEndian, U16, U32, U64};
 use object::pod::bytes_of;
+use spapr_kvm::registers::{Registers, VectorRegisters};
 
 use super::MemoryRange;
-use super::registers::{Registers, VectorRegisters};
 
 /// Where Linux, like FreeBSD, maps physical memory one to one: what gdb finds the kernel by.
 const KERNEL_ADDRESS: u64 = 0xc000_0000_0000_0000;

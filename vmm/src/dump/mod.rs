@@ -2,7 +2,7 @@
 //!
 //! | file | what it is for |
 //! |---|---|
-//! | `registers` | what a core file tells of a processor |
+//! | `registers` | the registers that processors had when they were paused |
 //! | `core_file` | the bytes in front of the memory: headers and notes |
 //! | `output` | writing to a file, a pipe or a socket, until told to stop |
 
@@ -13,11 +13,12 @@ mod registers;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use spapr_kvm::registers::Registers;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::memory::GuestRam;
 pub use output::{Cancel, Output};
-pub use registers::{Registers, SavedRegisters, VectorRegisters};
+pub use registers::SavedRegisters;
 
 /// What is read and written at once; a file has no blocks for pieces that are all zero.
 const PIECE_BYTES: usize = 64 << 10;

@@ -1,48 +1,7 @@
-//! What a core file tells of a processor.
+//! The registers that a core file tells of.
 
 use parking_lot::{Mutex, MutexGuard};
-
-/// The registers of a processor.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Registers {
-    /// General purpose registers.
-    pub gpr: [u64; 32],
-    /// Next instruction address.
-    pub nip: u64,
-    /// Machine state register.
-    pub msr: u64,
-    /// Count register.
-    pub ctr: u64,
-    /// Link register.
-    pub link: u64,
-    /// Fixed-point exception register.
-    pub xer: u64,
-    /// Condition register.
-    pub cr: u64,
-    /// Data address register.
-    pub dar: u64,
-    /// Data storage interrupt status register.
-    pub dsisr: u64,
-    /// Floating-point and vector registers, where the processor has them.
-    pub vectors: Option<Box<VectorRegisters>>,
-}
-
-/// Floating-point and vector registers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct VectorRegisters {
-    /// Floating-point registers: the first halves of VSR0 to VSR31.
-    pub fpr: [u64; 32],
-    /// The second halves of VSR0 to VSR31.
-    pub vsr_second: [u64; 32],
-    /// Floating-point status and control register.
-    pub fpscr: u64,
-    /// Vector registers: VSR32 to VSR63.
-    pub vr: [u128; 32],
-    /// Vector status and control register.
-    pub vscr: u32,
-    /// Vector save register.
-    pub vrsave: u32,
-}
+use spapr_kvm::registers::Registers;
 
 /// The registers that each processor had when it left the guest to be paused.
 #[derive(Debug)]

@@ -10,6 +10,7 @@ use spapr_devices::vfio::{
     host_page_bytes,
 };
 use spapr_hypercalls::locking::RegionSize;
+use spapr_kvm::host;
 
 use super::IommuReportError;
 use super::libvirt::LibvirtLimit;
@@ -287,18 +288,11 @@ fn group_report(found: Found, guest: &Guest, limit: &MemoryLimit) -> GroupReport
 }
 
 /// Whether KVM says that it can bind TCE tables to groups; `None` when it cannot be asked.
-#[cfg(target_arch = "powerpc64")]
 fn kernel_tables() -> Option<bool> {
-    crate::kvm::host::open()
-        .map(|kvm| crate::kvm::host::binds_tce_tables(&kvm))
+    host::open()
+        .map(|kvm| host::binds_tce_tables(&kvm))
         .inspect_err(|error| log::info!("{}", chain(error)))
         .ok()
-}
-
-/// Whether KVM says that it can bind TCE tables to groups; `None` when it cannot be asked.
-#[cfg(not(target_arch = "powerpc64"))]
-fn kernel_tables() -> Option<bool> {
-    None
 }
 
 #[cfg(test)]

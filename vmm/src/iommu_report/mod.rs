@@ -83,7 +83,7 @@ impl IommuReportError {
 /// # Errors
 /// When there is none, or it cannot be written. A reader that stops reading is no error.
 pub fn run(arguments: &IommuArguments) -> Result<(), IommuReportError> {
-    if !cfg!(target_arch = "powerpc64") {
+    if !spapr_kvm::RUNS_GUESTS {
         return Err(IommuReportError::WrongArchitecture);
     }
     memory::check_size(arguments.memory, u64::MAX)?;

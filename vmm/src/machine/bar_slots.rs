@@ -4,25 +4,24 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
-use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use parking_lot::Mutex;
 use spapr_devices::board::AddressSpace;
 use spapr_hypercalls::address::GuestPhysicalAddress;
 use spapr_hypercalls::world::HostRange;
+use spapr_kvm::memory_slots::MemorySlots;
+use spapr_kvm::vm::Vm;
 use vmm_sys_util::eventfd::EventFd;
-
-use crate::kvm::memory_slots::MemorySlots;
 
 /// A VM's address space outside RAM.
 #[derive(Debug)]
 pub(super) struct BarSlots {
-    vm: Arc<VmFd>,
+    vm: Arc<Vm>,
     slots: Arc<MemorySlots>,
     mapped: Mutex<HashMap<GuestPhysicalAddress, u32>>,
 }
 
 impl BarSlots {
-    pub(super) fn new(vm: Arc<VmFd>, slots: Arc<MemorySlots>) -> Self {
+    pub(super) fn new(vm: Arc<Vm>, slots: Arc<MemorySlots>) -> Self {
         Self {
             vm,
             slots,
@@ -54,17 +53,13 @@ impl AddressSpace for BarSlots {
         Ok(())
     }
 
-    // Without a length, and whatever is written: then KVM signals the event before it fetches the guest's
-    // instruction (KVM_FAST_MMIO_BUS in `kvmppc_hv_emulate_mmio`, arch/powerpc/kvm/book3s_64_mmu_hv.c).
     fn connect_doorbell(&self, guest: GuestPhysicalAddress, event: &EventFd) -> io::Result<()> {
-        self.vm
-            .register_ioevent(event, &IoEventAddress::Mmio(guest.0), NoDatamatch)
-            .map_err(io::Error::from)
+        let connected = self.vm.connect_doorbell(guest.0, event);
+        connected.map_err(io::Error::from)
     }
 
     fn disconnect_doorbell(&self, guest: GuestPhysicalAddress, event: &EventFd) -> io::Result<()> {
-        self.vm
-            .unregister_ioevent(event, &IoEventAddress::Mmio(guest.0), NoDatamatch)
-            .map_err(io::Error::from)
+        let disconnected = self.vm.disconnect_doorbell(guest.0, event);
+        disconnected.map_err(io::Error::from)
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kvm_ioctls::VmFd;
 use spapr_devices::board::Board;
 use spapr_devices::dma::Windows;
 use spapr_devices::dma_windows::DmaWindows;
@@ -14,6 +13,9 @@ use spapr_hypercalls::abi;
 use spapr_hypercalls::address::GuestPhysicalAddress;
 use spapr_hypercalls::engine::{Engine, HostBridge as EngineBridge};
 use spapr_hypercalls::world::GuestRange;
+use spapr_kvm::host::Capabilities;
+use spapr_kvm::vfio_device::VfioKvmDevice;
+use spapr_kvm::vm::Vm;
 
 use super::error::{KvmRefusal, MachineError};
 use super::kept::Kept;
@@ -22,9 +24,6 @@ use super::policy::policy;
 use super::virtual_devices::{self, PlacedFunction};
 use super::{bulk_calls, device_interrupts, dma_windows, memory_check};
 use crate::control::Alarm;
-use crate::kvm::host::Capabilities;
-use crate::kvm::vfio_device::VfioKvmDevice;
-use crate::kvm::vm::PseriesVm;
 use crate::memory::GuestRam;
 use crate::partition::bridge_iommu::{BridgeIommu, VirtualIommu};
 use crate::partition::host_iommu::GroupIommu;
@@ -71,7 +70,7 @@ pub(super) fn attach_devices(
     description: &MachineDescription,
     ram: &GuestRam,
     kept: &mut Kept,
-    vm: &Arc<VmFd>,
+    vm: &Arc<Vm>,
     capabilities: &Capabilities,
     controller: ControllerKind,
     board: &Board,
@@ -101,7 +100,7 @@ pub(super) fn attach_devices(
     let groups: Vec<u8> = behind.keys().copied().collect();
     let made = virtual_devices::make(&description.virtual_devices, &groups, ram.mmap(), &windows);
     let made = made.map_err(|source| MachineError::Resource {
-        what: "descriptors for virtio devices",
+        what: "descriptors and threads for virtio devices",
         source,
     })?;
     for PlacedFunction { place, backend } in made {

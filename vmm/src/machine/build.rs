@@ -3,7 +3,6 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use spapr_devices::board::Board;
 use spapr_devices::dma::Windows;
 use spapr_devices::dma_windows::DmaWindows;
@@ -14,24 +13,25 @@ use spapr_devices::vfio::host_page_bytes;
 use spapr_hypercalls::abi;
 use spapr_hypercalls::address::GuestPhysicalAddress;
 use spapr_hypercalls::engine::Engine;
+use spapr_kvm::host::{Capabilities, Kvm, create_vm, require_radix};
+use spapr_kvm::memory_slots::MemorySlots;
+use spapr_kvm::vcpu::Vcpu;
+use spapr_kvm::vm::Vm;
 
 use super::bar_slots::BarSlots;
 use super::bridges::{self, Attached};
 use super::bulk_calls::{self, BulkCallSwitch};
 use super::error::{KvmRefusal, MachineError};
+use super::host::Host;
 use super::kept::Kept;
 use super::policy::policy;
 use super::populator::Wake;
-use super::processor_facts;
+use super::{controller_kind, processor_facts};
 use crate::boot::device_tree::MachineTree;
 use crate::boot::kernel::Kernel;
 use crate::boot::layout::room_for_kernel;
 use crate::boot::{self, BootError, Entry, Payload};
 use crate::control::Alarm;
-use crate::kvm::host::{self, Capabilities};
-use crate::kvm::memory_slots::MemorySlots;
-use crate::kvm::vcpu::PseriesVcpu;
-use crate::kvm::vm::PseriesVm;
 use crate::memory::{self, GuestRam};
 use crate::partition::bridge_iommu::BridgeIommu;
 use crate::partition::interrupt_controller::InterruptController;
@@ -56,11 +56,11 @@ pub struct Machine {
     pub(super) windows: Windows,
     pub(super) bridges: Vec<HostBridge>,
     pub(super) interrupts: Arc<InterruptController>,
-    pub(super) vcpus: Vec<VcpuFd>,
+    pub(super) vcpus: Vec<Vcpu>,
     pub(super) entry: Entry,
     pub(super) speculation: Told,
     pub(super) capabilities: Capabilities,
-    pub(super) vm: Arc<VmFd>,
+    pub(super) vm: Arc<Vm>,
     pub(super) ram: GuestRam,
     pub(super) kept: Kept,
 }
@@ -74,25 +74,35 @@ impl Machine {
     pub fn new(
         description: &MachineDescription,
         lasting: &Lasting,
+        kept: Kept,
+    ) -> Result<Self, MachineError> {
+        Self::on(&Host::this(), description, lasting, kept)
+    }
+
+    /// [`Machine::new`] on that host.
+    pub(super) fn on(
+        host: &Host<'_>,
+        description: &MachineDescription,
+        lasting: &Lasting,
         mut kept: Kept,
     ) -> Result<Self, MachineError> {
         // First what needs nothing of the host.
         let room = room_for_kernel(description.memory.0);
         let files = lasting.boot_files(description)?;
         let kernel = Kernel::of(&files.kernel, room).map_err(BootError::from)?;
-        let Vm {
+        let EmptyVm {
             vm,
             capabilities,
             controller,
             speculation,
-        } = make_vm(kept.kvm()?, description)?;
+        } = make_vm(kept.kvm(host)?, description)?;
         let ram = kept.cleared_ram(description)?;
         let slots = slots_with(&ram, &vm, &capabilities)?;
         let interrupts = Arc::new(
             InterruptController::new(controller, &vm, &slots, description.cpus, ram.bytes())
                 .map_err(KvmRefusal::from)?,
         );
-        let (vcpus, processor) = make_vcpus(&vm, &interrupts, description)?;
+        let (vcpus, processor) = make_vcpus(host, &vm, &interrupts, description)?;
         if controller == ControllerKind::Xics {
             define_kernel_services(&vm)?;
         }
@@ -134,7 +144,7 @@ impl Machine {
             bulk_calls_due,
             populator,
             settles,
-        } = prepare_engine(engine, description, kept.kvm()?, &vm, &capabilities)?;
+        } = prepare_engine(engine, description, kept.kvm(host)?, &vm, &capabilities)?;
         Ok(Self {
             engine,
             populator,
@@ -168,7 +178,7 @@ fn rng_seed() -> Result<[u8; 64], MachineError> {
 /// The memory slots of `vm`, with `ram` in the first.
 fn slots_with(
     ram: &GuestRam,
-    vm: &Arc<VmFd>,
+    vm: &Arc<Vm>,
     capabilities: &Capabilities,
 ) -> Result<Arc<MemorySlots>, KvmRefusal> {
     let slots = MemorySlots::new(Arc::clone(vm), capabilities.max_memory_slots);
@@ -180,19 +190,18 @@ fn slots_with(
 }
 
 /// A VM without memory and processors.
-struct Vm {
-    vm: Arc<VmFd>,
+struct EmptyVm {
+    vm: Arc<Vm>,
     capabilities: Capabilities,
     controller: ControllerKind,
     speculation: Told,
 }
 
-fn make_vm(kvm: &Kvm, description: &MachineDescription) -> Result<Vm, MachineError> {
-    let vm = Arc::new(host::create_vm(kvm)?);
-    host::require_radix(&vm)?;
+fn make_vm(kvm: &Kvm, description: &MachineDescription) -> Result<EmptyVm, MachineError> {
+    let vm = Arc::new(create_vm(kvm)?);
+    require_radix(&vm)?;
     let capabilities = Capabilities::of(&vm);
-    let controller =
-        capabilities.interrupt_controller(description.interrupt_controller, host_page_bytes())?;
+    let controller = controller_kind::choose(description.interrupt_controller, &capabilities)?;
     let bulk_calls = policy(description).tce.bulk_calls_in_kernel();
     capabilities.require(controller, bulk_calls)?;
     if description.cpus > capabilities.max_vcpus {
@@ -208,7 +217,7 @@ fn make_vm(kvm: &Kvm, description: &MachineDescription) -> Result<Vm, MachineErr
     }
     let known = processor_facts::known_of_speculation(&vm, &capabilities);
     let speculation = Told::as_wanted(&known, &description.speculation)?;
-    Ok(Vm {
+    Ok(EmptyVm {
         vm,
         capabilities,
         controller,
@@ -239,7 +248,7 @@ fn prepare_engine(
     mut engine: Engine<GuestRam, BridgeIommu>,
     description: &MachineDescription,
     kvm: &Kvm,
-    vm: &Arc<VmFd>,
+    vm: &Arc<Vm>,
     capabilities: &Capabilities,
 ) -> Result<Prepared, MachineError> {
     let mut bulk_calls_due = None;
@@ -266,7 +275,7 @@ fn prepare_engine(
 }
 
 /// Has the kernel serve the RTAS calls of an XICS.
-fn define_kernel_services(vm: &VmFd) -> Result<(), KvmRefusal> {
+fn define_kernel_services(vm: &Vm) -> Result<(), KvmRefusal> {
     for service in KERNEL_SERVICES {
         vm.define_rtas_token(service.name, service.token)?;
     }
@@ -275,23 +284,26 @@ fn define_kernel_services(vm: &VmFd) -> Result<(), KvmRefusal> {
 
 /// Makes the processors, connected to the interrupt controller.
 fn make_vcpus(
-    vm: &VmFd,
+    host: &Host<'_>,
+    vm: &Vm,
     interrupts: &InterruptController,
     description: &MachineDescription,
-) -> Result<(Vec<VcpuFd>, boot::device_tree::ProcessorFacts), MachineError> {
+) -> Result<(Vec<Vcpu>, boot::device_tree::ProcessorFacts), MachineError> {
     let count = description.cpus;
     let mut vcpus = Vec::new();
     let mut facts = None;
     for id in 0..count {
         let vcpu = vm
-            .create_vcpu(id.into())
+            .create_vcpu(id)
             .map_err(|source| KvmRefusal::CreateVcpu { id, source })?;
         vcpu.enable_papr().map_err(KvmRefusal::from)?;
         let facts = match &facts {
             Some(facts) => facts,
             None => {
                 let pvr = vcpu.pvr().map_err(KvmRefusal::from)?;
-                facts.insert(processor_facts::describe(vm, pvr, description.processor)?)
+                let facts_of_host =
+                    processor_facts::describe(host.cpus, vm, pvr, description.processor)?;
+                facts.insert(facts_of_host)
             }
         };
         vcpu.set_arch_compat(facts.cpu_version)
@@ -309,7 +321,7 @@ fn make_vcpus(
 }
 
 /// What the machine hands out to its devices.
-fn board(vm: &Arc<VmFd>, slots: Arc<MemorySlots>, interrupts: &Arc<InterruptController>) -> Board {
+fn board(vm: &Arc<Vm>, slots: Arc<MemorySlots>, interrupts: &Arc<InterruptController>) -> Board {
     Board {
         space: Arc::new(BarSlots::new(Arc::clone(vm), slots)),
         lines: interrupts.clone(),

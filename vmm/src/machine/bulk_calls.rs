@@ -5,17 +5,15 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Once, OnceLock};
 use std::time::{Duration, Instant};
 
-use kvm_ioctls::{Kvm, VmFd};
 use log::Level;
+use spapr_devices::error_chain::chain;
 use spapr_devices::{guest_activity, guest_message};
 use spapr_hypercalls::abi;
 use spapr_hypercalls::world::{BulkCall, HostError, KernelHandlers};
+use spapr_kvm::host::{Capabilities, Kvm};
+use spapr_kvm::list_check;
+use spapr_kvm::vm::Vm;
 use vmm_sys_util::timerfd::TimerFd;
-
-use crate::kvm::host::Capabilities;
-use crate::kvm::list_check;
-use crate::kvm::vm::PseriesVm;
-use spapr_devices::error_chain::chain;
 
 /// Whether a guest's lists (H_PUT_TCE_INDIRECT) may be handed over to the kernel's handler: it has been shown
 /// to check where they end. Tried once in the life of this process, before the first guest is there.
@@ -53,7 +51,7 @@ pub(super) fn warn_of_risk() {
 
 /// KVM_CAP_PPC_ENABLE_HCALL of a VM, and a timer that says when to look at it again.
 pub(super) struct BulkCallSwitch {
-    vm: Arc<VmFd>,
+    vm: Arc<Vm>,
     timer: TimerFd,
     made: Instant,
 }
@@ -64,7 +62,7 @@ impl BulkCallSwitch {
     ///
     /// # Errors
     /// When there is no descriptor left.
-    pub(super) fn new(vm: Arc<VmFd>) -> io::Result<(Self, OwnedFd)> {
+    pub(super) fn new(vm: Arc<Vm>) -> io::Result<(Self, OwnedFd)> {
         let timer = TimerFd::new()?;
         // SAFETY: the descriptor is the timer's, which lives until the end of this function.
         let due = unsafe { BorrowedFd::borrow_raw(timer.as_raw_fd()) }.try_clone_to_owned()?;

@@ -3,7 +3,6 @@
 
 use log::Level;
 use spapr_devices::interrupts::ControllerKind;
-#[cfg(target_arch = "powerpc64")]
 use spapr_devices::pci::{HostBridge, InterruptKind};
 
 /// How a device can interrupt.
@@ -16,7 +15,6 @@ struct Interrupts {
 }
 
 /// Says it of each function of a bridge that has neither MSI nor MSI-X.
-#[cfg(target_arch = "powerpc64")]
 pub(super) fn tell(bridge: &HostBridge, controller: ControllerKind) {
     for function in bridge.functions() {
         let kinds = [InterruptKind::Msi, InterruptKind::MsiX];

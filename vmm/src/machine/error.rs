@@ -4,17 +4,18 @@ use std::io;
 
 use spapr_devices::pci::PciError;
 use spapr_hypercalls::engine::{EngineError, WindowError};
+use spapr_kvm::host::HostError;
+use spapr_kvm::memory_slots::MemorySlotError;
+use spapr_kvm::vcpu::VcpuError;
+use spapr_kvm::vfio_device::VfioDeviceError;
+use spapr_kvm::vm::VmError;
+use spapr_kvm::xive::XiveError;
+use vmm_sys_util::errno;
 
 use super::memory_check::MemoryCheckError;
 use super::passthrough::PassthroughError;
 use super::processor_facts::ProcessorError;
 use crate::boot::BootError;
-use crate::kvm::host::HostError;
-use crate::kvm::memory_slots::MemorySlotError;
-use crate::kvm::vcpu::VcpuError;
-use crate::kvm::vfio_device::VfioDeviceError;
-use crate::kvm::vm::VmError;
-use crate::kvm::xive::XiveError;
 use crate::memory::MemoryError;
 use crate::partition::interrupt_controller::InterruptControllerError;
 use crate::setting::Setting;
@@ -86,7 +87,7 @@ pub enum KvmRefusal {
         /// Its number.
         id: u32,
         /// Why.
-        source: kvm_ioctls::Error,
+        source: errno::Error,
     },
     /// A processor's state.
     #[error(transparent)]

@@ -5,12 +5,12 @@
 //! one back the configuration that it had before it was first opened, and thaws what EEH has frozen. Only
 //! who has the group can open it.
 
-use kvm_ioctls::Kvm;
 use log::Level;
 use spapr_devices::guest_message;
+use spapr_kvm::host::{HostError, Kvm};
 
+use super::host::Host;
 use super::passthrough::{self, PassthroughError, TakenGroup};
-use crate::kvm::host::{self, HostError};
 use crate::memory::{self, GuestRam, MemoryError};
 use crate::spec::MachineDescription;
 
@@ -26,10 +26,10 @@ pub struct Kept {
 
 impl Kept {
     /// KVM, opened when it is first asked for.
-    pub(super) fn kvm(&mut self) -> Result<&Kvm, HostError> {
+    pub(super) fn kvm(&mut self, host: &Host<'_>) -> Result<&Kvm, HostError> {
         let kvm = match self.kvm.take() {
             Some(kvm) => kvm,
-            None => host::open()?,
+            None => (host.open)()?,
         };
         Ok(self.kvm.insert(kvm))
     }

@@ -4,21 +4,16 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use kvm_ioctls::VmFd;
-
 use spapr_devices::vfio::host_page_bytes;
 
 use crate::boot::device_tree::{CacheGeometry, ProcessorFacts};
-use crate::kvm::host::Capabilities;
-use crate::kvm::vm::{PseriesVm, VmError};
 use crate::spec::ProcessorModel;
 use crate::speculation::Known;
 use log::Level;
 use spapr_devices::error_chain::chain;
 use spapr_devices::guest_message;
-
-/// Where the host's processors are described.
-const HOST_CPUS: &str = "/proc/device-tree/cpus";
+use spapr_kvm::host::Capabilities;
+use spapr_kvm::vm::{Vm, VmError};
 
 /// Bits of the large decrementer (LPCR[LD]) of POWER9 and POWER10, should the host not say.
 const DECREMENTER_BITS: u32 = 56;
@@ -66,13 +61,14 @@ fn model(node: &str) -> &str {
     node.strip_prefix("PowerPC,").unwrap_or(node)
 }
 
-/// Describes the processors of a guest on this host, whose processor version is `pvr` and which is
-/// to be a `wanted` one.
+/// Describes the processors of a guest on a host whose device tree describes its own in `cpus`, whose processor
+/// version is `pvr` and which is to be a `wanted` one.
 ///
 /// # Errors
 /// When the processor is none that is known, or the host does not describe it.
 pub(super) fn describe(
-    vm: &VmFd,
+    cpus: &Path,
+    vm: &Vm,
     pvr: u32,
     wanted: Option<ProcessorModel>,
 ) -> Result<ProcessorFacts, ProcessorError> {
@@ -89,14 +85,8 @@ pub(super) fn describe(
             has: node_name,
         });
     }
-    let host = host_processor(Path::new(HOST_CPUS))?;
-    let rmmu = vm.rmmu_info().map_err(ProcessorError::RadixInfo)?;
-    let radix_ap_encodings = rmmu
-        .ap_encodings
-        .iter()
-        .copied()
-        .filter(|&code| code != 0)
-        .collect();
+    let host = host_processor(cpus)?;
+    let radix_ap_encodings = vm.radix_ap_encodings().map_err(ProcessorError::RadixInfo)?;
     Ok(ProcessorFacts {
         node_name: node_name.to_owned(),
         cpu_version,
@@ -111,7 +101,7 @@ pub(super) fn describe(
 }
 
 /// What KVM knows of attacks that use speculation; nothing where it cannot say.
-pub(super) fn known_of_speculation(vm: &VmFd, capabilities: &Capabilities) -> Known {
+pub(super) fn known_of_speculation(vm: &Vm, capabilities: &Capabilities) -> Known {
     if !capabilities.get_cpu_char {
         return Known::default();
     }

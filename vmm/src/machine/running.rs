@@ -10,6 +10,7 @@ use spapr_devices::dma::Translate;
 use spapr_devices::guest_message;
 use spapr_devices::interrupts::{InterruptLines, Lisn, LisnBlock};
 use spapr_devices::rtas::PowerEvents;
+use spapr_kvm::time_base;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::build::Machine;
@@ -20,7 +21,6 @@ use super::report;
 use crate::console::Terminal;
 use crate::control::Alarm;
 use crate::dump::{SavedRegisters, Snapshot};
-use crate::kvm::time_base;
 use crate::lifecycle::{End, Lifecycle};
 use crate::partition::Partition;
 use crate::partition::counters::Counters;
@@ -39,7 +39,7 @@ use spapr_devices::error_chain::chain;
 pub struct RunningMachine {
     /// It works on the partition, so it ends first.
     populator: Option<Populator>,
-    partition: Arc<Partition>,
+    pub(super) partition: Arc<Partition>,
     threads: Arc<ProcessorThreads>,
     /// How many of them have work.
     working: u32,

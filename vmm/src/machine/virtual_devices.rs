@@ -9,6 +9,7 @@ use spapr_devices::virtio::{Device, Rng, VirtioFunction, VirtioOptions};
 use vm_memory::GuestMemoryMmap;
 
 use crate::random;
+use crate::sandbox;
 use crate::spec::{GuestPlace, VirtualDevice, VirtualDeviceKind};
 
 /// A device in its place.
@@ -21,7 +22,7 @@ pub(super) struct PlacedFunction {
 /// bridge that is not among `groups`, the numbers of those with passed-through devices.
 ///
 /// # Errors
-/// When there are no descriptors left.
+/// When there are no descriptors or threads left.
 pub(super) fn make(
     devices: &[VirtualDevice],
     groups: &[u8],
@@ -40,6 +41,7 @@ pub(super) fn make(
                 name: device.name.clone(),
                 by_bus_address: device.by_bus_address,
                 memory,
+                prepare_thread: sandbox::enter_device,
             };
             let function = VirtioFunction::new(of_kind(device.kind), options)?;
             let backend = Arc::new(function);

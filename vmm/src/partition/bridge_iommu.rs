@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use kvm_ioctls::VmFd;
 use log::Level;
 use spapr_devices::dma_windows::WindowHost;
 use spapr_devices::guest_activity;
@@ -10,9 +9,10 @@ use spapr_devices::vfio::{Container, MemoryLimitError};
 use spapr_hypercalls::address::{Ioba, Liobn};
 use spapr_hypercalls::tce::Permission;
 use spapr_hypercalls::world::{BindRefusal, Geometry, HostError, HostIommu, HostRange};
+use spapr_kvm::tce_table::TceTable;
+use spapr_kvm::vm::Vm;
 
 use super::host_iommu::GroupIommu;
-use crate::kvm::tce_table::TceTable;
 
 /// What entries of a bridge's DMA windows are for.
 #[derive(Debug)]
@@ -27,13 +27,13 @@ pub enum BridgeIommu {
 /// changes the view. Where KVM makes none, the engine keeps the view.
 #[derive(Debug)]
 pub struct VirtualIommu {
-    vm: Arc<VmFd>,
+    vm: Arc<Vm>,
     has_tables: bool,
 }
 
 impl VirtualIommu {
     /// Windows of `vm`, whose KVM makes tables (KVM_CAP_SPAPR_TCE_64) if `has_tables`.
-    pub(crate) const fn new(vm: Arc<VmFd>, has_tables: bool) -> Self {
+    pub(crate) const fn new(vm: Arc<Vm>, has_tables: bool) -> Self {
         Self { vm, has_tables }
     }
 

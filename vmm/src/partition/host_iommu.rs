@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use kvm_ioctls::VmFd;
 use log::Level;
 use parking_lot::{Mutex, MutexGuard};
 use spapr_devices::dma_windows::WindowHost;
+use spapr_devices::error_chain::chain;
 use spapr_devices::vfio::{
     Container, IommuVersion, MemoryLimitError, RegisterError, WindowError, host_error,
     host_page_bytes,
@@ -17,11 +17,10 @@ use spapr_devices::{guest_activity, guest_message};
 use spapr_hypercalls::address::{HostVirtualAddress, Ioba, Liobn};
 use spapr_hypercalls::tce::Permission;
 use spapr_hypercalls::world::{BindRefusal, Geometry, HostError, HostIommu, HostRange};
+use spapr_kvm::tce_table::TceTable;
+use spapr_kvm::vfio_device::VfioKvmDevice;
+use spapr_kvm::vm::Vm;
 use vmm_sys_util::errno::Error as Errno;
-
-use crate::kvm::tce_table::TceTable;
-use crate::kvm::vfio_device::VfioKvmDevice;
-use spapr_devices::error_chain::chain;
 
 /// How long to wait before locking memory is tried again. The guest's processor waits with it.
 const PAUSES: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(10)];
@@ -30,7 +29,7 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(1
 #[derive(Debug)]
 pub struct GroupIommu {
     container: Arc<Container>,
-    vm: Arc<VmFd>,
+    vm: Arc<Vm>,
     kvm_device: Arc<VfioKvmDevice>,
     /// Whether KVM says it can bind a LIOBN to a group.
     can_bind: bool,
@@ -41,7 +40,7 @@ pub struct GroupIommu {
 impl GroupIommu {
     pub(crate) fn new(
         container: Arc<Container>,
-        vm: Arc<VmFd>,
+        vm: Arc<Vm>,
         kvm_device: Arc<VfioKvmDevice>,
         can_bind: bool,
     ) -> Self {

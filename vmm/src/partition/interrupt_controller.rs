@@ -3,18 +3,17 @@
 use std::io;
 use std::sync::{Arc, Weak};
 
-use kvm_ioctls::{VcpuFd, VmFd};
 use spapr_devices::interrupts::xive::Xive;
 use spapr_devices::interrupts::{
     ControllerKind, InterruptLines, LevelLine, Lisn, LisnBlock, Trigger,
 };
 use spapr_hypercalls::abi::{Arguments, ReturnCode};
+use spapr_kvm::memory_slots::MemorySlots;
+use spapr_kvm::vcpu::Vcpu;
+use spapr_kvm::vm::Vm;
+use spapr_kvm::xics::{Xics, XicsError};
+use spapr_kvm::xive::{XiveError, XiveKvm};
 use vmm_sys_util::eventfd::EventFd;
-
-use crate::kvm::irqfd::VmInterrupts;
-use crate::kvm::memory_slots::MemorySlots;
-use crate::kvm::xics::{Xics, XicsError};
-use crate::kvm::xive::{XiveError, XiveKvm};
 
 /// Why the interrupt controller could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +32,7 @@ pub enum InterruptControllerError {
 /// The interrupt controller of a machine. Dropping it takes it out of the VM.
 #[derive(Debug)]
 pub struct InterruptController {
-    vm: Arc<VmFd>,
+    vm: Arc<Vm>,
     controller: Controller,
 }
 
@@ -51,7 +50,7 @@ impl InterruptController {
     /// KVM's refusal; all is given back then.
     pub fn new(
         kind: ControllerKind,
-        vm: &Arc<VmFd>,
+        vm: &Arc<Vm>,
         slots: &Arc<MemorySlots>,
         cpus: u32,
         ram_bytes: u64,
@@ -78,7 +77,7 @@ impl InterruptController {
     ///
     /// # Errors
     /// KVM's refusal.
-    pub fn connect_vcpu(&self, vcpu: &VcpuFd, server: u32) -> Result<(), InterruptControllerError> {
+    pub fn connect_vcpu(&self, vcpu: &Vcpu, server: u32) -> Result<(), InterruptControllerError> {
         match &self.controller {
             Controller::Xics(xics) => Ok(xics.connect_vcpu(vcpu, server)?),
             Controller::Xive(xive) => Ok(xive.device().connect_vcpu(vcpu, server)?),

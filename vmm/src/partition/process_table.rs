@@ -2,12 +2,8 @@
 //! "H_REGISTER_PROC_TBL"; the flags are PROC_TABLE_* in the kernel's asm/hvcall.h).
 
 use parking_lot::Mutex;
-
-use kvm_bindings::{KVM_PPC_MMUV3_GTSE, KVM_PPC_MMUV3_RADIX};
-use kvm_ioctls::VmFd;
 use spapr_hypercalls::abi::{Arguments, ReturnCode};
-
-use crate::kvm::vm::PseriesVm;
+use spapr_kvm::vm::{Vm, mmu};
 
 const FLAG_GTSE: u64 = 0x01;
 const FLAG_HASH: u64 = 0x02;
@@ -37,16 +33,16 @@ impl Default for ProcessTable {
 impl ProcessTable {
     /// Serves the call: flags, base, page size (of a hash guest), log2 of the table's size less 12.
     #[inline(never)]
-    pub(crate) fn register(&self, vm: &VmFd, arguments: &Arguments) -> ReturnCode {
+    pub(crate) fn register(&self, vm: &Vm, arguments: &Arguments) -> ReturnCode {
         let [flags, base, page_size, size, ..] = *arguments;
         let mut current = self.0.lock();
         let table = match check(*current, flags, base, page_size, size) {
             Ok(table) => table,
             Err(code) => return code,
         };
-        let mut mode = u64::from(KVM_PPC_MMUV3_RADIX);
+        let mut mode = mmu::RADIX;
         if flags & FLAG_GTSE != 0 {
-            mode |= u64::from(KVM_PPC_MMUV3_GTSE);
+            mode |= mmu::GTSE;
         }
         match vm.configure_v3_mmu(mode, table) {
             Ok(()) => {

@@ -3,7 +3,6 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use kvm_ioctls::VmFd;
 use spapr_devices::dma::Translate;
 use spapr_devices::dma_windows::DmaWindows;
 use spapr_devices::pci::HostBridge;
@@ -13,6 +12,8 @@ use spapr_hypercalls::address::{GuestPhysicalAddress, Ioba};
 use spapr_hypercalls::engine::Engine;
 use spapr_hypercalls::tce::Permission;
 use spapr_hypercalls::world::GuestRange;
+use spapr_kvm::host::Capabilities;
+use spapr_kvm::vm::Vm;
 
 use super::bridge_iommu::BridgeIommu;
 use super::interrupt_controller::InterruptController;
@@ -23,7 +24,6 @@ use super::processors::Processors;
 use super::rtas_state::RtasState;
 use crate::console::OutputQueue;
 use crate::dump::SavedRegisters;
-use crate::kvm::host::Capabilities;
 use crate::lifecycle::Lifecycle;
 use crate::memory::GuestRam;
 use crate::speculation::Told;
@@ -61,7 +61,7 @@ pub struct Partition {
     pub rtas: RtasState,
     /// The interrupt controller. KVM takes it away when its descriptor closes.
     pub interrupts: Arc<InterruptController>,
-    pub(crate) vm: Arc<VmFd>,
+    pub(crate) vm: Arc<Vm>,
     pub(crate) capabilities: Capabilities,
     /// The host's kernel moves memory before it locks it, and cannot move what it holds on to otherwise.
     pub(crate) settles: bool,

@@ -3,21 +3,15 @@
 use std::fs;
 use std::path::Path;
 
+use spapr_kvm::host;
+
 /// Where the host's processors are described.
 const HOST_CPUS: &str = "/proc/device-tree/cpus";
 
 /// Whether guests can be run by KVM here.
-#[cfg(target_arch = "powerpc64")]
 pub fn has_kvm() -> bool {
-    use crate::kvm::host;
     host::open()
         .is_ok_and(|kvm| host::create_vm(&kvm).is_ok_and(|vm| host::require_radix(&vm).is_ok()))
-}
-
-/// Whether guests can be run by KVM here.
-#[cfg(not(target_arch = "powerpc64"))]
-pub fn has_kvm() -> bool {
-    false
 }
 
 /// The host's processor by the name that its device tree has for it, such as `POWER9`.

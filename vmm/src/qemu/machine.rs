@@ -1,11 +1,7 @@
 //! A machine under monitors.
 
-#[cfg(target_arch = "powerpc64")]
 pub(super) use with_kvm::run;
-#[cfg(not(target_arch = "powerpc64"))]
-pub(super) use without_kvm::run;
 
-#[cfg(target_arch = "powerpc64")]
 mod with_kvm {
     use std::time::Instant;
 
@@ -121,28 +117,5 @@ mod with_kvm {
         fn wait_while_none_runs(&mut self) -> Result<End, QemuError> {
             self.serving.wait_while_none_runs()
         }
-    }
-}
-
-#[cfg(not(target_arch = "powerpc64"))]
-mod without_kvm {
-    use std::time::Instant;
-
-    use super::super::run::{QemuError, Waiting};
-    use crate::console::Console;
-    use crate::session::SessionError;
-    use crate::spec::MachineDescription;
-
-    /// Refuses to run a machine: there is no KVM for it on this architecture.
-    ///
-    /// # Errors
-    /// Always.
-    pub(in super::super) fn run(
-        _description: &MachineDescription,
-        _console: Console,
-        _waiting: Waiting,
-        _started: Instant,
-    ) -> Result<(), QemuError> {
-        Err(SessionError::WrongArchitecture.into())
     }
 }

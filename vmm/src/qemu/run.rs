@@ -19,7 +19,6 @@ use super::state::{GuestState, Policy};
 use crate::console::Console;
 use crate::control::{Control, ControlError};
 use crate::lifecycle::End;
-#[cfg(target_arch = "powerpc64")]
 use crate::lifecycle::Lifecycle;
 use crate::sandbox::{self, Role};
 use crate::session::{Next, SessionError};
@@ -282,7 +281,6 @@ impl Serving {
     }
 
     /// Waits for the end of a machine's run.
-    #[cfg(target_arch = "powerpc64")]
     pub(super) fn wait_for_end(
         &self,
         lifecycle: &Arc<Lifecycle>,

@@ -33,7 +33,6 @@ pub trait Controls: Send {
     fn snapshot(&self) -> Option<Snapshot>;
 }
 
-#[cfg(target_arch = "powerpc64")]
 impl Controls for crate::machine::MachineControls {
     fn pause(&self) {
         Self::pause(self);

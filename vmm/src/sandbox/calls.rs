@@ -14,6 +14,8 @@ pub enum Role {
     Monitor,
     /// One that runs a processor.
     Processor,
+    /// One that serves the queues of a device that this process makes.
+    Device,
     /// One that writes what others queue: console and log.
     Writer,
     /// One that reads what a user types.
@@ -23,10 +25,11 @@ pub enum Role {
 impl Role {
     /// All of them.
     #[cfg(test)]
-    pub(super) const ALL: [Self; 5] = [
+    pub(super) const ALL: [Self; 6] = [
         Self::Main,
         Self::Monitor,
         Self::Processor,
+        Self::Device,
         Self::Writer,
         Self::Reader,
     ];
@@ -227,11 +230,10 @@ const fn number(request: c_ulong) -> u32 {
     request as u32
 }
 
-/// The calls of KVM and VFIO; on an architecture without them none.
-#[cfg(target_arch = "powerpc64")]
+/// The calls of KVM and VFIO.
 const KVM_AND_VFIO: &[u32] = &{
-    use crate::kvm::REQUESTS;
     use spapr_devices::vfio::requests::ALL;
+    use spapr_kvm::REQUESTS;
     let mut numbers = [0; REQUESTS.len() + ALL.len()];
     let mut place = 0;
     while place < numbers.len() {
@@ -244,8 +246,6 @@ const KVM_AND_VFIO: &[u32] = &{
     }
     numbers
 };
-#[cfg(not(target_arch = "powerpc64"))]
-const KVM_AND_VFIO: &[u32] = &[];
 
 /// The same, and those of terminals.
 const OF_MAIN: &[u32] = &{
@@ -275,6 +275,7 @@ pub(super) fn rules(role: Role) -> Vec<Rule> {
         Role::Processor => [&ioctls(KVM_AND_VFIO)[..], EVERYONE, DEVICES].concat(),
         Role::Main => [EVERYONE, EVENTS, &ioctls(OF_MAIN)[..], DEVICES, MACHINE].concat(),
         Role::Monitor => [EVERYONE, EVENTS, SOCKETS, NON_BLOCKING, NO_FILES].concat(),
+        Role::Device => [EVERYONE, NO_FILES].concat(),
         Role::Writer | Role::Reader => [EVERYONE, SOCKETS, NO_FILES].concat(),
     }
 }

@@ -125,14 +125,20 @@ mod tests {
             )
         };
         let allowed = libc::SECCOMP_RET_ALLOW;
-        for role in [Role::Monitor, Role::Reader, Role::Writer] {
+        for role in [Role::Device, Role::Monitor, Role::Reader, Role::Writer] {
             assert_ne!(verdict(role, libc::SYS_openat, 0), allowed, "{role:?}");
         }
         let thread = 0x3d_0f00;
         assert_eq!(verdict(Role::Main, libc::SYS_clone, thread), allowed);
         // What fork(2) asks for.
         assert_ne!(verdict(Role::Main, libc::SYS_clone, 0x120_0011), allowed);
-        for role in [Role::Monitor, Role::Reader, Role::Writer, Role::Processor] {
+        for role in [
+            Role::Device,
+            Role::Monitor,
+            Role::Reader,
+            Role::Writer,
+            Role::Processor,
+        ] {
             assert_ne!(verdict(role, libc::SYS_clone, thread), allowed, "{role:?}");
         }
     }

@@ -83,6 +83,14 @@ pub fn enter_monitor() -> io::Result<()> {
     enter(Role::Monitor)
 }
 
+/// [`enter`] for a thread that serves a device of this process.
+///
+/// # Errors
+/// As for [`enter`].
+pub fn enter_device() -> io::Result<()> {
+    enter(Role::Device)
+}
+
 /// Gives the calling thread the filter of its role, if the sandbox is on. From then on, a call that
 /// the role does not have kills the process.
 ///

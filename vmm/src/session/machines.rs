@@ -46,12 +46,16 @@ impl<'a> Session<'a> {
     /// the end; `started` is when this process began.
     ///
     /// # Errors
-    /// When the file for the counters cannot be made, or the kernel gives no random bytes.
+    /// When no guests are run on this architecture, the file for the counters cannot be made, or the kernel
+    /// gives no random bytes.
     pub fn new(
         description: &'a MachineDescription,
         stats: Option<PathBuf>,
         started: Instant,
     ) -> Result<Self, SessionError> {
+        if !spapr_kvm::RUNS_GUESTS {
+            return Err(SessionError::WrongArchitecture);
+        }
         if let Err(error) = crate::descriptor_limit::raise() {
             log::warn!("cannot raise the limit on open files: {error}");
         }

@@ -9,10 +9,8 @@
 
 mod error;
 mod lives;
-#[cfg(target_arch = "powerpc64")]
 mod machines;
 
 pub use error::SessionError;
 pub use lives::{FrontEnd, LifeError, Machines, Next, live, outcome};
-#[cfg(target_arch = "powerpc64")]
 pub use machines::{Fixtures, Lives, Session};

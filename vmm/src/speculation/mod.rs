@@ -16,6 +16,8 @@
 
 mod wanted;
 
+use spapr_kvm::vm::CpuCharacteristics;
+
 use crate::spec::speculation::Wanted;
 pub use wanted::NotPromised;
 
@@ -85,12 +87,11 @@ pub struct Known {
     pub behaviour_mask: u64,
 }
 
-#[cfg(target_arch = "powerpc64")]
-impl From<kvm_bindings::kvm_ppc_cpu_char> for Known {
-    fn from(facts: kvm_bindings::kvm_ppc_cpu_char) -> Self {
+impl From<CpuCharacteristics> for Known {
+    fn from(facts: CpuCharacteristics) -> Self {
         Self {
-            characteristics: facts.character,
-            characteristics_mask: facts.character_mask,
+            characteristics: facts.characteristics,
+            characteristics_mask: facts.characteristics_mask,
             behaviour: facts.behaviour,
             behaviour_mask: facts.behaviour_mask,
         }

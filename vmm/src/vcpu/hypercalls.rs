@@ -3,14 +3,14 @@
 use spapr_devices::vfio::host_page_bytes;
 use spapr_hypercalls::abi::{self, Arguments, ReturnCode};
 use spapr_hypercalls::engine::Answer;
+use spapr_kvm::exit::PaprHcall;
+use spapr_kvm::shared_area::SharedArea;
 use vm_memory::{Be32, Bytes, GuestAddress};
 
 use super::{call_log, rtas, system_reset};
-use crate::kvm::vcpu::PaprHcall;
-use crate::kvm::vm::PseriesVm;
 use crate::lifecycle::End;
 use crate::partition::Partition;
-use crate::shared_areas::{self, Request, SharedArea};
+use crate::shared_areas::{self, Request};
 
 /// What is left to do for a processor whose hypercall was served.
 pub(super) enum Served {

@@ -5,11 +5,7 @@
 
 pub mod system_reset;
 
-#[cfg(target_arch = "powerpc64")]
 mod call_log;
-#[cfg(target_arch = "powerpc64")]
 mod hypercalls;
-#[cfg(target_arch = "powerpc64")]
 pub mod rtas;
-#[cfg(target_arch = "powerpc64")]
 pub mod thread;

@@ -2,23 +2,22 @@
 
 use std::sync::Arc;
 
-use kvm_bindings::kvm_regs;
-use kvm_ioctls::{VcpuExit, VcpuFd};
 use spapr_hypercalls::abi::{self, ReturnCode};
+use spapr_kvm::exit::{Exit, OtherExit};
+use spapr_kvm::kick::{KickError, VcpuKick};
+use spapr_kvm::shared_area::SharedArea;
+use spapr_kvm::vcpu::{EntryRegisters, Vcpu, VcpuError, lpcr, msr};
+use spapr_kvm::{registers, time_base};
 use vmm_sys_util::errno::Error as Errno;
 
 use super::hypercalls::{self, Served};
 use super::system_reset::SystemReset;
-use crate::kvm::kick::{KickError, VcpuKick};
-use crate::kvm::vcpu::{EntryRegisters, PseriesVcpu, VcpuError, lpcr, msr};
-use crate::kvm::{registers, time_base};
 use crate::lifecycle::End;
 use crate::partition::Partition;
 use crate::partition::counters::Counters;
 use crate::partition::modes::{LPCR_AIL, LPCR_ILE};
 use crate::partition::pause::Wanted;
 use crate::partition::processors::{Kick, StartAddress};
-use crate::shared_areas::SharedArea;
 use log::Level;
 use spapr_devices::error_chain::chain;
 use spapr_devices::guest_message;
@@ -46,7 +45,7 @@ pub enum ThreadError {
         /// The next instruction's address.
         pc: u64,
         /// KVM's reason.
-        exit: String,
+        exit: OtherExit,
     },
 }
 
@@ -58,7 +57,7 @@ impl Kick for VcpuKick {
 
 /// One processor.
 pub struct Processor {
-    vcpu: VcpuFd,
+    vcpu: Vcpu,
     server: u32,
     partition: Arc<Partition>,
     kick: VcpuKick,
@@ -96,7 +95,7 @@ impl Processor {
     ///
     /// # Errors
     /// When KVM refuses to make it interruptible.
-    pub fn new(vcpu: VcpuFd, server: u32, partition: Arc<Partition>) -> Result<Self, ThreadError> {
+    pub fn new(vcpu: Vcpu, server: u32, partition: Arc<Partition>) -> Result<Self, ThreadError> {
         let kick = VcpuKick::new(&vcpu)?;
         partition
             .processors
@@ -227,26 +226,23 @@ impl Processor {
     fn run_until_stopped(&mut self) -> Result<Next, ThreadError> {
         loop {
             match self.vcpu.run_guest() {
-                Ok(VcpuExit::PaprHcall) => {
+                Ok(Exit::Hypercall) => {
                     if let Some(next) = self.serve_hypercall()? {
                         return Ok(next);
                     }
                 }
-                Ok(VcpuExit::MmioRead(address, data)) => {
+                Ok(Exit::MmioRead(address, data)) => {
                     self.counters.mmio += 1;
                     self.partition.mmio_read(address, data);
                 }
-                Ok(VcpuExit::MmioWrite(address, data)) => {
+                Ok(Exit::MmioWrite(address, data)) => {
                     self.counters.mmio += 1;
                     self.partition.mmio_write(address, data);
                 }
-                Ok(VcpuExit::Intr) => self.counters.interrupted += 1,
-                Ok(other) => {
-                    let exit = format!("{other:?}");
-                    return Err(ThreadError::UnknownExit {
-                        pc: self.pc(),
-                        exit,
-                    });
+                Ok(Exit::Interrupted) => self.counters.interrupted += 1,
+                Ok(Exit::Other(exit)) => {
+                    let pc = self.pc();
+                    return Err(ThreadError::UnknownExit { pc, exit });
                 }
                 Err(error) => {
                     if let Some(next) = self.after_failed_run(error)? {
@@ -349,30 +345,27 @@ impl Processor {
     }
 
     fn set_sprg0(&self, value: u64) -> Result<(), ThreadError> {
-        self.change_registers(|registers| registers.sprg0 = value)
+        let change = self
+            .vcpu
+            .change_registers(|registers| registers.sprg0 = value);
+        Ok(change?)
     }
 
     /// Has the guest begin the handler of a system reset interrupt. KVM_RUN has just returned
     /// EINTR, so whatever the processor stopped for before has been completed, H_CEDE included.
     fn interrupt_by_system_reset(&self) -> Result<(), ThreadError> {
         let lpcr = self.partition.modes.lpcr();
-        self.change_registers(|registers| {
+        let change = self.vcpu.change_registers(|registers| {
             let interrupt = SystemReset::interrupt(registers.pc, registers.msr, lpcr);
             registers.pc = interrupt.pc;
             registers.msr = interrupt.msr;
             registers.srr0 = interrupt.srr0;
             registers.srr1 = interrupt.srr1;
-        })
-    }
-
-    fn change_registers(&self, change: impl FnOnce(&mut kvm_regs)) -> Result<(), ThreadError> {
-        let error = |action| move |source| VcpuError::Registers { action, source };
-        let mut registers = self.vcpu.get_regs().map_err(error("read"))?;
-        change(&mut registers);
-        Ok(self.vcpu.set_regs(&registers).map_err(error("set"))?)
+        });
+        Ok(change?)
     }
 
     fn pc(&self) -> u64 {
-        self.vcpu.get_regs().map_or(0, |registers| registers.pc)
+        self.vcpu.pc().unwrap_or(0)
     }
 }

@@ -11,7 +11,7 @@
 mod elf;
 mod format;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 #[cfg(test)]
 mod tests;
 mod unpack;

@@ -47,6 +47,12 @@ pub(super) struct Part<'a> {
     pub(super) offset: u64,
 }
 
+/// A kernel that does nothing.
+pub(crate) fn kernel() -> Vec<u8> {
+    let part = part(b"0123456789abcdef", 0x2000);
+    elf(object::elf::EM_PPC64, &[part], &[object::elf::PT_LOAD])
+}
+
 /// A segment at 64 KiB.
 pub(super) fn part(content: &[u8], memory_bytes: u64) -> Part<'_> {
     Part {

@@ -302,7 +302,7 @@ proptest! {
     fn no_file_makes_the_loader_panic(mut bytes in prop::collection::vec(0u8.., 0..256),
                                       flip in 0usize..136, value in 0u8..) {
         let _any = load_bytes(&bytes);
-        bytes = one_segment(EM_PPC64, b"0123456789abcdef", 0x2000);
+        bytes = samples::kernel();
         bytes[flip] = value;
         let _any = load_bytes(&bytes);
     }

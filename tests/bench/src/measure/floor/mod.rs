@@ -8,26 +8,25 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use kvm_ioctls::{VcpuFd, VmFd};
 use spapr_devices::interrupts::ControllerKind;
 use spapr_devices::rtas::KERNEL_SERVICES;
 use spapr_devices::vfio::{Container, Group, HostPaths, IommuPolicy, PciAddress, host_page_bytes};
 use spapr_hypercalls::abi;
 use spapr_hypercalls::address::{GuestPhysicalAddress, HostVirtualAddress, Ioba, Liobn, PageShift};
 use spapr_hypercalls::world::{Geometry, HostRange};
+use spapr_kvm::host::{self, Capabilities};
+use spapr_kvm::kick::VcpuKick;
+use spapr_kvm::memory_slots::MemorySlots;
+use spapr_kvm::tce_table::TceTable;
+use spapr_kvm::vcpu::{EntryRegisters, Vcpu, lpcr, msr};
+use spapr_kvm::vfio_device::VfioKvmDevice;
+use spapr_kvm::vm::Vm;
 use spapr_vmm::boot::files::BootFile;
 use spapr_vmm::boot::kernel::Kernel;
 use spapr_vmm::boot::layout::Layout;
-use spapr_vmm::kvm::host::{self, Capabilities};
-use spapr_vmm::kvm::kick::VcpuKick;
-use spapr_vmm::kvm::memory_slots::MemorySlots;
-use spapr_vmm::kvm::tce_table::TceTable;
-use spapr_vmm::kvm::vcpu::{EntryRegisters, PseriesVcpu, lpcr, msr};
-use spapr_vmm::kvm::vfio_device::VfioKvmDevice;
-use spapr_vmm::kvm::vm::PseriesVm;
 use spapr_vmm::memory::GuestRam;
 use spapr_vmm::partition::interrupt_controller::InterruptController;
-use spapr_vmm::spec::{ByteSize, InterruptControllerMode};
+use spapr_vmm::spec::ByteSize;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::AnyError;
@@ -78,8 +77,10 @@ pub(crate) fn run(arguments: &FloorArguments) -> Result<(), AnyError> {
     // accessed as volatile guest memory alone.
     unsafe { slots.add(GuestPhysicalAddress(0), range.start, range.bytes) }?;
     // The one that spapr-vmm gives a guest by itself.
-    let controller =
-        capabilities.interrupt_controller(InterruptControllerMode::Auto, host_page_bytes())?;
+    let controller = match capabilities.check_xive(host_page_bytes()) {
+        Ok(()) => ControllerKind::Xive,
+        Err(_) => ControllerKind::Xics,
+    };
     let interrupts = InterruptController::new(controller, &vm, &slots, 1, ram.bytes())?;
     let vcpu = make_vcpu(&vm, &interrupts)?;
     if controller == ControllerKind::Xics {
@@ -96,7 +97,7 @@ pub(crate) fn run(arguments: &FloorArguments) -> Result<(), AnyError> {
     enter(vcpu, entry, &mut work)
 }
 
-fn make_vcpu(vm: &VmFd, interrupts: &InterruptController) -> Result<VcpuFd, AnyError> {
+fn make_vcpu(vm: &Vm, interrupts: &InterruptController) -> Result<Vcpu, AnyError> {
     let vcpu = vm.create_vcpu(0)?;
     vcpu.enable_papr()?;
     interrupts.connect_vcpu(&vcpu, 0)?;
@@ -107,7 +108,7 @@ fn make_vcpu(vm: &VmFd, interrupts: &InterruptController) -> Result<VcpuFd, AnyE
 /// binds a table and has the kernel handle all calls.
 fn attach(
     device: PciAddress,
-    vm: &VmFd,
+    vm: &Vm,
     ram: &GuestRam,
     arguments: &FloorArguments,
 ) -> Result<Attached, AnyError> {
@@ -182,7 +183,7 @@ fn load(ram: &GuestRam, guest: &Path, command_line: &str) -> Result<EntryRegiste
 }
 
 /// Runs the processor as spapr-vmm's thread for it does.
-fn enter(mut vcpu: VcpuFd, entry: EntryRegisters, work: &mut Loop<'_>) -> Result<(), AnyError> {
+fn enter(mut vcpu: Vcpu, entry: EntryRegisters, work: &mut Loop<'_>) -> Result<(), AnyError> {
     let kick = VcpuKick::new(&vcpu)?;
     let running = kick.enter_thread()?;
     vcpu.modify_lpcr(lpcr::LD, lpcr::LD)?;

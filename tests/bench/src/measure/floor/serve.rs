@@ -2,13 +2,13 @@
 
 use std::io::Write;
 
-use kvm_ioctls::{VcpuExit, VcpuFd};
 use spapr_devices::vfio::Container;
 use spapr_hypercalls::abi::{self, ReturnCode};
 use spapr_hypercalls::address::{GuestPhysicalAddress, HostVirtualAddress, Ioba};
 use spapr_hypercalls::tce::Permission;
 use spapr_hypercalls::world::{GuestMemory, HostRange};
-use spapr_vmm::kvm::vcpu::PseriesVcpu;
+use spapr_kvm::exit::Exit;
+use spapr_kvm::vcpu::Vcpu;
 use spapr_vmm::memory::GuestRam;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -43,10 +43,10 @@ impl<'a> Loop<'a> {
     ///
     /// # Errors
     /// When KVM stops for what this guest does not bring about, or VFIO refuses a call.
-    pub(super) fn run(&mut self, vcpu: &mut VcpuFd) -> Result<(), AnyError> {
+    pub(super) fn run(&mut self, vcpu: &mut Vcpu) -> Result<(), AnyError> {
         loop {
             match vcpu.run_guest() {
-                Ok(VcpuExit::PaprHcall) => {}
+                Ok(Exit::Hypercall) => {}
                 Ok(other) => return Err(format!("KVM stopped for {other:?}").into()),
                 Err(error) if error.errno() == libc::EINTR => continue,
                 Err(error) => return Err(error.into()),

@@ -8,8 +8,7 @@ use std::os::raw::{c_int, c_void};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
-use kvm_bindings::kvm_run;
-use kvm_ioctls::VcpuFd;
+use kvm_bindings::powerpc64::kvm_run;
 use log::Level;
 use parking_lot::Mutex;
 use spapr_devices::guest_message;
@@ -17,7 +16,8 @@ use spapr_devices::vfio::host_page_bytes;
 use vmm_sys_util::errno;
 use vmm_sys_util::signal::{self, SIGRTMIN, register_signal_handler};
 
-use super::mapping::SharedMapping;
+use crate::mapping::SharedMapping;
+use crate::vcpu::Vcpu;
 
 /// Why a vCPU cannot be kicked.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +56,7 @@ pub struct VcpuKick(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     /// A mapping of its own of the vCPU's `kvm_run`, so that nothing here aliases the one that
-    /// `VcpuFd` hands out references to. It keeps the vCPU's file alive.
+    /// the vCPU hands out references to. It keeps the vCPU's file alive.
     run: SharedMapping,
     /// The thread to signal: one that runs the vCPU now. A thread takes itself out, under the
     /// lock, before it ends, so that no signal goes to one that has taken over its id.
@@ -69,11 +69,11 @@ impl VcpuKick {
     ///
     /// # Errors
     /// [`KickError::Handler`] or [`KickError::Map`].
-    pub fn new(vcpu: &VcpuFd) -> Result<Self, KickError> {
+    pub fn new(vcpu: &Vcpu) -> Result<Self, KickError> {
         install_handler()?;
         let page = usize::try_from(host_page_bytes())
             .map_err(|_| KickError::Map(errno::Error::new(libc::ENOMEM)))?;
-        let run = SharedMapping::new(vcpu, page).map_err(KickError::Map)?;
+        let run = SharedMapping::new(&vcpu.0, page).map_err(KickError::Map)?;
         Ok(Self::with_mapping(run))
     }
 
@@ -127,8 +127,8 @@ impl VcpuKick {
         self.immediate_exit().store(0, Ordering::SeqCst);
     }
 
-    /// Whether there was a kick since the last [`acknowledge`](Self::acknowledge).
-    pub fn is_pending(&self) -> bool {
+    #[cfg(test)]
+    fn is_pending(&self) -> bool {
         self.immediate_exit().load(Ordering::SeqCst) != 0
     }
 

@@ -5,17 +5,18 @@
 
 use std::os::fd::AsRawFd;
 
-use kvm_bindings::{
+use kvm_bindings::powerpc64::{
     KVM_CAP_IRQ_XICS, KVM_DEV_XICS_GRP_CTRL, KVM_DEV_XICS_GRP_SOURCES, KVM_DEV_XICS_NR_SERVERS,
     KVM_XICS_DESTINATION_MASK, KVM_XICS_LEVEL_SENSITIVE, KVM_XICS_MASKED, KVM_XICS_PENDING,
     KVM_XICS_PRESENTED, KVM_XICS_PRIORITY_MASK, KVM_XICS_PRIORITY_SHIFT, KVM_XICS_QUEUED,
-    kvm_create_device, kvm_device_attr, kvm_device_type_KVM_DEV_TYPE_XICS, kvm_enable_cap,
+    kvm_device_attr, kvm_device_type_KVM_DEV_TYPE_XICS, kvm_enable_cap,
 };
-use kvm_ioctls::{DeviceFd, VcpuFd, VmFd};
 use spapr_devices::interrupts::Trigger;
 use vmm_sys_util::errno;
 
-use super::vcpu::PseriesVcpu;
+use crate::kernel::DeviceFd;
+use crate::vcpu::Vcpu;
+use crate::vm::Vm;
 
 /// The priority that lets no interrupt through, as a source's and as a server's least favoured one
 /// (PAPR, "Interrupt Presentation").
@@ -147,12 +148,9 @@ impl Xics {
     ///
     /// # Errors
     /// [`XicsError::Create`] or [`XicsError::Servers`].
-    pub fn new(vm: &VmFd, servers: u32) -> Result<Self, XicsError> {
-        let mut request = kvm_create_device {
-            type_: kvm_device_type_KVM_DEV_TYPE_XICS,
-            ..Default::default()
-        };
-        let xics = Self(vm.create_device(&mut request).map_err(XicsError::Create)?);
+    pub fn new(vm: &Vm, servers: u32) -> Result<Self, XicsError> {
+        let device = vm.0.create_device(kvm_device_type_KVM_DEV_TYPE_XICS);
+        let xics = Self(device.map_err(XicsError::Create)?);
         let attribute = kvm_device_attr {
             flags: 0,
             group: KVM_DEV_XICS_GRP_CTRL,
@@ -160,9 +158,9 @@ impl Xics {
             addr: std::ptr::from_ref(&servers) as u64,
         };
         // Only XICS on XIVE sets resources aside per server, and has the attribute.
-        if xics.0.has_device_attr(&attribute).is_ok() {
-            xics.0
-                .set_device_attr(&attribute)
+        if xics.0.has_attr(&attribute) {
+            // SAFETY: the kernel reads one u32 for this attribute.
+            unsafe { xics.0.set_attr(&attribute) }
                 .map_err(|source| XicsError::Servers { servers, source })?;
         }
         Ok(xics)
@@ -172,7 +170,7 @@ impl Xics {
     ///
     /// # Errors
     /// [`XicsError::Connect`].
-    pub fn connect_vcpu(&self, vcpu: &VcpuFd, server: u32) -> Result<(), XicsError> {
+    pub fn connect_vcpu(&self, vcpu: &Vcpu, server: u32) -> Result<(), XicsError> {
         let cap = kvm_enable_cap {
             cap: KVM_CAP_IRQ_XICS,
             args: [
@@ -183,7 +181,8 @@ impl Xics {
             ],
             ..Default::default()
         };
-        vcpu.enable_capability(&cap)
+        vcpu.0
+            .enable_cap(&cap)
             .map_err(|source| XicsError::Connect { server, source })
     }
 
@@ -201,9 +200,9 @@ impl Xics {
     /// [`XicsError::Source`].
     pub fn set_source(&self, lisn: u32, state: SourceState) -> Result<(), XicsError> {
         let bits = state.to_bits();
-        self.0
-            .set_device_attr(&source_attribute(lisn, std::ptr::from_ref(&bits) as u64))
-            .map_err(|source| XicsError::Source { lisn, source })
+        let attribute = source_attribute(lisn, std::ptr::from_ref(&bits) as u64);
+        // SAFETY: the kernel reads one u64 for this attribute.
+        unsafe { self.0.set_attr(&attribute) }.map_err(|source| XicsError::Source { lisn, source })
     }
 
     /// The state of interrupt source `lisn`.
@@ -214,7 +213,7 @@ impl Xics {
         let mut bits = 0u64;
         let mut attribute = source_attribute(lisn, std::ptr::from_mut(&mut bits) as u64);
         // SAFETY: for this attribute the kernel writes one u64 to `addr`, which is that of `bits`.
-        unsafe { self.0.get_device_attr(&mut attribute) }
+        unsafe { self.0.get_attr(&mut attribute) }
             .map_err(|source| XicsError::Source { lisn, source })?;
         Ok(SourceState::from_bits(bits))
     }

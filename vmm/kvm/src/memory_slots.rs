@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kvm_bindings::kvm_userspace_memory_region;
-use kvm_ioctls::VmFd;
+use kvm_bindings::powerpc64::kvm_userspace_memory_region;
 use parking_lot::Mutex;
 use spapr_devices::vfio::host_page_bytes;
 use spapr_hypercalls::address::{GuestPhysicalAddress, HostVirtualAddress};
 use vmm_sys_util::errno;
+
+use crate::vm::Vm;
 
 /// Why a memory slot could not be added or removed.
 #[derive(Debug, thiserror::Error)]
@@ -70,14 +71,14 @@ pub enum MemorySlotError {
 /// does at speed comes here.
 #[derive(Debug)]
 pub struct MemorySlots {
-    vm: Arc<VmFd>,
+    vm: Arc<Vm>,
     page: u64,
     book: Mutex<Book>,
 }
 
 impl MemorySlots {
     /// The slots of `vm`, all free, at most `max` of them (`Capabilities::max_memory_slots`).
-    pub fn new(vm: Arc<VmFd>, max: u32) -> Self {
+    pub fn new(vm: Arc<Vm>, max: u32) -> Self {
         Self {
             vm,
             page: host_page_bytes(),
@@ -152,7 +153,7 @@ impl MemorySlots {
             userspace_addr: hva.0,
         };
         // SAFETY: the caller vouches for the memory.
-        unsafe { self.vm.set_user_memory_region(region) }.map_err(|source| MemorySlotError::Kvm {
+        unsafe { self.vm.0.set_user_memory_region(region) }.map_err(|source| MemorySlotError::Kvm {
             slot,
             gpa,
             bytes,

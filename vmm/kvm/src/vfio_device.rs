@@ -3,15 +3,16 @@
 
 use std::os::fd::AsRawFd;
 
-use kvm_bindings::{
-    KVM_DEV_VFIO_GROUP, KVM_DEV_VFIO_GROUP_ADD, KVM_DEV_VFIO_GROUP_SET_SPAPR_TCE,
-    kvm_create_device, kvm_device_attr, kvm_device_type_KVM_DEV_TYPE_VFIO, kvm_vfio_spapr_tce,
+use kvm_bindings::powerpc64::{
+    KVM_DEV_VFIO_GROUP, KVM_DEV_VFIO_GROUP_ADD, KVM_DEV_VFIO_GROUP_SET_SPAPR_TCE, kvm_device_attr,
+    kvm_device_type_KVM_DEV_TYPE_VFIO, kvm_vfio_spapr_tce,
 };
-use kvm_ioctls::{DeviceFd, VmFd};
 use spapr_hypercalls::address::Liobn;
 use vmm_sys_util::errno;
 
-use super::tce_table::TceTable;
+use crate::kernel::DeviceFd;
+use crate::tce_table::TceTable;
+use crate::vm::Vm;
 
 /// Why KVM and VFIO could not be brought together.
 #[derive(Debug, thiserror::Error)]
@@ -70,15 +71,9 @@ impl VfioKvmDevice {
     ///
     /// # Errors
     /// [`VfioDeviceError::Create`].
-    pub fn new(vm: &VmFd) -> Result<Self, VfioDeviceError> {
-        let mut request = kvm_create_device {
-            type_: kvm_device_type_KVM_DEV_TYPE_VFIO,
-            ..Default::default()
-        };
-        let device = vm
-            .create_device(&mut request)
-            .map_err(VfioDeviceError::Create)?;
-        Ok(Self(device))
+    pub fn new(vm: &Vm) -> Result<Self, VfioDeviceError> {
+        let device = vm.0.create_device(kvm_device_type_KVM_DEV_TYPE_VFIO);
+        device.map(Self).map_err(VfioDeviceError::Create)
     }
 
     /// Tells KVM of an open VFIO group.
@@ -123,12 +118,14 @@ impl VfioKvmDevice {
     }
 
     fn set<T>(&self, attribute: u32, argument: &T) -> errno::Result<()> {
-        self.0.set_device_attr(&kvm_device_attr {
+        let attribute = kvm_device_attr {
             flags: 0,
             group: KVM_DEV_VFIO_GROUP,
             attr: attribute.into(),
             addr: std::ptr::from_ref(argument) as u64,
-        })
+        };
+        // SAFETY: it is the address of what the attribute takes: a descriptor, or one `kvm_vfio_spapr_tce`.
+        unsafe { self.0.set_attr(&attribute) }
     }
 }
 

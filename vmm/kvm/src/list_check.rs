@@ -17,7 +17,6 @@
 
 use std::sync::Arc;
 
-use kvm_ioctls::{Kvm, VcpuFd};
 use spapr_devices::vfio::host_page_bytes;
 use spapr_hypercalls::abi::{self, ReturnCode};
 use spapr_hypercalls::address::{GuestPhysicalAddress, HostVirtualAddress, Ioba, Liobn, PageShift};
@@ -25,11 +24,11 @@ use spapr_hypercalls::world::Geometry;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use vmm_sys_util::errno;
 
-use super::host::{self, Capabilities, HostError};
-use super::memory_slots::{MemorySlotError, MemorySlots};
-use super::tce_table::{TceTable, TceTableError};
-use super::vcpu::{EntryRegisters, PseriesVcpu, VcpuError, msr};
-use super::vm::{PseriesVm, VmError};
+use crate::host::{self, Capabilities, HostError, Kvm};
+use crate::memory_slots::{MemorySlotError, MemorySlots};
+use crate::tce_table::{TceTable, TceTableError};
+use crate::vcpu::{EntryRegisters, Vcpu, VcpuError, msr};
+use crate::vm::VmError;
 
 /// Memory of the VM, whole host pages of any size.
 const RAM_BYTES: usize = 1 << 20;
@@ -151,7 +150,7 @@ fn write_program(memory: &GuestMemoryMmap<()>) -> Result<(), ListCheckError> {
 }
 
 /// Passes so many entries of the list for `ioba`.
-fn put_list(vcpu: &mut VcpuFd, ioba: u64, count: u64) -> Result<Met, ListCheckError> {
+fn put_list(vcpu: &mut Vcpu, ioba: u64, count: u64) -> Result<Met, ListCheckError> {
     let mut gpr = [0; 32];
     gpr[3..8].copy_from_slice(&[abi::H_PUT_TCE_INDIRECT, LIOBN.0.into(), ioba, LIST, count]);
     vcpu.set_entry(&EntryRegisters {
@@ -159,7 +158,7 @@ fn put_list(vcpu: &mut VcpuFd, ioba: u64, count: u64) -> Result<Met, ListCheckEr
         msr: msr::SF | msr::ME | msr::LE,
         gpr,
     })?;
-    vcpu.set_kvm_immediate_exit(0);
+    vcpu.clear_immediate_exit();
     for _ in 0..MOST_RUNS {
         match vcpu.run_guest() {
             Ok(_) => {}

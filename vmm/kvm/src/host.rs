@@ -3,21 +3,19 @@
 use std::ffi::CStr;
 use std::os::unix::fs::MetadataExt;
 
-use kvm_bindings::{
+use kvm_bindings::powerpc64::{
     KVM_API_VERSION, KVM_CAP_IRQ_XICS, KVM_CAP_IRQFD_RESAMPLE, KVM_CAP_MAX_VCPU_ID,
     KVM_CAP_MAX_VCPUS, KVM_CAP_NR_MEMSLOTS, KVM_CAP_PPC_AIL_MODE_3, KVM_CAP_PPC_ENABLE_HCALL,
     KVM_CAP_PPC_GET_CPU_CHAR, KVM_CAP_PPC_IRQ_XIVE, KVM_CAP_PPC_MMU_RADIX,
     KVM_CAP_PPC_RPT_INVALIDATE, KVM_CAP_PPC_RTAS, KVM_CAP_SPAPR_MULTITCE, KVM_CAP_SPAPR_TCE_64,
     KVM_CAP_SPAPR_TCE_VFIO, KVM_VM_PPC_HV,
 };
-use kvm_ioctls::{Kvm, VmFd};
-use log::Level;
-use spapr_devices::guest_message;
 use spapr_devices::interrupts::ControllerKind;
 use spapr_devices::interrupts::xive::PAGE_BYTES as XIVE_PAGE_BYTES;
 use vmm_sys_util::errno;
 
-use crate::spec::InterruptControllerMode;
+use crate::kernel::{self, KvmFd};
+use crate::vm::Vm;
 
 /// KVM's device.
 const DEVICE: &CStr = c"/dev/kvm";
@@ -25,6 +23,12 @@ const DEVICE: &CStr = c"/dev/kvm";
 /// Why this host cannot run a pseries guest.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
+    /// Guests run on another architecture.
+    #[error(
+        "guests run on ppc64le hosts with KVM, and this is {}",
+        std::env::consts::ARCH
+    )]
+    WrongArchitecture,
     /// There is no `/dev/kvm`.
     #[error(
         "this host offers no KVM (no {path}): on a POWER9 or later host, load it as root with \
@@ -108,17 +112,25 @@ pub enum NoXive {
     PageSize(u64),
 }
 
+/// The host's KVM.
+#[derive(Debug)]
+pub struct Kvm(pub(crate) KvmFd);
+
 /// Opens `/dev/kvm`.
 ///
 /// # Errors
 /// [`HostError`] with what is missing and what to do.
 pub fn open() -> Result<Kvm, HostError> {
-    open_at(DEVICE)
+    if kernel::RUNS_GUESTS {
+        open_at(DEVICE)
+    } else {
+        Err(HostError::WrongArchitecture)
+    }
 }
 
 fn open_at(device: &CStr) -> Result<Kvm, HostError> {
     let path = || device.to_string_lossy().into_owned();
-    let kvm = Kvm::new_with_path(device).map_err(|source| match source.errno() {
+    let kvm = KvmFd::open(device).map_err(|source| match source.errno() {
         libc::ENOENT | libc::ENODEV | libc::ENXIO => HostError::NoDevice {
             path: path(),
             source,
@@ -133,14 +145,14 @@ fn open_at(device: &CStr) -> Result<Kvm, HostError> {
             source,
         },
     })?;
-    let found = kvm.get_api_version();
+    let found = kvm.api_version();
     if u32::try_from(found) != Ok(KVM_API_VERSION) {
         return Err(HostError::ApiVersion {
             path: path(),
             found,
         });
     }
-    Ok(kvm)
+    Ok(Kvm(kvm))
 }
 
 /// Who may open `path`, for an error message.
@@ -161,9 +173,9 @@ fn describe_access(path: &str) -> String {
 ///
 /// # Errors
 /// [`HostError::CreateVm`].
-pub fn create_vm(kvm: &Kvm) -> Result<VmFd, HostError> {
-    kvm.create_vm_with_type(u64::from(KVM_VM_PPC_HV))
-        .map_err(HostError::CreateVm)
+pub fn create_vm(kvm: &Kvm) -> Result<Vm, HostError> {
+    let vm = kvm.0.create_vm(KVM_VM_PPC_HV);
+    vm.map(Vm).map_err(HostError::CreateVm)
 }
 
 /// Checks that guests of `vm` can use the radix MMU. (A capability of the VM: `/dev/kvm` itself
@@ -171,7 +183,7 @@ pub fn create_vm(kvm: &Kvm) -> Result<VmFd, HostError> {
 ///
 /// # Errors
 /// [`HostError::NoRadix`].
-pub fn require_radix(vm: &VmFd) -> Result<(), HostError> {
+pub fn require_radix(vm: &Vm) -> Result<(), HostError> {
     if capability(vm, KVM_CAP_PPC_MMU_RADIX) > 0 {
         Ok(())
     } else {
@@ -184,13 +196,13 @@ pub fn require_radix(vm: &VmFd) -> Result<(), HostError> {
 pub fn binds_tce_tables(kvm: &Kvm) -> bool {
     [KVM_CAP_SPAPR_TCE_64, KVM_CAP_SPAPR_TCE_VFIO]
         .into_iter()
-        .all(|capability| kvm.check_extension_raw(capability.into()) > 0)
+        .all(|capability| kvm.0.check_extension(capability) > 0)
 }
 
 /// KVM_CHECK_EXTENSION on the VM: 0 for "no", else a number that the capability defines.
-fn capability(vm: &VmFd, capability: u32) -> u32 {
+fn capability(vm: &Vm, capability: u32) -> u32 {
     // An error (negative) can only mean that this kernel does not know the capability.
-    u32::try_from(vm.check_extension_raw(capability.into())).unwrap_or(0)
+    u32::try_from(vm.0.check_extension(capability)).unwrap_or(0)
 }
 
 /// What KVM offers to a VM, as far as this program makes use of it.
@@ -198,7 +210,7 @@ fn capability(vm: &VmFd, capability: u32) -> u32 {
 /// That the TCE capabilities are offered proves little: Linux 6.12 offers them on every Book3S-64
 /// host (`kvm_vm_ioctl_check_extension` in arch/powerpc/kvm/powerpc.c). Whether a table can be
 /// bound to a group is known only once that was done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities {
     /// TCE tables of any size and page size (KVM_CAP_SPAPR_TCE_64).
     pub spapr_tce_64: bool,
@@ -231,33 +243,17 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// The interrupt controller of a guest on a host whose pages have `host_page_bytes`.
+    /// Checks that guests of a host whose pages have `host_page_bytes` can have a XIVE interrupt controller.
     ///
     /// # Errors
-    /// [`HostError::NoXive`] when only XIVE will do and there is none.
-    pub fn interrupt_controller(
-        &self,
-        mode: InterruptControllerMode,
-        host_page_bytes: u64,
-    ) -> Result<ControllerKind, HostError> {
-        let missing = if !self.irq_xive {
-            Some(NoXive::NotOffered)
+    /// Why they cannot.
+    pub const fn check_xive(&self, host_page_bytes: u64) -> Result<(), NoXive> {
+        if !self.irq_xive {
+            Err(NoXive::NotOffered)
         } else if host_page_bytes != XIVE_PAGE_BYTES {
-            Some(NoXive::PageSize(host_page_bytes))
+            Err(NoXive::PageSize(host_page_bytes))
         } else {
-            None
-        };
-        match (mode, missing) {
-            (InterruptControllerMode::Xics, _) => Ok(ControllerKind::Xics),
-            (_, None) => Ok(ControllerKind::Xive),
-            (InterruptControllerMode::Auto, Some(why)) => {
-                guest_message!(
-                    Level::Info,
-                    "the guest's interrupt controller is XICS, not XIVE: {why}"
-                );
-                Ok(ControllerKind::Xics)
-            }
-            (InterruptControllerMode::Xive, Some(why)) => Err(HostError::NoXive(why)),
+            Ok(())
         }
     }
 
@@ -281,7 +277,7 @@ impl Capabilities {
     }
 
     /// Asks KVM about `vm`.
-    pub fn of(vm: &VmFd) -> Self {
+    pub fn of(vm: &Vm) -> Self {
         let number = |id| capability(vm, id);
         let has = |id| number(id) > 0;
         let max_vcpus = number(KVM_CAP_MAX_VCPUS);
@@ -350,26 +346,15 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_has_xive_where_the_host_can_and_xics_is_not_asked_for() {
-        use ControllerKind::{Xics, Xive};
-        use InterruptControllerMode as Mode;
+    fn xive_needs_kvms_word_and_pages_of_its_size() {
         let has = capabilities();
         let lacks = Capabilities {
             irq_xive: false,
             ..has
         };
-        let choose = |host: Capabilities, mode, page| host.interrupt_controller(mode, page).ok();
-        assert_eq!(choose(has, Mode::Auto, 0x1_0000), Some(Xive));
-        assert_eq!(choose(has, Mode::Xive, 0x1_0000), Some(Xive));
-        assert_eq!(choose(has, Mode::Xics, 0x1_0000), Some(Xics));
-        assert_eq!(choose(has, Mode::Auto, 0x1000), Some(Xics));
-        assert_eq!(choose(lacks, Mode::Auto, 0x1_0000), Some(Xics));
-        let refused = |host: Capabilities, page| {
-            let error = host.interrupt_controller(Mode::Xive, page).unwrap_err();
-            error.to_string()
-        };
-        assert!(refused(lacks, 0x1_0000).contains("KVM_CAP_PPC_IRQ_XIVE"));
-        assert!(refused(has, 0x1000).contains("pages of 0x1000 bytes"));
+        assert_eq!(has.check_xive(0x1_0000), Ok(()));
+        assert_eq!(has.check_xive(0x1000), Err(NoXive::PageSize(0x1000)));
+        assert_eq!(lacks.check_xive(0x1_0000), Err(NoXive::NotOffered));
     }
 
     #[test]

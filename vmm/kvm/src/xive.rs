@@ -12,17 +12,16 @@ use std::mem::ManuallyDrop;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use kvm_bindings::{
+use kvm_bindings::powerpc64::{
     KVM_CAP_PPC_IRQ_XIVE, KVM_DEV_XIVE_GRP_CTRL, KVM_DEV_XIVE_GRP_EQ_CONFIG,
     KVM_DEV_XIVE_GRP_SOURCE, KVM_DEV_XIVE_GRP_SOURCE_CONFIG, KVM_DEV_XIVE_GRP_SOURCE_SYNC,
     KVM_DEV_XIVE_NR_SERVERS, KVM_DEV_XIVE_RESET, KVM_XIVE_EQ_ALWAYS_NOTIFY,
     KVM_XIVE_EQ_PRIORITY_SHIFT, KVM_XIVE_EQ_SERVER_SHIFT, KVM_XIVE_ESB_PAGE_OFFSET,
     KVM_XIVE_LEVEL_SENSITIVE, KVM_XIVE_SOURCE_EISN_SHIFT, KVM_XIVE_SOURCE_MASKED_SHIFT,
     KVM_XIVE_SOURCE_PRIORITY_SHIFT, KVM_XIVE_SOURCE_SERVER_MASK, KVM_XIVE_SOURCE_SERVER_SHIFT,
-    KVM_XIVE_TIMA_PAGE_OFFSET, kvm_create_device, kvm_device_attr,
-    kvm_device_type_KVM_DEV_TYPE_XIVE, kvm_enable_cap, kvm_ppc_xive_eq,
+    KVM_XIVE_TIMA_PAGE_OFFSET, kvm_device_attr, kvm_device_type_KVM_DEV_TYPE_XIVE, kvm_enable_cap,
+    kvm_ppc_xive_eq,
 };
-use kvm_ioctls::{DeviceFd, VcpuFd, VmFd};
 use log::Level;
 use parking_lot::Mutex;
 use spapr_devices::guest_message;
@@ -33,9 +32,11 @@ use spapr_devices::interrupts::{Lisn, LisnBlock, Trigger};
 use spapr_hypercalls::address::{GuestPhysicalAddress, HostVirtualAddress};
 use vmm_sys_util::errno;
 
-use super::mapping::SharedMapping;
-use super::memory_slots::{MemorySlotError, MemorySlots};
-use super::vcpu::PseriesVcpu;
+use crate::kernel::DeviceFd;
+use crate::mapping::SharedMapping;
+use crate::memory_slots::{MemorySlotError, MemorySlots};
+use crate::vcpu::Vcpu;
+use crate::vm::Vm;
 
 /// Pages of the thread interrupt management area: the hardware's, the hypervisor's, the operating
 /// system's and the programs'. The first two and the last cannot be touched.
@@ -160,15 +161,12 @@ impl XiveKvm {
     /// # Errors
     /// [`XiveError::Create`], [`XiveError::Servers`], [`XiveError::Map`] or [`XiveError::Slot`]; all
     /// is given back then.
-    pub fn new(vm: &VmFd, slots: &Arc<MemorySlots>, servers: u32) -> Result<Self, XiveError> {
-        let mut request = kvm_create_device {
-            type_: kvm_device_type_KVM_DEV_TYPE_XIVE,
-            ..Default::default()
-        };
-        let device = vm.create_device(&mut request).map_err(XiveError::Create)?;
+    pub fn new(vm: &Vm, slots: &Arc<MemorySlots>, servers: u32) -> Result<Self, XiveError> {
+        let device = vm.0.create_device(kvm_device_type_KVM_DEV_TYPE_XIVE);
+        let device = device.map_err(XiveError::Create)?;
         let limit = control(KVM_DEV_XIVE_NR_SERVERS, std::ptr::from_ref(&servers) as u64);
-        device
-            .set_device_attr(&limit)
+        // SAFETY: the kernel reads one u32 for this attribute.
+        unsafe { device.set_attr(&limit) }
             .map_err(|source| XiveError::Servers { servers, source })?;
         let map = |what, first_page: u32, bytes| {
             let offset = u64::from(first_page) * PAGE_BYTES;
@@ -215,7 +213,7 @@ impl XiveKvm {
     ///
     /// # Errors
     /// [`XiveError::Connect`].
-    pub fn connect_vcpu(&self, vcpu: &VcpuFd, server: u32) -> Result<(), XiveError> {
+    pub fn connect_vcpu(&self, vcpu: &Vcpu, server: u32) -> Result<(), XiveError> {
         let cap = kvm_enable_cap {
             cap: KVM_CAP_PPC_IRQ_XIVE,
             args: [
@@ -226,7 +224,8 @@ impl XiveKvm {
             ],
             ..Default::default()
         };
-        vcpu.enable_capability(&cap)
+        vcpu.0
+            .enable_cap(&cap)
             .map_err(|source| XiveError::Connect { server, source })
     }
 
@@ -303,12 +302,14 @@ impl XiveKvm {
 
     /// Sets an attribute whose value is a `T`.
     fn set<T>(&self, group: u32, attr: u64, value: &T) -> errno::Result<()> {
-        self.device.set_device_attr(&kvm_device_attr {
+        let attribute = kvm_device_attr {
             flags: 0,
             group,
             attr,
             addr: std::ptr::from_ref(value) as u64,
-        })
+        };
+        // SAFETY: it is the address of a value of the attribute's type.
+        unsafe { self.device.set_attr(&attribute) }
     }
 }
 
@@ -396,7 +397,7 @@ impl XiveDevice for XiveKvm {
         };
         // SAFETY: for this attribute the kernel writes one `kvm_ppc_xive_eq` to `addr`, which is that
         // of `configuration`.
-        unsafe { self.device.get_device_attr(&mut attribute) }
+        unsafe { self.device.get_attr(&mut attribute) }
             .map_err(|source| queue_error("read", queue, source))
             .map_err(io::Error::other)?;
         Ok(QueueFill {
@@ -406,8 +407,8 @@ impl XiveDevice for XiveKvm {
     }
 
     fn reset(&self) -> io::Result<()> {
-        self.device
-            .set_device_attr(&control(KVM_DEV_XIVE_RESET, 0))
+        // SAFETY: the kernel reads nothing for this attribute.
+        unsafe { self.device.set_attr(&control(KVM_DEV_XIVE_RESET, 0)) }
             .map_err(XiveError::Reset)
             .map_err(io::Error::other)
     }

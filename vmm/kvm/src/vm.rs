@@ -1,19 +1,15 @@
-//! What a pseries VM needs of KVM beyond what `kvm-ioctls` gives.
+//! A pseries virtual machine.
 
 use std::os::raw::c_char;
 
-use kvm_bindings::{
-    KVM_CAP_PPC_ENABLE_HCALL, KVM_CAP_PPC_SMT, kvm_enable_cap, kvm_ppc_cpu_char, kvm_ppc_mmuv3_cfg,
-    kvm_ppc_rmmu_info, kvm_ppc_smmu_info, kvm_rtas_token_args,
+use kvm_bindings::powerpc64::{
+    KVM_CAP_PPC_ENABLE_HCALL, KVM_CAP_PPC_SMT, kvm_enable_cap, kvm_ppc_mmuv3_cfg,
+    kvm_rtas_token_args,
 };
-use kvm_ioctls::VmFd;
 use vmm_sys_util::errno;
-use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref};
 
-use super::ioctls::{
-    KVM_PPC_CONFIGURE_V3_MMU, KVM_PPC_GET_CPU_CHAR, KVM_PPC_GET_RMMU_INFO, KVM_PPC_GET_SMMU_INFO,
-    KVM_PPC_RTAS_DEFINE_TOKEN, check,
-};
+use crate::kernel::VmFd;
+use crate::vcpu::Vcpu;
 
 /// What KVM refused to do for a VM.
 #[derive(Debug, thiserror::Error)]
@@ -96,86 +92,82 @@ impl VmError {
     }
 }
 
-/// What KVM does for a pseries VM.
-pub trait PseriesVm {
+/// What the radix MMU of a guest is to do: flags of KVM_PPC_CONFIGURE_V3_MMU.
+pub mod mmu {
+    /// The guest uses radix trees.
+    pub const RADIX: u64 = kvm_bindings::powerpc64::KVM_PPC_MMUV3_RADIX as u64;
+    /// It may flush translations itself (guest translation shootdown).
+    pub const GTSE: u64 = kvm_bindings::powerpc64::KVM_PPC_MMUV3_GTSE as u64;
+}
+
+/// The processor's speculation characteristics and behaviour (KVM_PPC_GET_CPU_CHAR), for
+/// H_GET_CPU_CHARACTERISTICS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuCharacteristics {
+    /// Characteristics, in the hypercall's bits.
+    pub characteristics: u64,
+    /// Which of them mean something.
+    pub characteristics_mask: u64,
+    /// Behaviour, in the hypercall's bits.
+    pub behaviour: u64,
+    /// Which of it means something.
+    pub behaviour_mask: u64,
+}
+
+/// A pseries virtual machine, in hypervisor mode.
+#[derive(Debug)]
+pub struct Vm(pub(crate) VmFd);
+
+impl Vm {
+    /// Makes vCPU `id`.
+    ///
+    /// # Errors
+    /// KVM's refusal.
+    pub fn create_vcpu(&self, id: u32) -> errno::Result<Vcpu> {
+        self.0.create_vcpu(id).map(Vcpu)
+    }
+
     /// Makes vCPUs whose ids share a multiple of `threads` (1, 2, 4 or 8) threads of one core.
     /// Before the first vCPU is made.
     ///
     /// # Errors
     /// [`VmError::Threads`].
-    fn set_threads_per_core(&self, threads: u32) -> Result<(), VmError>;
+    pub fn set_threads_per_core(&self, threads: u32) -> Result<(), VmError> {
+        self.enable_cap(KVM_CAP_PPC_SMT, [threads.into(), 0])
+            .map_err(|source| VmError::Threads { threads, source })
+    }
 
     /// Has the kernel handle hypercall `opcode`, or (`enable` false) pass it to user space.
     ///
     /// # Errors
     /// [`VmError::EnableHcall`], with EINVAL for a hypercall that the kernel has no handler for.
-    fn enable_hcall(&self, opcode: u64, enable: bool) -> Result<(), VmError>;
+    pub fn enable_hcall(&self, opcode: u64, enable: bool) -> Result<(), VmError> {
+        self.enable_cap(KVM_CAP_PPC_ENABLE_HCALL, [opcode, u64::from(enable)])
+            .map_err(|source| VmError::EnableHcall { opcode, source })
+    }
+
+    fn enable_cap(&self, cap: u32, [first, second]: [u64; 2]) -> errno::Result<()> {
+        self.0.enable_cap(&kvm_enable_cap {
+            cap,
+            args: [first, second, 0, 0],
+            ..Default::default()
+        })
+    }
 
     /// Sets the guest's process table, as H_REGISTER_PROC_TBL asks for. `flags` are
-    /// KVM_PPC_MMUV3_RADIX and KVM_PPC_MMUV3_GTSE; `process_table` is what goes into the second
+    /// those of [`mmu`]; `process_table` is what goes into the second
     /// doubleword of the partition-table entry (Power ISA 3.0, III 6.7.6.1).
     ///
     /// # Errors
     /// [`VmError::ConfigureV3Mmu`]: EINVAL when the guest's values make no sense, ENODEV when the
     /// host lacks the MMU mode.
-    fn configure_v3_mmu(&self, flags: u64, process_table: u64) -> Result<(), VmError>;
-
-    /// The radix MMU's page geometries and encodings.
-    ///
-    /// # Errors
-    /// [`VmError::Query`].
-    fn rmmu_info(&self) -> Result<kvm_ppc_rmmu_info, VmError>;
-
-    /// The hash MMU's segment and page sizes.
-    ///
-    /// # Errors
-    /// [`VmError::Query`].
-    fn smmu_info(&self) -> Result<kvm_ppc_smmu_info, VmError>;
-
-    /// The CPU's speculation characteristics and behaviour, for H_GET_CPU_CHARACTERISTICS.
-    ///
-    /// # Errors
-    /// [`VmError::Query`].
-    fn cpu_char(&self) -> Result<kvm_ppc_cpu_char, VmError>;
-
-    /// Has the kernel handle the RTAS call `name` (`ibm,set-xive`, `ibm,get-xive`, `ibm,int-on`
-    /// or `ibm,int-off`) under `token`; token 0 undoes that.
-    ///
-    /// # Errors
-    /// [`VmError::RtasName`] or [`VmError::RtasToken`]: ENOENT for a call the kernel does not
-    /// know, EEXIST for a token in use.
-    fn define_rtas_token(&self, name: &str, token: u32) -> Result<(), VmError>;
-}
-
-impl PseriesVm for VmFd {
-    fn set_threads_per_core(&self, threads: u32) -> Result<(), VmError> {
-        let cap = kvm_enable_cap {
-            cap: KVM_CAP_PPC_SMT,
-            args: [threads.into(), 0, 0, 0],
-            ..Default::default()
-        };
-        self.enable_cap(&cap)
-            .map_err(|source| VmError::Threads { threads, source })
-    }
-
-    fn enable_hcall(&self, opcode: u64, enable: bool) -> Result<(), VmError> {
-        let cap = kvm_enable_cap {
-            cap: KVM_CAP_PPC_ENABLE_HCALL,
-            args: [opcode, u64::from(enable), 0, 0],
-            ..Default::default()
-        };
-        self.enable_cap(&cap)
-            .map_err(|source| VmError::EnableHcall { opcode, source })
-    }
-
-    fn configure_v3_mmu(&self, flags: u64, process_table: u64) -> Result<(), VmError> {
+    pub fn configure_v3_mmu(&self, flags: u64, process_table: u64) -> Result<(), VmError> {
         let config = kvm_ppc_mmuv3_cfg {
             flags,
             process_table,
         };
-        // SAFETY: the call reads one `kvm_ppc_mmuv3_cfg`.
-        check(unsafe { ioctl_with_ref(self, KVM_PPC_CONFIGURE_V3_MMU, &config) })
-            .map(drop)
+        self.0
+            .configure_v3_mmu(&config)
             .map_err(|source| VmError::ConfigureV3Mmu {
                 flags,
                 process_table,
@@ -183,44 +175,46 @@ impl PseriesVm for VmFd {
             })
     }
 
-    fn rmmu_info(&self) -> Result<kvm_ppc_rmmu_info, VmError> {
-        let mut info = kvm_ppc_rmmu_info::default();
-        // SAFETY: the call writes one `kvm_ppc_rmmu_info`.
-        check(unsafe { ioctl_with_mut_ref(self, KVM_PPC_GET_RMMU_INFO, &mut info) })
-            .map(|_| info)
-            .map_err(|source| VmError::Query {
-                call: "KVM_PPC_GET_RMMU_INFO",
-                source,
-            })
+    /// The encodings of the radix MMU's page sizes, as `ibm,processor-radix-AP-encodings` has them.
+    ///
+    /// # Errors
+    /// [`VmError::Query`].
+    pub fn radix_ap_encodings(&self) -> Result<Vec<u32>, VmError> {
+        let info = self.0.rmmu_info().map_err(|source| VmError::Query {
+            call: "KVM_PPC_GET_RMMU_INFO",
+            source,
+        })?;
+        let has_one = |code: &u32| *code != 0;
+        Ok(info.ap_encodings.into_iter().filter(has_one).collect())
     }
 
-    fn smmu_info(&self) -> Result<kvm_ppc_smmu_info, VmError> {
-        let mut info = kvm_ppc_smmu_info::default();
-        // SAFETY: the call writes one `kvm_ppc_smmu_info`.
-        check(unsafe { ioctl_with_mut_ref(self, KVM_PPC_GET_SMMU_INFO, &mut info) })
-            .map(|_| info)
-            .map_err(|source| VmError::Query {
-                call: "KVM_PPC_GET_SMMU_INFO",
-                source,
-            })
+    /// The CPU's speculation characteristics and behaviour, for H_GET_CPU_CHARACTERISTICS.
+    ///
+    /// # Errors
+    /// [`VmError::Query`].
+    pub fn cpu_char(&self) -> Result<CpuCharacteristics, VmError> {
+        let facts = self.0.cpu_char().map_err(|source| VmError::Query {
+            call: "KVM_PPC_GET_CPU_CHAR",
+            source,
+        })?;
+        Ok(CpuCharacteristics {
+            characteristics: facts.character,
+            characteristics_mask: facts.character_mask,
+            behaviour: facts.behaviour,
+            behaviour_mask: facts.behaviour_mask,
+        })
     }
 
-    fn cpu_char(&self) -> Result<kvm_ppc_cpu_char, VmError> {
-        let mut character = kvm_ppc_cpu_char::default();
-        // SAFETY: the call writes one `kvm_ppc_cpu_char`.
-        check(unsafe { ioctl_with_mut_ref(self, KVM_PPC_GET_CPU_CHAR, &mut character) })
-            .map(|_| character)
-            .map_err(|source| VmError::Query {
-                call: "KVM_PPC_GET_CPU_CHAR",
-                source,
-            })
-    }
-
-    fn define_rtas_token(&self, name: &str, token: u32) -> Result<(), VmError> {
+    /// Has the kernel handle the RTAS call `name` (`ibm,set-xive`, `ibm,get-xive`, `ibm,int-on`
+    /// or `ibm,int-off`) under `token`; token 0 undoes that.
+    ///
+    /// # Errors
+    /// [`VmError::RtasName`] or [`VmError::RtasToken`]: ENOENT for a call the kernel does not
+    /// know, EEXIST for a token in use.
+    pub fn define_rtas_token(&self, name: &str, token: u32) -> Result<(), VmError> {
         let args = rtas_token_args(name, token)?;
-        // SAFETY: the call reads one `kvm_rtas_token_args`.
-        check(unsafe { ioctl_with_ref(self, KVM_PPC_RTAS_DEFINE_TOKEN, &args) })
-            .map(drop)
+        self.0
+            .define_rtas_token(&args)
             .map_err(|source| VmError::RtasToken {
                 name: name.to_owned(),
                 token,

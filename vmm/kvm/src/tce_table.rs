@@ -5,19 +5,17 @@
 //! (`kvmppc_h_put_tce` in arch/powerpc/kvm/book3s_64_vio.c). So a table lives only from binding
 //! (`VfioKvmDevice::set_spapr_tce`) on, or without any passed-through device behind the LIOBN.
 
-use std::fs::File;
-use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::AtomicU64;
 
-use kvm_bindings::kvm_create_spapr_tce_64;
-use kvm_ioctls::VmFd;
+use kvm_bindings::powerpc64::kvm_create_spapr_tce_64;
 use spapr_hypercalls::address::{Ioba, Liobn, PageShift};
 use spapr_hypercalls::world::{Geometry, KernelTable};
 use vmm_sys_util::errno;
-use vmm_sys_util::ioctl::ioctl_with_ref;
 
-use super::ioctls::{KVM_CREATE_SPAPR_TCE_64, check};
-use super::mapping::SharedMapping;
+use crate::kernel::TableFd;
+use crate::mapping::SharedMapping;
+use crate::vm::Vm;
 
 /// Why there is no kernel table.
 #[derive(Debug, thiserror::Error)]
@@ -93,7 +91,7 @@ pub struct TceTable {
     entries: usize,
     // The mapping holds the table too: both must go for the kernel to destroy it.
     view: SharedMapping,
-    file: File,
+    table: TableFd,
 }
 
 impl TceTable {
@@ -102,24 +100,20 @@ impl TceTable {
     ///
     /// # Errors
     /// [`TceTableError`]; there is no table then.
-    pub fn new(vm: &VmFd, liobn: Liobn, geometry: Geometry) -> Result<Self, TceTableError> {
+    pub fn new(vm: &Vm, liobn: Liobn, geometry: Geometry) -> Result<Self, TceTableError> {
         let (request, bytes) = request(liobn, geometry).ok_or(TceTableError::Geometry {
             liobn,
             bus_offset: geometry.bus_offset,
             page_shift: geometry.page_shift,
             entries: geometry.entries,
         })?;
-        // SAFETY: the call reads one `kvm_create_spapr_tce_64`.
-        let fd = check(unsafe { ioctl_with_ref(vm, KVM_CREATE_SPAPR_TCE_64, &request) }).map_err(
-            |source| TceTableError::Create {
-                liobn,
-                entries: geometry.entries,
-                source,
-            },
-        )?;
-        // SAFETY: KVM has just made this file descriptor, and nobody else has it.
-        let file = unsafe { File::from_raw_fd(fd) };
-        let view = SharedMapping::new(&file, bytes).map_err(|source| TceTableError::Map {
+        let created = vm.0.create_spapr_tce_64(&request);
+        let table = created.map_err(|source| TceTableError::Create {
+            liobn,
+            entries: geometry.entries,
+            source,
+        })?;
+        let view = SharedMapping::new(&table, bytes).map_err(|source| TceTableError::Map {
             liobn,
             bytes,
             source,
@@ -128,7 +122,7 @@ impl TceTable {
             liobn,
             entries: bytes / size_of::<u64>(),
             view,
-            file,
+            table,
         })
     }
 
@@ -146,7 +140,7 @@ impl KernelTable for TceTable {
 
 impl AsRawFd for TceTable {
     fn as_raw_fd(&self) -> RawFd {
-        self.file.as_raw_fd()
+        self.table.as_raw_fd()
     }
 }
 

@@ -5,15 +5,13 @@
 
 use std::os::fd::AsRawFd;
 
-use kvm_bindings::{
+use kvm_bindings::powerpc64::{
     KVM_CAP_IRQFD_RESAMPLE, KVM_IRQFD_FLAG_DEASSIGN, KVM_IRQFD_FLAG_RESAMPLE, kvm_irqfd,
 };
-use kvm_ioctls::VmFd;
 use vmm_sys_util::errno;
 use vmm_sys_util::eventfd::EventFd;
-use vmm_sys_util::ioctl::ioctl_with_ref;
 
-use super::ioctls::{KVM_IRQFD, check};
+use crate::vm::Vm;
 
 /// Why an interrupt could not be connected or raised.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +49,7 @@ pub enum IrqfdError {
 }
 
 /// Interrupts of a VM with an in-kernel interrupt controller.
-pub trait VmInterrupts {
+impl Vm {
     /// Raises interrupt `lisn` whenever `trigger` is signalled, without a detour through user
     /// space.
     ///
@@ -61,40 +59,32 @@ pub trait VmInterrupts {
     ///
     /// # Errors
     /// [`IrqfdError::Assign`] or [`IrqfdError::NoResample`].
-    fn assign_irqfd(
-        &self,
-        lisn: u32,
-        trigger: &EventFd,
-        resample: Option<&EventFd>,
-    ) -> Result<(), IrqfdError>;
-
-    /// Undoes [`VmInterrupts::assign_irqfd`]. What is not connected is no error.
-    ///
-    /// # Errors
-    /// [`IrqfdError::Deassign`].
-    fn deassign_irqfd(&self, lisn: u32, trigger: &EventFd) -> Result<(), IrqfdError>;
-}
-
-impl VmInterrupts for VmFd {
-    fn assign_irqfd(
+    pub fn assign_irqfd(
         &self,
         lisn: u32,
         trigger: &EventFd,
         resample: Option<&EventFd>,
     ) -> Result<(), IrqfdError> {
-        if resample.is_some() && self.check_extension_raw(KVM_CAP_IRQFD_RESAMPLE.into()) <= 0 {
+        if resample.is_some() && self.0.check_extension(KVM_CAP_IRQFD_RESAMPLE) <= 0 {
             return Err(IrqfdError::NoResample { lisn });
         }
-        set_irqfd(self, &request(lisn, trigger, resample))
+        self.0
+            .set_irqfd(&request(lisn, trigger, resample))
             .map_err(|source| IrqfdError::Assign { lisn, source })
     }
 
-    fn deassign_irqfd(&self, lisn: u32, trigger: &EventFd) -> Result<(), IrqfdError> {
+    /// Undoes [`Vm::assign_irqfd`]. What is not connected is no error.
+    ///
+    /// # Errors
+    /// [`IrqfdError::Deassign`].
+    pub fn deassign_irqfd(&self, lisn: u32, trigger: &EventFd) -> Result<(), IrqfdError> {
         let request = kvm_irqfd {
             flags: KVM_IRQFD_FLAG_DEASSIGN,
             ..request(lisn, trigger, None)
         };
-        set_irqfd(self, &request).map_err(|source| IrqfdError::Deassign { lisn, source })
+        self.0
+            .set_irqfd(&request)
+            .map_err(|source| IrqfdError::Deassign { lisn, source })
     }
 }
 
@@ -107,11 +97,6 @@ fn request(lisn: u32, trigger: &EventFd, resample: Option<&EventFd>) -> kvm_irqf
         resamplefd: resample.map_or(0, |fd| fd.as_raw_fd().cast_unsigned()),
         ..Default::default()
     }
-}
-
-fn set_irqfd(vm: &VmFd, request: &kvm_irqfd) -> errno::Result<()> {
-    // SAFETY: the call reads one `kvm_irqfd`. The kernel takes its own references to the eventfds.
-    check(unsafe { ioctl_with_ref(vm, KVM_IRQFD, request) }).map(drop)
 }
 
 #[cfg(test)]

@@ -2,9 +2,9 @@
 
 use std::os::raw::{c_int, c_ulong};
 
-use kvm_bindings::{
-    KVMIO, kvm_create_device, kvm_create_spapr_tce_64, kvm_device_attr, kvm_enable_cap, kvm_irqfd,
-    kvm_one_reg, kvm_ppc_cpu_char, kvm_ppc_mmuv3_cfg, kvm_ppc_rmmu_info, kvm_ppc_smmu_info,
+use kvm_bindings::powerpc64::{
+    KVMIO, kvm_create_device, kvm_create_spapr_tce_64, kvm_device_attr, kvm_enable_cap,
+    kvm_ioeventfd, kvm_irqfd, kvm_one_reg, kvm_ppc_cpu_char, kvm_ppc_mmuv3_cfg, kvm_ppc_rmmu_info,
     kvm_regs, kvm_rtas_token_args, kvm_sregs, kvm_userspace_memory_region,
 };
 use vmm_sys_util::errno;
@@ -20,10 +20,10 @@ const fn number<T>(dir: u32, nr: u32) -> c_ulong {
     ioctl_expr(dir, KVMIO, nr, size_of::<T>() as u32)
 }
 
+pub(super) const KVM_RUN: c_ulong = plain(0x80);
 pub(super) const KVM_IRQFD: c_ulong = number::<kvm_irqfd>(_IOC_WRITE, 0x76);
 pub(super) const KVM_GET_SREGS: c_ulong = number::<kvm_sregs>(_IOC_READ, 0x83);
 pub(super) const KVM_ENABLE_CAP: c_ulong = number::<kvm_enable_cap>(_IOC_WRITE, 0xa3);
-pub(super) const KVM_PPC_GET_SMMU_INFO: c_ulong = number::<kvm_ppc_smmu_info>(_IOC_READ, 0xa6);
 pub(super) const KVM_CREATE_SPAPR_TCE_64: c_ulong =
     number::<kvm_create_spapr_tce_64>(_IOC_WRITE, 0xa8);
 pub(super) const KVM_PPC_RTAS_DEFINE_TOKEN: c_ulong =
@@ -40,11 +40,10 @@ const fn plain(nr: u32) -> c_ulong {
 /// All calls of KVM that this program makes, those of `kvm-ioctls` among them, for a filter of
 /// system calls.
 pub const REQUESTS: &[c_ulong] = &[
-    plain(0x80), // KVM_RUN, the one that is made most
+    KVM_RUN, // the one that is made most
     KVM_IRQFD,
     KVM_GET_SREGS,
     KVM_ENABLE_CAP,
-    KVM_PPC_GET_SMMU_INFO,
     KVM_CREATE_SPAPR_TCE_64,
     KVM_PPC_RTAS_DEFINE_TOKEN,
     KVM_PPC_CONFIGURE_V3_MMU,
@@ -56,6 +55,7 @@ pub const REQUESTS: &[c_ulong] = &[
     plain(0x04),                                               // KVM_GET_VCPU_MMAP_SIZE
     plain(0x41),                                               // KVM_CREATE_VCPU
     number::<kvm_userspace_memory_region>(_IOC_WRITE, 0x46),   // KVM_SET_USER_MEMORY_REGION
+    number::<kvm_ioeventfd>(_IOC_WRITE, 0x79),                 // KVM_IOEVENTFD
     number::<kvm_regs>(_IOC_READ, 0x81),                       // KVM_GET_REGS
     number::<kvm_regs>(_IOC_WRITE, 0x82),                      // KVM_SET_REGS
     number::<kvm_one_reg>(_IOC_WRITE, 0xab),                   // KVM_GET_ONE_REG
@@ -67,6 +67,7 @@ pub const REQUESTS: &[c_ulong] = &[
 ];
 
 /// What an ioctl returned, as a result with its errno.
+#[inline]
 pub(super) fn check(returned: c_int) -> errno::Result<c_int> {
     if returned < 0 {
         Err(errno::Error::last())
@@ -90,17 +91,16 @@ const _: () = {
     assert!(ioctl_expr(_IOC_NONE, KVMIO, 0x01, 0) == 0x2000_ae01); // KVM_CREATE_VM
     assert!(ioctl_expr(_IOC_NONE, KVMIO, 0x03, 0) == 0x2000_ae03); // KVM_CHECK_EXTENSION
     assert!(ioctl_expr(_IOC_NONE, KVMIO, 0x41, 0) == 0x2000_ae41); // KVM_CREATE_VCPU
-    assert!(ioctl_expr(_IOC_NONE, KVMIO, 0x80, 0) == 0x2000_ae80); // KVM_RUN
     assert!(number::<kvm_userspace_memory_region>(_IOC_WRITE, 0x46) == 0x8020_ae46);
     assert!(number::<kvm_regs>(_IOC_READ, 0x81) == 0x4188_ae81);
     assert!(number::<kvm_one_reg>(_IOC_WRITE, 0xab) == 0x8010_aeab);
     assert!(number::<kvm_create_device>(_IOC_READ | _IOC_WRITE, 0xe0) == 0xc00c_aee0);
     assert!(number::<kvm_device_attr>(_IOC_WRITE, 0xe1) == 0x8018_aee1);
 
+    assert!(KVM_RUN == 0x2000_ae80);
     assert!(KVM_IRQFD == 0x8020_ae76);
     assert!(KVM_GET_SREGS == 0x44d0_ae83);
     assert!(KVM_ENABLE_CAP == 0x8068_aea3);
-    assert!(KVM_PPC_GET_SMMU_INFO == 0x4250_aea6);
     assert!(KVM_CREATE_SPAPR_TCE_64 == 0x8020_aea8);
     assert!(KVM_PPC_RTAS_DEFINE_TOKEN == 0x8080_aeac);
     assert!(KVM_PPC_CONFIGURE_V3_MMU == 0x8010_aeaf);
