@@ -194,7 +194,11 @@ impl Shared {
     /// Says that the device's thread ends, for a reason of the host's, and with it the device.
     #[cold]
     pub(super) fn give_up(&self, reason: io::Error) {
-        log::error!("{}: the device does not work: {reason}", self.name);
+        guest_message!(
+            Level::Error,
+            "{}: the device does not work: {reason}",
+            self.name
+        );
         self.stop(&ServeError::Host(reason));
     }
 
