@@ -17,6 +17,7 @@
 //! | `line` | the interrupt line (INTx) of a function |
 //! | `msi` | MSI and MSI-X vectors of a function |
 //! | `mmio` | accesses to BARs that are not mapped in the guest |
+//! | `reach` | what of its BARs the guest reaches without an exit |
 //! | `host_bridge` | the bridge: finds functions, shuts them down |
 //! | `description` | the numbers that a device tree says about all that |
 
@@ -34,6 +35,7 @@ mod host_bridge;
 mod line;
 mod mmio;
 mod msi;
+mod reach;
 mod windows;
 
 pub use address::{ConfigAddress, DeviceFunction};
