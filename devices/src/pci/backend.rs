@@ -126,7 +126,7 @@ pub trait FunctionBackend: Send + Sync {
     ///
     /// # Errors
     /// The host's refusal; no vector is enabled then.
-    fn set_interrupts(&self, kind: InterruptKind, events: &[EventFd]) -> io::Result<()>;
+    fn set_interrupts(&self, kind: InterruptKind, events: &[Arc<EventFd>]) -> io::Result<()>;
 
     /// Disables all vectors of that kind.
     ///

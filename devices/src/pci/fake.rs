@@ -243,7 +243,7 @@ impl FunctionBackend for FakeFunction {
         }
     }
 
-    fn set_interrupts(&self, kind: InterruptKind, events: &[EventFd]) -> io::Result<()> {
+    fn set_interrupts(&self, kind: InterruptKind, events: &[Arc<EventFd>]) -> io::Result<()> {
         self.interrupt_fault.check()?;
         let mut enabled = self.enabled.lock();
         assert!(enabled.is_none(), "vectors are enabled already");

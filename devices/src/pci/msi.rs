@@ -4,6 +4,7 @@
 //! interrupt sources they became.
 
 use std::io;
+use std::sync::Arc;
 
 use log::Level;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -99,7 +100,7 @@ pub enum MsiGrant {
 pub(super) struct Vectors {
     kind: InterruptKind,
     block: LisnBlock,
-    events: Vec<EventFd>,
+    events: Vec<Arc<EventFd>>,
 }
 
 /// The connected lines of a block, from its first number on, which are disconnected again unless
@@ -107,7 +108,7 @@ pub(super) struct Vectors {
 struct Lines<'a> {
     lines: &'a dyn InterruptLines,
     block: LisnBlock,
-    events: Vec<EventFd>,
+    events: Vec<Arc<EventFd>>,
 }
 
 impl Drop for Lines<'_> {
@@ -212,7 +213,7 @@ impl Function {
 
     /// Connects the lines before the device can use them: an interrupt that comes at once finds
     /// its way.
-    fn enable(&self, kind: InterruptKind, block: LisnBlock) -> Result<Vec<EventFd>, MsiError> {
+    fn enable(&self, kind: InterruptKind, block: LisnBlock) -> Result<Vec<Arc<EventFd>>, MsiError> {
         let function = || self.name().to_owned();
         self.board
             .lines
@@ -241,7 +242,7 @@ impl Function {
                     lisn,
                     source,
                 })?;
-            lines.events.push(event);
+            lines.events.push(Arc::new(event));
         }
         self.backend
             .set_interrupts(kind, &lines.events)

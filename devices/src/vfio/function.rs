@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
 use log::Level;
 use spapr_hypercalls::world::HostRange;
@@ -157,8 +158,8 @@ impl FunctionBackend for VfioFunction {
         }
     }
 
-    fn set_interrupts(&self, kind: InterruptKind, events: &[EventFd]) -> io::Result<()> {
-        let events: Vec<_> = events.iter().map(AsRawFd::as_raw_fd).collect();
+    fn set_interrupts(&self, kind: InterruptKind, events: &[Arc<EventFd>]) -> io::Result<()> {
+        let events: Vec<_> = events.iter().map(|event| event.as_raw_fd()).collect();
         self.device.set_vectors(irq(kind), &events).map_err(other)
     }
 

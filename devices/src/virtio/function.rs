@@ -299,10 +299,8 @@ impl FunctionBackend for VirtioFunction {
         }
     }
 
-    fn set_interrupts(&self, _kind: InterruptKind, events: &[EventFd]) -> io::Result<()> {
-        let events = events.iter().map(EventFd::try_clone);
-        let events = events.collect::<io::Result<_>>()?;
-        self.shared.msi_x.lock().connect(events);
+    fn set_interrupts(&self, _kind: InterruptKind, events: &[Arc<EventFd>]) -> io::Result<()> {
+        self.shared.msi_x.lock().connect(events.to_vec());
         Ok(())
     }
 

@@ -3,6 +3,8 @@
 //! What messages the guest writes into it goes nowhere: vectors are interrupt sources of the machine, which the
 //! guest is given by RTAS (ibm,change-msi). What counts is the mask of each vector.
 
+use std::sync::Arc;
+
 use vmm_sys_util::eventfd::EventFd;
 
 /// Bytes of an entry: message address (8), data (4), control (4).
@@ -16,7 +18,7 @@ pub(super) struct MsiX {
     /// Vectors that were to be signalled while they were masked.
     pending: Vec<bool>,
     /// What vectors signal; empty while they are disabled.
-    events: Vec<EventFd>,
+    events: Vec<Arc<EventFd>>,
 }
 
 impl MsiX {
@@ -36,7 +38,7 @@ impl MsiX {
     }
 
     /// Has vector *n* signal `events[n]`; none signals anything without.
-    pub(super) fn connect(&mut self, events: Vec<EventFd>) {
+    pub(super) fn connect(&mut self, events: Vec<Arc<EventFd>>) {
         self.events = events;
         self.pending.fill(false);
     }
@@ -107,15 +109,10 @@ mod tests {
 
     use super::*;
 
-    fn table() -> (MsiX, [EventFd; 2]) {
-        let events = [0; 2].map(|_| EventFd::new(EFD_NONBLOCK).unwrap());
+    fn table() -> (MsiX, [Arc<EventFd>; 2]) {
+        let events = [0; 2].map(|_| Arc::new(EventFd::new(EFD_NONBLOCK).unwrap()));
         let mut table = MsiX::new(2);
-        table.connect(
-            events
-                .iter()
-                .map(|event| event.try_clone().unwrap())
-                .collect(),
-        );
+        table.connect(events.to_vec());
         (table, events)
     }
 

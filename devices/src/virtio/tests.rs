@@ -49,7 +49,7 @@ impl Translate for Shifted {
 struct Driver {
     ram: GuestMemoryMmap,
     function: VirtioFunction,
-    events: [EventFd; 2],
+    events: [Arc<EventFd>; 2],
     /// What is added to addresses that the device gets.
     base: u64,
     _windows: Arc<dyn Translate>,
@@ -81,7 +81,7 @@ impl Driver {
             Ok(())
         };
         let function = VirtioFunction::new(Box::new(Rng::new(counting)), options).unwrap();
-        let events = [0; 2].map(|_| EventFd::new(EFD_NONBLOCK).unwrap());
+        let events = [0; 2].map(|_| Arc::new(EventFd::new(EFD_NONBLOCK).unwrap()));
         function
             .set_interrupts(InterruptKind::MsiX, &events)
             .unwrap();

@@ -11,7 +11,7 @@ use super::function::Shared;
 
 /// The thread; it ends when this is dropped.
 pub(super) struct Worker {
-    end: EventFd,
+    end: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -21,8 +21,9 @@ impl Worker {
     /// # Errors
     /// When there is no thread or no descriptor left.
     pub(super) fn start(shared: Arc<Shared>, prepare: fn() -> io::Result<()>) -> io::Result<Self> {
-        let end = EventFd::new(EFD_NONBLOCK)?;
-        let ends = end.try_clone()?;
+        // Shared and not duplicated: a sandbox has no call for that.
+        let end = Arc::new(EventFd::new(EFD_NONBLOCK)?);
+        let ends = Arc::clone(&end);
         let thread = thread::Builder::new()
             .name(shared.identity.name.to_owned())
             .spawn(move || match prepare() {
