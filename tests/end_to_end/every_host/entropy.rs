@@ -56,7 +56,7 @@ fn a_guest_gets_random_bytes_without_an_exit_for_each_request() {
 }
 
 #[test]
-fn a_newer_guest_with_other_pages_gets_them_beside_a_passed_through_device() {
+fn a_newer_guest_with_other_pages_gets_them_in_a_sandbox_beside_a_passed_through_device() {
     let mut kernels = GuestKernel::all();
     kernels
         .retain(|kernel| kernel.name.starts_with("forky") && kernel.page_bytes() != page_bytes());
@@ -66,6 +66,7 @@ fn a_newer_guest_with_other_pages_gets_them_beside_a_passed_through_device() {
         .nvme_with_windows()
         .argument("--rng")
         .argument("--iommu-platform")
+        .argument("--sandbox")
         .option("--cpus", "2")
         .run()
         .assert_job_done();
