@@ -139,7 +139,7 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
     ) -> Result<Self, EngineError> {
         let ram_bytes = ram.iter().map(|piece| piece.bytes);
         let region = policy.region_size(ram_bytes.fold(0, u64::saturating_add));
-        let regions = Regions::new(&memory, ram, region, policy.block)?;
+        let regions = Regions::new(&memory, ram, region, policy.block, policy.crowd())?;
         let registry = Registry::new([]);
         let unknown_liobn = AtomicU64::new(0);
         let mut engine = Self {

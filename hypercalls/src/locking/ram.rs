@@ -40,6 +40,9 @@ pub(crate) struct Regions {
     all: Box<[Block]>,
     size: RegionSize,
     block: RegionSize,
+    /// A region is registered in as many pieces, one block each in the worst case, before the rest of it waits to be
+    /// present.
+    crowd: usize,
     largest_page: PageShift,
     locked_bytes: AtomicU64,
     peak_bytes: AtomicU64,
@@ -83,6 +86,7 @@ impl Regions {
         ram: &[GuestRange],
         size: RegionSize,
         block: Option<RegionSize>,
+        crowd: usize,
     ) -> Result<Self, RamError> {
         let block = block.filter(|block| block.0 < size.0).unwrap_or(size);
         let mut all = Vec::new();
@@ -110,6 +114,7 @@ impl Regions {
             all: all.into_boxed_slice(),
             size,
             block,
+            crowd,
             largest_page: largest_page.unwrap_or(PageShift::SIZE_4K),
             locked_bytes: AtomicU64::new(0),
             peak_bytes: AtomicU64::new(0),
@@ -161,6 +166,10 @@ impl Regions {
 
     pub(crate) const fn size(&self) -> RegionSize {
         self.size
+    }
+
+    pub(super) const fn crowd(&self) -> usize {
+        self.crowd
     }
 
     /// How many blocks there are.

@@ -14,10 +14,6 @@ use crate::world::{GuestMemory, HostError, HostIommu, HostRange};
 /// that may take.
 const PATIENCE: Duration = Duration::from_millis(1);
 
-/// A region is registered in as many pieces, one block each in the worst case, before the rest of it waits to be
-/// present: the kernel walks all of them for every TCE.
-const CROWD: usize = 4;
-
 /// Which blocks one container has registered.
 ///
 /// A block's flag is read without a lock by every map. Who registers or unregisters holds the lock on the
@@ -58,7 +54,7 @@ impl RegionLocks {
     /// may be one page of the others that the host cannot lock.
     ///
     /// Or does a part of what that takes, so that nobody waits long: while another processor registers, nothing;
-    /// where a region is in [`CROWD`] pieces, it makes one more block of it present, until the rest is one.
+    /// where a region is in as many pieces as it may be ([`Regions::crowd`]), it makes one more block of it present, until the rest is one.
     /// The caller asks again.
     pub(crate) fn register<M: GuestMemory, H: HostIommu>(
         &self,
@@ -212,7 +208,10 @@ fn is_crowded(regions: &Regions, pieces: &[Piece], index: usize) -> bool {
     let region = regions.around(index, |_| true);
     let of_region = |piece: &&Piece| region.contains(&piece.blocks.start);
     let crowd = pieces.iter().filter(of_region);
-    crowd.clone().count() >= CROWD && !crowd.clone().any(|piece| piece.blocks.contains(&index))
+    // What is one block is made present as it is locked.
+    region.len() > 1
+        && crowd.clone().count() >= regions.crowd()
+        && !crowd.clone().any(|piece| piece.blocks.contains(&index))
 }
 
 /// The piece that block `index` is in; if it is in none, the blocks round it that are of its region, in no

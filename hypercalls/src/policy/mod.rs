@@ -75,6 +75,17 @@ impl Policy {
             }
         })
     }
+
+    /// In how many pieces a region may be locked before the rest of it is made present, whoever waits for it: the
+    /// kernel walks all of them for every TCE. Where it serves lists, all is made present first, a block with each
+    /// time that a call is made again, and the region is one piece.
+    pub(crate) const fn crowd(&self) -> usize {
+        if self.tce.bulk_calls_in_kernel() {
+            0
+        } else {
+            4
+        }
+    }
 }
 
 #[cfg(test)]

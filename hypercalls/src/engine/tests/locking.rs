@@ -20,6 +20,15 @@ fn machine(lock: LockPolicy) -> Machine {
 }
 
 fn machine_with_blocks(lock: LockPolicy, block_bytes: u64) -> Machine {
+    machine_of(Policy {
+        lock,
+        region: RegionSize::new(MIB),
+        block: RegionSize::new(block_bytes),
+        ..Policy::default()
+    })
+}
+
+fn machine_of(policy: Policy) -> Machine {
     let ram = vec![piece(0, 4 * MIB)];
     let memory = FakeMemory::new(ram.clone(), GuestPhysicalAddress(LIST), 4);
     let bridge = HostBridge {
@@ -30,12 +39,6 @@ fn machine_with_blocks(lock: LockPolicy, block_bytes: u64) -> Machine {
             page_shift: PageShift::SIZE_4K,
             entries: 1024,
         },
-    };
-    let policy = Policy {
-        lock,
-        region: RegionSize::new(MIB),
-        block: RegionSize::new(block_bytes),
-        ..Policy::default()
     };
     let wakes = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&wakes);
@@ -208,4 +211,23 @@ fn a_processor_does_not_wait_for_one_that_locks_memory() {
     );
     assert_eq!(call(&mut arguments), Some(Answer::Code(SUCCESS)));
     assert_eq!(machine.engine.counters().put, 1);
+}
+
+#[test]
+fn with_lists_in_the_kernel_memory_is_one_piece_and_no_call_makes_more_than_a_block_present() {
+    let machine = machine_of(Policy {
+        tce: TcePolicy::Kernel,
+        region: RegionSize::new(4 * MIB),
+        block: RegionSize::new(BLOCK),
+        ..Policy::default()
+    });
+    let mut arguments = [LIOBN, 0, 3, 0, 0, 0, 0, 0, 0];
+    let mut calls = 0;
+    while machine.engine.handle(abi::H_PUT_TCE, &mut arguments) == Some(Answer::MakeAgain) {
+        calls += 1;
+        let pieces = machine.pieces();
+        // One for each of its 16 blocks, and one that locks.
+        assert_eq!(pieces.len(), usize::from(calls == 17), "{pieces:?}");
+    }
+    assert_eq!((calls, machine.pieces()), (17, vec![(0, 16)]));
 }
