@@ -91,7 +91,7 @@ pub struct RunArguments {
     pub lock: LockPolicy,
 
     /// The regions in which guest memory is locked, a power of two from 16M; when not given, 256M, or
-    /// as much more as leaves 8 regions; with --tce kernel one, up to 16G. Small ones lock less; many make
+    /// as much more as leaves 8 regions; with --tce kernel 2G, or more. Small ones lock less; many make
     /// every TCE dearer.
     #[arg(long, value_name = "SIZE")]
     pub lock_region: Option<LockRegion>,

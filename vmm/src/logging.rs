@@ -80,6 +80,9 @@ pub fn start(level: LevelFilter) -> LoggingGuard {
     };
     let installed = env_logger::Builder::new()
         .filter_level(level)
+        // It says what a guest's driver does wrong, as often as that does it; this program says so, too, and
+        // limits it.
+        .filter_module("virtio_queue", LevelFilter::Off)
         .format(|buffer, record| {
             let level = record.level().as_str().to_ascii_lowercase();
             let end = if console::is_raw() { "\r\n" } else { "\n" };

@@ -105,6 +105,9 @@ pub enum DmaWindowError {
         #[source]
         source: MemoryLimitError,
     },
+    /// The machine ends, and nobody hears the answer.
+    #[error("the machine is about to end")]
+    RunIsOver,
     /// The engine or the host refused.
     #[error(transparent)]
     Window(#[from] WindowError),

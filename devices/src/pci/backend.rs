@@ -134,6 +134,10 @@ pub trait FunctionBackend: Send + Sync {
     /// The host's refusal.
     fn disable_interrupts(&self, kind: InterruptKind) -> io::Result<()>;
 
+    /// Has it leave guest memory alone from when this returns, while the machine is paused, or go on. What a real
+    /// device does meanwhile is nobody's to say.
+    fn hold(&self, _held: bool) {}
+
     /// Whether it has an interrupt line (INTx) that VFIO gives.
     fn has_line(&self) -> bool;
 

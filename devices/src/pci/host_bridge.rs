@@ -216,6 +216,13 @@ impl HostBridge {
         )
     }
 
+    /// Holds all functions, or lets them go on ([`FunctionBackend::hold`]).
+    pub fn hold(&self, held: bool) {
+        for function in &self.functions {
+            function.backend.hold(held);
+        }
+    }
+
     /// Stops all functions, as [`Function::quiesce`] does, before DMA windows go.
     ///
     /// # Errors

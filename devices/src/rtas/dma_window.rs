@@ -107,6 +107,7 @@ fn status(error: &DmaWindowError) -> Status {
         DmaWindowError::TooLarge { .. }
         | DmaWindowError::NoneLeft { .. }
         | DmaWindowError::MemoryLimit { .. }
+        | DmaWindowError::RunIsOver
         | DmaWindowError::Window(_) => Status::Hardware,
     }
 }

@@ -1,5 +1,6 @@
 //! A virtio device as the back end of a PCI function.
 
+use std::fmt::Display;
 use std::io;
 use std::sync::Arc;
 
@@ -54,6 +55,10 @@ struct State {
     config: ConfigSpace,
     registers: Registers,
     device: Box<dyn Device>,
+    /// The machine is paused: memory and rings stay as they are.
+    held: bool,
+    /// The device's thread has ended.
+    dead: bool,
 }
 
 impl VirtioFunction {
@@ -82,6 +87,8 @@ impl VirtioFunction {
             config: ConfigSpace::new(identity, vectors, queues),
             registers,
             device,
+            held: false,
+            dead: false,
         };
         let shared = Arc::new(Shared {
             name: name.clone(),
@@ -134,8 +141,12 @@ impl Shared {
     fn write_registers(&self, offset: usize, data: &[u8]) -> Event {
         let mut state = self.state();
         let event = state.registers.write(offset, data);
-        if event == Event::Reset {
-            state.registers.reset();
+        match event {
+            Event::Reset => state.registers.reset(),
+            Event::DriverOk if state.dead => {
+                state.registers.stop();
+            }
+            Event::DriverOk | Event::None => {}
         }
         event
     }
@@ -158,8 +169,7 @@ impl Shared {
             Ok(Served::Some) => true,
             Ok(Served::All) => false,
             Err(error) => {
-                drop(state);
-                self.stop(&error);
+                self.stop(state, &error);
                 false
             }
         }
@@ -170,13 +180,20 @@ impl Shared {
             config,
             registers,
             device,
+            held,
+            ..
         } = state;
-        let is_running = registers.is_running() && config.is_master();
+        let is_running = registers.is_running();
+        let can_work = config.is_master() && !*held;
         let Some(registers) = registers.queues.get_mut(index).filter(|_| is_running) else {
             return Ok(Served::All);
         };
         let queue = &mut registers.queue;
         if !queue.ready() {
+            return Ok(Served::All);
+        }
+        if !can_work {
+            registers.unheard = true;
             return Ok(Served::All);
         }
         let before = queue.next_used();
@@ -193,28 +210,40 @@ impl Shared {
 
     /// Says that the device's thread ends, for a reason of the host's, and with it the device.
     #[cold]
-    pub(super) fn give_up(&self, reason: io::Error) {
+    pub(super) fn give_up(&self, reason: &dyn Display) {
         guest_message!(
             Level::Error,
             "{}: the device does not work: {reason}",
             self.name
         );
-        self.stop(&ServeError::Host(reason));
+        let mut state = self.state();
+        state.dead = true;
+        let error = ServeError::Host(io::Error::other("its thread has ended"));
+        self.stop(state, &error);
     }
 
-    /// Stops the device until its driver resets it, which is told.
+    /// Stops the device until its driver resets it, which is told, if it runs.
     #[cold]
-    fn stop(&self, reason: &ServeError) {
-        let mut state = self.state();
+    fn stop(&self, mut state: MutexGuard<'_, State>, reason: &ServeError) {
         if state.registers.stop() {
+            let vector = state.registers.config_vector;
+            self.msi_x.lock().signal(vector.into());
+            drop(state);
             guest_message!(
                 Level::Warn,
                 "{}: {}; the device waits for a reset",
                 self.name,
                 chain(reason)
             );
-            let vector = state.registers.config_vector;
-            self.msi_x.lock().signal(vector.into());
+        }
+    }
+
+    /// Rings for the queues whose doorbells rang when the device could not work.
+    fn ring_unheard(&self, state: &mut State) {
+        for (index, registers) in state.registers.queues.iter_mut().enumerate() {
+            if std::mem::take(&mut registers.unheard) {
+                self.ring(index);
+            }
         }
     }
 }
@@ -247,17 +276,14 @@ impl FunctionBackend for VirtioFunction {
     }
 
     fn write_config(&self, offset: u16, data: &[u8]) -> io::Result<()> {
-        let (access, begins) = {
+        let access = {
             let mut state = self.shared.state();
-            let was_master = state.config.is_master();
             state.config.write(offset, data);
-            let begins = !was_master && state.config.is_master();
-            (state.config.window_access(offset), begins)
+            if state.config.is_master() {
+                self.shared.ring_unheard(&mut state);
+            }
+            state.config.window_access(offset)
         };
-        if begins {
-            // What was rung for in vain.
-            self.shared.ring_all();
-        }
         if let Some(access) = access
             && let Some(data) = data.get(..access.bytes)
         {
@@ -307,6 +333,14 @@ impl FunctionBackend for VirtioFunction {
     fn disable_interrupts(&self, _kind: InterruptKind) -> io::Result<()> {
         self.shared.msi_x.lock().connect(Vec::new());
         Ok(())
+    }
+
+    fn hold(&self, held: bool) {
+        let mut state = self.shared.state();
+        state.held = held;
+        if !held {
+            self.shared.ring_unheard(&mut state);
+        }
     }
 
     fn has_line(&self) -> bool {

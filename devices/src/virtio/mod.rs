@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `device` | what a kind of device is, to the rest |
 //! | `rng` | the entropy device |
+//! | `requests` | what a driver has put into a queue |
 //! | `registers` | the common configuration: status, features, queues |
 //! | `layout` | configuration space, and what lies where in the BAR |
 //! | `msi_x` | the table of MSI-X vectors |
@@ -23,6 +24,7 @@ mod function;
 mod layout;
 mod msi_x;
 mod registers;
+mod requests;
 mod rng;
 #[cfg(test)]
 mod tests;

@@ -41,6 +41,8 @@ mod status {
 pub(super) struct QueueRegisters {
     pub(super) queue: Queue,
     pub(super) vector: u16,
+    /// Its doorbell rang while the device could do no DMA.
+    pub(super) unheard: bool,
     /// Addresses as the driver has written them: descriptors, driver's ring, device's ring.
     addresses: [u64; 3],
 }
@@ -91,6 +93,7 @@ impl Registers {
             Some(QueueRegisters {
                 queue: Queue::new(size).ok()?,
                 vector: NO_VECTOR,
+                unheard: false,
                 addresses: [0; 3],
             })
         });
@@ -112,10 +115,12 @@ impl Registers {
         self.status & (status::DRIVER_OK | status::NEEDS_RESET) == status::DRIVER_OK
     }
 
-    /// Stops the device until its driver resets it. True if the driver is to be told.
+    /// Stops the device until its driver resets it, unless it does not run. True if the driver is to be told.
     pub(super) const fn stop(&mut self) -> bool {
         let was_running = self.is_running();
-        self.status |= status::NEEDS_RESET;
+        if was_running {
+            self.status |= status::NEEDS_RESET;
+        }
         was_running
     }
 
@@ -130,6 +135,7 @@ impl Registers {
         for registers in &mut self.queues {
             registers.queue.reset();
             registers.vector = NO_VECTOR;
+            registers.unheard = false;
             registers.addresses = [0; 3];
         }
     }

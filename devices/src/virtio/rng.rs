@@ -2,15 +2,17 @@
 
 use std::io;
 
-use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::device::{Device, Identity, ServeError, Served};
+use super::requests;
 use crate::dma::DmaMemory;
 
 const QUEUE_SIZES: &[u16] = &[64];
 
-/// The most that a request gets: a driver takes what comes, and no request may keep the others waiting.
+/// The most that requests get in one turn: a driver takes what comes, and whoever waits for the device waits for
+/// one turn at most.
 const MOST_BYTES: usize = 64 << 10;
 /// What is asked of the host at a time.
 const CHUNK_BYTES: usize = 4 << 10;
@@ -70,20 +72,23 @@ impl Device for Rng {
         queue: &mut Queue,
         memory: &DmaMemory,
     ) -> Result<Served, ServeError> {
+        let mut left = MOST_BYTES;
         for _ in 0..queue.size() {
-            let Some(chain) = queue.iter(memory)?.next() else {
+            if left == 0 {
+                return Ok(Served::Some);
+            }
+            let Some(request) = requests::next(queue, memory)? else {
                 return Ok(Served::All);
             };
-            let head = chain.head_index();
-            let mut filled = 0;
-            for buffer in chain.writable() {
-                let bytes = usize::try_from(buffer.len()).unwrap_or(MOST_BYTES);
-                let bytes = bytes.min(MOST_BYTES - filled);
+            let before = left;
+            for buffer in request.buffers.iter().filter(|it| it.is_write_only()) {
+                let bytes = usize::try_from(buffer.len()).unwrap_or(left).min(left);
                 self.fill(memory, buffer.addr(), bytes)?;
-                filled += bytes;
+                left -= bytes;
             }
             // MOST_BYTES is less than 4 GiB.
-            queue.add_used(memory, head, u32::try_from(filled).unwrap_or(0))?;
+            let filled = u32::try_from(before - left).unwrap_or(0);
+            queue.add_used(memory, request.head, filled)?;
         }
         Ok(Served::Some)
     }

@@ -458,3 +458,80 @@ proptest! {
         driver.wait("it works", || driver.used() == (1, 8));
     }
 }
+
+#[test]
+fn a_ring_whose_entry_is_out_of_reach_stops_the_device() {
+    let driver = Driver::new(false);
+    let wanted = driver.offered() & !EVENT_IDX;
+    assert!(driver.accept(wanted));
+    driver.place_queue();
+    driver.write(0x14, &[0]);
+    assert!(driver.accept(wanted));
+    driver.function.write_config(4, &[6, 0]).unwrap();
+    // Flags and index are the last four bytes of memory.
+    let ring = RAM_BYTES as u64 - 4;
+    for (offset, address) in [(0x20, DESCRIPTORS), (0x28, ring), (0x30, DEVICE_RING)] {
+        driver.write(offset, &address.to_le_bytes());
+    }
+    driver.write(0x18, &8_u16.to_le_bytes());
+    driver.write(0x1c, &1_u16.to_le_bytes());
+    driver.write(0x14, &[ACKNOWLEDGE_AND_DRIVER | FEATURES_OK | DRIVER_OK]);
+    driver
+        .ram
+        .write_obj(1_u16.to_le(), GuestAddress(ring + 2))
+        .unwrap();
+    driver.write(0x3000, &[0, 0]);
+    driver.wait("it stops", || driver.status() & NEEDS_RESET != 0);
+}
+
+#[test]
+fn a_request_longer_than_the_queue_stops_the_device() {
+    let driver = Driver::new(false);
+    driver.start();
+    // A table in memory whose only descriptor follows itself.
+    let table = BUFFER + 0x2000;
+    driver.descriptor(0, table, 16 * 0xffff, 4, 0);
+    for (offset, value) in [
+        (0, BUFFER.to_le()),
+        (8, 1 | u64::from(WRITE_ONLY | NEXT) << 32),
+    ] {
+        driver
+            .ram
+            .write_obj(value, GuestAddress(table + offset))
+            .unwrap();
+    }
+    driver.request(1);
+    driver.wait("it stops", || driver.status() & NEEDS_RESET != 0);
+    assert_eq!(driver.used().0, 0);
+}
+
+#[test]
+fn a_paused_machines_device_leaves_memory_alone_until_it_goes_on() {
+    let driver = Driver::new(false);
+    driver.start();
+    driver.function.hold(true);
+    driver.descriptor(0, BUFFER, 8, WRITE_ONLY, 0);
+    driver.request(1);
+    thread::sleep(Duration::from_millis(20));
+    assert_eq!(driver.used().0, 0);
+    driver.function.hold(false);
+    driver.wait("it is done then", || driver.used() == (1, 8));
+}
+
+#[test]
+fn a_ring_that_nobody_rang_for_is_not_served_when_bus_mastering_comes_on() {
+    let driver = Driver::new(false);
+    driver.start();
+    driver.descriptor(0, BUFFER, 8, WRITE_ONLY, 0);
+    driver.request(1);
+    driver.wait("it is done", || driver.used() == (1, 8));
+    // As by kexec: off and on, and what was the ring is another kernel's by then.
+    driver.function.write_config(4, &[2, 0]).unwrap();
+    driver
+        .ram
+        .write_obj(2_u16.to_le(), GuestAddress(DRIVER_RING + 2))
+        .unwrap();
+    driver.function.write_config(4, &[6, 0]).unwrap();
+    thread::sleep(Duration::from_millis(20));
+    assert_eq!(driver.used().0, 1);
+}

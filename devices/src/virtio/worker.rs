@@ -27,13 +27,27 @@ impl Worker {
         let thread = thread::Builder::new()
             .name(shared.identity.name.to_owned())
             .spawn(move || match prepare() {
-                Ok(()) => run(&shared, &ends),
-                Err(error) => shared.give_up(error),
+                Ok(()) => {
+                    let told = GiveUpOnPanic(&shared);
+                    run(told.0, &ends);
+                }
+                Err(error) => shared.give_up(&error),
             })?;
         Ok(Self {
             end,
             thread: Some(thread),
         })
+    }
+}
+
+/// A driver is to know that nobody serves it any more.
+struct GiveUpOnPanic<'a>(&'a Shared);
+
+impl Drop for GiveUpOnPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.give_up(&"its thread panicked");
+        }
     }
 }
 
@@ -57,7 +71,7 @@ fn run(shared: &Shared, ends: &EventFd) {
         .collect();
     loop {
         if let Err(error) = wait(&mut polled) {
-            shared.give_up(error);
+            shared.give_up(&error);
             return;
         }
         if polled.last().is_none_or(|end| end.revents != 0) {

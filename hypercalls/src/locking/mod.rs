@@ -65,10 +65,15 @@ impl RegionSize {
         Self(bytes.trailing_zeros())
     }
 
-    /// The size for all of `ram_bytes` of RAM at 0 to be one region, up to 16 GiB.
-    pub const fn for_all_of(ram_bytes: u64) -> Self {
-        let mut bytes = Self::SMALLEST_CHOSEN_BYTES;
-        while bytes < ram_bytes && bytes < Self::LARGEST_CHOSEN_BYTES {
+    /// The most that is one region where there are to be as few as can be: locking so much that is present keeps the
+    /// guest's processor for fewer than 5 million instructions.
+    pub const LARGEST_OF_FEW_BYTES: u64 = 2 << 30;
+
+    /// The size for `ram_bytes` of RAM to be as few regions as can be: of 2 GiB, or of what
+    /// [`RegionSize::for_ram`] chooses if that is more.
+    pub const fn for_few_in(ram_bytes: u64) -> Self {
+        let mut bytes = Self::for_ram(ram_bytes).bytes();
+        while bytes < ram_bytes && bytes < Self::LARGEST_OF_FEW_BYTES {
             bytes <<= 1;
         }
         Self(bytes.trailing_zeros())

@@ -65,11 +65,11 @@ pub struct Policy {
 impl Policy {
     /// The size of the regions for `ram_bytes` of RAM: as chosen, else by the size of RAM
     /// ([`RegionSize::for_ram`]). Where the kernel serves lists, it walks all regions twice for each of their
-    /// pages, and nothing of that is saved here: then there is one, up to the size that it may have.
+    /// pages, and nothing of that is saved here: then there are few ([`RegionSize::for_few_in`]).
     pub fn region_size(&self, ram_bytes: u64) -> RegionSize {
         self.region.unwrap_or_else(|| {
             if self.tce.bulk_calls_in_kernel() {
-                RegionSize::for_all_of(ram_bytes)
+                RegionSize::for_few_in(ram_bytes)
             } else {
                 RegionSize::for_ram(ram_bytes)
             }
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn with_lists_in_the_kernel_memory_is_one_region() {
+    fn with_lists_in_the_kernel_memory_is_few_regions() {
         let bytes = |tce, region, ram_bytes| {
             let policy = Policy {
                 tce,
@@ -104,7 +104,7 @@ mod tests {
         };
         assert_eq!(bytes(TcePolicy::Auto, None, 1 << 30), 256 << 20);
         assert_eq!(bytes(TcePolicy::Kernel, None, 1 << 30), 1 << 30);
-        assert_eq!(bytes(TcePolicy::Kernel, None, 3 << 30), 4 << 30);
+        assert_eq!(bytes(TcePolicy::Kernel, None, 3 << 30), 2 << 30);
         assert_eq!(bytes(TcePolicy::Kernel, None, 1 << 40), 16 << 30);
         let chosen = RegionSize::new(32 << 20);
         assert_eq!(bytes(TcePolicy::Kernel, chosen, 1 << 30), 32 << 20);

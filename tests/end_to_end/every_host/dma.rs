@@ -42,13 +42,19 @@ fn in_auto_mode_the_kernel_serves_single_entries() {
     );
 }
 
+/// Pieces in which guest memory of 1 GiB is locked at most, as its device reads: three in each region.
+const MOST_PIECES: u64 = 12;
+
 #[test]
 fn in_user_mode_every_call_reaches_the_vmm() {
     let (finished, kernel) = read_with("1", &["--tce", "user"]);
     assert_eq!(finished.stat("/windows/0/path"), "user", "{finished}");
     assert_eq!(kernel.answered, 0, "{kernel:?}\n{finished}");
     assert!(finished.tce_calls("H_PUT_TCE") >= SMALL_READS, "{finished}");
-    assert_eq!(kernel.left, finished.tce_calls("H_PUT_TCE"), "{finished}");
+    // A call for which memory was locked was made again, and is counted once.
+    let again = kernel.left.checked_sub(finished.tce_calls("H_PUT_TCE"));
+    let again = again.unwrap_or_else(|| panic!("{kernel:?}\n{finished}"));
+    assert!(again <= MOST_PIECES, "{again}: {kernel:?}\n{finished}");
     assert_eq!(finished.number("/windows/0/container"), 2, "{finished}");
 }
 

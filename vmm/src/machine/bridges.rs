@@ -103,9 +103,12 @@ pub(super) fn attach_devices(
         what: "descriptors and threads for virtio devices",
         source,
     })?;
+    // Where no device looks at them, tables would only count as locked memory.
+    let mut devices = description.virtual_devices.iter();
+    let has_tables = capabilities.spapr_tce_64 && devices.any(|device| device.by_bus_address);
     for PlacedFunction { place, backend } in made {
         let (_, functions) = behind.entry(place.bridge).or_insert_with(|| {
-            let iommu = VirtualIommu::new(Arc::clone(vm), capabilities.spapr_tce_64);
+            let iommu = VirtualIommu::new(Arc::clone(vm), has_tables);
             (BridgeIommu::Virtual(iommu), Vec::new())
         });
         functions.push((place.function, backend));

@@ -3,6 +3,7 @@
 use log::Level;
 use spapr_devices::guest_message;
 use spapr_devices::vfio::{Container, IommuInfo, MemoryLimit, MemoryLimitError, host_page_bytes};
+use spapr_hypercalls::locking::RegionSize;
 use spapr_hypercalls::policy::{LockPolicy, Policy};
 
 use super::dma_windows;
@@ -43,7 +44,9 @@ pub(super) fn check(
     ddw: DdwMode,
 ) -> Result<(), MemoryCheckError> {
     let limit = MemoryLimit::current()?;
-    let region = policy.region_size(ram.bytes());
+    // The least that a guest's first mapping locks, if there is room for no more.
+    let region = policy.region;
+    let region = region.unwrap_or_else(|| RegionSize::for_ram(ram.bytes()));
     let guest = Guest {
         ram_bytes: ram.bytes(),
         region,

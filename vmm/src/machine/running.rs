@@ -131,7 +131,7 @@ impl Machine {
 
 /// The thread that makes memory present ahead of mappings, if there is a device to map for.
 fn populator(wake: Wake, partition: &Arc<Partition>) -> Option<Populator> {
-    if partition.bridges.is_empty() {
+    if !partition.engine.registers_memory() {
         return None;
     }
     let machine = Arc::downgrade(partition);
@@ -263,15 +263,18 @@ impl MachineControls {
     pub fn pause(&self) -> bool {
         self.0.upgrade().is_some_and(|partition| {
             let kick = || partition.processors.kick_all(None);
-            partition.pause.pause(kick, time_base::now)
+            let paused = partition.pause.pause(kick, time_base::now);
+            partition.hold_devices(true);
+            paused
         })
     }
 
     /// Lets all processors go on. False when they were not paused, or the machine has stopped.
     pub fn resume(&self) -> bool {
-        self.0
-            .upgrade()
-            .is_some_and(|partition| partition.pause.resume(time_base::now()))
+        self.0.upgrade().is_some_and(|partition| {
+            partition.hold_devices(false);
+            partition.pause.resume(time_base::now())
+        })
     }
 
     /// Asks the guest to shut down and power off; what becomes of it is the guest's business.

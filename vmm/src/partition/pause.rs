@@ -100,22 +100,25 @@ impl Pause {
         state.step_in();
     }
 
-    /// Does `work` while no other processor is in the guest; for a processor's thread, between
+    /// Does `work` while no other processor is in the guest, or nothing once the run is over: some may not have
+    /// left it then. For a processor's thread, between
     /// [`Pause::enter`] and [`Pause::leave`] and holding no lock that another processor waits for. `kick`
     /// makes those that are in the guest look up. Those who want to be alone at once take turns, and whoever
     /// pauses the machine waits for all of them.
-    pub fn alone<T>(&self, kick: impl FnOnce(), work: impl FnOnce() -> T) -> T {
+    pub fn alone<T>(&self, kick: impl FnOnce(), work: impl FnOnce() -> T) -> Option<T> {
         {
             let mut state = self.lock();
             self.step_out(&mut state);
             state.alone = true;
         }
         kick();
-        {
+        let is_over = {
+            let mut state = self.lock();
             let is_inside = |state: &mut State| state.in_guest != 0 && !state.over;
-            self.changed.wait_while(&mut self.lock(), is_inside);
-        }
-        let done = work();
+            self.changed.wait_while(&mut state, is_inside);
+            state.over
+        };
+        let done = (!is_over).then(work);
         let mut state = self.lock();
         state.alone = false;
         state.step_in();

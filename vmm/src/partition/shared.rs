@@ -99,14 +99,19 @@ impl Partition {
         }
     }
 
-    /// Does `work` for a processor while no other one is in the guest.
-    pub fn alone<T>(&self, work: impl FnOnce() -> T) -> T {
+    /// Has the devices of this process leave guest memory alone, or go on.
+    pub fn hold_devices(&self, held: bool) {
+        self.bridges.iter().for_each(|bridge| bridge.hold(held));
+    }
+
+    /// Does `work` for a processor while no other one is in the guest; nothing once the run is over.
+    pub fn alone<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
         self.pause.alone(|| self.processors.kick_all(None), work)
     }
 
     /// To be called before the host's kernel is given guest memory to hold on to.
     pub fn settle(&self, address: u64, bytes: u64) {
-        if self.settles {
+        if self.settles && bytes != 0 {
             let address = GuestPhysicalAddress(address);
             self.alone(|| self.engine.settle(address, bytes));
         }

@@ -1,5 +1,6 @@
 //! Which hypercall is whose.
 
+use spapr_devices::interrupts::xive::{QUEUE_BYTES, QUEUE_SHIFT};
 use spapr_devices::vfio::host_page_bytes;
 use spapr_hypercalls::abi::{self, Arguments, ReturnCode};
 use spapr_hypercalls::engine::Answer;
@@ -128,14 +129,22 @@ fn register_shared_area(
             *ret = ReturnCode::SUCCESS.to_register();
             return Served::SharedArea(area);
         }
-        // No guest that is known does that: the kernel serves it, and all from now on.
-        Request::Others => match partition.vm.enable_hcall(abi::H_REGISTER_VPA, true) {
-            Ok(()) => {
-                *ret = abi::H_REGISTER_VPA;
-                return Served::MakeAgain;
+        // Linux does that for a dispatch trace log that somebody reads (`dtl_start` in
+        // arch/powerpc/platforms/pseries/dtl.c): the kernel serves it, and all from now on.
+        Request::Others => {
+            let own = [args[0], server.into(), args[2], 0, 0, 0, 0, 0, 0];
+            if let Request::Own(area) = shared_areas::request(&own, server, host_page_bytes(), word)
+            {
+                partition.settle(area.address, area.bytes);
             }
-            Err(_) => ReturnCode::HARDWARE,
-        },
+            match partition.vm.enable_hcall(abi::H_REGISTER_VPA, true) {
+                Ok(()) => {
+                    *ret = abi::H_REGISTER_VPA;
+                    return Served::MakeAgain;
+                }
+                Err(_) => ReturnCode::HARDWARE,
+            }
+        }
         Request::Wrong(code) => code,
     };
     *ret = code.to_register();
@@ -144,13 +153,11 @@ fn register_shared_area(
 
 /// Settles the event queue that H_INT_SET_QUEUE_CONFIG (flags, server, priority, address, shift) is about to give
 /// to KVM, which holds on to its page (`kvmppc_xive_native_set_queue_config` in
-/// arch/powerpc/kvm/book3s_xive_native.c).
+/// arch/powerpc/kvm/book3s_xive_native.c), if it can be one.
 #[inline(never)]
 fn settle_queue(partition: &Partition, args: &Arguments) {
-    /// Log2 of the largest queue's size (XIVE, "EQ size").
-    const LARGEST: u64 = 24;
     let [_, _, _, address, shift, ..] = *args;
-    if (1..=LARGEST).contains(&shift) {
-        partition.settle(address, 1 << shift);
+    if shift == u64::from(QUEUE_SHIFT) && address.is_multiple_of(QUEUE_BYTES) {
+        partition.settle(address, QUEUE_BYTES);
     }
 }

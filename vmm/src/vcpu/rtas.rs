@@ -102,13 +102,17 @@ impl DynamicWindows for Partition {
                 .of(&self.engine)
                 .create(bridge, page, bytes)
         })
+        .unwrap_or(Err(DmaWindowError::RunIsOver))
     }
 
+    // The default window may come back.
     fn remove(&self, liobn: Liobn) -> Result<(), DmaWindowError> {
-        self.dma_windows.of(&self.engine).remove(liobn)
+        self.alone(|| self.dma_windows.of(&self.engine).remove(liobn))
+            .unwrap_or(Err(DmaWindowError::RunIsOver))
     }
 
     fn reset(&self, bridge: u8) -> Result<(), DmaWindowError> {
         self.alone(|| self.dma_windows.of(&self.engine).reset(bridge))
+            .unwrap_or(Err(DmaWindowError::RunIsOver))
     }
 }
