@@ -190,6 +190,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn nothing_is_done_alone_once_the_run_is_over_as_others_may_be_in_the_guest() {
+        let pause = Pause::new(false, 0);
+        // Two processors, of which one does not look up.
+        pause.enter();
+        pause.enter();
+        pause.end();
+        let done = pause.alone(|| {}, || panic!("another is in the guest"));
+        assert_eq!(done, None::<()>);
+    }
+
+    #[test]
     fn a_pause_returns_when_no_processor_is_in_the_guest() {
         let pause = Pause::new(false, 0);
         let rounds = AtomicU64::new(0);
