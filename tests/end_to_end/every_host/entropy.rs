@@ -2,9 +2,7 @@
 
 use crate::harness::Vmm;
 use crate::harness::finished::Finished;
-use crate::harness::host::{assert_nothing_is_left, page_bytes};
-use crate::harness::jobs::{NAME_KERNEL, READ_HEAD, WAIT_FOR_NVME, head_sha256};
-use crate::harness::vmm::GuestKernel;
+use crate::harness::host::assert_nothing_is_left;
 
 /// Reads of 64 bytes, each of which is a request to the device.
 const SMALL_READS: u64 = 1_000;
@@ -13,7 +11,7 @@ const SMALL_READS: u64 = 1_000;
 const BYTES: u64 = 0x1_0000;
 
 /// Reads from the device; random bytes are not two times the same, and cannot be packed.
-fn job() -> String {
+pub(crate) fn job() -> String {
     format!(
         "
 [ \"$(cat /sys/class/misc/hw_random/rng_current)\" = virtio_rng.0 ] ||
@@ -28,8 +26,9 @@ dd if=/dev/hwrng of=/dev/null bs=64 count={SMALL_READS} 2>/dev/null || exit 1
     )
 }
 
+/// Fails unless what the guest read was random.
 #[track_caller]
-fn assert_random(finished: &Finished) {
+pub(crate) fn assert_random(finished: &Finished) {
     let packed: u64 = finished.guest("PACKED").parse().expect("a number");
     assert!(packed >= 2 * BYTES, "{packed}: {finished}");
 }
@@ -53,25 +52,4 @@ fn a_guest_gets_random_bytes_without_an_exit_for_each_request() {
         assert_eq!(finished.errors(), "", "{finished}");
         assert_nothing_is_left();
     }
-}
-
-#[test]
-fn a_newer_guest_with_other_pages_gets_them_in_a_sandbox_beside_a_passed_through_device() {
-    let mut kernels = GuestKernel::all();
-    kernels
-        .retain(|kernel| kernel.name.starts_with("forky") && kernel.page_bytes() != page_bytes());
-    assert_eq!(kernels.len(), 1, "{kernels:?}");
-    let job = [&job(), NAME_KERNEL, WAIT_FOR_NVME, READ_HEAD].concat();
-    let finished = Vmm::job_of(&kernels[0], &job)
-        .nvme_with_windows()
-        .argument("--rng")
-        .argument("--iommu-platform")
-        .argument("--sandbox")
-        .option("--cpus", "2")
-        .run()
-        .assert_job_done();
-    assert_random(&finished);
-    assert_eq!(finished.guest("SHA256"), head_sha256(), "{finished}");
-    assert_eq!(finished.guest("KERNEL"), kernels[0].version(), "{finished}");
-    assert_nothing_is_left();
 }

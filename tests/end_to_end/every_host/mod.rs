@@ -2,7 +2,7 @@
 
 mod dma;
 pub(crate) mod dma_windows;
-mod entropy;
+pub(crate) mod entropy;
 pub(crate) mod guest_kernels;
 mod host;
 mod hostile_guest;

@@ -12,6 +12,7 @@ mod dma;
 mod dma_isolation;
 mod dma_windows;
 mod dump;
+mod entropy;
 mod first_mappings_at_once;
 mod front_end_by_hand;
 mod interrupt_controllers;

@@ -1,6 +1,8 @@
 //! Every call that serves a guest's DMA fails once while the guest runs: it gets the documented code,
 //! its table shows what is mapped, and the same call then succeeds.
 
+use std::slice;
+
 use crate::harness::faults::{Answer, Fault};
 use crate::harness::finished::Finished;
 use crate::harness::host::assert_nothing_is_left;
@@ -89,7 +91,7 @@ fn a_map_that_the_host_refuses_is_told_and_succeeds_when_made_again() {
     // Once memory is locked, a single entry of a bound window is the kernel's.
     let fault = errno(VFIO_IOMMU_MAP_DMA, libc::EIO);
     let message = "VFIO_IOMMU_MAP_DMA): Input/output error";
-    let finished = refused_once(TceCalls::vmm(), &list, &[fault.clone()], message);
+    let finished = refused_once(TceCalls::vmm(), &list, slice::from_ref(&fault), message);
     assert_eq!(finished.stat("/windows/0/path"), "bound", "{finished}");
     let user = TceCalls::vmm().option("--tce", "user");
     refused_once(user, &put, &[fault.fresh()], message);
