@@ -33,7 +33,6 @@ pub struct VirtioOptions {
 
 /// A virtio device behind a PCI host bridge.
 pub struct VirtioFunction {
-    name: String,
     shared: Arc<Shared>,
     /// The thread that serves the queues.
     _worker: Worker,
@@ -91,7 +90,7 @@ impl VirtioFunction {
             dead: false,
         };
         let shared = Arc::new(Shared {
-            name: name.clone(),
+            name,
             identity,
             memory,
             doorbells,
@@ -99,7 +98,6 @@ impl VirtioFunction {
             msi_x: Mutex::new(MsiX::new(vectors.into())),
         });
         Ok(Self {
-            name,
             _worker: Worker::start(Arc::clone(&shared), prepare_thread)?,
             shared,
         })
@@ -250,11 +248,11 @@ impl Shared {
 
 impl FunctionBackend for VirtioFunction {
     fn name(&self) -> &str {
-        &self.name
+        &self.shared.name
     }
 
     fn location_code(&self) -> String {
-        format!("qemu_{}:{}", self.shared.identity.name, self.name)
+        format!("qemu_{}:{}", self.shared.identity.name, self.name())
     }
 
     fn config_bytes(&self) -> u16 {

@@ -284,8 +284,7 @@ impl Registers {
             offset::DRIVER_FEATURE_SELECT => self.accepted_select = value,
             offset::DRIVER_FEATURE if self.status & status::FEATURES_OK == 0 => {
                 if let Some(shift) = shift_of_half(self.accepted_select) {
-                    let others = self.accepted & !(u64::from(u32::MAX) << shift);
-                    self.accepted = others | u64::from(value) << shift;
+                    self.accepted = with_half(self.accepted, shift, value);
                 }
             }
             offset::QUEUE_DESCRIPTORS..BYTES if offset.is_multiple_of(4) => {
@@ -293,9 +292,8 @@ impl Registers {
                 if let Some(selected) = self.changeable()
                     && let Some(address) = selected.addresses.get_mut(at / 8)
                 {
-                    let shift = at % 8 * 8;
-                    let others = *address & !(u64::from(u32::MAX) << shift);
-                    *address = others | u64::from(value) << shift;
+                    let shift = if at.is_multiple_of(8) { 0 } else { 32 };
+                    *address = with_half(*address, shift, value);
                 }
             }
             _ => {}
@@ -320,6 +318,11 @@ const fn shift_of_half(select: u32) -> Option<u32> {
         1 => Some(32),
         _ => None,
     }
+}
+
+/// `whole` with another half, `shift` bits up: 0 or 32.
+fn with_half(whole: u64, shift: u32, half: u32) -> u64 {
+    whole & !(u64::from(u32::MAX) << shift) | u64::from(half) << shift
 }
 
 fn half(features: u64, select: u32) -> [u8; 4] {

@@ -33,7 +33,7 @@ pub mod lpcr {
 /// What KVM refused to do for a vCPU.
 #[derive(Debug, thiserror::Error)]
 pub enum VcpuError {
-    /// PAPR mode is not to be had.
+    /// KVM refused PAPR mode.
     #[error("KVM cannot run the vCPU in PAPR mode (KVM_CAP_PPC_PAPR)")]
     Papr(#[source] errno::Error),
     /// The special registers could not be read.

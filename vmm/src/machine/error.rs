@@ -65,7 +65,7 @@ pub enum MachineError {
     /// The guest cannot be booted.
     #[error(transparent)]
     Boot(#[from] BootError),
-    /// Descriptors, threads or random bytes are not to be had.
+    /// The kernel gives no descriptors, threads or random bytes.
     #[error("cannot get {what}")]
     Resource {
         /// What is missing.
