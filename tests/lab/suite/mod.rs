@@ -82,11 +82,7 @@ pub(crate) fn run(workspace: &Workspace, args: &TestArgs) -> Result<u8, SuiteErr
         parts.push(part("Debian 12's libvirt, on this machine", || {
             old_libvirt(workspace)
         })?);
-        parts.push(part("the TCE engine and its model", || model(workspace))?);
-        parts.push(part(
-            "the TCE engine beside the kernel, in many orders",
-            || interleavings(workspace),
-        )?);
+        parts.extend(engine(workspace)?);
         parts.push(part(&format!("{TARGET}, under qemu-user"), || {
             user_emulation(workspace)
         })?);
@@ -94,6 +90,21 @@ pub(crate) fn run(workspace: &Workspace, args: &TestArgs) -> Result<u8, SuiteErr
     }
     parts.extend(hosts::run(workspace, args)?);
     Ok(summary(&parts))
+}
+
+/// Runs the two long tests of the engine at once: each keeps one processor busy.
+fn engine(workspace: &Workspace) -> Result<Vec<Part>, SuiteError> {
+    thread::scope(|scope| {
+        let orders = scope.spawn(|| {
+            part("the TCE engine beside the kernel, in many orders", || {
+                interleavings(workspace)
+            })
+        });
+        let model = part("the TCE engine and its model", || model(workspace))?;
+        let orders = orders.join();
+        let orders = orders.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        Ok(vec![model, orders])
+    })
 }
 
 /// Runs the parts that wait more than they work, while the programs for the hosts are built.
