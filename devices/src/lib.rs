@@ -12,6 +12,7 @@ pub mod interrupts;
 pub mod pci;
 pub mod rate_limit;
 pub mod rtas;
+pub mod tree;
 pub mod vfio;
 pub mod virtio;
 pub mod vty;

@@ -41,6 +41,9 @@ impl fmt::Display for Lisn {
     }
 }
 
+/// By which other nodes of the device tree name the interrupt controller's.
+pub const CONTROLLER_PHANDLE: u32 = 0x1111;
+
 /// The interrupt controllers that a guest may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ControllerKind {

@@ -1,4 +1,4 @@
-//! The numbers that a device tree says about a host bridge and its functions (IEEE 1275 "PCI Bus
+//! What the device tree says about a host bridge and its functions (IEEE 1275 "PCI Bus
 //! Binding", revision 2.1; PAPR B.6).
 
 use std::collections::BTreeSet;
@@ -11,7 +11,8 @@ use super::backend::{BarSpace, FunctionBackend, InterruptKind};
 use super::config_space::{read_u8, read_u16, read_u32, register};
 use super::function::Function;
 use super::host_bridge::HostBridge;
-use crate::interrupts::Lisn;
+use crate::interrupts::{CONTROLLER_PHANDLE, Lisn};
+use crate::tree::{Node, cells};
 
 const SPACE_IO: u32 = 1 << 24;
 const SPACE_MEMORY32: u32 = 2 << 24;
@@ -19,25 +20,9 @@ const SPACE_MEMORY64: u32 = 3 << 24;
 const PREFETCHABLE: u32 = 1 << 30;
 const NOT_RELOCATABLE: u32 = 1 << 31;
 
-/// One entry of `reg` or `assigned-addresses`: a physical address of three cells and a size of two.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NodeAddress {
-    /// First cell: address space, device and function, and register.
-    pub space: u32,
-    /// Bus address.
-    pub address: u64,
-    /// Size in bytes.
-    pub bytes: u64,
-}
-
-impl NodeAddress {
-    /// The five cells.
-    pub fn cells(self) -> [u32; 5] {
-        let [address_high, address_low] = cells(self.address);
-        let [bytes_high, bytes_low] = cells(self.bytes);
-        [self.space, address_high, address_low, bytes_high, bytes_low]
-    }
-}
+const CONFIG_SPACE_TYPE: &str = "ibm,pci-config-space-type";
+/// Of [`CONFIG_SPACE_TYPE`]: configuration addresses have a register of 12 bits.
+const REGISTERS_OF_12_BITS: u32 = 1;
 
 /// What a function's registers say of it.
 #[derive(Clone, Copy, Debug)]
@@ -72,95 +57,19 @@ impl Identity {
     }
 }
 
-/// The properties of one function's node.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FunctionNode {
-    /// Name and unit address, such as `mass-storage@0` or `pci1b36,10@1,2`.
-    pub name: String,
-    /// `vendor-id`
-    pub vendor_id: u32,
-    /// `device-id`
-    pub device_id: u32,
-    /// `revision-id`
-    pub revision_id: u32,
-    /// `class-code`: base class, subclass and programming interface in three bytes.
-    pub class_code: u32,
-    /// `subsystem-vendor-id`; left out when 0.
-    pub subsystem_vendor_id: Option<u32>,
-    /// `subsystem-id`; left out when 0.
-    pub subsystem_id: Option<u32>,
-    /// `cache-line-size`, in units of four bytes as the register has it.
-    pub cache_line_size: u32,
-    /// `devsel-speed`
-    pub devsel_speed: u32,
-    /// `min-grant`
-    pub min_grant: u32,
-    /// `max-latency`
-    pub max_latency: u32,
-    /// `ibm,loc-code`: tells which device of the host it is.
-    pub location_code: String,
-    /// `ibm,pci-config-space-type`: 1, for configuration addresses with a register of 12 bits.
-    pub config_space_type: u32,
-    /// `ibm,req#msi`: how many MSI vectors there are; left out when none.
-    pub req_msi: Option<u32>,
-    /// `ibm,req#msi-x`: how many MSI-X vectors there are; left out when none.
-    pub req_msi_x: Option<u32>,
-    /// `interrupts`: the pin of its interrupt line, 1 to 4; left out when the guest gets none.
-    pub interrupts: Option<u32>,
-    /// `reg`: configuration space, then each BAR with its size.
-    pub reg: Vec<NodeAddress>,
-    /// `assigned-addresses`: each BAR with the address it has when the guest starts.
-    pub assigned_addresses: Vec<NodeAddress>,
-}
+/// An entry of `interrupt-map`: the first cell of the addresses of a device's functions, a pin of 1 to 4, and where
+/// that goes.
+type MapEntry = (u32, u32, Lisn);
 
-/// The properties of a host bridge's node, and its children.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HostBridgeNode {
-    /// Name and unit address, such as `pci@800000020000000`.
-    pub name: String,
-    /// `reg`: bus unit identifier (two cells), and a size of 0 (two cells).
-    pub reg: [u32; 4],
-    /// `bus-range`
-    pub bus_range: [u32; 2],
-    /// `ranges`: I/O, 32-bit and 64-bit memory; each bus address (three cells), guest physical
-    /// address (two), size (two).
-    pub ranges: [[u32; 7]; 3],
-    /// `ibm,pci-config-space-type`: 1, for configuration addresses with a register of 12 bits.
-    pub config_space_type: u32,
-    /// `ibm,pe-total-#msi`
-    pub pe_total_msi: u32,
-    /// `ibm,dma-window`: LIOBN, bus address (two cells), size in bytes (two cells).
-    pub dma_window: [u32; 5],
-    /// `ibm,ddw-applicable` and `ibm,ddw-extensions`: the RTAS tokens for dynamic DMA windows;
-    /// left out of a bridge that offers none.
-    pub dynamic_windows: Option<[[u32; 3]; 2]>,
-    /// `interrupt-map`: where the interrupt lines of the functions go; left out when there are
-    /// none.
-    pub lines: Vec<LineNode>,
-    /// The functions' nodes.
-    pub functions: Vec<FunctionNode>,
-}
-
-/// One entry of `interrupt-map`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct LineNode {
-    /// The first cell of the addresses of a device's functions.
-    pub device: u32,
-    /// The pin, 1 to 4.
-    pub pin: u32,
-    /// The level-triggered interrupt source.
-    pub lisn: Lisn,
-}
-
-impl LineNode {
-    /// `interrupt-map-mask`: the bits of an address of three cells and of a pin that entries are
-    /// found by. Functions of one device share its lines.
-    pub const MASK: [u32; 4] = [0xf800, 0, 0, 7];
-}
+/// `interrupt-map-mask`: the bits of an address of three cells and of a pin that entries are found by. Functions of
+/// one device share its lines.
+const ROUTE_MASK: [u32; 4] = [0xf800, 0, 0, 7];
 
 impl HostBridge {
-    /// What the device tree says about the bridge, whose default DMA window is `dma_window`.
-    pub fn node(&self, dma_window: Geometry) -> HostBridgeNode {
+    /// What the device tree says about the bridge, whose default DMA window is `dma_window`, and whose guest may make
+    /// windows by the services of `ibm,ddw-applicable` and `ibm,ddw-extensions` where there are any (PAPR, "PCI Host
+    /// Bridge Nodes").
+    pub fn describe(&self, dma_window: Geometry, dynamic_windows: Option<[[u32; 3]; 2]>) -> Node {
         let windows = self.windows();
         let [buid_high, buid_low] = cells(windows.buid);
         let ranges = [
@@ -176,66 +85,92 @@ impl HostBridge {
                 space, bus_high, bus_low, guest_high, guest_low, bytes_high, bytes_low,
             ]
         });
+        let page_bytes = dma_window.page_shift.bytes();
         let [bus_high, bus_low] = cells(dma_window.bus_offset.0);
-        let [bytes_high, bytes_low] = cells(
-            dma_window
-                .entries
-                .saturating_mul(dma_window.page_shift.bytes()),
-        );
-        HostBridgeNode {
-            name: format!("pci@{:x}", windows.buid),
-            reg: [buid_high, buid_low, 0, 0],
-            bus_range: [0, 0xff],
-            ranges,
-            config_space_type: 1,
-            pe_total_msi: Lisn::MSI_COUNT,
-            dma_window: [self.liobn(0).0, bus_high, bus_low, bytes_high, bytes_low],
-            dynamic_windows: None,
-            lines: self.lines(),
-            functions: self
-                .functions()
-                .iter()
-                .zip(self.identities())
-                .map(|(function, identity)| function.node(identity))
-                .collect(),
+        let [bytes_high, bytes_low] = cells(dma_window.entries.saturating_mul(page_bytes));
+        let default_window = [self.liobn(0).0, bus_high, bus_low, bytes_high, bytes_low];
+        let mut node = Node::new(format!("pci@{:x}", windows.buid))
+            .string("device_type", "pci")
+            .string("compatible", "IBM,Logical_PHB")
+            .cell("#address-cells", 3)
+            .cell("#size-cells", 2)
+            .cell("#interrupt-cells", 1)
+            .cells("reg", &[buid_high, buid_low, 0, 0])
+            .cells("bus-range", &[0, 0xff])
+            .cells("ranges", ranges.as_flattened())
+            .flag("used-by-rtas")
+            .cell(CONFIG_SPACE_TYPE, REGISTERS_OF_12_BITS)
+            .cell("ibm,pe-total-#msi", Lisn::MSI_COUNT)
+            .cell("ibm,#dma-address-cells", 2)
+            .cell("ibm,#dma-size-cells", 2)
+            .cells("ibm,dma-window", &default_window);
+        if let Some([applicable, extensions]) = &dynamic_windows {
+            node = node
+                .cells("ibm,ddw-applicable", applicable)
+                .cells("ibm,ddw-extensions", extensions);
         }
+        let routes = self.routes();
+        if !routes.is_empty() {
+            let map: Vec<u32> = routes.into_iter().flat_map(map_entry).collect();
+            node = node
+                .cells("interrupt-map-mask", &ROUTE_MASK)
+                .cells("interrupt-map", &map);
+        }
+        let functions = self.functions().iter().zip(self.identities());
+        node.with_children(functions.map(|(function, identity)| function.describe(identity)))
     }
 
-    fn lines(&self) -> Vec<LineNode> {
-        let lines = self.functions().iter().filter_map(|function| {
+    fn routes(&self) -> BTreeSet<MapEntry> {
+        let functions = self.functions().iter();
+        let routes = functions.filter_map(|function| {
             let route = function.line.as_ref()?.route;
-            Some(LineNode {
-                device: unit(function.address) & LineNode::MASK[0],
-                pin: route.pin.into(),
-                lisn: route.lisn,
-            })
+            let device = unit(function.address) & ROUTE_MASK[0];
+            Some((device, route.pin.into(), route.lisn))
         });
-        let lines: BTreeSet<LineNode> = lines.collect();
-        lines.into_iter().collect()
+        routes.collect()
     }
 }
 
-impl HostBridgeNode {
-    /// The node of a bridge whose guest may make DMA windows of its own, by the services that
-    /// `ibm,ddw-applicable` and `ibm,ddw-extensions` name.
-    #[must_use]
-    pub const fn with_dynamic_windows(mut self, services: [[u32; 3]; 2]) -> Self {
-        self.dynamic_windows = Some(services);
-        self
-    }
+/// An address of three cells and a pin, then the controller and the two cells by which it names a level-triggered
+/// source.
+fn map_entry((device, pin, lisn): MapEntry) -> [u32; 7] {
+    const LEVEL: u32 = 1;
+    [device, 0, 0, pin, CONTROLLER_PHANDLE, lisn.0, LEVEL]
 }
 
 impl Function {
-    fn node(&self, identity: &Identity) -> FunctionNode {
+    fn describe(&self, identity: &Identity) -> Node {
         let vectors = |kind| Some(self.max_vectors(kind)).filter(|&count| count > 0);
         let nonzero = |value: u16| Some(u32::from(value)).filter(|&value| value > 0);
-        let mut reg = vec![NodeAddress {
-            space: unit(self.address),
-            address: 0,
-            bytes: 0,
-        }];
-        let mut assigned_addresses = Vec::new();
-        for ((index, bar), address) in (0u32..).zip(&self.bars).zip(self.addresses) {
+        let pin = self.line.as_ref().map(|line| line.route.pin.into());
+        let [reg, assigned_addresses] = self.addresses();
+        Node::new(node_name(identity, self.address))
+            .cell("vendor-id", identity.vendor_id.into())
+            .cell("device-id", identity.device_id.into())
+            .cell("revision-id", identity.revision_id.into())
+            .cell("class-code", identity.class_code)
+            .optional_cell("subsystem-vendor-id", nonzero(identity.subsystem_vendor_id))
+            .optional_cell("subsystem-id", nonzero(identity.subsystem_id))
+            // In units of four bytes, as the register has it.
+            .cell("cache-line-size", identity.cache_line.into())
+            .cell("devsel-speed", u32::from(identity.status >> 9 & 3))
+            .cell("min-grant", identity.min_grant.into())
+            .cell("max-latency", identity.max_latency.into())
+            .cell(CONFIG_SPACE_TYPE, REGISTERS_OF_12_BITS)
+            .optional_cell("ibm,req#msi", vectors(InterruptKind::Msi))
+            .optional_cell("ibm,req#msi-x", vectors(InterruptKind::MsiX))
+            .optional_cell("interrupts", pin)
+            .string("ibm,loc-code", &self.backend.location_code())
+            .cells("reg", &reg)
+            .cells("assigned-addresses", &assigned_addresses)
+    }
+
+    /// `reg`: configuration space, then each BAR with its size. `assigned-addresses`: each BAR with the address that
+    /// it has when the guest starts.
+    fn addresses(&self) -> [Vec<u32>; 2] {
+        let mut reg = address(unit(self.address), 0, 0).to_vec();
+        let mut assigned = Vec::new();
+        for ((index, bar), place) in (0u32..).zip(&self.bars).zip(self.addresses) {
             let Some(bar) = bar else { continue };
             let prefetchable = if bar.prefetchable { PREFETCHABLE } else { 0 };
             let register = unit(self.address) | (u32::from(register::BAR0) + 4 * index);
@@ -245,43 +180,24 @@ impl Function {
                 BarSpace::Memory64 => SPACE_MEMORY64 | prefetchable,
             };
             // An assigned address says where the BAR is, not what it could be.
-            let place = match bar.space {
-                BarSpace::Memory64 if address < 1 << 32 => SPACE_MEMORY32 | prefetchable,
+            let space = match bar.space {
+                BarSpace::Memory64 if place < 1 << 32 => SPACE_MEMORY32 | prefetchable,
                 _ => kind,
             };
-            let bytes = bar.bytes;
-            reg.push(NodeAddress {
-                space: kind | register,
-                address: 0,
-                bytes,
-            });
-            assigned_addresses.push(NodeAddress {
-                space: place | register | NOT_RELOCATABLE,
-                address,
-                bytes,
-            });
+            reg.extend(address(kind | register, 0, bar.bytes));
+            let space = space | register | NOT_RELOCATABLE;
+            assigned.extend(address(space, place, bar.bytes));
         }
-        FunctionNode {
-            name: node_name(identity, self.address),
-            vendor_id: identity.vendor_id.into(),
-            device_id: identity.device_id.into(),
-            revision_id: identity.revision_id.into(),
-            class_code: identity.class_code,
-            subsystem_vendor_id: nonzero(identity.subsystem_vendor_id),
-            subsystem_id: nonzero(identity.subsystem_id),
-            cache_line_size: identity.cache_line.into(),
-            devsel_speed: u32::from(identity.status >> 9 & 3),
-            min_grant: identity.min_grant.into(),
-            max_latency: identity.max_latency.into(),
-            location_code: self.backend.location_code(),
-            config_space_type: 1,
-            req_msi: vectors(InterruptKind::Msi),
-            req_msi_x: vectors(InterruptKind::MsiX),
-            interrupts: self.line.as_ref().map(|line| line.route.pin.into()),
-            reg,
-            assigned_addresses,
-        }
+        [reg, assigned]
     }
+}
+
+/// A physical address of three cells, of which the first has address space, device, function and register, and a size
+/// of two.
+fn address(space: u32, bus_address: u64, bytes: u64) -> [u32; 5] {
+    let [address_high, address_low] = cells(bus_address);
+    let [bytes_high, bytes_low] = cells(bytes);
+    [space, address_high, address_low, bytes_high, bytes_low]
 }
 
 /// Device and function as the first cell of an address has them.
@@ -315,15 +231,6 @@ fn node_name(identity: &Identity, address: DeviceFunction) -> String {
         }
     };
     format!("{name}@{unit}")
-}
-
-/// The upper and the lower half.
-fn cells(value: u64) -> [u32; 2] {
-    let [a, b, c, d, e, f, g, h] = value.to_be_bytes();
-    [
-        u32::from_be_bytes([a, b, c, d]),
-        u32::from_be_bytes([e, f, g, h]),
-    ]
 }
 
 #[cfg(test)]

@@ -13,11 +13,12 @@ const WINDOW: Geometry = Geometry {
 
 #[test]
 fn bridge_node_equals_qemu_s() {
-    let node = Fixture::new().bridge.node(WINDOW);
-    assert_eq!(node.name, "pci@800000020000000");
-    assert_eq!(node.reg, [0x0800_0000, 0x2000_0000, 0, 0]);
+    let node = Fixture::new().bridge.describe(WINDOW, None);
+    let cells = |name: &str| node.cells_of(name).unwrap();
+    assert_eq!(node.name(), "pci@800000020000000");
+    assert_eq!(cells("reg"), [0x0800_0000, 0x2000_0000, 0, 0]);
     assert_eq!(
-        node.ranges.concat(),
+        cells("ranges"),
         [
             0x0100_0000,
             0,
@@ -42,48 +43,71 @@ fn bridge_node_equals_qemu_s() {
             0,
         ]
     );
-    assert_eq!(node.pe_total_msi, 0xd00);
-    assert_eq!(node.dma_window, [0x8000_0000, 0, 0, 0, 0x4000_0000]);
+    assert_eq!(cells("ibm,pe-total-#msi"), [0xd00]);
+    assert_eq!(cells("ibm,dma-window"), [0x8000_0000, 0, 0, 0, 0x4000_0000]);
+}
+
+#[test]
+fn a_bridge_names_the_services_for_dynamic_windows_only_where_it_has_them() {
+    let bridge = Fixture::new().bridge;
+    let services = Some([[1, 2, 3], [2, 4, 5]]);
+    let both = ["ibm,ddw-applicable", "ibm,ddw-extensions"];
+    let of = |node: &Node| both.map(|name| node.cells_of(name));
+    let with = bridge.describe(WINDOW, services);
+    assert_eq!(of(&with), [Some(vec![1, 2, 3]), Some(vec![2, 4, 5])]);
+    assert_eq!(of(&bridge.describe(WINDOW, None)), [None, None]);
+}
+
+/// What Linux looks at, in `of_irq_parse_pci` and `of_irq_parse_raw`.
+#[test]
+fn a_guest_finds_where_the_line_of_a_device_goes() {
+    let with_line = Fixture::behind(1, |function| function);
+    let node = with_line.bridge.describe(WINDOW, None);
+    let cells = |name: &str| node.cells_of(name).unwrap();
+    assert_eq!(cells("#interrupt-cells"), [1]);
+    assert_eq!(cells("interrupt-map-mask"), [0xf800, 0, 0, 7]);
+    let route = [0, 0, 0, 1, CONTROLLER_PHANDLE, 0x1204, 1];
+    assert_eq!(cells("interrupt-map"), route);
+    assert_eq!(node.children()[0].cells_of("interrupts"), Some(vec![1]));
+    let without = Fixture::with(FakeFunction::without_line);
+    let node = without.bridge.describe(WINDOW, None);
+    assert_eq!(node.property("interrupt-map"), None);
+    assert_eq!(node.children()[0].property("interrupts"), None);
 }
 
 #[test]
 fn function_node_tells_bars_and_vectors() {
-    let node = Fixture::new().bridge.node(WINDOW).functions.remove(0);
-    assert_eq!(node.name, "mass-storage@0");
-    assert_eq!(
-        (node.vendor_id, node.device_id, node.class_code),
-        (0x1b36, 0x10, 0x1_0802)
-    );
-    assert_eq!(
-        (node.subsystem_vendor_id, node.subsystem_id),
-        (Some(0x1af4), Some(0x1100))
-    );
-    assert_eq!((node.req_msi, node.req_msi_x), (Some(32), Some(65)));
-    let reg: Vec<_> = node.reg.iter().map(|entry| entry.cells()).collect();
-    assert_eq!(
-        reg,
-        [
-            [0, 0, 0, 0, 0],
-            [0x0300_0010, 0, 0, 0, 0x4000],
-            [0x4300_0018, 0, 0, 0, 0x10_0000],
-            [0x0100_0020, 0, 0, 0, 0x40],
-            [0x0200_0024, 0, 0, 0, 0x1000],
-        ]
-    );
-    let assigned: Vec<_> = node
-        .assigned_addresses
-        .iter()
-        .map(|entry| entry.cells())
-        .collect();
-    assert_eq!(
-        assigned,
-        [
-            [0x8200_0010, 0, 0x8000_0000, 0, 0x4000],
-            [0xc300_0018, 0x2100, 0, 0, 0x10_0000],
-            [0x8100_0020, 0, 0x1000, 0, 0x40],
-            [0x8200_0024, 0, 0x8001_0000, 0, 0x1000],
-        ]
-    );
+    let bridge = Fixture::new().bridge.describe(WINDOW, None);
+    let node = &bridge.children()[0];
+    let cells = |name: &str| node.cells_of(name).unwrap();
+    assert_eq!(node.name(), "mass-storage@0");
+    let numbers = [
+        ("vendor-id", 0x1b36),
+        ("device-id", 0x10),
+        ("class-code", 0x1_0802),
+        ("subsystem-vendor-id", 0x1af4),
+        ("subsystem-id", 0x1100),
+        ("ibm,req#msi", 32),
+        ("ibm,req#msi-x", 65),
+    ];
+    for (name, value) in numbers {
+        assert_eq!(cells(name), [value], "{name}");
+    }
+    let reg = [
+        [0, 0, 0, 0, 0],
+        [0x0300_0010, 0, 0, 0, 0x4000],
+        [0x4300_0018, 0, 0, 0, 0x10_0000],
+        [0x0100_0020, 0, 0, 0, 0x40],
+        [0x0200_0024, 0, 0, 0, 0x1000],
+    ];
+    assert_eq!(cells("reg"), reg.concat());
+    let assigned = [
+        [0x8200_0010, 0, 0x8000_0000, 0, 0x4000],
+        [0xc300_0018, 0x2100, 0, 0, 0x10_0000],
+        [0x8100_0020, 0, 0x1000, 0, 0x40],
+        [0x8200_0024, 0, 0x8001_0000, 0, 0x1000],
+    ];
+    assert_eq!(cells("assigned-addresses"), assigned.concat());
 }
 
 #[test]
@@ -99,19 +123,15 @@ fn functions_of_one_device_say_so() {
         (at(4, 0), function("c")),
     ];
     let bridge = HostBridge::new(1, &fixture.board, functions).unwrap();
-    let names: Vec<_> = bridge
-        .node(WINDOW)
-        .functions
-        .into_iter()
-        .map(|node| node.name)
-        .collect();
+    let node = bridge.describe(WINDOW, None);
+    let names: Vec<_> = node.children().iter().map(Node::name).collect();
     assert_eq!(
         names,
         ["mass-storage@3", "mass-storage@3,1", "mass-storage@4"]
     );
     let header = |index: usize| bridge.functions()[index].read_config(0x0e, 1).unwrap();
     assert_eq!([header(0), header(1), header(2)], [0x80, 0x80, 0]);
-    assert_eq!(bridge.node(WINDOW).dma_window[0], 0x8000_0100);
+    assert_eq!(node.cells_of("ibm,dma-window").unwrap()[0], 0x8000_0100);
 
     let twice = vec![(at(0, 0), function("a")), (at(0, 0), function("b"))];
     let error = HostBridge::new(2, &fixture.board, twice).err().unwrap();

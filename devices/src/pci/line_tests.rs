@@ -2,10 +2,10 @@ use spapr_hypercalls::address::{Ioba, PageShift};
 use spapr_hypercalls::world::Geometry;
 
 use super::super::backend::InterruptKind::MsiX;
-use super::super::description::LineNode;
 use super::super::fake::{FakeFunction, FakeLines, Fixture};
 use super::super::host_bridge::HostBridge;
 use super::*;
+use crate::tree::Node;
 
 const FIRST: Lisn = Lisn(0x1200);
 
@@ -96,21 +96,25 @@ fn a_function_that_is_stopped_is_not_connected_until_it_is_reset() {
 
 /// What a guest sees of the line of `fixture`: the pin in configuration space and in the tree, and
 /// the routes.
-fn seen(bridge: &HostBridge) -> (u32, Option<u32>, Vec<LineNode>) {
+fn seen(bridge: &HostBridge) -> (u32, Option<Vec<u32>>, Vec<[u32; 3]>) {
     let pin = bridge.functions()[0].read_config(0x3d, 1).unwrap();
-    let node = bridge.node(WINDOW);
-    (pin, node.functions[0].interrupts, node.lines)
+    let node = bridge.describe(WINDOW, None);
+    let interrupts = node.children()[0].cells_of("interrupts");
+    (pin, interrupts, routes(&node))
+}
+
+/// Device, pin and source of each entry of `interrupt-map`.
+fn routes(node: &Node) -> Vec<[u32; 3]> {
+    let map = node.cells_of("interrupt-map").unwrap_or_default();
+    let entries = map.chunks(7);
+    entries.map(|entry| [entry[0], entry[3], entry[5]]).collect()
 }
 
 #[test]
 fn a_guest_sees_a_line_only_when_it_works() {
     let fixture = Fixture::behind(1, |function| function);
-    let route = LineNode {
-        device: 0,
-        pin: 1,
-        lisn: Lisn(0x1204),
-    };
-    assert_eq!(seen(&fixture.bridge), (1, Some(1), vec![route]));
+    let route = [0, 1, 0x1204];
+    assert_eq!(seen(&fixture.bridge), (1, Some(vec![1]), vec![route]));
 
     let none = (0, None, vec![]);
     let fixture = Fixture::with(FakeFunction::without_line);
@@ -146,10 +150,6 @@ fn functions_of_one_device_share_a_route() {
         (at(4, 0), function("c")),
     ];
     let bridge = HostBridge::new(1, &fixture.board, functions).unwrap();
-    let lines = bridge.node(WINDOW).lines;
-    let routes: Vec<_> = lines
-        .iter()
-        .map(|it| (it.device, it.pin, it.lisn.0))
-        .collect();
-    assert_eq!(routes, [(0x1800, 1, 0x1207), (0x2000, 1, 0x1204)]);
+    let routes = routes(&bridge.describe(WINDOW, None));
+    assert_eq!(routes, [[0x1800, 1, 0x1207], [0x2000, 1, 0x1204]]);
 }

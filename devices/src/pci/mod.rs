@@ -19,7 +19,7 @@
 //! | `mmio` | accesses to BARs that are not mapped in the guest |
 //! | `reach` | what of its BARs the guest reaches without an exit |
 //! | `host_bridge` | the bridge: finds functions, shuts them down |
-//! | `description` | the numbers that a device tree says about all that |
+//! | `description` | what the device tree says about all that |
 
 pub(crate) mod address;
 mod backend;
@@ -40,7 +40,6 @@ mod windows;
 
 pub use address::{ConfigAddress, DeviceFunction};
 pub use backend::{Bar, BarMapping, BarSpace, Doorbell, FunctionBackend, InterruptKind, NUM_BARS};
-pub use description::{FunctionNode, HostBridgeNode, LineNode, NodeAddress};
 pub use function::{ConfigError, Function};
 pub use host_bridge::{HostBridge, PciError};
 pub use msi::{MsiError, MsiGrant};

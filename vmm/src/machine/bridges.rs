@@ -7,8 +7,9 @@ use spapr_devices::board::Board;
 use spapr_devices::dma::Windows;
 use spapr_devices::dma_windows::DmaWindows;
 use spapr_devices::interrupts::ControllerKind;
-use spapr_devices::pci::{DeviceFunction, FunctionBackend, HostBridge, HostBridgeNode};
+use spapr_devices::pci::{DeviceFunction, FunctionBackend, HostBridge};
 use spapr_devices::rtas;
+use spapr_devices::tree::Node;
 use spapr_hypercalls::abi;
 use spapr_hypercalls::address::GuestPhysicalAddress;
 use spapr_hypercalls::engine::{Engine, HostBridge as EngineBridge};
@@ -30,23 +31,13 @@ use crate::partition::host_iommu::GroupIommu;
 use crate::spec::{DEFAULT_WINDOW, MachineDescription};
 
 /// What the device tree says of them.
-pub(super) fn host_bridge_nodes(
-    bridges: &[HostBridge],
-    dma_windows: &DmaWindows,
-) -> Vec<HostBridgeNode> {
-    let nodes = bridges.iter();
-    nodes
-        .map(|bridge| host_bridge_node(bridge, dma_windows))
-        .collect()
-}
-
-fn host_bridge_node(bridge: &HostBridge, dma_windows: &DmaWindows) -> HostBridgeNode {
-    let node = bridge.node(DEFAULT_WINDOW);
-    if dma_windows.are_offered(bridge.index()) {
-        node.with_dynamic_windows([rtas::DDW_APPLICABLE, rtas::DDW_EXTENSIONS])
-    } else {
-        node
-    }
+pub(super) fn describe(bridges: &[HostBridge], dma_windows: &DmaWindows) -> Vec<Node> {
+    let services = [rtas::DDW_APPLICABLE, rtas::DDW_EXTENSIONS];
+    let describe = |bridge: &HostBridge| {
+        let offered = dma_windows.are_offered(bridge.index());
+        bridge.describe(DEFAULT_WINDOW, offered.then_some(services))
+    };
+    bridges.iter().map(describe).collect()
 }
 
 /// Devices, and how they do DMA.

@@ -96,10 +96,10 @@ impl LinuxRun {
     }
 }
 
-/// What a run gave.
+/// What the boots of a run gave.
 #[derive(Debug)]
 pub(crate) struct Found {
-    /// Its rows.
+    /// Their rows, one after the other.
     pub(crate) rows: Vec<Row>,
     /// What the guest said of its defences.
     pub(crate) defences: Defences,
@@ -134,54 +134,74 @@ impl Linux {
         })
     }
 
-    /// Boots it. None when the peer cannot.
+    /// Boots it `times` times and finds the rows of each. None when the peer cannot.
     ///
     /// # Errors
-    /// When the VMM fails, or the guest does not come to its end.
-    pub(crate) fn run(
+    /// When the VMM fails, the guest does not come to its end, or its boots tell different defences.
+    pub(crate) fn reads(
         &self,
         arguments: &RunArguments,
         run: &LinuxRun,
+        times: usize,
     ) -> Result<Option<Found>, AnyError> {
-        let Some(watcher) = self.boot(arguments, run)? else {
+        let Some(boots) = self.boots(arguments, run, times)? else {
             return Ok(None);
         };
         let prefix = run.prefix();
-        let mut found = watcher.finish()?;
-        for row in &mut found.rows {
-            row.name = format!("{prefix}{}", row.name);
+        let mut rows = Vec::new();
+        for watcher in boots.watchers {
+            let of_boot = watcher.finish()?.into_iter().map(|row| Row {
+                name: format!("{prefix}{}", row.name),
+                ..row
+            });
+            rows.extend(of_boot);
         }
-        Ok(Some(found))
+        let defences = boots.defences;
+        Ok(Some(Found { rows, defences }))
     }
 
     /// Boots it `times` times with nothing to do, and finds one row: the times to its init. None when the
     /// peer cannot.
     ///
     /// # Errors
-    /// As for [`Linux::run`], and when its guests told different defences.
+    /// As for [`Linux::reads`].
     pub(crate) fn starts(
         &self,
         arguments: &RunArguments,
         run: &LinuxRun,
         times: usize,
     ) -> Result<Option<Found>, AnyError> {
-        let (mut starts, mut told) = (Vec::new(), Vec::new());
+        let Some(boots) = self.boots(arguments, run, times)? else {
+            return Ok(None);
+        };
+        let starts: Vec<u64> = boots.watchers.iter().filter_map(|it| it.start).collect();
+        let name = format!("{}start-init", run.prefix());
+        let row = Row::of_samples(&name, 1, Unit::Nanoseconds, &starts);
+        let rows = row.into_iter().collect();
+        let defences = boots.defences;
+        Ok(Some(Found { rows, defences }))
+    }
+
+    fn boots(
+        &self,
+        arguments: &RunArguments,
+        run: &LinuxRun,
+        times: usize,
+    ) -> Result<Option<Boots>, AnyError> {
+        let mut watchers = Vec::new();
         for _ in 0..times {
             let Some(watcher) = self.boot(arguments, run)? else {
                 return Ok(None);
             };
-            starts.extend(watcher.start);
-            told.push(watcher.defences);
+            watchers.push(watcher);
         }
+        let mut told: Vec<&Defences> = watchers.iter().map(|it| &it.defences).collect();
         told.dedup();
-        let defences = told.pop().unwrap_or_default();
-        if !told.is_empty() {
-            return Err("the same guest told different defences from one start to the next".into());
+        if told.len() > 1 {
+            return Err("the same guest told different defences from one boot to the next".into());
         }
-        let name = format!("{}start-init", run.prefix());
-        let row = Row::of_samples(&name, 1, Unit::Nanoseconds, &starts);
-        let rows = row.into_iter().collect();
-        Ok(Some(Found { rows, defences }))
+        let defences = told.pop().cloned().unwrap_or_default();
+        Ok(Some(Boots { watchers, defences }))
     }
 
     fn boot(&self, arguments: &RunArguments, run: &LinuxRun) -> Result<Option<Watcher>, AnyError> {
@@ -222,6 +242,12 @@ impl Linux {
         )?;
         Ok(Some(watcher))
     }
+}
+
+/// Some boots of one guest, of which all told the same defences.
+struct Boots {
+    watchers: Vec<Watcher>,
+    defences: Defences,
 }
 
 /// Follows what the guest prints.
@@ -331,13 +357,12 @@ impl Watcher {
         self.rows.extend(Row::of_samples(name, 1, unit, &[value]));
     }
 
-    fn finish(self) -> Result<Found, AnyError> {
+    fn finish(self) -> Result<Vec<Row>, AnyError> {
         if let Some(error) = self.wrong {
             return Err(error.into());
         }
         if self.is_done && self.is_complete {
-            let (rows, defences) = (self.rows, self.defences);
-            Ok(Found { rows, defences })
+            Ok(self.rows)
         } else {
             Err("the Linux guest ended before it had read all".into())
         }

@@ -21,7 +21,7 @@ const DATA_BYTES: u64 = 64 << 20;
 /// What direct reads need at most: a page.
 const ALIGNMENT: usize = 64 << 10;
 /// How often each series is made.
-const ROUNDS: u32 = 7;
+const ROUNDS: u32 = 3;
 /// The time that whoever watches has to look.
 const PAUSE: Duration = Duration::from_millis(40);
 /// The time that it has to start counting.

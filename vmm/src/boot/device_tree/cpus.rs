@@ -1,9 +1,8 @@
 //! `/cpus`: one node for each core.
 
-use vm_fdt::{Error, FdtWriter};
+use spapr_devices::tree::Node;
 
 use super::MachineTree;
-use super::long_names::cut;
 
 /// Size and line of a level-1 cache in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,11 +36,6 @@ pub struct ProcessorFacts {
     /// Bits of the decrementer.
     pub decrementer_bits: u32,
 }
-
-const RADIX_AP_ENCODINGS: &str = "ibm,processor-radix-AP-encodings";
-
-/// Properties whose names are longer than the writer takes.
-pub(super) const LONG_NAMES: [&str; 1] = [RADIX_AP_ENCODINGS];
 
 /// Attribute bytes of `ibm,pa-features` that are not zero, for ISA 3.0 without transactional memory
 /// (PAPR, "ibm,pa-features"; what Linux reads of them is in arch/powerpc/kernel/prom.c). POWER10
@@ -81,51 +75,51 @@ const CACHE_INHIBITED_LARGE_PAGES: (usize, u8) = (1, 0x20);
 /// Attribute bytes that ISA 3.0 defines.
 const PA_FEATURES_BYTES: usize = 66;
 
-pub(super) fn cpus(tree: &mut FdtWriter, machine: &MachineTree) -> Result<(), Error> {
-    let cpus = tree.begin_node("cpus")?;
-    tree.property_u32("#address-cells", 1)?;
-    tree.property_u32("#size-cells", 0)?;
-    let threads = machine.threads_per_core.max(1);
+pub(super) fn cpus(machine: &MachineTree) -> Node {
+    let threads = usize::try_from(machine.threads_per_core.max(1)).unwrap_or(1);
     let all: Vec<u32> = (0..machine.cpus).collect();
-    for core in all.chunks(usize::try_from(threads).unwrap_or(1)) {
-        cpu(tree, &machine.processor, core)?;
-    }
-    tree.end_node(cpus)
+    let cores = all.chunks(threads);
+    Node::new("cpus")
+        .cell("#address-cells", 1)
+        .cell("#size-cells", 0)
+        .with_children(cores.map(|core| cpu(&machine.processor, core)))
 }
 
 /// One core, whose threads have these ids and interrupt servers.
-fn cpu(tree: &mut FdtWriter, processor: &ProcessorFacts, threads: &[u32]) -> Result<(), Error> {
+fn cpu(processor: &ProcessorFacts, threads: &[u32]) -> Node {
     let id = threads.first().copied().unwrap_or_default();
-    let node = tree.begin_node(&format!("{}@{id:x}", processor.node_name))?;
-    tree.property_string("device_type", "cpu")?;
-    tree.property_u32("reg", id)?;
-    tree.property_string("status", "okay")?;
-    tree.property_array_u32("ibm,ppc-interrupt-server#s", threads)?;
     let gservers: Vec<u32> = threads.iter().flat_map(|&server| [server, 0]).collect();
-    tree.property_array_u32("ibm,ppc-interrupt-gserver#s", &gservers)?;
-    tree.property_u32("cpu-version", processor.cpu_version)?;
-    tree.property_u32("timebase-frequency", processor.timebase_hertz)?;
-    tree.property_u32("clock-frequency", processor.clock_hertz)?;
-    cache(tree, 'd', processor.data_cache)?;
-    cache(tree, 'i', processor.instruction_cache)?;
-    tree.property_null("64-bit")?;
-    tree.property_u32("slb-size", 32)?;
-    tree.property_u32("ibm,slb-size", 32)?;
-    tree.property_u32("ibm,purr", 1)?;
-    tree.property_u32("ibm,spurr", 1)?;
-    tree.property_u32("ibm,vmx", 2)?;
-    tree.property_u32("ibm,dfp", 1)?;
-    tree.property_u32("ibm,chip-id", 0)?;
-    tree.property("ibm,pa-features", &pa_features(processor))?;
-    tree.property_u32("ibm,dec-bits", processor.decrementer_bits)?;
-    tree.property_array_u32(cut(RADIX_AP_ENCODINGS), &processor.radix_ap_encodings)?;
-    tree.end_node(node)
+    let node = Node::new(format!("{}@{id:x}", processor.node_name))
+        .string("device_type", "cpu")
+        .cell("reg", id)
+        .string("status", "okay")
+        .cells("ibm,ppc-interrupt-server#s", threads)
+        .cells("ibm,ppc-interrupt-gserver#s", &gservers)
+        .cell("cpu-version", processor.cpu_version)
+        .cell("timebase-frequency", processor.timebase_hertz)
+        .cell("clock-frequency", processor.clock_hertz);
+    let node = with_cache(node, 'd', processor.data_cache);
+    with_cache(node, 'i', processor.instruction_cache)
+        .flag("64-bit")
+        .cell("slb-size", 32)
+        .cell("ibm,slb-size", 32)
+        .cell("ibm,purr", 1)
+        .cell("ibm,spurr", 1)
+        .cell("ibm,vmx", 2)
+        .cell("ibm,dfp", 1)
+        .cell("ibm,chip-id", 0)
+        .bytes("ibm,pa-features", pa_features(processor))
+        .cell("ibm,dec-bits", processor.decrementer_bits)
+        .cells(
+            "ibm,processor-radix-AP-encodings",
+            &processor.radix_ap_encodings,
+        )
 }
 
-fn cache(tree: &mut FdtWriter, kind: char, cache: CacheGeometry) -> Result<(), Error> {
-    tree.property_u32(&format!("{kind}-cache-size"), cache.size_bytes)?;
-    tree.property_u32(&format!("{kind}-cache-block-size"), cache.line_bytes)?;
-    tree.property_u32(&format!("{kind}-cache-line-size"), cache.line_bytes)
+fn with_cache(node: Node, kind: char, cache: CacheGeometry) -> Node {
+    node.cell(format!("{kind}-cache-size"), cache.size_bytes)
+        .cell(format!("{kind}-cache-block-size"), cache.line_bytes)
+        .cell(format!("{kind}-cache-line-size"), cache.line_bytes)
 }
 
 /// One descriptor: the number of attribute bytes, the descriptor's type 0, the attributes.

@@ -3,16 +3,15 @@
 //! would have left, so it also holds their results: RTAS is instantiated, and
 //! `ibm,architecture-vec-5` names the MMU mode and interrupt controller to use.
 
+mod blob;
 mod cpus;
 mod long_names;
-mod pci;
 mod platform;
 
 use std::ops::Range;
 
 use spapr_devices::interrupts::ControllerKind;
-use spapr_devices::pci::HostBridgeNode;
-use vm_fdt::{FdtReserveEntry, FdtWriter};
+use spapr_devices::tree::Node;
 
 pub use cpus::{CacheGeometry, ProcessorFacts};
 
@@ -36,9 +35,6 @@ pub enum DeviceTreeError {
     },
 }
 
-/// Phandle of the interrupt controller.
-const INTERRUPT_CONTROLLER: u32 = 0x1111;
-
 /// What the tree says of the machine; the same at every boot of it.
 #[derive(Clone, Debug)]
 pub struct MachineTree {
@@ -54,8 +50,8 @@ pub struct MachineTree {
     pub interrupt_controller: ControllerKind,
     /// Unit address of the terminal.
     pub vty: u32,
-    /// The PCI host bridges.
-    pub host_bridges: Vec<HostBridgeNode>,
+    /// The nodes of the PCI host bridges.
+    pub host_bridges: Vec<Node>,
     /// The machine's name for itself.
     pub uuid: String,
     /// Random bytes for the kernel's generator.
@@ -80,29 +76,8 @@ pub struct BootFacts<'a> {
 /// # Errors
 /// When it is too large for the room that [`BootFacts::device_tree`] gives it.
 pub fn build(machine: &MachineTree, boot: &BootFacts<'_>) -> Result<Vec<u8>, DeviceTreeError> {
-    let reserve = |range: &Range<u64>| FdtReserveEntry::new(range.start, range.end - range.start);
-    let reserved = [reserve(&boot.rtas)?, reserve(&boot.device_tree)?];
-    let mut tree = FdtWriter::new_with_mem_reserv(&reserved)?;
-    tree.set_boot_cpuid_phys(0);
-    let root = tree.begin_node("")?;
-    platform::root_properties(&mut tree, machine)?;
-    platform::chosen(&mut tree, machine, boot)?;
-    platform::hypervisor(&mut tree)?;
-    platform::memory(&mut tree, machine)?;
-    platform::rtas(&mut tree, machine, boot)?;
-    platform::interrupt_controller(&mut tree, machine)?;
-    platform::event_sources(&mut tree)?;
-    platform::vdevice(&mut tree, machine)?;
-    cpus::cpus(&mut tree, machine)?;
-    for bridge in &machine.host_bridges {
-        pci::host_bridge(&mut tree, bridge)?;
-    }
-    tree.end_node(root)?;
-    let mut blob = tree.finish()?;
-    long_names::restore(
-        &mut blob,
-        cpus::LONG_NAMES.into_iter().chain(platform::rtas_names()),
-    );
+    let root = tree(machine, boot);
+    let blob = blob::flatten(&root, &[boot.rtas.clone(), boot.device_tree.clone()])?;
     if blob.len() as u64 > DEVICE_TREE_MOST_BYTES {
         return Err(DeviceTreeError::TooLarge {
             bytes: blob.len(),
@@ -112,20 +87,24 @@ pub fn build(machine: &MachineTree, boot: &BootFacts<'_>) -> Result<Vec<u8>, Dev
     Ok(blob)
 }
 
-/// The two 32-bit cells of a 64-bit value.
-fn cells(value: u64) -> [u32; 2] {
-    let [a, b, c, d, e, f, g, h] = value.to_be_bytes();
-    [
-        u32::from_be_bytes([a, b, c, d]),
-        u32::from_be_bytes([e, f, g, h]),
-    ]
+/// The tree as data.
+fn tree(machine: &MachineTree, boot: &BootFacts<'_>) -> Node {
+    platform::root(machine)
+        .child(platform::chosen(machine, boot))
+        .child(platform::hypervisor())
+        .child(platform::memory(machine))
+        .child(platform::rtas(machine, boot))
+        .child(platform::interrupt_controller(machine))
+        .child(platform::event_sources())
+        .child(platform::vdevice(machine))
+        .child(cpus::cpus(machine))
+        .with_children(machine.host_bridges.iter().cloned())
 }
 
 #[cfg(test)]
 mod tests {
     use fdt::Fdt;
-    use spapr_devices::interrupts::Lisn;
-    use spapr_devices::pci::{FunctionNode, LineNode};
+    use spapr_devices::interrupts::CONTROLLER_PHANDLE;
 
     use super::*;
 
@@ -293,58 +272,9 @@ mod tests {
         );
         assert_eq!(words(node, "ibm,xive-eq-sizes"), [16]);
         assert_eq!(words(node, "ibm,xive-lisn-ranges"), [0, 3]);
-        assert_eq!(words(node, "phandle"), [INTERRUPT_CONTROLLER]);
+        assert_eq!(words(node, "phandle"), [CONTROLLER_PHANDLE]);
         let rtas = tree.find_node("/rtas").expect("rtas");
         assert!(rtas.property("ibm,set-xive").is_none(), "it is XICS's");
-    }
-
-    /// What Linux looks at, in `of_irq_parse_pci` and `of_irq_parse_raw`.
-    #[test]
-    fn a_guest_finds_where_the_line_of_a_device_goes() {
-        let function = FunctionNode {
-            name: "usb@1".to_owned(),
-            interrupts: Some(1),
-            ..FunctionNode::default()
-        };
-        let lines = vec![LineNode {
-            device: 0x800,
-            pin: 1,
-            lisn: Lisn(0x1205),
-        }];
-        let bridge = |lines| HostBridgeNode {
-            name: "pci@800000020000001".to_owned(),
-            lines,
-            functions: vec![function.clone()],
-            ..HostBridgeNode::default()
-        };
-        let tree = |lines| {
-            let machine = MachineTree {
-                interrupt_controller: ControllerKind::Xive,
-                host_bridges: vec![bridge(lines)],
-                ..machine(1)
-            };
-            build(&machine, &boot()).expect("tree")
-        };
-        let blob = tree(lines);
-        let with_line = Fdt::new(&blob).expect("valid tree");
-        let words = |name| -> Vec<u32> {
-            let (words, _) = property(&with_line, "/pci@800000020000001", name).as_chunks();
-            words.iter().copied().map(u32::from_be_bytes).collect()
-        };
-        assert_eq!(words("#interrupt-cells"), [1]);
-        assert_eq!(words("interrupt-map-mask"), [0xf800, 0, 0, 7]);
-        assert_eq!(
-            words("interrupt-map"),
-            [0x800, 0, 0, 1, INTERRUPT_CONTROLLER, 0x1205, 1]
-        );
-        assert_eq!(
-            property(&with_line, "/pci@800000020000001/usb@1", "interrupts"),
-            1u32.to_be_bytes()
-        );
-        let blob = tree(Vec::new());
-        let without = Fdt::new(&blob).expect("valid tree");
-        let node = without.find_node("/pci@800000020000001").expect("bridge");
-        assert!(node.property("interrupt-map").is_none());
     }
 
     #[test]

@@ -4,12 +4,11 @@
 use spapr_devices::interrupts::xive::{
     FIRST_RESERVED_PRIORITY, OS_THREAD_MANAGEMENT, PAGE_BYTES, QUEUE_SHIFT, USER_THREAD_MANAGEMENT,
 };
-use spapr_devices::interrupts::{ControllerKind, Lisn};
+use spapr_devices::interrupts::{CONTROLLER_PHANDLE, ControllerKind, Lisn};
 use spapr_devices::rtas;
-use vm_fdt::{Error, FdtWriter, FdtWriterNode};
+use spapr_devices::tree::{Node, cells};
 
-use super::long_names::cut;
-use super::{BootFacts, INTERRUPT_CONTROLLER, MachineTree, cells};
+use super::{BootFacts, MachineTree};
 
 /// Functions of the platform beyond plain RTAS (PAPR, "ibm,hypertas-functions"): those that this
 /// VMM or the kernel's KVM serves.
@@ -53,85 +52,70 @@ const RESERVED_PRIORITIES: [u32; 2] = [
     0xff - FIRST_RESERVED_PRIORITY as u32,
 ];
 
-pub(super) fn root_properties(tree: &mut FdtWriter, machine: &MachineTree) -> Result<(), Error> {
+pub(super) fn root(machine: &MachineTree) -> Node {
     // Linux' probe of the platform looks at device_type; guests that tell pseries from bare metal
     // by name know this one.
-    tree.property_string("device_type", "chrp")?;
-    tree.property_string("compatible", "qemu,pseries")?;
-    tree.property_string("model", "IBM pSeries (spapr-vmm)")?;
-    tree.property_string("vm,uuid", &machine.uuid)?;
-    tree.property_string("system-id", &machine.uuid)?;
-    if machine.interrupt_controller == ControllerKind::Xive {
-        tree.property_array_u32("ibm,plat-res-int-priorities", &RESERVED_PRIORITIES)?;
-    }
-    tree.property_u32("#address-cells", 2)?;
-    tree.property_u32("#size-cells", 2)
+    let root = Node::new("")
+        .string("device_type", "chrp")
+        .string("compatible", "qemu,pseries")
+        .string("model", "IBM pSeries (spapr-vmm)")
+        .string("vm,uuid", &machine.uuid)
+        .string("system-id", &machine.uuid);
+    let root = match machine.interrupt_controller {
+        ControllerKind::Xive => root.cells("ibm,plat-res-int-priorities", &RESERVED_PRIORITIES),
+        ControllerKind::Xics => root,
+    };
+    root.cell("#address-cells", 2).cell("#size-cells", 2)
 }
 
-pub(super) fn chosen(
-    tree: &mut FdtWriter,
-    machine: &MachineTree,
-    boot: &BootFacts<'_>,
-) -> Result<(), Error> {
-    let chosen = tree.begin_node("chosen")?;
-    tree.property_string("bootargs", boot.command_line)?;
+pub(super) fn chosen(machine: &MachineTree, boot: &BootFacts<'_>) -> Node {
     // The kernel's early console.
     let stdout = format!("/vdevice/{}", vty_name(machine));
-    tree.property_string("stdout-path", &stdout)?;
-    tree.property_string("linux,stdout-path", &stdout)?;
-    tree.property_u32("linux,pci-probe-only", 0)?;
     let vector = architecture_vector_5(machine.interrupt_controller);
-    tree.property("ibm,architecture-vec-5", &vector)?;
-    tree.property("rng-seed", &machine.rng_seed)?;
-    if let Some(initrd) = &boot.initrd {
-        tree.property_u64("linux,initrd-start", initrd.start)?;
-        tree.property_u64("linux,initrd-end", initrd.end)?;
+    let chosen = Node::new("chosen")
+        .string("bootargs", boot.command_line)
+        .string("stdout-path", &stdout)
+        .string("linux,stdout-path", &stdout)
+        .cell("linux,pci-probe-only", 0)
+        .bytes("ibm,architecture-vec-5", vector)
+        .bytes("rng-seed", machine.rng_seed);
+    match &boot.initrd {
+        Some(initrd) => chosen
+            .doublewords("linux,initrd-start", &[initrd.start])
+            .doublewords("linux,initrd-end", &[initrd.end]),
+        None => chosen,
     }
-    tree.end_node(chosen)
 }
 
-pub(super) fn hypervisor(tree: &mut FdtWriter) -> Result<(), Error> {
-    let hypervisor = tree.begin_node("hypervisor")?;
-    tree.property_string("compatible", "linux,kvm")?;
-    tree.end_node(hypervisor)
+pub(super) fn hypervisor() -> Node {
+    Node::new("hypervisor").string("compatible", "linux,kvm")
 }
 
-pub(super) fn memory(tree: &mut FdtWriter, machine: &MachineTree) -> Result<(), Error> {
-    let memory = tree.begin_node("memory@0")?;
-    tree.property_string("device_type", "memory")?;
-    tree.property_array_u64("reg", &[0, machine.ram_bytes])?;
-    tree.end_node(memory)
+pub(super) fn memory(machine: &MachineTree) -> Node {
+    Node::new("memory@0")
+        .string("device_type", "memory")
+        .doublewords("reg", &[0, machine.ram_bytes])
 }
 
-pub(super) fn rtas(
-    tree: &mut FdtWriter,
-    machine: &MachineTree,
-    boot: &BootFacts<'_>,
-) -> Result<(), Error> {
-    let node = tree.begin_node("rtas")?;
+pub(super) fn rtas(machine: &MachineTree, boot: &BootFacts<'_>) -> Node {
     let [_, base] = cells(boot.rtas.start);
     let [_, size] = cells(boot.rtas.end - boot.rtas.start);
-    tree.property_u32("linux,rtas-base", base)?;
-    tree.property_u32("linux,rtas-entry", base)?;
-    tree.property_u32("rtas-size", size)?;
-    tree.property_u32("rtas-error-log-max", RTAS_ERROR_LOG_BYTES)?;
-    tree.property_u32("rtas-event-scan-rate", 1)?;
-    tree.property_null("ibm,change-msix-capable")?;
-    tree.property_null("ibm,extended-os-term")?;
-    let functions = HYPERTAS_FUNCTIONS
-        .iter()
-        .map(|&name| name.to_owned())
-        .collect();
-    tree.property_string_list("ibm,hypertas-functions", functions)?;
     // Linux sizes a dynamic DMA window by the end of memory given here.
     let [end_high, end_low] = cells(machine.ram_bytes);
     let [block_high, block_low] = cells(LOGICAL_MEMORY_BLOCK_BYTES);
     let capacity = [end_high, end_low, block_high, block_low, machine.cpus];
-    tree.property_array_u32("ibm,lrdr-capacity", &capacity)?;
-    for (name, token) in rtas_services(machine.interrupt_controller) {
-        tree.property_u32(cut(name), token)?;
-    }
-    tree.end_node(node)
+    let node = Node::new("rtas")
+        .cell("linux,rtas-base", base)
+        .cell("linux,rtas-entry", base)
+        .cell("rtas-size", size)
+        .cell("rtas-error-log-max", RTAS_ERROR_LOG_BYTES)
+        .cell("rtas-event-scan-rate", 1)
+        .flag("ibm,change-msix-capable")
+        .flag("ibm,extended-os-term")
+        .strings("ibm,hypertas-functions", HYPERTAS_FUNCTIONS)
+        .cells("ibm,lrdr-capacity", &capacity);
+    rtas_services(machine.interrupt_controller)
+        .fold(node, |node, (name, token)| node.cell(name, token))
 }
 
 /// The services; those of the kernel are the XICS's.
@@ -146,83 +130,70 @@ fn rtas_services(controller: ControllerKind) -> impl Iterator<Item = (&'static s
     here.chain(kernel)
 }
 
-/// Names of the RTAS services, which are properties.
-pub(super) fn rtas_names() -> impl Iterator<Item = &'static str> {
-    rtas_services(ControllerKind::Xics).map(|(name, _)| name)
-}
-
-pub(super) fn interrupt_controller(
-    tree: &mut FdtWriter,
-    machine: &MachineTree,
-) -> Result<(), Error> {
+pub(super) fn interrupt_controller(machine: &MachineTree) -> Node {
     let controller = match machine.interrupt_controller {
-        ControllerKind::Xics => xics(tree, machine),
-        ControllerKind::Xive => xive(tree, machine),
-    }?;
-    tree.property_null("interrupt-controller")?;
-    tree.property_u32("#interrupt-cells", 2)?;
-    tree.property_phandle(INTERRUPT_CONTROLLER)?;
-    tree.end_node(controller)
+        ControllerKind::Xics => xics(machine),
+        ControllerKind::Xive => xive(machine),
+    };
+    controller
+        .flag("interrupt-controller")
+        .cell("#interrupt-cells", 2)
+        .cell("phandle", CONTROLLER_PHANDLE)
 }
 
-fn xics(tree: &mut FdtWriter, machine: &MachineTree) -> Result<FdtWriterNode, Error> {
-    let controller = tree.begin_node("interrupt-controller")?;
-    tree.property_string("device_type", "PowerPC-External-Interrupt-Presentation")?;
-    tree.property_string("compatible", "IBM,ppc-xicp")?;
-    tree.property_array_u32("ibm,interrupt-server-ranges", &[0, machine.cpus])?;
-    Ok(controller)
+fn xics(machine: &MachineTree) -> Node {
+    Node::new("interrupt-controller")
+        .string("device_type", "PowerPC-External-Interrupt-Presentation")
+        .string("compatible", "IBM,ppc-xicp")
+        .cells("ibm,interrupt-server-ranges", &[0, machine.cpus])
 }
 
 /// `reg` has the pages of the thread interrupt management area for programs and for the operating
 /// system; sources for the processors to interrupt each other by are `ibm,xive-lisn-ranges` (Linux,
 /// `xive_spapr_init`).
-fn xive(tree: &mut FdtWriter, machine: &MachineTree) -> Result<FdtWriterNode, Error> {
-    let name = format!("interrupt-controller@{:x}", USER_THREAD_MANAGEMENT.0);
-    let controller = tree.begin_node(&name)?;
-    tree.property_string("device_type", "power-ivpe")?;
-    tree.property_string("compatible", "ibm,power-ivpe")?;
+fn xive(machine: &MachineTree) -> Node {
     let pages = [
         USER_THREAD_MANAGEMENT.0,
         PAGE_BYTES,
         OS_THREAD_MANAGEMENT.0,
         PAGE_BYTES,
     ];
-    tree.property_array_u64("reg", &pages)?;
-    tree.property_u32("ibm,xive-eq-sizes", QUEUE_SHIFT)?;
-    tree.property_array_u32("ibm,xive-lisn-ranges", &[Lisn::IPI.0, machine.cpus])?;
-    Ok(controller)
+    let name = format!("interrupt-controller@{:x}", USER_THREAD_MANAGEMENT.0);
+    Node::new(name)
+        .string("device_type", "power-ivpe")
+        .string("compatible", "ibm,power-ivpe")
+        .doublewords("reg", &pages)
+        .cell("ibm,xive-eq-sizes", QUEUE_SHIFT)
+        .cells("ibm,xive-lisn-ranges", &[Lisn::IPI.0, machine.cpus])
 }
 
 /// What tells the guest of events: its kernel asks RTAS check-exception at the interrupt (PAPR,
 /// "Event Sources"; Linux, arch/powerpc/platforms/pseries/ras.c).
-pub(super) fn event_sources(tree: &mut FdtWriter) -> Result<(), Error> {
-    let sources = tree.begin_node("event-sources")?;
-    let events = tree.begin_node("epow-events")?;
-    tree.property_u32("interrupt-parent", INTERRUPT_CONTROLLER)?;
-    tree.property_array_u32("interrupts", &[Lisn::EPOW.0, 0])?;
-    tree.end_node(events)?;
-    tree.end_node(sources)
+pub(super) fn event_sources() -> Node {
+    let events = Node::new("epow-events")
+        .cell("interrupt-parent", CONTROLLER_PHANDLE)
+        .cells("interrupts", &[Lisn::EPOW.0, 0]);
+    Node::new("event-sources").child(events)
 }
 
 fn vty_name(machine: &MachineTree) -> String {
     format!("vty@{:x}", machine.vty)
 }
 
-pub(super) fn vdevice(tree: &mut FdtWriter, machine: &MachineTree) -> Result<(), Error> {
-    let vdevice = tree.begin_node("vdevice")?;
-    tree.property_string("device_type", "vdevice")?;
-    tree.property_string("compatible", "IBM,vdevice")?;
-    tree.property_u32("#address-cells", 1)?;
-    tree.property_u32("#size-cells", 0)?;
-    tree.property_u32("#interrupt-cells", 2)?;
-    tree.property_u32("interrupt-parent", INTERRUPT_CONTROLLER)?;
-    let vty = tree.begin_node(&vty_name(machine))?;
-    tree.property_string("device_type", "serial")?;
-    tree.property_string("compatible", "hvterm1")?;
-    tree.property_u32("reg", machine.vty)?;
-    tree.property_array_u32("interrupts", &[Lisn::VIO.0, 0])?;
-    tree.end_node(vty)?;
-    tree.end_node(vdevice)
+pub(super) fn vdevice(machine: &MachineTree) -> Node {
+    let vty = Node::new(vty_name(machine))
+        .string("device_type", "serial")
+        .string("compatible", "hvterm1")
+        .cell("reg", machine.vty)
+        .cells("interrupts", &[Lisn::VIO.0, 0]);
+    Node::new("vdevice")
+        .string("device_type", "vdevice")
+        .string("compatible", "IBM,vdevice")
+        .cell("#address-cells", 1)
+        .cell("#size-cells", 0)
+        .cell("#interrupt-cells", 2)
+        .cell("interrupt-parent", CONTROLLER_PHANDLE)
+        .child(vty)
 }
 
 #[cfg(test)]
