@@ -5,6 +5,7 @@ pub(crate) mod dma_windows;
 pub(crate) mod entropy;
 pub(crate) mod guest_kernels;
 mod host;
+mod hostile_driver;
 mod hostile_guest;
 mod interrupt_controller;
 mod range_ends;

@@ -38,6 +38,16 @@ impl Clock {
         seconds * 1_000_000_000 + rest * 1_000_000_000 / self.hertz
     }
 
+    /// Waits until `holds`, for so many seconds at most. Whether it does.
+    pub fn wait_until(self, seconds: u64, mut holds: impl FnMut() -> bool) -> bool {
+        let start = self.now();
+        let mut result = holds();
+        while !result && self.nanoseconds(self.now() - start) < seconds * 1_000_000_000 {
+            result = holds();
+        }
+        result
+    }
+
     /// Waits.
     pub fn wait_milliseconds(self, milliseconds: u64) {
         let start = self.now();

@@ -1,0 +1,40 @@
+//! A driver of a virtio device that writes nonsense into its registers and rings.
+
+use crate::harness::Vmm;
+use crate::harness::finished::Finished;
+use crate::harness::host::assert_nothing_is_left;
+
+/// Rounds of nonsense, of which the device is reset after each fourth.
+const ROUNDS: u64 = 800;
+
+/// The number behind `name=` in the guest's last line.
+#[track_caller]
+fn count(finished: &Finished, name: &str) -> u64 {
+    let mut lines = finished.console().lines();
+    let done = lines.find(|line| line.contains("VIRTIO-GUEST-DONE "));
+    let words = done.and_then(|line| line.split_once(&format!(" {name}=")));
+    let number = words.and_then(|(_, rest)| rest.split(' ').next());
+    let number = number.and_then(|number| number.trim().parse().ok());
+    number.unwrap_or_else(|| panic!("no {name}\n{finished}"))
+}
+
+#[test]
+fn nonsense_stops_the_device_until_it_is_reset_and_not_the_vmm() {
+    for by_bus_address in [false, true] {
+        let arguments = format!("seed={} rounds={ROUNDS}", u8::from(by_bus_address) + 1);
+        let mut vmm = Vmm::bare_metal("virtio-guest", &arguments).argument("--rng");
+        if by_bus_address {
+            vmm = vmm.argument("--iommu-platform");
+        }
+        let finished = vmm.run().assert_powered_off();
+        assert!(
+            !finished.console().contains("VIRTIO-GUEST-WRONG"),
+            "{finished}"
+        );
+        assert_eq!(count(&finished, "wrong"), 0, "{finished}");
+        assert_eq!(count(&finished, "requests"), ROUNDS / 4, "{finished}");
+        // It was nonsense that it noticed.
+        assert!(count(&finished, "stopped") > ROUNDS / 20, "{finished}");
+        assert_nothing_is_left();
+    }
+}

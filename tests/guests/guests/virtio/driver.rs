@@ -1,0 +1,210 @@
+//! A driver of the entropy device that does what it has to (virtio 3.1, 4.1, 5.4).
+
+use core::sync::atomic::{Ordering, fence};
+
+use spapr_test_guests::access::{Width, load, store};
+use spapr_test_guests::clock::Clock;
+use spapr_test_guests::dma_window::{PAGE_BYTES, Permission, Window};
+use spapr_test_guests::machine::Machine;
+use spapr_test_guests::pci::ConfigSpace;
+use spapr_test_guests::rtas;
+
+use crate::arena::{Arena, Descriptor, QUEUE_SIZE};
+
+/// Vendor and device of a modern entropy device.
+const ENTROPY: u32 = 0x1044_1af4;
+
+/// Offsets of the common configuration, which is where the BAR begins (`struct virtio_pci_common_cfg`).
+pub(crate) mod register {
+    pub(crate) const DEVICE_FEATURE_SELECT: u64 = 0x00;
+    pub(crate) const DEVICE_FEATURE: u64 = 0x04;
+    pub(crate) const DRIVER_FEATURE_SELECT: u64 = 0x08;
+    pub(crate) const DRIVER_FEATURE: u64 = 0x0c;
+    pub(crate) const STATUS: u64 = 0x14;
+    pub(crate) const QUEUE_SELECT: u64 = 0x16;
+    pub(crate) const QUEUE_SIZE: u64 = 0x18;
+    pub(crate) const QUEUE_ENABLE: u64 = 0x1c;
+    /// Descriptors, driver's ring and device's ring, 8 bytes each.
+    pub(crate) const QUEUE_ADDRESSES: u64 = 0x20;
+}
+/// Where the doorbell of queue 0 is.
+pub(crate) const DOORBELL: u64 = 0x3000;
+/// Bytes of the BAR.
+pub(crate) const BAR_BYTES: u64 = 0x1_0000;
+
+mod status {
+    pub(super) const ACKNOWLEDGE: u64 = 1;
+    pub(super) const DRIVER: u64 = 2;
+    pub(super) const DRIVER_OK: u64 = 4;
+    pub(super) const FEATURES_OK: u64 = 8;
+    pub(super) const NEEDS_RESET: u64 = 0x40;
+}
+
+/// VIRTIO_F_VERSION_1 and VIRTIO_F_ACCESS_PLATFORM, among bits 32 and up.
+const VERSION_1: u64 = 1 << 0;
+const ACCESS_PLATFORM: u64 = 1 << 1;
+/// VIRTIO_RING_F_INDIRECT_DESC.
+const INDIRECT: u64 = 1 << 28;
+
+/// VIRTQ_DESC_F_WRITE: the device writes there.
+pub(crate) const WRITE: u16 = 2;
+/// Bytes of a request.
+const REQUEST_BYTES: u32 = 256;
+/// The time in which a request is served, on the busiest machine.
+const LIMIT_SECONDS: u64 = 30;
+
+/// The driver.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    /// Guest address of the BAR.
+    bar: u64,
+    arena: Arena,
+    clock: Clock,
+}
+
+impl Driver {
+    /// Of the machine's entropy device, if it has one.
+    pub(crate) fn of(machine: &Machine<'_>, clock: Clock) -> Option<Self> {
+        for bridge in machine.host_bridges() {
+            for function in bridge.functions() {
+                let config = ConfigSpace::of(machine, &bridge, &function)?;
+                if config.read(0) != ENTROPY {
+                    continue;
+                }
+                config.enable(true);
+                let bar = bridge.bar(&function, 0)?.start;
+                let by_bus_address = Self {
+                    bar,
+                    arena: Arena::new(0),
+                    clock,
+                }
+                .takes_bus_addresses();
+                let window = Window::of(&bridge.window);
+                let bus_offset = if by_bus_address { window.start } else { 0 };
+                let arena = Arena::new(bus_offset);
+                if by_bus_address {
+                    for page in 0..2 {
+                        let offset = page * PAGE_BYTES;
+                        let memory = arena.pages().part(offset, PAGE_BYTES);
+                        window.map(arena.of_device(offset), memory, Permission::ReadWrite);
+                    }
+                }
+                return Some(Self { bar, arena, clock });
+            }
+        }
+        None
+    }
+
+    /// Its memory.
+    pub(crate) fn arena(&self) -> Arena {
+        self.arena
+    }
+
+    fn takes_bus_addresses(&self) -> bool {
+        self.write(register::DEVICE_FEATURE_SELECT, Width::Word, 1);
+        self.read(register::DEVICE_FEATURE, Width::Word) & ACCESS_PLATFORM != 0
+    }
+
+    /// Resets the device and waits until it is.
+    pub(crate) fn reset(&self) {
+        self.write(register::STATUS, Width::Byte, 0);
+        let _checked_by_who_starts = self.clock.wait_until(LIMIT_SECONDS, || {
+            self.read(register::STATUS, Width::Byte) == 0
+        });
+    }
+
+    /// Resets the device and makes it ready, with empty rings.
+    pub(crate) fn start(&mut self) -> Result<(), &'static str> {
+        self.reset();
+        if self.read(register::STATUS, Width::Byte) != 0 {
+            return Err("the device stays as it is");
+        }
+        let mut status = status::ACKNOWLEDGE | status::DRIVER;
+        self.write(register::STATUS, Width::Byte, status);
+        let offered = self.takes_bus_addresses();
+        let high = VERSION_1 | if offered { ACCESS_PLATFORM } else { 0 };
+        for (half, features) in [(0, INDIRECT), (1, high)] {
+            self.write(register::DRIVER_FEATURE_SELECT, Width::Word, half);
+            self.write(register::DRIVER_FEATURE, Width::Word, features);
+        }
+        status |= status::FEATURES_OK;
+        self.write(register::STATUS, Width::Byte, status);
+        if self.read(register::STATUS, Width::Byte) & status::FEATURES_OK == 0 {
+            return Err("the device does not take its own features");
+        }
+        self.arena.clear_rings();
+        self.write(register::QUEUE_SELECT, Width::Halfword, 0);
+        self.write(register::QUEUE_SIZE, Width::Halfword, QUEUE_SIZE);
+        for (place, address) in (0..).zip(self.arena.rings()) {
+            let at = register::QUEUE_ADDRESSES + 8 * place;
+            self.write(at, Width::Word, address & 0xffff_ffff);
+            self.write(at + 4, Width::Word, address >> 32);
+        }
+        self.write(register::QUEUE_ENABLE, Width::Halfword, 1);
+        self.write(register::STATUS, Width::Byte, status | status::DRIVER_OK);
+        Ok(())
+    }
+
+    /// Asks for random bytes and waits until they are there. The rings are empty, and stay so.
+    pub(crate) fn request(&mut self) -> Result<(), &'static str> {
+        let buffer = self.arena.buffer_memory();
+        buffer.fill(|_| 0);
+        let descriptor = Descriptor {
+            address: self.arena.buffer(),
+            bytes: REQUEST_BYTES,
+            flags: WRITE,
+            next: 0,
+        };
+        self.arena.set_descriptor(0, descriptor);
+        self.arena.offer([0; 4], 1);
+        self.ring();
+        if !self
+            .clock
+            .wait_until(LIMIT_SECONDS, || self.arena.used() == 1)
+        {
+            return Err("a request is not served");
+        }
+        let words = u64::from(REQUEST_BYTES) / 8;
+        if (0..words).any(|word| buffer.read(word) == 0) {
+            return Err("what came is not random");
+        }
+        match (words..buffer.words()).find(|&word| buffer.read(word) != 0) {
+            Some(_) => Err("more came than was asked for"),
+            None => Ok(()),
+        }
+    }
+
+    /// Rings the doorbell of the queue.
+    pub(crate) fn ring(&self) {
+        self.write(DOORBELL, Width::Halfword, 0);
+    }
+
+    /// Whether the device asks for its reset.
+    pub(crate) fn needs_reset(&self) -> bool {
+        self.read(register::STATUS, Width::Byte) & status::NEEDS_RESET != 0
+    }
+
+    /// Writes to the BAR.
+    pub(crate) fn write(&self, offset: u64, width: Width, value: u64) {
+        // What was written to memory before is there when the device looks.
+        fence(Ordering::SeqCst);
+        // SAFETY: registers are there; what the device then does to memory is ruled by the rings, which name memory
+        // of the arena and places without RAM.
+        if unsafe { store(self.bar + offset, width, value) }.is_err() {
+            rtas::stop_with(format_args!(
+                "a write to register {offset:#x} is interrupted"
+            ));
+        }
+    }
+
+    /// Reads from the BAR.
+    pub(crate) fn read(&self, offset: u64, width: Width) -> u64 {
+        // SAFETY: reading this device's registers changes nothing that matters to Rust.
+        match unsafe { load(self.bar + offset, width) } {
+            Ok(value) => value,
+            Err(_) => rtas::stop_with(format_args!(
+                "a read of register {offset:#x} is interrupted"
+            )),
+        }
+    }
+}
