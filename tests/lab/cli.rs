@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::host::HostKind;
+use crate::host::{HostKind, LparOption};
 use crate::kernels::KernelArgs;
 use crate::workspace::Workspace;
 use crate::{bench, demo, exec, prepare, shell, suite};
@@ -23,7 +23,7 @@ pub(crate) struct Cli {
 enum Command {
     /// Boot a host and show a guest with a passed-through NVMe, once for each way to serve its
     /// TCE hypercalls
-    Demo(KernelArgs),
+    Demo(DemoArgs),
     /// Run the tests: on this machine, on ppc64le under qemu-user, of the lab, and in the emulated
     /// hosts. Those with libvirt and those that take long run when FILTER names them
     Test(TestArgs),
@@ -55,6 +55,10 @@ pub(crate) struct HostArgs {
     /// List the page sizes of the radix MMU, as real firmware does, so that the kernel has huge pages
     #[arg(long)]
     pub(crate) hugepages: bool,
+    /// What a host that is an LPAR has: ddw=off (no dynamic DMA windows), window-size=SIZE and
+    /// window-start=ADDRESS (its default DMA window); may be repeated
+    #[arg(long, value_name = "OPTION=VALUE")]
+    pub(crate) lpar: Vec<LparOption>,
     /// More programs to have in the host
     #[arg(long, value_enum, value_name = "PROGRAM")]
     pub(crate) with: Vec<Extra>,
@@ -97,12 +101,27 @@ pub(crate) struct PrepareArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// The host to boot: CPU and page size of its kernel
+    #[arg(long, value_enum, default_value_t = HostKind::P9Pages64k)]
+    pub(crate) host: HostKind,
+    #[command(flatten)]
+    pub(crate) kernels: KernelArgs,
+    /// What a host that is an LPAR has, as for `exec`
+    #[arg(long, value_name = "OPTION=VALUE")]
+    pub(crate) lpar: Vec<LparOption>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct TestArgs {
     #[command(flatten)]
     pub(crate) kernels: KernelArgs,
     /// Run the in-host tests on these hosts only, and none of the tests outside
     #[arg(long, value_enum)]
     pub(crate) host: Vec<HostKind>,
+    /// What hosts that are LPARs have, as for `exec`
+    #[arg(long, value_name = "OPTION=VALUE", requires = "host")]
+    pub(crate) lpar: Vec<LparOption>,
     /// Run those with libvirt, too, in a host of their own beside the others
     #[arg(long, conflicts_with_all = ["host", "filter"])]
     pub(crate) with_libvirt: bool,
@@ -113,6 +132,9 @@ pub(crate) struct TestArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
+    /// The host to measure on
+    #[arg(long, value_enum, default_value_t = HostKind::P9Pages64k, conflicts_with = "native")]
+    pub(crate) host: HostKind,
     #[command(flatten)]
     pub(crate) kernels: KernelArgs,
     /// Measure on this machine, with its own KVM, which takes a POWER machine
@@ -174,6 +196,7 @@ impl HostArgs {
             all_guest_kernels: false,
             icount: false,
             hugepages: false,
+            lpar: Vec::new(),
             with: Vec::new(),
             without_vmm: false,
             gives_way: false,
@@ -196,7 +219,7 @@ impl Cli {
         };
         let workspace = Workspace::open(name)?;
         Ok(match &self.command {
-            Command::Demo(kernels) => demo::run(&workspace, *kernels)?,
+            Command::Demo(args) => demo::run(&workspace, args)?,
             Command::Test(args) => suite::run(&workspace, args)?,
             Command::Bench(args) => bench::run(&workspace, args)?,
             Command::Exec(args) => exec::run(&workspace, args)?,
@@ -280,5 +303,22 @@ mod tests {
         assert!(parse_copy("a:b").is_err());
         assert!(parse_copy("a:/b/../../c").is_err());
         assert!(parse_copy("a").is_err());
+    }
+
+    #[test]
+    fn an_lpar_is_given_what_it_has() {
+        let line = "cargo-lab demo --host lpar9-64k --lpar ddw=off --lpar window-size=256M";
+        let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+        let Command::Demo(args) = cli.command else {
+            panic!("not demo")
+        };
+        let expected = [
+            LparOption::DynamicWindows(false),
+            LparOption::WindowSize(256 << 20),
+        ];
+        assert_eq!(
+            (args.host, &args.lpar[..]),
+            (HostKind::Lpar9Pages64k, &expected[..])
+        );
     }
 }

@@ -67,6 +67,8 @@ pub(crate) enum SessionError {
         expected: String,
         found: String,
     },
+    #[error("--lpar is for hosts that are LPARs (--host lpar9-64k or lpar9-4k), and {0} is none")]
+    NoLpar(&'static str),
     #[error("{0}")]
     GuestKernel(String),
     #[error("not in the host, so not fetched: {}", paths.join(", "))]
@@ -102,9 +104,8 @@ impl Session<'_> {
         input: Option<Input<'_>>,
     ) -> Result<Ended, SessionError> {
         let kind = self.host.host;
-        guest_kernel(self.host)?;
         // Before what takes minutes.
-        self.find_sources()?;
+        self.check()?;
         if let Some(defect) = kind.defect_with(self.host.kernels.kernel) {
             say(&format!("beware: {defect}"));
         }
@@ -153,6 +154,7 @@ impl Session<'_> {
             icount: self.host.icount,
             gives_way: self.host.gives_way,
             hugepages: self.host.hugepages,
+            lpar: &self.host.lpar,
             emulator: emulator.root(),
             kernel: &boot.kernel,
             initrd: &boot.initrd,
@@ -183,8 +185,13 @@ impl Session<'_> {
         })
     }
 
-    /// Makes sure that what is to be copied into the host is there.
-    fn find_sources(&self) -> Result<(), SessionError> {
+    /// Makes sure that the host can be had, and that what is to be copied into it is there.
+    fn check(&self) -> Result<(), SessionError> {
+        guest_kernel(self.host)?;
+        let kind = self.host.host;
+        if !self.host.lpar.is_empty() && !kind.is_lpar() {
+            return Err(SessionError::NoLpar(kind.name()));
+        }
         let mut sources = self.host.copy.iter().map(|copy| &copy.source);
         match sources.find(|source| !source.exists()) {
             Some(missing) => Err(SessionError::NoSuchSource {

@@ -1,6 +1,8 @@
 //! Tests of the lab's commands as programs: `exec` and `shell`, which boot a host, and `prepare`.
 //! `cargo lab test` runs them.
 
+mod lpar;
+
 use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};

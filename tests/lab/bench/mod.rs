@@ -35,7 +35,7 @@ use crate::session::{self, Session, SessionError};
 use crate::steps::Steps;
 use crate::workspace::{Workspace, WorkspaceError, at};
 
-/// The host that is measured on.
+/// The host whose kernels a machine of its own boots as guests.
 const HOST: HostKind = HostKind::P9Pages64k;
 /// The program in the host.
 const PROGRAM_IN_HOST: &str = "/usr/bin/spapr-bench";
@@ -139,7 +139,7 @@ fn results(workspace: &Workspace, args: &BenchArgs, file: &Path) -> Result<Resul
 fn emulated(workspace: &Workspace, args: &BenchArgs, results: &Path) -> Result<(), BenchError> {
     let program = cross_build::bench_program(workspace)?;
     let guest = guest(workspace)?;
-    let mut host = HostArgs::plain(HOST);
+    let mut host = HostArgs::plain(args.host);
     host.kernels = args.kernels;
     host.icount = true;
     host.hugepages = true;
@@ -178,7 +178,7 @@ fn script(workspace: &Workspace, args: &BenchArgs, host: &HostArgs) -> Result<St
     }
     let mut more = format!(" --packages {}", quoted(&packages));
     if args.kernels.guest_kernel.is_some() || args.kernels.guest_pages.is_some() {
-        let kernel = args.kernels.of_guests(HOST.page_size());
+        let kernel = args.kernels.of_guests(host.host.page_size());
         let kernel = kernel.map_err(|error| Box::new(SessionError::GuestKernel(error)))?;
         let _ = write!(more, " --guest-kernel {}", quoted(&kernel.name()));
     }
@@ -265,6 +265,7 @@ mod tests {
 
     fn report_from(from: &Path, output: &Path) -> Result<u8, BenchError> {
         let args = BenchArgs {
+            host: HOST,
             kernels: KernelArgs::default(),
             native: false,
             vfio: Vec::new(),

@@ -10,10 +10,8 @@ use std::path::Path;
 
 use thiserror::Error;
 
-use crate::cli::{Fetch, HostArgs};
-use crate::host::HostKind;
+use crate::cli::{DemoArgs, Fetch, HostArgs};
 use crate::images::nvme;
-use crate::kernels::KernelArgs;
 use crate::packages;
 use crate::progress::say;
 use crate::session::{self, Session, SessionError};
@@ -87,11 +85,12 @@ pub(crate) enum DemoError {
 }
 
 /// Runs the demo; status 0 only when everything was as it should be.
-pub(crate) fn run(workspace: &Workspace, kernels: KernelArgs) -> Result<u8, DemoError> {
+pub(crate) fn run(workspace: &Workspace, args: &DemoArgs) -> Result<u8, DemoError> {
     let folder = tempfile::tempdir().map_err(at("write in", &std::env::temp_dir()))?;
     let findings = folder.path().join("findings");
-    let mut host = HostArgs::plain(HostKind::P9Pages64k);
-    host.kernels = kernels;
+    let mut host = HostArgs::plain(args.host);
+    host.kernels = args.kernels;
+    host.lpar.clone_from(&args.lpar);
     host.fetch.push(Fetch {
         source: FINDINGS.to_owned(),
         destination: findings.clone(),

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use super::channels::Lines;
 
-/// What skiboot says when it hands over to the kernel.
-const KERNEL_STARTS: &str = "INIT: Starting kernel";
+/// What skiboot and SLOF say when they hand over to the kernel.
+const KERNEL_STARTS: [&str; 2] = ["INIT: Starting kernel", "Booting from memory..."];
 
 /// What a kernel says when it cannot go on, or should not be trusted to.
 const FATAL: &[&str] = &[
@@ -64,7 +64,7 @@ impl Console {
         } = self;
         lines.push(bytes, |line| {
             *number += 1;
-            *kernel_started |= line.contains(KERNEL_STARTS);
+            *kernel_started |= KERNEL_STARTS.iter().any(|sign| line.contains(sign));
             if trouble.is_none() && FATAL.iter().any(|sign| line.contains(sign)) {
                 *trouble = Some(Trouble {
                     number: *number,
@@ -107,6 +107,9 @@ mod tests {
         console.push(b"kernel at 0x20000000\r\n");
         assert!(console.kernel_started());
         assert!(console.trouble().is_none());
+        let mut of_lpar = self::console();
+        of_lpar.push(b"Detected RAM kernel at 400000\r\n  Booting from memory...\r\n");
+        assert!(of_lpar.kernel_started());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod channels;
 mod console;
 mod device_tree;
+mod lpar;
 mod qemu;
 mod run;
 
@@ -10,6 +11,7 @@ use clap::ValueEnum;
 
 use crate::kernels::{HostKernel, PageSize};
 
+pub(crate) use lpar::LparOption;
 pub(crate) use run::{HostError, HostRun, Input, Output, fresh_copy};
 
 /// A kind of host, by CPU and page size of its kernel.
@@ -24,11 +26,32 @@ pub(crate) enum HostKind {
     /// POWER10, kernel with 64 KiB pages
     #[value(name = "p10-64k")]
     P10Pages64k,
+    /// An LPAR of a POWER9 (nested KVM), kernel with 64 KiB pages
+    #[value(name = "lpar9-64k")]
+    Lpar9Pages64k,
+    /// An LPAR of a POWER9, kernel with 4 KiB pages
+    #[value(name = "lpar9-4k")]
+    Lpar9Pages4k,
+}
+
+/// What runs a host's kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Platform {
+    /// Nothing: the machine is its own, and skiboot its firmware.
+    BareMetal,
+    /// A hypervisor that lets its guests run guests (nested KVM, API version 1); SLOF is the firmware.
+    Lpar,
 }
 
 impl HostKind {
     /// Every kind, the usual one first.
-    pub(crate) const ALL: [Self; 3] = [Self::P9Pages64k, Self::P9Pages4k, Self::P10Pages64k];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::P9Pages64k,
+        Self::P9Pages4k,
+        Self::P10Pages64k,
+        Self::Lpar9Pages64k,
+        Self::Lpar9Pages4k,
+    ];
 
     /// The name used on the command line and in `LAB_HOST`.
     pub(crate) fn name(self) -> &'static str {
@@ -36,14 +59,16 @@ impl HostKind {
             Self::P9Pages64k => "p9-64k",
             Self::P9Pages4k => "p9-4k",
             Self::P10Pages64k => "p10-64k",
+            Self::Lpar9Pages64k => "lpar9-64k",
+            Self::Lpar9Pages4k => "lpar9-4k",
         }
     }
 
     /// The page size of the host's kernel.
     pub(crate) fn page_size(self) -> PageSize {
         match self {
-            Self::P9Pages64k | Self::P10Pages64k => PageSize::Pages64k,
-            Self::P9Pages4k => PageSize::Pages4k,
+            Self::P9Pages64k | Self::P10Pages64k | Self::Lpar9Pages64k => PageSize::Pages64k,
+            Self::P9Pages4k | Self::Lpar9Pages4k => PageSize::Pages4k,
         }
     }
 
@@ -62,11 +87,28 @@ impl HostKind {
         }
     }
 
-    /// QEMU's name for the machine.
+    /// Whether it is an LPAR.
+    pub(crate) fn is_lpar(self) -> bool {
+        self.platform() == Platform::Lpar
+    }
+
+    /// What runs its kernel.
+    pub(super) fn platform(self) -> Platform {
+        match self {
+            Self::P9Pages64k | Self::P9Pages4k | Self::P10Pages64k => Platform::BareMetal,
+            Self::Lpar9Pages64k | Self::Lpar9Pages4k => Platform::Lpar,
+        }
+    }
+
+    /// QEMU's name for the machine, with its options.
     fn machine(self) -> &'static str {
         match self {
             Self::P9Pages64k | Self::P9Pages4k => "powernv9",
             Self::P10Pages64k => "powernv10",
+            // An emulated processor has none of the defences that pseries machines promise.
+            Self::Lpar9Pages64k | Self::Lpar9Pages4k => {
+                "pseries,cap-nested-hv=on,cap-cfpc=broken,cap-sbbc=broken,cap-ibs=broken"
+            }
         }
     }
 }

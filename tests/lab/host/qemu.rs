@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 
 use rustix::process::nice;
 
-use super::HostKind;
 use super::channels::Channel;
+use super::{HostKind, LparOption, Platform};
 use crate::command::ends_with_its_starter;
 
 const KERNEL_COMMAND_LINE: &str = "console=hvc0 panic=-1";
@@ -22,6 +22,8 @@ pub(super) struct Settings<'a> {
     pub(super) icount: bool,
     /// Whether it gives way to other programs of this machine.
     pub(super) gives_way: bool,
+    /// What it has as an LPAR.
+    pub(super) lpar: &'a [LparOption],
     /// Root folder of the unpacked emulator.
     pub(super) emulator: &'a Path,
     pub(super) kernel: &'a Path,
@@ -101,6 +103,13 @@ fn machine(command: &mut Command, settings: &Settings<'_>, options: &str) {
     } else {
         command.args(["-smp", "2,cores=2,threads=1", "-accel", "tcg,thread=multi"]);
     }
+    if settings.kind.platform() == Platform::Lpar {
+        // QEMU's machines are of as new a processor as they can be.
+        command.args(["-cpu", "power9", "-nodefaults"]);
+        for option in settings.lpar {
+            command.args(["-global", &option.property()]);
+        }
+    }
     command
         .arg("-kernel")
         .arg(settings.kernel)
@@ -118,16 +127,30 @@ fn devices(command: &mut Command, settings: &Settings<'_>) {
         ));
     }
     command.args(["-serial", "chardev:console"]);
-    // Each pcie.N is a host bridge, hence an IOMMU group, of its own.
+    // Each bus is a host bridge's, hence an IOMMU group, of its own.
+    let bus = |number: u8| match settings.kind.platform() {
+        Platform::BareMetal => format!("pcie.{number}"),
+        Platform::Lpar if number == 0 => "pci.0".to_owned(),
+        Platform::Lpar => format!("phb{number}.0"),
+    };
+    if settings.kind.platform() == Platform::Lpar {
+        for number in 1..=5 {
+            let bridge = format!("spapr-pci-host-bridge,index={number},id=phb{number}");
+            command.args(["-device", &bridge]);
+        }
+    }
     command.arg("-drive").arg(joined(
         "if=none,id=nvme,format=raw,cache=writeback,file=",
         settings.nvme,
     ));
-    command.args(["-device", "nvme,bus=pcie.1,drive=nvme,serial=lab"]);
+    let nvme = format!("nvme,bus={},drive=nvme,serial=lab", bus(1));
+    command.args(["-device", &nvme]);
     command.args(["-netdev", &format!("user,id=nic,restrict=on,{ECHO}")]);
-    command.args(["-device", "e1000e,bus=pcie.3,netdev=nic,romfile="]);
+    let nic = format!("e1000e,bus={},netdev=nic,romfile=", bus(3));
+    command.args(["-device", &nic]);
     let virtio = "disable-legacy=on,iommu_platform=on";
-    command.args(["-device", &format!("virtio-serial-pci,bus=pcie.4,{virtio}")]);
+    let ports = format!("virtio-serial-pci,bus={},{virtio}", bus(4));
+    command.args(["-device", &ports]);
     for port in ["control", "stdout", "stderr"] {
         command.args([
             "-device",
@@ -135,12 +158,12 @@ fn devices(command: &mut Command, settings: &Settings<'_>) {
         ]);
     }
     command.args(["-device", "virtconsole,chardev=terminal,name=lab.terminal"]);
-    share(command, "run", settings.share, "", "pcie.0");
+    share(command, "run", settings.share, "", &bus(0));
     if let Some(extra) = settings.extra {
-        share(command, "extra", extra, ",readonly=on", "pcie.2");
+        share(command, "extra", extra, ",readonly=on", &bus(2));
     }
     if let Some(next) = settings.next {
-        share(command, "next", next, ",readonly=on", "pcie.5");
+        share(command, "next", next, ",readonly=on", &bus(5));
     }
 }
 

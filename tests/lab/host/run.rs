@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use thiserror::Error;
 
-use super::HostKind;
 use super::channels::{Channel, Event, Lines, Listeners};
 use super::console::Console;
 use super::device_tree;
 use super::qemu::{self, Settings};
+use super::{HostKind, LparOption};
 use crate::progress::{REPORT_EVERY, Step, say};
 
 /// How often a host that hangs while booting is started again.
@@ -109,6 +109,8 @@ pub(crate) struct HostRun<'a> {
     pub(crate) gives_way: bool,
     /// Whether its kernel has huge pages.
     pub(crate) hugepages: bool,
+    /// What it has as an LPAR.
+    pub(crate) lpar: &'a [LparOption],
     /// Root folder of the unpacked emulator.
     pub(crate) emulator: &'a Path,
     pub(crate) kernel: &'a Path,
@@ -212,6 +214,7 @@ impl HostRun<'_> {
             kind: self.kind,
             icount: self.icount,
             gives_way: self.gives_way,
+            lpar: self.lpar,
             emulator: self.emulator,
             kernel: self.kernel,
             initrd: self.initrd,
@@ -224,7 +227,8 @@ impl HostRun<'_> {
         };
         // QEMU reads it again at each reset.
         let tree = self.logs.join("device-tree");
-        if self.hugepages {
+        // An LPAR's platform says which page sizes there are.
+        if self.hugepages && !self.kind.is_lpar() {
             device_tree::write(&settings, &tree).map_err(HostError::DeviceTree)?;
             settings.device_tree = Some(&tree);
         }

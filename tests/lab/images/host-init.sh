@@ -61,9 +61,17 @@ heartbeat() {
     while sleep 4; do echo "alive"; done >&3
 }
 
-# PCI devices by the lab's choice of bus (QEMU's pcie.N is PCI domain N).
-LAB_NVME=0001:01:00.0
-LAB_NIC=0003:01:00.0
+# The device of a PCI domain, which is the number of its bus at the lab: behind a root port on a machine of its own,
+# on the first bus in an LPAR.
+device() {
+    for place in 01:00.0 00:00.0; do
+        if [ -e "/sys/bus/pci/devices/$1:$place" ]; then
+            echo "$1:$place"
+            return
+        fi
+    done
+    echo "$1:01:00.0"
+}
 
 load() {
     for module; do
@@ -72,6 +80,8 @@ load() {
 }
 
 load $(cat /lib/modules/first)
+LAB_NVME=$(device 0001)
+LAB_NIC=$(device 0003)
 for device in $LAB_NVME $LAB_NIC; do
     [ -e /sys/bus/pci/devices/$device ] || fail "no PCI device $device"
     echo vfio-pci >/sys/bus/pci/devices/$device/driver_override

@@ -8,6 +8,7 @@ fn args(host: &[HostKind], filter: &[&str]) -> TestArgs {
     TestArgs {
         kernels: KernelArgs::default(),
         host: host.to_vec(),
+        lpar: Vec::new(),
         with_libvirt: false,
         filter: filters(filter),
     }
@@ -37,13 +38,14 @@ fn a_run_of_everything_has_each_host_and_a_newer_kernel_in_two_lanes() {
         ("p9-64k, forky", every),
         ("p9-4k", every),
         ("p10-64k", every),
+        ("lpar9-64k", every),
     ];
     assert_eq!(others, named(&expected));
     let mut with_libvirt = args(&[], &[]);
     with_libvirt.with_libvirt = true;
     let [_, others] = lanes(&with_libvirt);
     assert_eq!(others[0], ("p9-64k, libvirt".to_owned(), Tests::Libvirt));
-    assert_eq!(others.len(), 5);
+    assert_eq!(others.len(), 6);
 }
 
 #[test]
@@ -56,6 +58,7 @@ fn a_kernel_that_is_named_is_every_hosts() {
         ("p9-64k, forky, second lane", Tests::SecondLane),
         ("p9-4k, forky", Tests::OfEveryHost),
         ("p10-64k, forky", Tests::OfEveryHost),
+        ("lpar9-64k, forky", Tests::OfEveryHost),
     ];
     assert_eq!(others, named(&expected));
 }
@@ -67,7 +70,7 @@ fn a_host_or_a_filter_runs_all_that_fits_but_for_libvirt_and_long_ones_when_name
     assert_eq!(others, []);
     let [main, others] = lanes(&args(&[], &["kexec"]));
     assert_eq!(main, named(&[("p9-64k", Tests::All)]));
-    assert_eq!(others.len(), 2);
+    assert_eq!(others.len(), 4);
     let [main, others] = lanes(&args(&[], &["libvirt::domain"]));
     assert_eq!(main, []);
     assert_eq!(others, named(&[("p9-64k, libvirt", Tests::Libvirt)]));
@@ -78,7 +81,7 @@ fn a_host_or_a_filter_runs_all_that_fits_but_for_libvirt_and_long_ones_when_name
         ("p9-64k, libvirt, long ones", Tests::LongLibvirt),
     ];
     assert_eq!(main, named(&expected));
-    assert_eq!(others.len(), 4);
+    assert_eq!(others.len(), 8);
 }
 
 #[test]
@@ -107,7 +110,7 @@ fn a_host_that_cannot_do_its_work_runs_nothing_unless_it_is_named() {
         args.host.extend(kind);
         without_defects(wanted(&args).1, &args).len()
     };
-    assert_eq!(of(None), 2);
+    assert_eq!(of(None), 3);
     assert_eq!(of(Some(HostKind::P10Pages64k)), 1);
 }
 

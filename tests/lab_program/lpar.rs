@@ -1,0 +1,113 @@
+//! Guests in LPARs, whose platform decides what DMA windows there are.
+
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+/// A guest that is killed while it reads its NVMe, then one that reads all that is known.
+const SCRIPT: &str = r#"
+run() {
+    exec spapr-vmm run --kernel /boot/vmlinux --initrd /boot/initrd \
+        --append 'console=hvc0 job=nvme-digest' --vfio $LAB_NVME --cpus 2 "$@" </dev/null
+}
+run >/run/killed 2>&1 &
+until grep -q LAB-GUEST-CPUS /run/killed; do
+    kill -0 $! || exit 1
+    sleep 0.1
+done
+kill -KILL $!
+wait
+(run --stats /run/stats.json) || exit 1
+echo
+echo LAB-EXPECTED-SHA256 $LAB_NVME_DATA_SHA256
+echo LAB-WINDOWS $(jq -c .windows /run/stats.json)
+echo LAB-IOMMU $(spapr-vmm iommu $LAB_NVME --json | jq -c '.groups[0].containers[0]')
+dmesg | grep -i 'blacklist' && exit 1
+exit 0
+"#;
+
+/// What a host of these options is to show.
+struct Expected {
+    options: &'static [&'static str],
+    /// Where the default window starts.
+    start: u64,
+    /// Its bytes.
+    bytes: u64,
+    /// Whether the guest makes one of its own, after another guest was killed with it, too.
+    dynamic: bool,
+}
+
+/// What stands behind `word` in a line of `text`.
+#[track_caller]
+fn told<'a>(text: &'a str, word: &str) -> &'a str {
+    let start = format!("{word} ");
+    let mut lines = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix(&start));
+    lines
+        .next_back()
+        .unwrap_or_else(|| panic!("no {word} in\n{text}"))
+}
+
+#[track_caller]
+fn check(expected: &Expected) {
+    let mut lab = Command::new(env!("CARGO_BIN_EXE_lab"));
+    lab.args(["exec", "--host", "lpar9-64k", "--timeout", "240"]);
+    for option in expected.options {
+        lab.args(["--lpar", option]);
+    }
+    let output = lab
+        .args(["--", SCRIPT])
+        .stdin(Stdio::null())
+        .output()
+        .expect("the lab does not start");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let all = format!(
+        "{}\n{stdout}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(output.status.success(), "{all}");
+    let digest = told(&stdout, "LAB-GUEST-SHA256");
+    assert_eq!(digest, told(&stdout, "LAB-EXPECTED-SHA256"), "{all}");
+
+    let windows: Vec<Value> = serde_json::from_str(told(&stdout, "LAB-WINDOWS")).expect("windows");
+    let number = |window: usize, name: &str| windows[window][name].as_u64().expect("a number");
+    assert_eq!(number(0, "bus_offset"), expected.start, "{all}");
+    assert_eq!(
+        number(0, "entries") * number(0, "page_size"),
+        expected.bytes,
+        "{all}"
+    );
+    assert_eq!(windows[0]["path"], "bound", "{all}");
+    assert_eq!(windows.len(), if expected.dynamic { 2 } else { 1 }, "{all}");
+    let used = windows.len() - 1;
+    assert!(number(used, "map_ioctls") > 0, "{all}");
+
+    let iommu: Value = serde_json::from_str(told(&stdout, "LAB-IOMMU")).expect("a container");
+    assert_eq!(iommu["version"], 2, "{all}");
+    assert_eq!(iommu["iommu"]["window_start"], expected.start, "{all}");
+    assert_eq!(iommu["default_window_bytes"], expected.bytes, "{all}");
+    let most = iommu["iommu"]["dynamic_windows"].as_u64();
+    assert_eq!(most, Some(if expected.dynamic { 2 } else { 0 }), "{all}");
+}
+
+#[test]
+fn a_guest_in_an_lpar_without_dynamic_windows_has_the_lpars_window_where_it_is() {
+    check(&Expected {
+        options: &["ddw=off", "window-size=256M", "window-start=0x80000000"],
+        start: 0x8000_0000,
+        bytes: 256 << 20,
+        dynamic: false,
+    });
+}
+
+#[test]
+fn a_guest_in_an_lpar_with_a_small_window_makes_its_own_though_another_was_killed() {
+    check(&Expected {
+        options: &["window-size=256M"],
+        start: 0,
+        bytes: 256 << 20,
+        dynamic: true,
+    });
+}
