@@ -64,14 +64,20 @@ impl Node {
     /// With a property of cells.
     #[must_use]
     pub fn cells(self, name: impl Into<Name>, values: &[u32]) -> Self {
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_be_bytes()).collect();
+        let bytes: Vec<u8> = values
+            .iter()
+            .flat_map(|value| value.to_be_bytes())
+            .collect();
         self.bytes(name, bytes)
     }
 
     /// With a property of values of two cells.
     #[must_use]
     pub fn doublewords(self, name: impl Into<Name>, values: &[u64]) -> Self {
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_be_bytes()).collect();
+        let bytes: Vec<u8> = values
+            .iter()
+            .flat_map(|value| value.to_be_bytes())
+            .collect();
         self.bytes(name, bytes)
     }
 
@@ -166,7 +172,10 @@ mod tests {
         let [child] = node.children() else {
             panic!("{node:?}")
         };
-        assert_eq!((child.name(), child.cells_of("cell")), ("child", Some(vec![7])));
+        assert_eq!(
+            (child.name(), child.cells_of("cell")),
+            ("child", Some(vec![7]))
+        );
         assert_eq!(cells(0x0000_0001_0000_0002), [1, 2]);
     }
 }

@@ -14,8 +14,9 @@ use crate::setting::Setting;
 use crate::spec::choice::{self, Choice};
 use crate::spec::speculation::Wanted;
 use crate::spec::{
-    ByteSize, ConsoleKind, DdwMode, HugepageSize, InterruptControllerMode, LockRegion,
-    MachineDescription, PassedThroughDevice, VirtualDevice, VirtualDeviceKind,
+    ByteSize, ConsoleKind, DdwMode, DmaWindowSize, DmaWindowSizes, HugepageSize,
+    InterruptControllerMode, LockRegion, MachineDescription, PassedThroughDevice, VirtualDevice,
+    VirtualDeviceKind,
 };
 
 /// A VMM for ppc64le KVM (pseries) guests with passed-through PCI devices.
@@ -106,6 +107,12 @@ pub struct RunArguments {
     #[arg(long, value_name = "auto|off|SIZE", default_value = "auto")]
     pub ddw: DdwMode,
 
+    /// The DMA window that each host bridge has from the start, a power of two, up to what the host has
+    /// (`spapr-vmm iommu` says how much). When not given, 1G, or as much less as the host has. A larger one
+    /// takes larger tables: 24 bytes for each 4 KiB.
+    #[arg(long, value_name = "SIZE")]
+    pub dma_window: Option<DmaWindowSize>,
+
     /// The guest's interrupt controller.
     #[arg(long, default_value = "auto", value_name = "KIND", value_parser = one_of(&choice::INTERRUPT_CONTROLLER))]
     pub interrupt_controller: InterruptControllerMode,
@@ -148,6 +155,7 @@ pub const fn option_of(setting: Setting) -> Option<&'static str> {
         Setting::InterruptController => "--interrupt-controller",
         Setting::KernelCommandLine => "--append",
         Setting::Device | Setting::HostBridge => "--vfio",
+        Setting::DmaWindow => "--dma-window",
         Setting::Console => "--console",
         Setting::Stats => "--stats",
         Setting::Processor | Setting::Speculation => return None,
@@ -176,6 +184,10 @@ pub struct IommuArguments {
     /// Dynamic DMA windows of the guest, as for `run`.
     #[arg(long, value_name = "auto|off|SIZE", default_value = "auto")]
     pub ddw: DdwMode,
+
+    /// The DMA window that each host bridge has from the start, as for `run`.
+    #[arg(long, value_name = "SIZE")]
+    pub dma_window: Option<DmaWindowSize>,
 
     /// Huge pages behind guest memory, as for `run`; the host's own pages when not given.
     #[arg(long, value_name = "SIZE", value_parser = one_of(&choice::HUGEPAGES))]
@@ -258,6 +270,10 @@ impl From<&RunArguments> for MachineDescription {
             lock_region: arguments.lock_region.map(|region| region.0),
             iommu: arguments.iommu,
             ddw: arguments.ddw,
+            dma_windows: DmaWindowSizes {
+                of_all: arguments.dma_window,
+                ..DmaWindowSizes::default()
+            },
             interrupt_controller: arguments.interrupt_controller,
             hugepages: arguments.hugepages,
             vty: DEFAULT_UNIT_ADDRESS,

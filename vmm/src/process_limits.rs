@@ -1,4 +1,4 @@
-//! What the process sees to before all else: that running into a limit ends in a message.
+//! What the process sees to before all else: that running into a limit ends in a message, and that it is small.
 
 use std::io;
 
@@ -29,7 +29,8 @@ pub struct StackTooSmall {
 
 /// Makes sure that there is stack enough, and that a file that must not grow any more (RLIMIT_FSIZE,
 /// `ulimit -f`) is an error of whoever writes it: as the kernel has it, SIGXFSZ would kill the process
-/// without a word.
+/// without a word. And all threads share one heap: by default each has its own, of which it touches a page of 64 KiB at
+/// least, and none here takes memory so often that it would wait for another.
 ///
 /// To be called first, from a function that itself needs next to no stack.
 ///
@@ -38,6 +39,11 @@ pub struct StackTooSmall {
 pub fn prepare() -> Result<(), StackTooSmall> {
     // SAFETY: to ignore a signal runs no code of ours.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the option is one of glibc's, and there is one thread.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
     match soft_limit(Limit::Stack) {
         Some(limit_bytes) if limit_bytes < LEAST_STACK_BYTES => {
             raise_stack().map_err(|_| StackTooSmall { limit_bytes })

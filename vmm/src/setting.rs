@@ -29,6 +29,8 @@ pub enum Setting {
     Device,
     /// A host bridge that it is behind.
     HostBridge,
+    /// The default DMA window of a host bridge.
+    DmaWindow,
     /// Where the guest's terminal is.
     Console,
     /// Where counters are written.
@@ -55,7 +57,7 @@ mod tests {
     use crate::cli;
     use crate::qemu::command_line;
 
-    const ALL: [Setting; 11] = [
+    const ALL: [Setting; 12] = [
         Setting::Speculation,
         Setting::Memory,
         Setting::Hugepages,
@@ -65,6 +67,7 @@ mod tests {
         Setting::KernelCommandLine,
         Setting::Device,
         Setting::HostBridge,
+        Setting::DmaWindow,
         Setting::Console,
         Setting::Stats,
     ];

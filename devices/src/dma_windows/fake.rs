@@ -10,7 +10,7 @@ use spapr_hypercalls::testing::{ContainerVersion, FakeHost, FakeMemory, FakeTabl
 use spapr_hypercalls::world::{BindRefusal, Geometry, GuestRange, HostError, HostIommu, HostRange};
 
 use super::{DmaWindows, WindowHost, WindowLimits};
-use crate::vfio::{IommuInfo, IommuVersion, MemoryLimitError};
+use crate::vfio::{IommuInfo, IommuVersion, MemoryLimitError, Platform};
 
 pub(crate) const RAM_BYTES: u64 = 64 << 20;
 
@@ -154,6 +154,8 @@ pub(crate) struct FakeBridge {
     pub(crate) starts: [Ioba; 2],
     /// The most bytes of a window.
     pub(crate) bytes: u64,
+    /// What the guest has from the start.
+    pub(crate) default_window: Geometry,
 }
 
 impl FakeBridge {
@@ -164,12 +166,14 @@ impl FakeBridge {
             places: 2,
             starts: [Ioba(0), Ioba(1 << 59)],
             bytes: RAM_BYTES,
+            default_window: DEFAULT_WINDOW,
         }
     }
 
-    fn limits(self) -> Option<(u8, WindowLimits)> {
+    fn limits(self) -> Option<(u8, WindowLimits, Geometry)> {
         let info = IommuInfo {
             version: IommuVersion::V2,
+            platform: Platform::BareMetal,
             window_start: Ioba(0),
             window_bytes: 2 << 30,
             page_sizes: 0x1_1000,
@@ -177,7 +181,7 @@ impl FakeBridge {
             levels: 5,
         };
         let limits = WindowLimits::new(&info, PageShift::SIZE_64K, self.bytes)?;
-        Some((self.number, limits))
+        Some((self.number, limits, self.default_window))
     }
 }
 
@@ -200,14 +204,14 @@ impl FakeMachine {
         let of_engine = bridges.iter().map(|bridge| HostBridge {
             number: bridge.number,
             host: PlacedHost::new(bridge.starts),
-            default_window: DEFAULT_WINDOW,
+            default_window: bridge.default_window,
         });
         let engine = Engine::new(memory, &[ram], Policy::default(), of_engine.collect()).unwrap();
         engine.prepare().unwrap();
         let limits = bridges.iter().filter_map(|bridge| bridge.limits());
         Self {
             engine,
-            windows: DmaWindows::new(limits, DEFAULT_WINDOW, RAM_BYTES, true),
+            windows: DmaWindows::new(limits, RAM_BYTES, true),
             bridge: bridges[0].number,
         }
     }

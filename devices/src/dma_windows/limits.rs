@@ -104,6 +104,7 @@ mod tests {
     use spapr_hypercalls::address::Ioba;
 
     use super::*;
+    use crate::vfio::Platform;
 
     /// 4 KiB, 64 KiB, 2 MiB and 1 GiB, as a POWER9 host has.
     const POWER9: u64 = 0x4021_1000;
@@ -111,6 +112,7 @@ mod tests {
     fn container(version: IommuVersion, dynamic_windows: u32, page_sizes: u64) -> IommuInfo {
         IommuInfo {
             version,
+            platform: Platform::BareMetal,
             window_start: Ioba(0),
             window_bytes: 2 << 30,
             page_sizes,

@@ -29,8 +29,9 @@ use crate::guest_message;
 use crate::vfio::MemoryLimitError;
 pub use limits::WindowLimits;
 
-/// Where a POWER host puts a container's second window (`tce_bypass_base` in
-/// arch/powerpc/platforms/powernv/pci-ioda.c). Another place is taken from the host's answer.
+/// Where a bare-metal host puts a container's second window (`tce_bypass_base` in
+/// arch/powerpc/platforms/powernv/pci-ioda.c). Another place, as a platform below chooses one for an LPAR, is taken
+/// from the host's answer.
 const SECOND_PLACE: Ioba = Ioba(1 << 59);
 
 /// What a host bridge can still have.
@@ -162,7 +163,6 @@ pub trait WindowHost: HostIommu {
 pub struct DmaWindows {
     ram_bytes: u64,
     kernel_tables: bool,
-    default_window: Geometry,
     /// The bridges that offer windows, by their numbers: these have gaps, and need not be in the
     /// order in which the user named the bridges. The lock is held over a whole call.
     bridges: Mutex<BTreeMap<u8, Bridge>>,
@@ -172,6 +172,7 @@ pub struct DmaWindows {
 #[derive(Debug)]
 struct Bridge {
     limits: WindowLimits,
+    default_window: Geometry,
     /// Where the host puts the windows of each place.
     starts: [Ioba; 2],
     /// Whether the first place has the default window or nothing in it.
@@ -179,18 +180,18 @@ struct Bridge {
 }
 
 impl DmaWindows {
-    /// The windows of a machine with `ram_bytes` of memory. `limits` has the number of each bridge
-    /// that offers dynamic windows, once, with what it offers. Each bridge has `default_window`
+    /// The windows of a machine with `ram_bytes` of memory. `bridges` has the number of each bridge
+    /// that offers dynamic windows, once, with what it offers and its default window, which it has
     /// now. `kernel_tables` says whether LIOBNs are bound in the kernel.
     pub fn new(
-        limits: impl IntoIterator<Item = (u8, WindowLimits)>,
-        default_window: Geometry,
+        bridges: impl IntoIterator<Item = (u8, WindowLimits, Geometry)>,
         ram_bytes: u64,
         kernel_tables: bool,
     ) -> Self {
-        let bridge = |(number, limits)| {
+        let bridge = |(number, limits, default_window): (u8, WindowLimits, Geometry)| {
             let bridge = Bridge {
                 limits,
+                default_window,
                 starts: [default_window.bus_offset, SECOND_PLACE],
                 has_default: true,
             };
@@ -199,8 +200,7 @@ impl DmaWindows {
         Self {
             ram_bytes,
             kernel_tables,
-            default_window,
-            bridges: Mutex::new(limits.into_iter().map(bridge).collect()),
+            bridges: Mutex::new(bridges.into_iter().map(bridge).collect()),
         }
     }
 
@@ -354,7 +354,7 @@ impl<M: GuestMemory, H: WindowHost> EngineWindows<'_, M, H> {
     fn restore_default(&self, number: u8, bridge: &mut Bridge) -> Result<(), WindowError> {
         bridge.has_default = true;
         let liobn = Liobn::of_pci_window(number, 0);
-        self.engine.add_window(liobn, self.windows.default_window)?;
+        self.engine.add_window(liobn, bridge.default_window)?;
         self.engine.bind_ahead(liobn)
     }
 }

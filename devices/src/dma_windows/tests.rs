@@ -97,6 +97,33 @@ fn a_host_of_one_window_gives_it_when_the_default_one_has_gone() {
 }
 
 #[test]
+fn a_default_window_of_the_hosts_own_shape_comes_back_as_it_was() {
+    let (start, elsewhere) = (Ioba(0x8000_0000), Ioba(1 << 40));
+    let default_window = Geometry {
+        bus_offset: start,
+        page_shift: PageShift::SIZE_4K,
+        entries: 1 << 16,
+    };
+    let machine = FakeMachine::new(&[FakeBridge {
+        starts: [start, elsewhere],
+        default_window,
+        ..FakeBridge::usual(0)
+    }]);
+    let windows = machine.windows.of(&machine.engine);
+    assert_eq!(machine.host().windows(), [Some(start), None]);
+    let window = windows.create(0, PAGE, RAM_BYTES).unwrap();
+    assert_eq!((window.liobn, window.start), (SECOND, elsewhere));
+    windows.remove(FIRST).unwrap();
+    windows.remove(SECOND).unwrap();
+    assert_eq!(machine.guest_windows(), [Some(default_window), None]);
+    let success = ReturnCode::SUCCESS;
+    assert_eq!(put(&machine, FIRST, start.0, 0x1003), success);
+    assert_eq!(put(&machine, FIRST, 0, 0x1003), ReturnCode::PARAMETER);
+    windows.reset(0).unwrap();
+    assert_eq!(machine.guest_windows(), [Some(default_window), None]);
+}
+
+#[test]
 fn where_the_host_puts_the_second_window_is_where_it_is() {
     let machine = FakeMachine::new(&[FakeBridge {
         starts: [Ioba(0), Ioba(0x8000_0000_0000)],

@@ -107,7 +107,9 @@ fn seen(bridge: &HostBridge) -> (u32, Option<Vec<u32>>, Vec<[u32; 3]>) {
 fn routes(node: &Node) -> Vec<[u32; 3]> {
     let map = node.cells_of("interrupt-map").unwrap_or_default();
     let entries = map.chunks(7);
-    entries.map(|entry| [entry[0], entry[3], entry[5]]).collect()
+    entries
+        .map(|entry| [entry[0], entry[3], entry[5]])
+        .collect()
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use log::Level;
 use parking_lot::Mutex;
 use spapr_hypercalls::address::{Ioba, PageShift};
+use spapr_hypercalls::world::Geometry;
 use vfio_bindings::bindings::vfio::{
     VFIO_API_VERSION, VFIO_IOMMU_SPAPR_INFO_DDW, VFIO_SPAPR_TCE_IOMMU, VFIO_SPAPR_TCE_v2_IOMMU,
     vfio_iommu_spapr_tce_info, vfio_iommu_spapr_tce_remove,
@@ -18,7 +19,7 @@ use vmm_sys_util::errno::Error as Errno;
 
 use super::group::{Group, GroupError};
 use super::memory_limit::MemoryLimitError;
-use super::preflight::{HostPaths, PreflightError, no_permission};
+use super::preflight::{HostPaths, Platform, PreflightError, no_permission};
 use super::{argument_size, kernel};
 use crate::guest_message;
 
@@ -78,23 +79,62 @@ impl IommuPolicy {
 pub struct IommuInfo {
     /// Its version.
     pub version: IommuVersion,
+    /// Who has its tables.
+    pub platform: Platform,
     /// First bus address of the default window.
     pub window_start: Ioba,
     /// Size of the default window in bytes.
     pub window_bytes: u64,
     /// Page sizes that a window may have: bit `n` stands for pages of `1 << n` bytes.
     pub page_sizes: u64,
-    /// How many windows there may be at a time; 0 for a v1 container, whose one window is fixed.
+    /// How many windows there may be at a time, the default one included; 0 where that one is all: in a v1
+    /// container, and on a platform that makes no others (an LPAR without ibm,ddw-applicable says −1).
     pub dynamic_windows: u32,
-    /// How many levels a window's table may have.
+    /// How many levels a window's table may have, at least 1.
     pub levels: u32,
 }
+
+/// The most bytes of a default window whose size nobody chose, as in QEMU: Linux takes it for granted where there is
+/// no other, and the host has to find room for its tables.
+pub const USUAL_WINDOW_BYTES: u64 = 1 << 30;
 
 impl IommuInfo {
     /// Whether a window may have pages of this size.
     pub const fn has_page_size(&self, page: PageShift) -> bool {
         self.page_sizes & page.bytes() != 0
     }
+
+    /// The default window of a guest's host bridge, in pages of 4 KiB: it starts where the host's does, and has
+    /// `wanted_bytes` (a power of two) or, if nobody chose, 1 GiB or as much less as the host has.
+    ///
+    /// # Errors
+    /// When that is more than the host's.
+    pub fn default_window(&self, wanted_bytes: Option<u64>) -> Result<Geometry, WindowTooLarge> {
+        // The kernel makes windows of a power of two; so are the hosts' own.
+        let most = 1 << self.window_bytes.max(PageShift::SIZE_4K.bytes()).ilog2();
+        let wanted = wanted_bytes.unwrap_or(USUAL_WINDOW_BYTES.min(most));
+        if wanted > most {
+            return Err(WindowTooLarge { wanted, most });
+        }
+        Ok(Geometry {
+            entries: wanted >> PageShift::SIZE_4K.get(),
+            bus_offset: self.window_start,
+            page_shift: PageShift::SIZE_4K,
+        })
+    }
+}
+
+/// A default window is larger than the host's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a DMA window of {} MiB is more than the host has, {} MiB (VFIO_IOMMU_SPAPR_TCE_GET_INFO); give less",
+    .wanted >> 20, .most >> 20
+)]
+pub struct WindowTooLarge {
+    /// As asked for, in bytes.
+    pub wanted: u64,
+    /// What the host has.
+    pub most: u64,
 }
 
 /// Why there is no container for a group.
@@ -180,7 +220,7 @@ impl Container {
     /// Makes a container, puts `group` into it and chooses the IOMMU version.
     ///
     /// Nothing is locked or mapped yet. A v2 container has no window at first: the default one is
-    /// removed, for otherwise the kernel makes it beside the first one asked for.
+    /// removed before it is made, for otherwise the kernel makes it beside the first one asked for.
     ///
     /// # Errors
     /// What the host lacks, or what the kernel refused; the group is closed then.
@@ -196,16 +236,17 @@ impl Container {
         group.set_container(fd.as_fd())?;
         let version = set_iommu(fd.as_fd(), &group, &versions)?;
         let container = Self {
-            info: query(fd.as_fd(), version)?,
+            info: query(fd.as_fd(), version, host.platform())?,
             group,
             fd,
             enabled: Mutex::new(false),
             enough: AtomicU64::new(0),
         };
         if version == IommuVersion::V2 {
-            let start = container.info.window_start;
+            // One that is not made yet goes by start 0, wherever it would be (`def_window_pending` in
+            // drivers/vfio/vfio_iommu_spapr_tce.c).
             container
-                .remove(start)
+                .remove(Ioba(0))
                 .map_err(call("VFIO_IOMMU_SPAPR_TCE_REMOVE"))?;
         }
         Ok(container)
@@ -337,7 +378,11 @@ fn set_iommu(
     Err(refusal)
 }
 
-fn query(container: BorrowedFd<'_>, version: IommuVersion) -> Result<IommuInfo, ContainerError> {
+fn query(
+    container: BorrowedFd<'_>,
+    version: IommuVersion,
+    platform: Platform,
+) -> Result<IommuInfo, ContainerError> {
     let mut info = vfio_iommu_spapr_tce_info {
         argsz: argument_size::<vfio_iommu_spapr_tce_info>(),
         ..Default::default()
@@ -347,6 +392,7 @@ fn query(container: BorrowedFd<'_>, version: IommuVersion) -> Result<IommuInfo, 
     let dynamic = info.flags & VFIO_IOMMU_SPAPR_INFO_DDW != 0;
     Ok(IommuInfo {
         version,
+        platform,
         window_start: Ioba(u64::from(info.dma32_window_start)),
         window_bytes: u64::from(info.dma32_window_size),
         page_sizes: if dynamic {
@@ -355,12 +401,18 @@ fn query(container: BorrowedFd<'_>, version: IommuVersion) -> Result<IommuInfo, 
             PageShift::SIZE_4K.bytes()
         },
         dynamic_windows: if dynamic {
-            info.ddw.max_dynamic_windows_supported
+            count_of(info.ddw.max_dynamic_windows_supported)
         } else {
             0
         },
-        levels: if dynamic { info.ddw.levels } else { 1 },
+        levels: if dynamic { info.ddw.levels.max(1) } else { 1 },
     })
+}
+
+/// The kernel has a signed number there (`max_dynamic_windows_supported` of struct iommu_table_group), and −1 where
+/// the platform makes no windows.
+fn count_of(max_dynamic_windows_supported: u32) -> u32 {
+    u32::try_from(max_dynamic_windows_supported.cast_signed()).unwrap_or(0)
 }
 
 #[cfg(test)]

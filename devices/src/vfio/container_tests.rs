@@ -48,6 +48,7 @@ fn a_v2_container_is_set_up_without_its_default_window_and_taken_down_in_order()
         container.info(),
         &IommuInfo {
             version: IommuVersion::V2,
+            platform: Platform::BareMetal,
             window_start: Ioba(0),
             window_bytes: 0x8000_0000,
             page_sizes: 0x4021_1000,
@@ -69,6 +70,69 @@ fn a_v2_container_is_set_up_without_its_default_window_and_taken_down_in_order()
             Call::RemoveWindow(0),
             Call::GroupUnsetContainer,
         ]
+    );
+}
+
+#[test]
+fn a_window_that_starts_elsewhere_is_made_there_and_not_beside_the_hosts_own() {
+    Kernel::install(|k| k.default_window = (0x8000_0000, 0x1000_0000));
+    let container = attach(IommuPolicy::V2).unwrap();
+    let window = container.info().default_window(None).unwrap();
+    assert_eq!(
+        (window.bus_offset, window.entries),
+        (Ioba(1 << 31), 1 << 16)
+    );
+    container.create_window(window).unwrap();
+    Kernel::with(|k| assert_eq!(k.windows, [(1 << 31, 1 << 28)].into()));
+    container.remove_window(window.bus_offset).unwrap();
+    Kernel::with(|k| assert!(k.windows.is_empty()));
+}
+
+#[test]
+fn who_has_the_tables_is_known_from_the_hosts_device_tree() {
+    Kernel::install(|_| {});
+    let bare_metal = attach(IommuPolicy::V2).unwrap();
+    assert_eq!(bare_metal.info().platform, Platform::BareMetal);
+    Kernel::install(|_| {});
+    let lpar = attach_on(&FakeHost::ready().into_lpar(), IommuPolicy::V2).unwrap();
+    assert_eq!(lpar.info().platform, Platform::Lpar);
+}
+
+#[test]
+fn as_many_windows_as_the_platform_has_are_told_and_minus_one_is_none() {
+    for (most, told) in [(-1, 0), (0, 0), (1, 1), (2, 2)] {
+        Kernel::install(|k| (k.most_windows, k.levels) = (most, 0));
+        let info = *attach(IommuPolicy::V2).unwrap().info();
+        assert_eq!((info.dynamic_windows, info.levels), (told, 1), "{most}");
+    }
+}
+
+#[test]
+fn a_default_window_is_as_large_as_asked_for_or_as_usual_and_no_larger_than_the_hosts() {
+    let of = |window_bytes, wanted| {
+        let info = IommuInfo {
+            version: IommuVersion::V2,
+            platform: Platform::BareMetal,
+            window_start: Ioba(0),
+            window_bytes,
+            page_sizes: 0x1000,
+            dynamic_windows: 0,
+            levels: 1,
+        };
+        let window = info.default_window(wanted)?;
+        Ok(window.entries << window.page_shift.get())
+    };
+    assert_eq!(of(2 << 30, None), Ok(1 << 30));
+    assert_eq!(of(256 << 20, None), Ok(256 << 20));
+    assert_eq!(of(0x4fff_ffff, None), Ok(1 << 30));
+    assert_eq!(of(2 << 30, Some(2 << 30)), Ok(2 << 30));
+    assert_eq!(of(2 << 30, Some(16 << 20)), Ok(16 << 20));
+    assert_eq!(of(0, None), Ok(4096));
+    let error: WindowTooLarge = of(256 << 20, Some(1 << 30)).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("1024 MiB is more than the host has, 256 MiB"),
+        "{text}"
     );
 }
 

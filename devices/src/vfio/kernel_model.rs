@@ -81,6 +81,10 @@ pub(super) struct Kernel {
     pub(super) enabled: bool,
     /// Fewer levels than this find no contiguous memory.
     pub(super) levels_needed: u32,
+    /// Start and size of the default window.
+    pub(super) default_window: (u32, u32),
+    /// How many windows there are at most; −1 where there are no dynamic ones.
+    pub(super) most_windows: i32,
     /// Levels that the IOMMU says it has.
     pub(super) levels: u32,
     /// Where the next window goes, if not where the kernel would put it.
@@ -126,6 +130,8 @@ impl Kernel {
             default_window_pending: false,
             enabled: false,
             levels_needed: 1,
+            default_window: (0, 0x8000_0000),
+            most_windows: 2,
             levels: 5,
             next_start: None,
             windows: BTreeMap::new(),
@@ -265,13 +271,12 @@ pub(super) fn container_get_info(
 ) -> Result<(), Errno> {
     assert_eq!(info.argsz, 32);
     run(Call::GetInfo, |kernel| {
-        info.dma32_window_start = 0;
-        info.dma32_window_size = 0x8000_0000;
+        (info.dma32_window_start, info.dma32_window_size) = kernel.default_window;
         info.flags = 0;
         if kernel.is_v2() {
             info.flags = VFIO_IOMMU_SPAPR_INFO_DDW;
             info.ddw.pgsizes = 0x4021_1000;
-            info.ddw.max_dynamic_windows_supported = 2;
+            info.ddw.max_dynamic_windows_supported = kernel.most_windows.cast_unsigned();
             info.ddw.levels = kernel.levels;
         }
         Ok(())
@@ -289,8 +294,12 @@ pub(super) fn container_create_window(
         levels: window.levels,
     };
     run(call, |kernel| {
+        let (default_start, default_bytes) = kernel.default_window;
+        let default_start = u64::from(default_start);
         if kernel.default_window_pending {
-            kernel.windows.insert(0, 0x8000_0000);
+            kernel
+                .windows
+                .insert(default_start, u64::from(default_bytes));
             kernel.default_window_pending = false;
         }
         if kernel.windows.len() == 2 {
@@ -299,10 +308,10 @@ pub(super) fn container_create_window(
         if window.levels < kernel.levels_needed {
             return error(libc::ENOMEM);
         }
-        let usual = if kernel.windows.contains_key(&0) {
+        let usual = if kernel.windows.contains_key(&default_start) {
             1 << 59
         } else {
-            0
+            default_start
         };
         window.start_addr = kernel.next_start.take().unwrap_or(usual);
         kernel.windows.insert(window.start_addr, window.window_size);

@@ -9,6 +9,8 @@ use std::io;
 
 use spapr_hypercalls::address::PageShift;
 
+use super::preflight::Platform;
+
 /// CAP_IPC_LOCK (include/uapi/linux/capability.h): the limit does not bind its holder.
 const CAP_IPC_LOCK: u32 = 14;
 
@@ -197,7 +199,7 @@ impl LockedMemoryNeed {
     /// What a v1 container locks: its default window of `window_bytes` when it is enabled, and
     /// that window's table of 4 KiB pages with the first mapping (`tce_iommu_enable` and
     /// `tce_iommu_create_default_window` in drivers/vfio/vfio_iommu_spapr_tce.c).
-    pub fn v1(window_bytes: u64, host_page_bytes: u64) -> Self {
+    pub fn v1(window_bytes: u64, host_page_bytes: u64, platform: Platform) -> Self {
         Self {
             memory_bytes: window_bytes,
             host_table_bytes: host_table_bytes(
@@ -205,6 +207,7 @@ impl LockedMemoryNeed {
                 window_bytes,
                 1,
                 host_page_bytes,
+                platform,
             ),
             kvm_table_bytes: 0,
         }
@@ -219,12 +222,14 @@ impl LockedMemoryNeed {
         levels: u32,
         in_kernel: bool,
         host_page_bytes: u64,
+        platform: Platform,
     ) -> Self {
         self.host_table_bytes = self.host_table_bytes.saturating_add(host_table_bytes(
             page,
             window_bytes,
             levels,
             host_page_bytes,
+            platform,
         ));
         if in_kernel {
             let entries = window_bytes >> page.get();
@@ -243,9 +248,11 @@ impl LockedMemoryNeed {
     }
 }
 
-/// What the kernel charges for the host's TCE table of a window, in bytes: the tables of all
+/// What the kernel charges for the host's TCE table of a window, in bytes. On bare metal, the tables of all
 /// `levels` as if each were full, twice, for user space's addresses are kept beside the hardware's
-/// (`pnv_pci_ioda2_get_table_size` in arch/powerpc/platforms/powernv/pci-ioda.c).
+/// (`pnv_pci_ioda2_get_table_size` in arch/powerpc/platforms/powernv/pci-ioda.c). In an LPAR, where the hypervisor
+/// has the table, its entries once (`spapr_tce_get_table_size` in arch/powerpc/platforms/pseries/iommu.c), in whole
+/// pages.
 ///
 /// `window_bytes` is a power of two and `levels` is 1 to 5; the kernel makes no other window.
 pub fn host_table_bytes(
@@ -253,8 +260,13 @@ pub fn host_table_bytes(
     window_bytes: u64,
     levels: u32,
     host_page_bytes: u64,
+    platform: Platform,
 ) -> u64 {
     let entries = (window_bytes >> page.get()).max(1);
+    if platform == Platform::Lpar {
+        let bytes = entries.saturating_mul(TCE_BYTES);
+        return bytes - bytes % host_page_bytes.max(1);
+    }
     let index_bits = entries.ilog2().div_ceil(levels.max(1));
     let level_bytes = (TCE_BYTES << index_bits).max(host_page_bytes);
     let mut level_total = entries.saturating_mul(TCE_BYTES).max(4096);
@@ -287,6 +299,7 @@ pub fn kvm_table_bytes(entries: u64, host_page_bytes: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use Platform::{BareMetal, Lpar};
     use proptest::prelude::*;
 
     const MIB: u64 = 1 << 20;
@@ -311,6 +324,14 @@ mod tests {
     fn this_process_has_a_limit_that_can_be_read() {
         let limit = MemoryLimit::current().unwrap();
         assert!(limit.check(0, 0).is_ok());
+    }
+
+    #[test]
+    fn an_lpar_is_charged_each_entry_once_and_whole_pages() {
+        let table = |page, bytes| host_table_bytes(page, bytes, 1, 65536, Lpar);
+        assert_eq!(table(PageShift::SIZE_4K, GIB), 2 * MIB);
+        assert_eq!(table(PageShift::SIZE_64K, GIB), 128 << 10);
+        assert_eq!(table(PageShift::SIZE_64K, 256 * MIB), 0, "half a page");
     }
 
     #[test]
@@ -369,9 +390,13 @@ mod tests {
     #[test]
     fn tables_of_the_default_window_cost_what_the_kernel_was_seen_to_charge() {
         let page = PageShift::SIZE_4K;
-        assert_eq!(host_table_bytes(page, GIB, 1, 65536), 4096 * 1024);
+        assert_eq!(
+            host_table_bytes(page, GIB, 1, 65536, BareMetal),
+            4096 * 1024
+        );
         assert_eq!(kvm_table_bytes(GIB >> 12, 65536), (6208 - 4096) * 1024);
-        let need = LockedMemoryNeed::v2(256 * MIB).with_window(page, GIB, 1, true, 65536);
+        let need =
+            LockedMemoryNeed::v2(256 * MIB).with_window(page, GIB, 1, true, 65536, BareMetal);
         assert_eq!(need.total_bytes(), 268_352 * 1024);
     }
 
@@ -379,15 +404,15 @@ mod tests {
     fn a_table_of_several_levels_costs_its_upper_levels_too() {
         // 2^19 entries: 4 MiB in one level; in two levels of 2^10 entries, 8 KiB each, rounded
         // up to pages of 64 KiB.
-        let one = host_table_bytes(PageShift::SIZE_64K, 32 * GIB, 1, 65536);
-        let two = host_table_bytes(PageShift::SIZE_64K, 32 * GIB, 2, 65536);
+        let one = host_table_bytes(PageShift::SIZE_64K, 32 * GIB, 1, 65536, BareMetal);
+        let two = host_table_bytes(PageShift::SIZE_64K, 32 * GIB, 2, 65536, BareMetal);
         assert_eq!(one, 2 * 4 * MIB);
         assert_eq!(two, 2 * (4 * MIB + 65536));
     }
 
     #[test]
     fn a_v1_container_locks_its_whole_window() {
-        let need = LockedMemoryNeed::v1(2 * GIB, 65536);
+        let need = LockedMemoryNeed::v1(2 * GIB, 65536, BareMetal);
         assert_eq!(need.total_bytes(), 2 * GIB + 8 * MIB);
     }
 
@@ -397,7 +422,7 @@ mod tests {
             shift in 12u8..=34, bytes: u64, levels in 0u32..=6, entries: u64,
         ) {
             let page = PageShift::new(shift).unwrap();
-            prop_assert!(host_table_bytes(page, bytes, levels, 4096) >= 8192);
+            prop_assert!(host_table_bytes(page, bytes, levels, 4096, BareMetal) >= 8192);
             prop_assert!(kvm_table_bytes(entries, 65536) >= 65536);
         }
     }

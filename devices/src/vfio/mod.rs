@@ -39,7 +39,10 @@ pub mod requests;
 mod window;
 
 pub use address::{ParsePciAddressError, PciAddress};
-pub use container::{Container, ContainerError, IommuInfo, IommuPolicy, IommuVersion};
+pub use container::{
+    Container, ContainerError, IommuInfo, IommuPolicy, IommuVersion, USUAL_WINDOW_BYTES,
+    WindowTooLarge,
+};
 pub use device::{Device, DeviceError};
 pub use dma::{RegisterError, host_error};
 pub use function::VfioFunction;
@@ -48,7 +51,9 @@ pub use interrupts::{Irq, IrqError, IrqInfo};
 pub use memory_limit::{
     LockedMemoryNeed, MemoryLimit, MemoryLimitError, host_table_bytes, kvm_table_bytes,
 };
-pub use preflight::{GroupMember, GroupNumber, HostPaths, InterruptKinds, PreflightError};
+pub use preflight::{
+    GroupMember, GroupNumber, HostPaths, InterruptKinds, Platform, PreflightError,
+};
 pub use region::{Region, RegionIndex, RegionMapping};
 pub use window::{WindowError, fewest_levels};
 

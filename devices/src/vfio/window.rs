@@ -166,6 +166,7 @@ impl Container {
     /// What a window of `geometry` in a v2 container gets locked, with `memory_bytes` of registered
     /// memory, and KVM's table for the window if `kernel_table`.
     pub fn window_need(
+        &self,
         geometry: Geometry,
         memory_bytes: u64,
         kernel_table: bool,
@@ -173,22 +174,28 @@ impl Container {
         LockedMemoryNeed::v2(memory_bytes).with_window(
             geometry.page_shift,
             geometry.entries.saturating_mul(geometry.page_shift.bytes()),
-            fewest_levels(geometry.entries.max(1)),
+            fewest_levels(geometry.entries.max(1)).min(self.most_levels()),
             kernel_table,
             host_page_bytes(),
+            self.info().platform,
         )
+    }
+
+    fn most_levels(&self) -> u32 {
+        self.info().levels.clamp(1, MAX_LEVELS)
     }
 
     fn create_v2(&self, geometry: Geometry, bytes: u64) -> Result<u32, WindowError> {
         let page = geometry.page_shift;
-        let most = self.info().levels.clamp(1, MAX_LEVELS);
+        let most = self.most_levels();
         let mut levels = fewest_levels(geometry.entries).min(most);
         let found = loop {
             let source = match self.try_create(page, bytes, levels) {
                 Ok(found) => break found,
                 Err(source) => source,
             };
-            let table_bytes = host_table_bytes(page, bytes, levels, host_page_bytes());
+            let platform = self.info().platform;
+            let table_bytes = host_table_bytes(page, bytes, levels, host_page_bytes(), platform);
             if source.errno() == libc::ENOMEM {
                 // One of the two reasons for it, which more levels do not help.
                 self.check_limit(table_bytes)?;
@@ -289,7 +296,7 @@ impl Container {
         if let Err(source) = kernel::container_enable(self.as_fd()) {
             if source.errno() == libc::ENOMEM {
                 let bytes = self.info().window_bytes;
-                let need = LockedMemoryNeed::v1(bytes, host_page_bytes());
+                let need = LockedMemoryNeed::v1(bytes, host_page_bytes(), self.info().platform);
                 self.check_limit(need.total_bytes())?;
             }
             return Err(WindowError::Enable(source));

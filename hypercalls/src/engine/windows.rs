@@ -272,6 +272,12 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
         self.regions.size()
     }
 
+    /// The default window of bridge `number`: which it has from the start and after a reset.
+    pub fn default_window(&self, number: u8) -> Option<Geometry> {
+        let bridge = self.registry.bridge(number)?;
+        Some(bridge.default_window)
+    }
+
     /// The host's side of bridge `number`.
     pub fn host(&self, number: u8) -> Option<&H> {
         self.registry.bridge(number).map(|bridge| &bridge.host)

@@ -5,9 +5,8 @@
 //! registered or mapped on the way, and the group is closed again.
 
 use spapr_devices::vfio::{
-    Container, ContainerError, Group, GroupError, GroupMember, GroupNumber, HostPaths, IommuInfo,
-    IommuPolicy, IommuVersion, MemoryLimit, MemoryLimitError, PciAddress, PreflightError,
-    host_page_bytes,
+    Container, ContainerError, Group, GroupError, GroupMember, GroupNumber, HostPaths, IommuPolicy,
+    IommuVersion, MemoryLimit, MemoryLimitError, PciAddress, PreflightError, host_page_bytes,
 };
 use spapr_hypercalls::locking::RegionSize;
 use spapr_kvm::host;
@@ -20,7 +19,8 @@ use super::report::{
 };
 use crate::cli::{IommuArguments, IommuTarget};
 use crate::machine::dma_windows;
-use crate::machine::locked_memory::Guest;
+use crate::machine::locked_memory::{GroupWindows, Guest};
+use crate::spec::DmaWindowSize;
 use spapr_devices::error_chain::chain;
 
 /// The driver of bridges, which are never passed through.
@@ -66,9 +66,10 @@ pub fn gather(host: &HostPaths, arguments: &IommuArguments) -> Result<Report, Io
         Some(IommuTarget::Device(address)) => Some(address),
         _ => None,
     };
+    let wanted_window = arguments.dma_window.map(DmaWindowSize::bytes);
     let groups = numbers
         .into_iter()
-        .map(|number| group(host, number, device))
+        .map(|number| group(host, number, device, wanted_window))
         .collect::<Result<Vec<_>, _>>()?;
     Ok(report(groups, &guest, kernel_tables, limit))
 }
@@ -93,17 +94,18 @@ struct Found {
 type Outcome = Result<Vec<Attached>, (State, Option<String>)>;
 
 /// What came of putting a group into a container of one version.
-type Attached = (IommuVersion, Result<IommuInfo, ContainerError>);
+type Attached = (IommuVersion, Result<GroupWindows, ContainerError>);
 
 fn group(
     host: &HostPaths,
     number: GroupNumber,
     device: Option<PciAddress>,
+    wanted_window: Option<u64>,
 ) -> Result<Found, IommuReportError> {
     let members = host.members(number)?;
     let outcome = match obstacle(host, number, &members, device)? {
         Some(obstacle) => Err(obstacle),
-        None => attach(host, number)?,
+        None => attach(host, number, wanted_window)?,
     };
     let members = members.iter().map(|member| {
         let address = member.name.parse().ok();
@@ -168,7 +170,11 @@ fn preflight_state(error: PreflightError) -> Result<(State, Option<String>), Pre
 }
 
 /// Opens the group for a container of each version in turn.
-fn attach(host: &HostPaths, number: GroupNumber) -> Result<Outcome, IommuReportError> {
+fn attach(
+    host: &HostPaths,
+    number: GroupNumber,
+    wanted_window: Option<u64>,
+) -> Result<Outcome, IommuReportError> {
     let mut attached = Vec::new();
     for (version, policy) in VERSIONS {
         let group = match Group::open(host, number) {
@@ -184,7 +190,10 @@ fn attach(host: &HostPaths, number: GroupNumber) -> Result<Outcome, IommuReportE
             }
         };
         match Container::attach(host, group, policy) {
-            Ok(container) => attached.push((version, Ok(*container.info()))),
+            Ok(container) => {
+                let windows = GroupWindows::new(*container.info(), wanted_window)?;
+                attached.push((version, Ok(windows)));
+            }
             Err(error @ (ContainerError::NoSpapr | ContainerError::ApiVersion { .. })) => {
                 return Err(error.into());
             }
@@ -247,7 +256,7 @@ fn report(
 }
 
 /// The containers of one version for all groups; `None` when one of them gets none.
-fn kinds_of_all(groups: &[&Vec<Attached>], version: IommuVersion) -> Option<Vec<IommuInfo>> {
+fn kinds_of_all(groups: &[&Vec<Attached>], version: IommuVersion) -> Option<Vec<GroupWindows>> {
     groups
         .iter()
         .map(|attached| {
@@ -268,14 +277,15 @@ fn group_report(found: Found, guest: &Guest, limit: &MemoryLimit) -> GroupReport
             version: version_number(version),
             reason: outcome.as_ref().err().map(|error| chain(error)),
             locked: match &outcome {
-                Ok(info) => locked(guest, &[*info], limit),
+                Ok(windows) => locked(guest, &[*windows], limit),
                 Err(_) => Vec::new(),
             },
-            iommu: outcome.as_ref().ok().map(Into::into),
+            iommu: outcome.as_ref().ok().map(|it| (&it.container).into()),
+            default_window_bytes: outcome.as_ref().ok().map(GroupWindows::default_bytes),
             dynamic_window: outcome
                 .as_ref()
                 .ok()
-                .and_then(|info| DynamicWindow::of(guest, info)),
+                .and_then(|windows| DynamicWindow::of(guest, &windows.container)),
         })
         .collect();
     GroupReport {

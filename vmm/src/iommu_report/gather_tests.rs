@@ -1,7 +1,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use spapr_devices::vfio::InterruptKinds;
+use spapr_devices::vfio::{InterruptKinds, IommuInfo, Platform};
 use spapr_hypercalls::address::{Ioba, PageShift};
 use tempfile::TempDir;
 
@@ -52,6 +52,7 @@ impl FakeHost {
                 memory: ByteSize(GIB),
                 lock_region: None,
                 ddw: DdwMode::Auto,
+                dma_window: None,
                 hugepages: None,
                 json: false,
             },
@@ -176,6 +177,7 @@ fn info(version: IommuVersion) -> IommuInfo {
     let v2 = version == IommuVersion::V2;
     IommuInfo {
         version,
+        platform: Platform::BareMetal,
         window_start: Ioba(0),
         window_bytes: 2 * GIB,
         page_sizes: if v2 { 0x4021_1000 } else { 0x1000 },
@@ -184,8 +186,12 @@ fn info(version: IommuVersion) -> IommuInfo {
     }
 }
 
+fn windows(version: IommuVersion) -> GroupWindows {
+    GroupWindows::new(info(version), None).unwrap()
+}
+
 fn both() -> Outcome {
-    let of = |version| (version, Ok(info(version)));
+    let of = |version| (version, Ok(windows(version)));
     Ok(vec![of(IommuVersion::V2), of(IommuVersion::V1)])
 }
 
@@ -265,7 +271,7 @@ fn advice_is_for_the_most_and_only_when_the_limit_is_too_low() {
 #[test]
 fn a_version_that_is_refused_for_one_group_is_not_offered_for_all() {
     let v2_alone = Ok(vec![
-        (IommuVersion::V2, Ok(info(IommuVersion::V2))),
+        (IommuVersion::V2, Ok(windows(IommuVersion::V2))),
         (
             IommuVersion::V1,
             Err(ContainerError::NotOffered {

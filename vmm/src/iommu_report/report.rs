@@ -5,7 +5,7 @@ use serde::Serialize;
 use spapr_devices::vfio::{GroupMember, InterruptKinds, IommuInfo, IommuVersion, MemoryLimit};
 
 use super::libvirt::LibvirtLimit;
-use crate::machine::locked_memory::Guest;
+use crate::machine::locked_memory::{GroupWindows, Guest};
 use crate::spec::choice;
 
 /// The whole answer.
@@ -132,6 +132,9 @@ pub struct ContainerReport {
     pub reason: Option<String>,
     /// What the container can do (VFIO_IOMMU_SPAPR_TCE_GET_INFO); `None` when there is none.
     pub iommu: Option<Iommu>,
+    /// Size of the DMA window that the guest has from the start, where the host's starts; `None` when there is no
+    /// such container.
+    pub default_window_bytes: Option<u64>,
     /// The dynamic window that the guest makes of what it is offered; `None` when that is nothing.
     pub dynamic_window: Option<DynamicWindow>,
     /// What is locked for a guest with this group alone, for each `--lock`.
@@ -147,7 +150,7 @@ pub struct Iommu {
     pub window_bytes: u64,
     /// Page sizes that a window may have, in bytes.
     pub page_sizes: Vec<u64>,
-    /// How many windows there may be at a time; 0 when the default window is fixed.
+    /// How many windows there may be at a time, the default one among them; 0 when that one is all.
     pub dynamic_windows: u32,
     /// How many levels a window's table may have.
     pub levels: u32,
@@ -236,12 +239,12 @@ pub enum Verdict {
     TooLow,
 }
 
-/// What is locked for `guest` with `containers`, for each `--lock`, and what `limit` allows.
-pub fn locked(guest: &Guest, containers: &[IommuInfo], limit: &MemoryLimit) -> Vec<Locked> {
+/// What is locked for `guest` with devices of `groups`, for each `--lock`, and what `limit` allows.
+pub fn locked(guest: &Guest, groups: &[GroupWindows], limit: &MemoryLimit) -> Vec<Locked> {
     choice::LOCK
         .iter()
         .map(|lock| {
-            let need = guest.need(containers, lock.value);
+            let need = guest.need(groups, lock.value);
             let (first, most) = (need.first_mapping.total_bytes(), need.most.total_bytes());
             Locked {
                 lock: lock.name.to_owned(),
@@ -286,6 +289,7 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
+    use spapr_devices::vfio::Platform;
     use spapr_hypercalls::address::{Ioba, PageShift};
     use spapr_hypercalls::locking::RegionSize;
 
@@ -305,18 +309,20 @@ mod tests {
         };
         let container = IommuInfo {
             version,
+            platform: Platform::BareMetal,
             window_start: Ioba(0),
             window_bytes: 2 * GIB,
             page_sizes: 0x1000,
             dynamic_windows: 0,
             levels: 1,
         };
+        let windows = GroupWindows::new(container, None).unwrap();
         let limit = MemoryLimit {
             limit_bytes: Some(limit_bytes),
             locked_bytes: 65536,
             exempt: false,
         };
-        let [first_map, attach] = &locked(&guest, &[container], &limit)[..] else {
+        let [first_map, attach] = &locked(&guest, &[windows], &limit)[..] else {
             panic!("two modes")
         };
         assert_eq!((&*first_map.lock, &*attach.lock), ("first-map", "attach"));
@@ -341,6 +347,7 @@ mod tests {
     fn page_sizes_are_listed_in_bytes() {
         let info = IommuInfo {
             version: IommuVersion::V2,
+            platform: Platform::BareMetal,
             window_start: Ioba(0),
             window_bytes: 2 * GIB,
             page_sizes: 0x4021_1000,

@@ -169,12 +169,20 @@ fn facts(group: &GroupReport) -> Table {
         sizes.join(", ")
     });
     row("dynamic windows", &|iommu| match iommu.dynamic_windows {
-        0 => "no, the window is fixed".to_owned(),
+        0 => "none, the host's window is all".to_owned(),
+        1 => "one, in place of the default one".to_owned(),
         count => format!("yes, {count} windows at a time"),
     });
     row("levels of a table, at most", &|iommu| {
         iommu.levels.to_string()
     });
+    let mut cells = vec![Cell::new("default window of this guest")];
+    cells.extend(containers.iter().map(|(container, _)| {
+        let bytes = container.default_window_bytes;
+        let text = bytes.map_or_else(|| "none".to_owned(), |bytes| ByteSize(bytes).to_string());
+        Cell::new(text).set_alignment(CellAlignment::Right)
+    }));
+    table.add_row(cells);
     let mut cells = vec![Cell::new("dynamic window of this guest")];
     cells.extend(containers.iter().map(|(container, _)| {
         let window = container.dynamic_window.as_ref();
@@ -374,7 +382,7 @@ mod tests {
         assert_eq!(row(&text, &["IOMMU page sizes"]), ["4K, 64K, 2M, 1G", "4K"]);
         assert_eq!(
             row(&text, &["dynamic windows"]),
-            ["yes, 2 windows at a time", "no, the window is fixed"]
+            ["yes, 2 windows at a time", "none, the host's window is all"]
         );
         assert_eq!(
             row(&text, &["dynamic window of this guest"]),

@@ -10,17 +10,18 @@ use spapr_devices::interrupts::ControllerKind;
 use spapr_devices::pci::{DeviceFunction, FunctionBackend, HostBridge};
 use spapr_devices::rtas;
 use spapr_devices::tree::Node;
+use spapr_devices::vfio::USUAL_WINDOW_BYTES;
 use spapr_hypercalls::abi;
-use spapr_hypercalls::address::GuestPhysicalAddress;
+use spapr_hypercalls::address::{GuestPhysicalAddress, Ioba, PageShift};
 use spapr_hypercalls::engine::{Engine, HostBridge as EngineBridge};
-use spapr_hypercalls::world::GuestRange;
+use spapr_hypercalls::world::{Geometry, GuestRange};
 use spapr_kvm::host::Capabilities;
 use spapr_kvm::vfio_device::VfioKvmDevice;
 use spapr_kvm::vm::Vm;
 
 use super::error::{KvmRefusal, MachineError};
 use super::kept::Kept;
-use super::passthrough::{AttachedGroup, TakenGroup};
+use super::passthrough::{AttachedGroup, PassthroughError};
 use super::policy::policy;
 use super::virtual_devices::{self, PlacedFunction};
 use super::{bulk_calls, device_interrupts, dma_windows, memory_check};
@@ -28,16 +29,22 @@ use crate::control::Alarm;
 use crate::memory::GuestRam;
 use crate::partition::bridge_iommu::{BridgeIommu, VirtualIommu};
 use crate::partition::host_iommu::GroupIommu;
-use crate::spec::{DEFAULT_WINDOW, MachineDescription};
+use crate::spec::MachineDescription;
 
 /// What the device tree says of them.
-pub(super) fn describe(bridges: &[HostBridge], dma_windows: &DmaWindows) -> Vec<Node> {
+pub(super) fn describe(
+    bridges: &[HostBridge],
+    engine: &Engine<GuestRam, BridgeIommu>,
+    dma_windows: &DmaWindows,
+) -> Vec<Node> {
     let services = [rtas::DDW_APPLICABLE, rtas::DDW_EXTENSIONS];
     let describe = |bridge: &HostBridge| {
-        let offered = dma_windows.are_offered(bridge.index());
-        bridge.describe(DEFAULT_WINDOW, offered.then_some(services))
+        let number = bridge.index();
+        let offered = dma_windows.are_offered(number);
+        let window = engine.default_window(number)?;
+        Some(bridge.describe(window, offered.then_some(services)))
     };
-    bridges.iter().map(describe).collect()
+    bridges.iter().filter_map(describe).collect()
 }
 
 /// Devices, and how they do DMA.
@@ -50,8 +57,21 @@ pub(super) struct Attached {
     pub(super) bridges: Vec<HostBridge>,
 }
 
-/// A function with its place behind a bridge.
-type Placed = (DeviceFunction, Arc<dyn FunctionBackend>);
+/// What is behind a bridge.
+struct Behind {
+    iommu: BridgeIommu,
+    default_window: Geometry,
+    functions: Vec<(DeviceFunction, Arc<dyn FunctionBackend>)>,
+}
+
+/// The default window of a bridge without hardware, which no host bounds.
+fn virtual_window(wanted_bytes: Option<u64>) -> Geometry {
+    Geometry {
+        bus_offset: Ioba(0),
+        page_shift: PageShift::SIZE_4K,
+        entries: wanted_bytes.unwrap_or(USUAL_WINDOW_BYTES) >> PageShift::SIZE_4K.get(),
+    }
+}
 
 /// Makes the host bridges with their devices, and the engine for their DMA windows.
 ///
@@ -66,54 +86,20 @@ pub(super) fn attach_devices(
     controller: ControllerKind,
     board: &Board,
 ) -> Result<Attached, MachineError> {
+    let mut behind = BTreeMap::new();
+    let notices = pass_through(description, ram, kept, vm, capabilities, &mut behind)?;
+    let windows = make_virtual(description, ram, vm, capabilities, &mut behind)?;
     let policy = policy(description);
-    let mut notices = Vec::new();
-    let mut behind: BTreeMap<u8, (BridgeIommu, Vec<Placed>)> = BTreeMap::new();
-    if !description.vfio.is_empty() {
-        let kvm_device = Arc::new(VfioKvmDevice::new(vm).map_err(KvmRefusal::from)?);
-        let groups = kept.groups(description)?;
-        let containers: Vec<_> = groups.iter().map(TakenGroup::container).collect();
-        memory_check::check(&containers, ram, &policy, description.ddw)?;
-        let can_bind = capabilities.spapr_tce_64 && capabilities.spapr_tce_vfio;
-        for group in groups {
-            let AttachedGroup {
-                bridge,
-                container,
-                functions,
-                notices: of_group,
-            } = group.open()?;
-            notices.extend(of_group);
-            let host = GroupIommu::new(container, Arc::clone(vm), kvm_device.clone(), can_bind);
-            behind.insert(bridge, (BridgeIommu::Group(host), functions));
-        }
-    }
-    let windows = Windows::default();
-    let groups: Vec<u8> = behind.keys().copied().collect();
-    let made = virtual_devices::make(&description.virtual_devices, &groups, ram.mmap(), &windows);
-    let made = made.map_err(|source| MachineError::Resource {
-        what: "descriptors and threads for virtio devices",
-        source,
-    })?;
-    // Where no device looks at them, tables would only count as locked memory.
-    let mut devices = description.virtual_devices.iter();
-    let has_tables = capabilities.spapr_tce_64 && devices.any(|device| device.by_bus_address);
-    for PlacedFunction { place, backend } in made {
-        let (_, functions) = behind.entry(place.bridge).or_insert_with(|| {
-            let iommu = VirtualIommu::new(Arc::clone(vm), has_tables);
-            (BridgeIommu::Virtual(iommu), Vec::new())
-        });
-        functions.push((place.function, backend));
-    }
     let mut bridges = Vec::new();
     let mut engine_bridges = Vec::new();
-    for (number, (host, functions)) in behind {
-        let bridge = HostBridge::new(number, board, functions)?;
+    for (number, it) in behind {
+        let bridge = HostBridge::new(number, board, it.functions)?;
         device_interrupts::tell(&bridge, controller);
         bridges.push(bridge);
         engine_bridges.push(EngineBridge {
             number,
-            host,
-            default_window: DEFAULT_WINDOW,
+            host: it.iommu,
+            default_window: it.default_window,
         });
     }
     if policy.tce.bulk_calls_in_kernel() {
@@ -137,6 +123,78 @@ pub(super) fn attach_devices(
     })
 }
 
+/// Opens the passed-through devices behind the bridges of their groups; what the host may say of them.
+fn pass_through(
+    description: &MachineDescription,
+    ram: &GuestRam,
+    kept: &mut Kept,
+    vm: &Arc<Vm>,
+    capabilities: &Capabilities,
+    behind: &mut BTreeMap<u8, Behind>,
+) -> Result<Vec<Alarm>, MachineError> {
+    let mut notices = Vec::new();
+    if description.vfio.is_empty() {
+        return Ok(notices);
+    }
+    let kvm_device = Arc::new(VfioKvmDevice::new(vm).map_err(KvmRefusal::from)?);
+    let groups = kept.groups(description)?;
+    let windows: Vec<_> = groups
+        .iter()
+        .map(|group| Ok((group.container(), group.windows(&description.dma_windows)?)))
+        .collect::<Result<_, PassthroughError>>()?;
+    memory_check::check(&windows, ram, &policy(description), description.ddw)?;
+    let can_bind = capabilities.spapr_tce_64 && capabilities.spapr_tce_vfio;
+    for (group, (_, windows)) in groups.iter().zip(&windows) {
+        let AttachedGroup {
+            bridge,
+            container,
+            functions,
+            notices: of_group,
+        } = group.open()?;
+        notices.extend(of_group);
+        let host = GroupIommu::new(container, Arc::clone(vm), kvm_device.clone(), can_bind);
+        let it = Behind {
+            iommu: BridgeIommu::Group(host),
+            default_window: windows.default_window,
+            functions,
+        };
+        behind.insert(bridge, it);
+    }
+    Ok(notices)
+}
+
+/// Makes the devices that this process has, behind bridges of their own or of groups; by what they do DMA.
+fn make_virtual(
+    description: &MachineDescription,
+    ram: &GuestRam,
+    vm: &Arc<Vm>,
+    capabilities: &Capabilities,
+    behind: &mut BTreeMap<u8, Behind>,
+) -> Result<Windows, MachineError> {
+    let windows = Windows::default();
+    let groups: Vec<u8> = behind.keys().copied().collect();
+    let made = virtual_devices::make(&description.virtual_devices, &groups, ram.mmap(), &windows);
+    let made = made.map_err(|source| MachineError::Resource {
+        what: "descriptors and threads for virtio devices",
+        source,
+    })?;
+    // Where no device looks at them, tables would only count as locked memory.
+    let mut devices = description.virtual_devices.iter();
+    let has_tables = capabilities.spapr_tce_64 && devices.any(|device| device.by_bus_address);
+    for PlacedFunction { place, backend } in made {
+        let Behind { functions, .. } = behind.entry(place.bridge).or_insert_with(|| {
+            let iommu = VirtualIommu::new(Arc::clone(vm), has_tables);
+            Behind {
+                iommu: BridgeIommu::Virtual(iommu),
+                default_window: virtual_window(description.dma_windows.bytes_of(place.bridge)),
+                functions: Vec::new(),
+            }
+        });
+        functions.push((place.function, backend));
+    }
+    Ok(windows)
+}
+
 /// What dynamic DMA windows the guest is offered behind each bridge.
 fn offered_windows(
     description: &MachineDescription,
@@ -150,8 +208,8 @@ fn offered_windows(
         let number = bridge.index();
         let info = engine.host(number)?.container()?.info();
         let limits = dma_windows::limits(description.ddw, info, largest_page, ram.bytes())?;
-        Some((number, limits))
+        Some((number, limits, engine.default_window(number)?))
     });
     let kernel_tables = policy(description).tce.binds_kernel_table();
-    DmaWindows::new(limits, DEFAULT_WINDOW, ram.bytes(), kernel_tables)
+    DmaWindows::new(limits, ram.bytes(), kernel_tables)
 }

@@ -129,7 +129,7 @@ impl Machine {
             processor,
             interrupt_controller: controller,
             vty: description.vty,
-            host_bridges: bridges::describe(&bridges, &dma_windows),
+            host_bridges: bridges::describe(&bridges, &engine, &dma_windows),
             uuid: lasting.uuid.to_string(),
             rng_seed: rng_seed()?,
         };

@@ -36,7 +36,7 @@ pub fn limits(
 
 #[cfg(test)]
 mod tests {
-    use spapr_devices::vfio::IommuVersion;
+    use spapr_devices::vfio::{IommuVersion, Platform};
     use spapr_hypercalls::address::Ioba;
 
     use super::*;
@@ -46,6 +46,7 @@ mod tests {
     fn windows_are_as_large_as_memory_or_as_the_user_allows() {
         let info = IommuInfo {
             version: IommuVersion::V2,
+            platform: Platform::BareMetal,
             window_start: Ioba(0),
             window_bytes: 2 << 30,
             page_sizes: 0x4021_1000,

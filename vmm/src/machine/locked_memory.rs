@@ -3,13 +3,15 @@
 //! `spapr-vmm run` checks the limit by it before a guest starts, `spapr-vmm iommu` tells it.
 
 use spapr_devices::dma_windows::WindowLimits;
-use spapr_devices::vfio::{IommuInfo, IommuVersion, LockedMemoryNeed, fewest_levels};
+use spapr_devices::vfio::{
+    IommuInfo, IommuVersion, LockedMemoryNeed, WindowTooLarge, fewest_levels,
+};
 use spapr_hypercalls::address::PageShift;
 use spapr_hypercalls::locking::RegionSize;
 use spapr_hypercalls::policy::LockPolicy;
+use spapr_hypercalls::world::Geometry;
 
 use super::dma_windows;
-use crate::spec::DEFAULT_WINDOW;
 use crate::spec::DdwMode;
 
 /// A guest, as far as it decides what gets locked.
@@ -29,6 +31,33 @@ pub struct Guest {
     pub largest_page: PageShift,
 }
 
+/// An IOMMU group's container, and the default DMA window of the guest's host bridge for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupWindows {
+    /// What the container can do.
+    pub container: IommuInfo,
+    /// What the guest has from the start.
+    pub default_window: Geometry,
+}
+
+impl GroupWindows {
+    /// With a default window as [`IommuInfo::default_window`] makes it.
+    ///
+    /// # Errors
+    /// When the host has no window so large.
+    pub fn new(container: IommuInfo, wanted_bytes: Option<u64>) -> Result<Self, WindowTooLarge> {
+        Ok(Self {
+            container,
+            default_window: container.default_window(wanted_bytes)?,
+        })
+    }
+
+    /// The bytes of the default window.
+    pub fn default_bytes(&self) -> u64 {
+        self.default_window.entries << self.default_window.page_shift.get()
+    }
+}
+
 /// What is locked for a guest at three points of its life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Need {
@@ -44,28 +73,25 @@ pub struct Need {
 }
 
 impl Guest {
-    /// What is locked when the guest has a device in each of `containers`, which have one IOMMU
-    /// group each.
+    /// What is locked when the guest has a device in each of `groups`.
     ///
     /// Registered memory counts once for all v2 containers: the kernel keeps one list of it for
     /// the process (`mm_iommu_new` in arch/powerpc/mm/book3s64/iommu_api.c). A v1 container
     /// registers none; it is charged its whole window when it is enabled.
-    pub fn need(&self, containers: &[IommuInfo], lock: LockPolicy) -> Need {
-        let registers = containers
-            .iter()
-            .any(|container| container.version == IommuVersion::V2);
+    pub fn need(&self, groups: &[GroupWindows], lock: LockPolicy) -> Need {
+        let is_v2 = |group: &&GroupWindows| group.container.version == IommuVersion::V2;
+        let of_v2 = groups.iter().filter(is_v2);
+        let registers = of_v2.clone().next().is_some();
         let memory = |bytes| LockedMemoryNeed::v2(if registers { bytes } else { 0 });
-        let default_windows = total(containers.iter().map(|info| self.default_window(info)));
-        let dynamic_windows = total(containers.iter().map(|info| self.dynamic_window(info)));
+        let default_windows = total(groups.iter().map(|group| self.default_window(group)));
+        let dynamic = |group: &GroupWindows| self.dynamic_window(&group.container);
+        let dynamic_windows = total(groups.iter().map(dynamic));
         let all = sum(default_windows, memory(self.ram_bytes));
-        let of_v2 = containers
-            .iter()
-            .filter(|container| container.version == IommuVersion::V2);
         let (before_dma, first_mapping) = match lock {
             LockPolicy::FirstMap => {
                 let region = memory(self.ram_bytes.min(self.region.bytes()));
                 let before_dma = if self.kernel_tables {
-                    total(of_v2.map(|info| self.default_window(info)))
+                    total(of_v2.map(|group| self.default_window(group)))
                 } else {
                     LockedMemoryNeed::default()
                 };
@@ -73,7 +99,7 @@ impl Guest {
             }
             LockPolicy::Attach => {
                 // The kernel makes a v1 container's table with the first mapping.
-                let of_v2 = of_v2.map(|info| self.default_window(info));
+                let of_v2 = of_v2.map(|group| self.default_window(group));
                 let before_dma = LockedMemoryNeed {
                     host_table_bytes: total(of_v2).host_table_bytes,
                     ..all
@@ -98,29 +124,35 @@ impl Guest {
     pub fn dynamic_window(&self, container: &IommuInfo) -> LockedMemoryNeed {
         self.offered(container)
             .map_or_else(LockedMemoryNeed::default, |offered| {
-                self.window(offered.largest_page(), offered.bytes())
+                self.window_of(container, offered.largest_page(), offered.bytes())
             })
     }
 
-    fn default_window(&self, container: &IommuInfo) -> LockedMemoryNeed {
+    fn default_window(&self, group: &GroupWindows) -> LockedMemoryNeed {
+        let container = &group.container;
         match container.version {
-            IommuVersion::V1 => LockedMemoryNeed::v1(container.window_bytes, self.host_page_bytes),
+            IommuVersion::V1 => LockedMemoryNeed::v1(
+                container.window_bytes,
+                self.host_page_bytes,
+                container.platform,
+            ),
             IommuVersion::V2 => {
-                let page = DEFAULT_WINDOW.page_shift;
-                self.window(page, DEFAULT_WINDOW.entries << page.get())
+                let page = group.default_window.page_shift;
+                self.window_of(container, page, group.default_bytes())
             }
         }
     }
 
     /// A window of a v2 container, its table in as few levels as are tried first: more are only
     /// when the host finds no room.
-    fn window(&self, page: PageShift, bytes: u64) -> LockedMemoryNeed {
+    fn window_of(&self, container: &IommuInfo, page: PageShift, bytes: u64) -> LockedMemoryNeed {
         LockedMemoryNeed::v2(0).with_window(
             page,
             bytes,
-            fewest_levels((bytes >> page.get()).max(1)),
+            fewest_levels((bytes >> page.get()).max(1)).min(container.levels),
             self.kernel_tables,
             self.host_page_bytes,
+            container.platform,
         )
     }
 }
@@ -140,6 +172,7 @@ fn sum(a: LockedMemoryNeed, b: LockedMemoryNeed) -> LockedMemoryNeed {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use spapr_devices::vfio::Platform;
     use spapr_hypercalls::address::Ioba;
 
     use super::*;
@@ -147,19 +180,31 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
     const GIB: u64 = 1 << 30;
-    const V2: IommuInfo = IommuInfo {
-        version: IommuVersion::V2,
-        window_start: Ioba(0),
-        window_bytes: 2 * GIB,
-        page_sizes: 0x4021_1000,
-        dynamic_windows: 2,
-        levels: 5,
+    const V2: GroupWindows = GroupWindows {
+        container: IommuInfo {
+            version: IommuVersion::V2,
+            platform: Platform::BareMetal,
+            window_start: Ioba(0),
+            window_bytes: 2 * GIB,
+            page_sizes: 0x4021_1000,
+            dynamic_windows: 2,
+            levels: 5,
+        },
+        default_window: Geometry {
+            bus_offset: Ioba(0),
+            page_shift: PageShift::SIZE_4K,
+            entries: 1 << 18,
+        },
     };
-    const V1: IommuInfo = IommuInfo {
-        version: IommuVersion::V1,
-        page_sizes: 0x1000,
-        dynamic_windows: 0,
-        levels: 1,
+    const V1: GroupWindows = GroupWindows {
+        container: IommuInfo {
+            version: IommuVersion::V1,
+            platform: Platform::BareMetal,
+            page_sizes: 0x1000,
+            dynamic_windows: 0,
+            levels: 1,
+            ..V2.container
+        },
         ..V2
     };
     /// Tables of the default window as a host with 64 KiB pages was seen to charge them (VmLck).
@@ -225,7 +270,7 @@ mod tests {
                 kernel_tables: false,
                 ..guest(ram_bytes)
             };
-            guest.dynamic_window(&V2).host_table_bytes
+            guest.dynamic_window(&V2.container).host_table_bytes
         };
         // 8 bytes twice for each entry; from 2^22 entries on, two levels.
         assert_eq!(with(8 * GIB), ((8 * GIB) >> 12) * 16);
@@ -285,11 +330,45 @@ mod tests {
         assert_eq!(with(bound, PageShift::SIZE_64K), 3 * 65536 + 65536);
     }
 
-    fn containers() -> impl Strategy<Value = Vec<IommuInfo>> {
-        let container = (any::<bool>(), 24u32..=40).prop_map(|(v1, bits)| IommuInfo {
-            window_bytes: 1 << bits,
-            ..if v1 { V1 } else { V2 }
-        });
+    /// A host whose window is `host_bytes` large, with a default window as it is by itself.
+    fn on(group: GroupWindows, host_bytes: u64) -> GroupWindows {
+        let container = IommuInfo {
+            window_bytes: host_bytes,
+            ..group.container
+        };
+        GroupWindows::new(container, None).expect("no larger than the host's")
+    }
+
+    #[test]
+    fn a_small_window_takes_small_tables() {
+        let small = on(V2, 256 * MIB);
+        assert_eq!(small.default_bytes(), 256 * MIB);
+        let need = guest(GIB).need(&[small], LockPolicy::FirstMap);
+        // Entries of 8 bytes thrice, and KVM's record in a page.
+        assert_eq!(need.before_dma.total_bytes(), (1 << 16) * 24 + 65536);
+    }
+
+    #[test]
+    fn a_window_of_a_host_with_one_level_is_in_one_table() {
+        let container = IommuInfo {
+            levels: 1,
+            ..V2.container
+        };
+        let guest = Guest {
+            ddw: DdwMode::Auto,
+            largest_page: PageShift::SIZE_64K,
+            kernel_tables: false,
+            ..guest(512 * GIB)
+        };
+        // More than 2^21 entries: a host with more levels takes two.
+        let need = guest.dynamic_window(&container).host_table_bytes;
+        assert_eq!(need, ((512 * GIB) >> 16) * 16);
+        assert!(guest.dynamic_window(&V2.container).host_table_bytes > need);
+    }
+
+    fn containers() -> impl Strategy<Value = Vec<GroupWindows>> {
+        let container = (any::<bool>(), 24u32..=40)
+            .prop_map(|(v1, bits)| on(if v1 { V1 } else { V2 }, 1 << bits));
         prop::collection::vec(container, 0..5)
     }
 
@@ -338,8 +417,7 @@ mod tests {
             ram_bytes: u64, host_window_bytes: u64, containers in containers(),
         ) {
             let guest = Guest { ram_bytes, ddw: DdwMode::Auto, ..guest(GIB) };
-            let huge = IommuInfo { window_bytes: host_window_bytes, ..V1 };
-            let all = [&containers[..], &[V2, huge]].concat();
+            let all = [&containers[..], &[V2, on(V1, host_window_bytes)]].concat();
             let need = guest.need(&all, LockPolicy::Attach);
             prop_assert!(need.most.total_bytes() >= ram_bytes);
         }

@@ -2,12 +2,12 @@
 
 use log::Level;
 use spapr_devices::guest_message;
-use spapr_devices::vfio::{Container, IommuInfo, MemoryLimit, MemoryLimitError, host_page_bytes};
+use spapr_devices::vfio::{Container, MemoryLimit, MemoryLimitError, host_page_bytes};
 use spapr_hypercalls::locking::RegionSize;
 use spapr_hypercalls::policy::{LockPolicy, Policy};
 
 use super::dma_windows;
-use super::locked_memory::Guest;
+use super::locked_memory::{GroupWindows, Guest};
 use crate::memory::GuestRam;
 use crate::spec::DdwMode;
 use spapr_devices::error_chain::chain;
@@ -29,8 +29,8 @@ pub enum MemoryCheckError {
     Limit(#[from] MemoryLimitError),
 }
 
-/// Checks the limit for a guest with memory `ram`, these containers, and dynamic windows as `ddw`
-/// says, and has the containers name the one limit that is enough for all that it can do.
+/// Checks the limit for a guest with memory `ram`, these containers with their default windows, and dynamic windows as
+/// `ddw` says, and has the containers name the one limit that is enough for all that it can do.
 ///
 /// With memory locked on first mapping, what must be possible is each default window and one
 /// region of memory; that more may follow is only warned of, because a guest may never map it.
@@ -38,7 +38,7 @@ pub enum MemoryCheckError {
 /// # Errors
 /// When the limit is too low, with what is needed, what is available, and the limit to set.
 pub(super) fn check(
-    containers: &[&Container],
+    containers: &[(&Container, GroupWindows)],
     ram: &GuestRam,
     policy: &Policy,
     ddw: DdwMode,
@@ -55,11 +55,11 @@ pub(super) fn check(
         ddw,
         largest_page: dma_windows::page_backed_by(ram.page_bytes().min(region.bytes())),
     };
-    let infos: Vec<IommuInfo> = containers.iter().map(|it| *it.info()).collect();
-    let need = guest.need(&infos, policy.lock);
+    let groups: Vec<GroupWindows> = containers.iter().map(|(_, windows)| *windows).collect();
+    let need = guest.need(&groups, policy.lock);
     let (first, most) = (need.first_mapping.total_bytes(), need.most.total_bytes());
     let enough = limit.locked_bytes.saturating_add(most);
-    for container in containers {
+    for (container, _) in containers {
         container.advise_limit(enough);
     }
     limit.check(first, enough).map_err(match policy.lock {

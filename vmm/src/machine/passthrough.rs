@@ -9,14 +9,15 @@ use spapr_devices::guest_message;
 use spapr_devices::pci::{DeviceFunction, FunctionBackend};
 use spapr_devices::vfio::{
     Container, ContainerError, Device, DeviceError, Group, GroupError, GroupNumber, HostPaths,
-    IommuPolicy, PciAddress, PreflightError, VfioFunction,
+    IommuPolicy, PciAddress, PreflightError, VfioFunction, WindowTooLarge,
 };
 
 use super::device_notices;
 use super::guest_places::{self, PlaceError};
+use super::locked_memory::GroupWindows;
 use crate::control::Alarm;
 use crate::setting::Setting;
-use crate::spec::PassedThroughDevice;
+use crate::spec::{DmaWindowSizes, PassedThroughDevice};
 
 /// Why a device cannot be passed through.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +50,16 @@ pub enum PassthroughError {
         /// Why.
         source: io::Error,
     },
+    /// The host has no default DMA window so large.
+    #[error("host bridge {bridge}, of IOMMU group {group}")]
+    DefaultWindow {
+        /// The bridge.
+        bridge: u8,
+        /// The group.
+        group: GroupNumber,
+        /// Why.
+        source: WindowTooLarge,
+    },
     /// One device twice.
     #[error("PCI device {0} is given twice")]
     Twice(PciAddress),
@@ -60,6 +71,7 @@ impl PassthroughError {
         match self {
             Self::Place { source, .. } => Some(source.setting()),
             Self::Preflight(_) | Self::Twice(_) => Some(Setting::Device),
+            Self::DefaultWindow { .. } => Some(Setting::DmaWindow),
             _ => None,
         }
     }
@@ -152,6 +164,21 @@ impl TakenGroup {
     /// The container.
     pub(super) fn container(&self) -> &Container {
         &self.container
+    }
+
+    /// The default DMA window that its bridge is to have.
+    ///
+    /// # Errors
+    /// When the host has none so large.
+    pub(super) fn windows(&self, sizes: &DmaWindowSizes) -> Result<GroupWindows, PassthroughError> {
+        let wanted = sizes.bytes_of(self.bridge);
+        GroupWindows::new(*self.container.info(), wanted).map_err(|source| {
+            PassthroughError::DefaultWindow {
+                bridge: self.bridge,
+                group: self.container.group().number(),
+                source,
+            }
+        })
     }
 
     /// Opens the devices, reset.

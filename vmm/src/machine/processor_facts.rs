@@ -31,8 +31,7 @@ pub enum ProcessorError {
     },
     /// The processor is older or newer than those known.
     #[error(
-        "this host's processor (version {pvr:#010x}) is not known; POWER9 and POWER10 are \
-         supported"
+        "this host's processor (version {pvr:#010x}) is unknown; POWER9, POWER10 and Power11 are supported"
     )]
     UnknownProcessor {
         /// Processor version register.
@@ -72,11 +71,9 @@ pub(super) fn describe(
     pvr: u32,
     wanted: Option<ProcessorModel>,
 ) -> Result<ProcessorFacts, ProcessorError> {
-    let (node_name, cpu_version) = match pvr >> 16 {
-        0x004e => ("PowerPC,POWER9", 0x0f00_0005),
-        0x0080 => ("PowerPC,POWER10", 0x0f00_0006),
-        _ => return Err(ProcessorError::UnknownProcessor { pvr }),
-    };
+    let host = host_processor(cpus)?;
+    let level = level(cell(&host, "cpu-version").unwrap_or(pvr), pvr);
+    let (node_name, cpu_version) = level.ok_or(ProcessorError::UnknownProcessor { pvr })?;
     if let Some(wanted) = wanted.map(ProcessorModel::node_name)
         && wanted != node_name
     {
@@ -85,7 +82,6 @@ pub(super) fn describe(
             has: node_name,
         });
     }
-    let host = host_processor(cpus)?;
     let radix_ap_encodings = vm.radix_ap_encodings().map_err(ProcessorError::RadixInfo)?;
     Ok(ProcessorFacts {
         node_name: node_name.to_owned(),
@@ -98,6 +94,27 @@ pub(super) fn describe(
         cache_inhibited_large_pages: host_page_bytes() >= 64 << 10,
         decrementer_bits: cell(&host, "ibm,dec-bits").unwrap_or(DECREMENTER_BITS),
     })
+}
+
+/// The level of the architecture that a guest has: the name of a processor's node, and the logical version (PAPR,
+/// "cpu-version").
+///
+/// An LPAR's device tree has a logical version, which may be of an older processor than its own `pvr`: it has been
+/// moved from there, or is to be moved there, and its guests can have no more than itself. A bare-metal host's has
+/// the processor's version register.
+fn level(host_version: u32, pvr: u32) -> Option<(&'static str, u32)> {
+    const LEVELS: [(u32, u32, ProcessorModel); 3] = [
+        (0x004e, 0x0f00_0005, ProcessorModel::Power9),
+        (0x0080, 0x0f00_0006, ProcessorModel::Power10),
+        (0x0082, 0x0f00_0007, ProcessorModel::Power11),
+    ];
+    let is_logical = host_version >> 24 == 0x0f;
+    let mut levels = LEVELS.into_iter();
+    let found = levels.find(|(family, version, _)| match is_logical {
+        true => *version == host_version,
+        false => *family == pvr >> 16,
+    });
+    found.map(|(_, version, model)| (model.node_name(), version))
 }
 
 /// What KVM knows of attacks that use speculation; nothing where it cannot say.
@@ -159,5 +176,27 @@ fn cache(node: &Path, kind: &str, default_bytes: u32) -> CacheGeometry {
     CacheGeometry {
         size_bytes: cell(node, &format!("{kind}-cache-size")).unwrap_or(default_bytes),
         line_bytes: cell(node, &format!("{kind}-cache-block-size")).unwrap_or(128),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_in_an_lpar_has_the_lpars_level_and_on_bare_metal_the_processors() {
+        let (power9, power10) = (0x004e_1202, 0x0080_0200);
+        let power11 = 0x0082_0200;
+        let version = |host_version, pvr| level(host_version, pvr).map(|(_, version)| version);
+        assert_eq!(level(power9, power9), Some(("PowerPC,POWER9", 0x0f00_0005)));
+        assert_eq!(version(power10, power10), Some(0x0f00_0006));
+        assert_eq!(version(power11, power11), Some(0x0f00_0007));
+        assert_eq!(
+            level(0x0f00_0006, power11),
+            Some(("PowerPC,POWER10", 0x0f00_0006))
+        );
+        assert_eq!(version(0x0f00_0005, power10), Some(0x0f00_0005));
+        assert_eq!(version(0x0f00_0004, power9), None, "POWER8");
+        assert_eq!(version(0x004d_0200, 0x004d_0200), None);
     }
 }

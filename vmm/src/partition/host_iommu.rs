@@ -303,7 +303,10 @@ impl WindowHost for GroupIommu {
         memory_bytes: u64,
         kernel_table: bool,
     ) -> Result<(), MemoryLimitError> {
-        let need = Container::window_need(geometry, memory_bytes, kernel_table && self.can_bind);
+        let in_kernel = kernel_table && self.can_bind;
+        let need = self
+            .container
+            .window_need(geometry, memory_bytes, in_kernel);
         self.container.check_limit(need.total_bytes())
     }
 

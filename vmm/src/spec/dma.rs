@@ -1,5 +1,6 @@
-//! What a user chooses about DMA: the size of dynamic windows, and of the regions in which memory is locked.
+//! What a user chooses about DMA: the size of windows, and of the regions in which memory is locked.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -26,6 +27,68 @@ impl FromStr for LockRegion {
             .filter(|_| size >= Self::LEAST)
             .map(Self)
             .ok_or_else(|| format!("a region is a power of two, at least {}", Self::LEAST))
+    }
+}
+
+/// Size of a default DMA window: that which a host bridge has from the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DmaWindowSize(ByteSize);
+
+impl DmaWindowSize {
+    /// The least that may be asked for: drivers take some MiB for what they share with their devices.
+    pub const LEAST: ByteSize = ByteSize(16 << 20);
+
+    /// A window of so many bytes.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn new(bytes: u64) -> Result<Self, String> {
+        window_size(ByteSize(bytes), Self::LEAST).map(Self)
+    }
+
+    /// It in bytes, a power of two.
+    pub const fn bytes(self) -> u64 {
+        self.0.0
+    }
+}
+
+impl FromStr for DmaWindowSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let size: ByteSize = text.parse().map_err(|why: SizeError| why.to_string())?;
+        Self::new(size.0)
+    }
+}
+
+/// A window's size, if it is one.
+fn window_size(size: ByteSize, least: ByteSize) -> Result<ByteSize, String> {
+    if size < least {
+        return Err(format!("a window has at least {least}"));
+    }
+    if !size.0.is_power_of_two() {
+        let below = ByteSize(1 << size.0.ilog2());
+        return Err(format!(
+            "a window's size is a power of two, such as {below}"
+        ));
+    }
+    Ok(size)
+}
+
+/// The sizes of default DMA windows, as far as someone chose.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DmaWindowSizes {
+    /// Behind all host bridges, but those of [`DmaWindowSizes::of_bridges`].
+    pub of_all: Option<DmaWindowSize>,
+    /// Behind some, by their numbers.
+    pub of_bridges: BTreeMap<u8, DmaWindowSize>,
+}
+
+impl DmaWindowSizes {
+    /// The bytes of the window of host bridge number `bridge`; `None` when nobody chose.
+    pub fn bytes_of(&self, bridge: u8) -> Option<u64> {
+        let size = self.of_bridges.get(&bridge).copied().or(self.of_all);
+        size.map(DmaWindowSize::bytes)
     }
 }
 
@@ -68,16 +131,7 @@ impl FromStr for DdwMode {
             SizeError::NoSize => "expected auto, off, or a size such as 512M".to_owned(),
             why => why.to_string(),
         })?;
-        if size < Self::LEAST {
-            return Err(format!("a window has at least {}", Self::LEAST));
-        }
-        if !size.0.is_power_of_two() {
-            let below = ByteSize(1 << size.0.ilog2());
-            return Err(format!(
-                "a window's size is a power of two, such as {below}"
-            ));
-        }
-        Ok(Self::AtMost(size))
+        window_size(size, Self::LEAST).map(Self::AtMost)
     }
 }
 
@@ -96,6 +150,21 @@ mod tests {
         assert!(refusal("8M").contains("at least 16M"));
         assert!(refusal("0").contains("at least 16M"));
         assert!(refusal("on").contains("auto, off"));
+    }
+
+    #[test]
+    fn a_default_window_is_what_was_said_of_its_bridge_or_else_of_all() {
+        let size = |text: &str| text.parse::<DmaWindowSize>().unwrap();
+        let sizes = DmaWindowSizes {
+            of_all: Some(size("2G")),
+            of_bridges: [(3, size("256M"))].into(),
+        };
+        let of = |bridge| sizes.bytes_of(bridge);
+        assert_eq!([of(0), of(3)], [Some(2 << 30), Some(256 << 20)]);
+        assert_eq!(DmaWindowSizes::default().bytes_of(0), None);
+        let refusal = |text: &str| text.parse::<DmaWindowSize>().unwrap_err();
+        assert!(refusal("3G").contains("such as 2G"));
+        assert!(refusal("8M").contains("at least 16M"));
     }
 
     #[test]

@@ -11,23 +11,13 @@ use std::path::PathBuf;
 
 use spapr_devices::pci::DeviceFunction;
 use spapr_devices::vfio::{IommuPolicy, PciAddress};
-use spapr_hypercalls::address::{Ioba, PageShift};
 use spapr_hypercalls::locking::RegionSize;
 use spapr_hypercalls::policy::{LockPolicy, TcePolicy};
-use spapr_hypercalls::world::Geometry;
 use uuid::Uuid;
 
 pub use byte_size::ByteSize;
 pub use console::ConsoleKind;
-pub use dma::{DdwMode, LockRegion};
-
-/// The DMA window that every host bridge has from the start: 1 GiB of 4 KiB pages at bus address 0,
-/// as QEMU gives it and as Linux takes for granted where there is no other.
-pub const DEFAULT_WINDOW: Geometry = Geometry {
-    bus_offset: Ioba(0),
-    page_shift: PageShift::SIZE_4K,
-    entries: (1 << 30) >> 12,
-};
+pub use dma::{DdwMode, DmaWindowSize, DmaWindowSizes, LockRegion};
 
 /// A machine as the user asked for it.
 #[derive(Clone, Debug)]
@@ -62,6 +52,8 @@ pub struct MachineDescription {
     pub iommu: IommuPolicy,
     /// Which dynamic DMA windows the guest is offered.
     pub ddw: DdwMode,
+    /// The default DMA windows of its host bridges.
+    pub dma_windows: DmaWindowSizes,
     /// The interrupt controller.
     pub interrupt_controller: InterruptControllerMode,
     /// Huge pages behind guest memory; `None` for pages as the host has them.
@@ -120,6 +112,8 @@ pub enum ProcessorModel {
     Power9,
     /// POWER10.
     Power10,
+    /// Power11.
+    Power11,
 }
 
 impl ProcessorModel {
@@ -128,6 +122,7 @@ impl ProcessorModel {
         match self {
             Self::Power9 => "PowerPC,POWER9",
             Self::Power10 => "PowerPC,POWER10",
+            Self::Power11 => "PowerPC,POWER11",
         }
     }
 }

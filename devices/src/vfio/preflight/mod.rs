@@ -20,6 +20,15 @@ pub use members::{GroupMember, GroupNumber};
 /// Names of the other PCI devices to show when one is not found.
 const SUGGESTIONS: usize = 6;
 
+/// What a host's kernel runs on, which decides how it makes DMA windows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Platform {
+    /// The machine itself (PowerNV): the kernel has the IOMMU's tables in its own memory.
+    BareMetal,
+    /// A hypervisor (pSeries), PowerVM or KVM: the tables are the hypervisor's, and the kernel asks for each entry.
+    Lpar,
+}
+
 /// Where the host's device tree and VFIO's device nodes are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPaths {
@@ -51,6 +60,14 @@ impl HostPaths {
     /// The node of a group, /dev/vfio/N.
     pub fn group_node(&self, group: GroupNumber) -> PathBuf {
         self.dev_vfio.join(group.to_string())
+    }
+
+    /// What the host's kernel runs on: only bare metal has OPAL, skiboot's services.
+    pub fn platform(&self) -> Platform {
+        match self.sys.join("firmware/devicetree/base/ibm,opal").exists() {
+            true => Platform::BareMetal,
+            false => Platform::Lpar,
+        }
     }
 
     fn pci_devices(&self) -> PathBuf {

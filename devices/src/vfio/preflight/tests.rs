@@ -4,6 +4,9 @@ use super::*;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use tempfile::TempDir;
 
+/// What bare metal has.
+const OPAL: &str = "sys/firmware/devicetree/base/ibm,opal";
+
 /// A host's device tree in a temporary folder.
 pub(in super::super) struct FakeHost {
     root: TempDir,
@@ -12,7 +15,12 @@ pub(in super::super) struct FakeHost {
 impl FakeHost {
     pub(in super::super) fn new() -> Self {
         let root = TempDir::new().unwrap();
-        for folder in ["sys/bus/pci/devices", "sys/kernel/iommu_groups", "dev/vfio"] {
+        for folder in [
+            "sys/bus/pci/devices",
+            "sys/kernel/iommu_groups",
+            OPAL,
+            "dev/vfio",
+        ] {
             fs::create_dir_all(root.path().join(folder)).unwrap();
         }
         Self { root }
@@ -25,6 +33,12 @@ impl FakeHost {
         host.node("vfio");
         host.node("0");
         host
+    }
+
+    /// Makes it one that a hypervisor runs.
+    pub(in super::super) fn into_lpar(self) -> Self {
+        fs::remove_dir(self.root.path().join(OPAL)).unwrap();
+        self
     }
 
     pub(in super::super) fn paths(&self) -> HostPaths {

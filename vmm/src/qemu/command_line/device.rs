@@ -6,6 +6,7 @@ use spapr_devices::vty::DEFAULT_UNIT_ADDRESS;
 
 use super::properties::Properties;
 use super::{CommandLineError, instead};
+use crate::spec::DmaWindowSize;
 
 /// A device as asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub enum DeviceKind {
     HostBridge {
         /// Its number: 0 is the one that every machine has.
         index: u8,
+        /// The DMA window that it has from the start.
+        dma_window: Option<DmaWindowSize>,
     },
     /// A virtual terminal.
     Vty {
@@ -92,12 +95,22 @@ const RNG_PROPERTIES: &[(&str, &str, &str)] = &[
     ),
 ];
 
+/// The property of a host bridge for its default DMA window.
+const DMA_WIN_SIZE: &str = "dma_win_size";
+
 /// All types of devices that there are.
 pub const DEVICE_TYPES: &[DeviceType] = &[
     DeviceType {
         name: "spapr-pci-host-bridge",
         parent: "pci-host-bridge",
-        properties: &[("index", "uint32", "Number of the host bridge, 0 to 30")],
+        properties: &[
+            ("index", "uint32", "Number of the host bridge, 0 to 30"),
+            (
+                DMA_WIN_SIZE,
+                "uint64",
+                "Bytes of the DMA window that it has from the start, a power of two",
+            ),
+        ],
     },
     DeviceType {
         name: "spapr-vty",
@@ -199,9 +212,25 @@ fn host_bridge(properties: &mut Properties) -> Result<DeviceKind, CommandLineErr
         });
     };
     match u8::try_from(index) {
-        Ok(index @ 0..=30) => Ok(DeviceKind::HostBridge { index }),
+        Ok(index @ 0..=30) => Ok(DeviceKind::HostBridge {
+            index,
+            dma_window: properties.dma_window(DMA_WIN_SIZE)?,
+        }),
         _ => Err(properties.wrong("index", &index, "0 to 30")),
     }
+}
+
+/// `-global`: a property of all devices of a type. There is one that can be given so.
+pub(super) fn global(text: &str) -> Result<DmaWindowSize, CommandLineError> {
+    let name = format!("spapr-pci-host-bridge.{DMA_WIN_SIZE}");
+    let mut properties = Properties::parse("-global", None, text)?;
+    let size = properties.dma_window(&name)?;
+    properties.finish()?;
+    size.ok_or_else(|| CommandLineError::Kind {
+        option: "-global",
+        name: text.to_owned(),
+        supported: format!("{name}=BYTES"),
+    })
 }
 
 fn vty(properties: &mut Properties) -> Result<DeviceKind, CommandLineError> {
@@ -338,6 +367,28 @@ mod tests {
             refusal("spapr-pci-host-bridge,index=31,id=pci.31"),
             "-device spapr-pci-host-bridge: index=31 should be 0 to 30"
         );
+        assert_eq!(
+            refusal("spapr-pci-host-bridge,index=1,dma_win_size=0x30000000"),
+            "-device spapr-pci-host-bridge: dma_win_size=0x30000000: a window's size is a power of two, such \
+             as 512M"
+        );
+    }
+
+    #[test]
+    fn a_host_bridges_dma_window_has_a_size_for_one_or_for_all() {
+        let size = DmaWindowSize::new(256 << 20).ok();
+        for written in ["0x10000000", "268435456", "256M"] {
+            let text = format!("spapr-pci-host-bridge,index=1,id=pci.1,dma_win_size={written}");
+            let kind = DeviceKind::HostBridge {
+                index: 1,
+                dma_window: size,
+            };
+            assert_eq!(Device::parse(&text).expect("parses").kind, kind);
+            let text = format!("spapr-pci-host-bridge.dma_win_size={written}");
+            assert_eq!(global(&text).ok(), size);
+        }
+        let refused = global("vfio-pci.x=1").unwrap_err().to_string();
+        assert!(refused.contains("vfio-pci.x"), "{refused}");
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use spapr_devices::pci::DeviceFunction;
 use spapr_devices::vfio::IommuPolicy;
 use spapr_hypercalls::policy::{LockPolicy, TcePolicy};
 use time::{Date, Month, OffsetDateTime, Time};
@@ -10,12 +9,13 @@ use uuid::Uuid;
 
 use super::device::{Device, DeviceKind};
 use super::memory::MemoryOptions;
+use super::pci;
 use super::properties::Properties;
 use super::{CommandLineError, absolute};
 use crate::spec::speculation::Wanted;
 use crate::spec::{
-    DdwMode, GuestPlace, InterruptControllerMode, LockRegion, MachineDescription,
-    PassedThroughDevice, ProcessorModel, VirtualDevice, VirtualDeviceKind, choice,
+    DdwMode, DmaWindowSize, DmaWindowSizes, InterruptControllerMode, LockRegion,
+    MachineDescription, ProcessorModel, choice,
 };
 
 /// Names of the machine. There is one; that of each of QEMU's versions is taken for it, so that a
@@ -56,6 +56,8 @@ pub(super) struct MachineOptions {
     lock_region: Option<LockRegion>,
     iommu: IommuPolicy,
     ddw: DdwMode,
+    /// The default DMA window of host bridges of which nothing else is said.
+    dma_window: Option<DmaWindowSize>,
     interrupt_controller: InterruptControllerMode,
     speculation: Wanted,
 }
@@ -80,6 +82,7 @@ impl Default for MachineOptions {
             lock_region: None,
             iommu: IommuPolicy::Auto,
             ddw: DdwMode::Auto,
+            dma_window: None,
             interrupt_controller: InterruptControllerMode::Auto,
             speculation: Wanted::default(),
         }
@@ -125,6 +128,11 @@ impl MachineOptions {
         Ok(true)
     }
 
+    /// Sets the default DMA window of host bridges of which nothing else is said.
+    pub(super) const fn set_dma_window(&mut self, size: DmaWindowSize) {
+        self.dma_window = Some(size);
+    }
+
     fn read_machine(&mut self, value: &str) -> Result<(), CommandLineError> {
         let mut properties = Properties::parse("-machine", Some("type"), value)?.dashed();
         if let Some(kind) = properties.text("type")? {
@@ -152,10 +160,10 @@ impl MachineOptions {
         self.threads_per_virtual_core = properties.number32("vsmt")?;
         if let Some(mode) = properties.text("ic-mode")? {
             self.interrupt_controller = match mode.as_str() {
-                "xive" => InterruptControllerMode::Xive,
                 "xics" => InterruptControllerMode::Xics,
-                // QEMU lets the guest choose between the two; here it gets the better one.
-                "dual" => InterruptControllerMode::Auto,
+                // With `dual`, QEMU lets the guest choose between the two; here it gets the better one. A domain
+                // that asks for XIVE starts where there is none, too: in an LPAR, or on a host with small pages.
+                "dual" | "xive" => InterruptControllerMode::Auto,
                 _ => return Err(properties.wrong("ic-mode", &mode, "dual, xive or xics")),
             };
         }
@@ -219,7 +227,8 @@ impl MachineOptions {
             "HOST" => None,
             "POWER9" => Some(ProcessorModel::Power9),
             "POWER10" => Some(ProcessorModel::Power10),
-            _ => return Err(properties.wrong("model", &model, "host, POWER9 or POWER10")),
+            "POWER11" => Some(ProcessorModel::Power11),
+            _ => return Err(properties.wrong("model", &model, "host, POWER9, POWER10 or POWER11")),
         };
         properties.finish()
     }
@@ -345,7 +354,7 @@ impl MachineOptions {
             DeviceKind::Vty { reg, .. } => Some(reg),
             _ => None,
         });
-        let (vfio, virtual_devices) = pci_devices(devices)?;
+        let (vfio, virtual_devices) = pci::devices(devices)?;
         Ok(Some(MachineDescription {
             kernel,
             initrd: self.initrd,
@@ -362,6 +371,10 @@ impl MachineOptions {
             lock_region: self.lock_region.map(|region| region.0),
             iommu: self.iommu,
             ddw: self.ddw,
+            dma_windows: DmaWindowSizes {
+                of_all: self.dma_window,
+                of_bridges: pci::dma_windows(devices),
+            },
             interrupt_controller: self.interrupt_controller,
             hugepages: memory.hugepages,
             vty: vty.unwrap_or(spapr_devices::vty::DEFAULT_UNIT_ADDRESS),
@@ -382,98 +395,6 @@ fn kernel_irqchip(properties: &mut Properties) -> Result<(), CommandLineError> {
             Err(properties.wrong(name, &other, expected))
         }
     }
-}
-
-/// One of the program's own properties, with the values that its command line takes.
-/// The PCI devices, with their places behind host bridges.
-fn pci_devices(
-    devices: &[Device],
-) -> Result<(Vec<PassedThroughDevice>, Vec<VirtualDevice>), CommandLineError> {
-    let bridges = bridges(devices)?;
-    let mut places = Vec::new();
-    for device in devices {
-        let Some((bus, function)) = device.kind.pci_place() else {
-            continue;
-        };
-        let found = bridges.iter().find(|(known, _)| known == bus);
-        let &(_, bridge) = found.ok_or_else(|| CommandLineError::Unknown {
-            option: format!("-device {}", device.kind.type_name()),
-            what: "bus",
-            id: bus.to_owned(),
-        })?;
-        places.push((device, bridge, function));
-    }
-    let named = places.iter().filter_map(|&(_, bridge, function)| {
-        let function = function?;
-        Some(GuestPlace { bridge, function })
-    });
-    let mut taken: Vec<GuestPlace> = named.collect();
-    let (mut passed, mut made) = (Vec::new(), Vec::new());
-    for (device, bridge, named) in places {
-        let function = match named {
-            Some(function) => function,
-            None => free_place(device, bridge, &taken)?,
-        };
-        let place = GuestPlace { bridge, function };
-        taken.push(place);
-        let place = Some(place);
-        match device.kind {
-            DeviceKind::Vfio { host, .. } => passed.push(PassedThroughDevice { host, place }),
-            DeviceKind::Rng { iommu_platform, .. } => made.push(VirtualDevice {
-                kind: VirtualDeviceKind::Rng,
-                name: name(device),
-                place,
-                by_bus_address: iommu_platform,
-            }),
-            DeviceKind::HostBridge { .. } | DeviceKind::Vty { .. } => {}
-        }
-    }
-    Ok((passed, made))
-}
-
-/// How messages name a device.
-fn name(device: &Device) -> String {
-    let id = device.id.clone();
-    id.unwrap_or_else(|| device.kind.type_name().to_owned())
-}
-
-/// The buses of the host bridges, with the bridges' numbers.
-fn bridges(devices: &[Device]) -> Result<Vec<(String, u8)>, CommandLineError> {
-    let mut bridges = vec![("pci.0".to_owned(), 0)];
-    for device in devices {
-        if let DeviceKind::HostBridge { index } = device.kind {
-            let id = device.id.as_deref().unwrap_or_default();
-            let bus = format!("{id}.0");
-            if bridges.iter().any(|&(_, known)| known == index) {
-                return Err(CommandLineError::Combination(format!(
-                    "-device spapr-pci-host-bridge: there are two host bridges with index {index}"
-                )));
-            }
-            bridges.push((bus, index));
-        }
-    }
-    Ok(bridges)
-}
-
-/// The first device number of a bus that no device has, for one whose `addr=` is not given.
-fn free_place(
-    device: &Device,
-    bridge: u8,
-    taken: &[GuestPlace],
-) -> Result<DeviceFunction, CommandLineError> {
-    let is_taken = |number: u8| {
-        let is = |place: &GuestPlace| place.bridge == bridge && place.function.device() == number;
-        taken.iter().any(is)
-    };
-    (0..32)
-        .find(|&number| !is_taken(number))
-        .and_then(|number| DeviceFunction::new(number, 0))
-        .ok_or_else(|| {
-            CommandLineError::Combination(format!(
-                "-device {}: the bus of host bridge {bridge} has 32 devices, and no room for another",
-                device.kind.type_name()
-            ))
-        })
 }
 
 /// `YYYY-MM-DDTHH:MM:SS` or `YYYY-MM-DD`, in UTC.

@@ -12,6 +12,7 @@ mod machine;
 mod memory;
 mod options;
 mod parameters;
+mod pci;
 mod process;
 mod properties;
 mod rng;
@@ -114,6 +115,7 @@ pub const fn option_of(setting: Setting) -> Option<&'static str> {
         Setting::HostBridge => {
             "-device spapr-pci-host-bridge (<controller type='pci' model='pci-root'/> in a libvirt domain)"
         }
+        Setting::DmaWindow => "-global spapr-pci-host-bridge.dma_win_size",
         Setting::Stats => "-spapr-vmm stats",
         // Its errors name the chardev.
         Setting::Console => return None,
@@ -188,6 +190,7 @@ impl Reader {
                 }
                 self.devices.push(device);
             }
+            "global" => self.machine.set_dma_window(device::global(value)?),
             "mon" => self.read_monitor(value)?,
             "qmp" => {
                 if value != "none" {

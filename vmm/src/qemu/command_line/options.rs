@@ -28,6 +28,7 @@ const OPTIONS: &[(&str, Shape)] = &[
     ("device", Value),
     ("display", Value),
     ("enable-kvm", Flag),
+    ("global", Value),
     ("h", Flag),
     ("help", Flag),
     ("initrd", Value),

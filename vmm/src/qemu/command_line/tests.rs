@@ -233,7 +233,7 @@ const NOT_SUPPORTED: &[(&str, &str, &str)] = &[
     (
         "\nhost\n",
         "\nPOWER7\n",
-        "-cpu: model=POWER7 should be host, POWER9 or POWER10",
+        "-cpu: model=POWER7 should be host, POWER9, POWER10 or POWER11",
     ),
     (
         "base=utc",
@@ -414,7 +414,7 @@ proptest::proptest! {
 
 #[test]
 fn the_interrupt_controller_is_chosen_as_for_qemu() {
-    use crate::spec::InterruptControllerMode::{Auto, Xics, Xive};
+    use crate::spec::InterruptControllerMode::{Auto, Xics};
     let mode = |text: &str| {
         let line = domain_with("pseries,usb=off", text).expect("a machine");
         line.machine.expect("a machine").interrupt_controller
@@ -422,7 +422,7 @@ fn the_interrupt_controller_is_chosen_as_for_qemu() {
     for (text, expected) in [
         ("pseries,graphics=off", Auto),
         ("pseries,ic-mode=dual", Auto),
-        ("pseries,ic-mode=xive", Xive),
+        ("pseries,ic-mode=xive", Auto),
         ("pseries,ic-mode=xics", Xics),
     ] {
         assert_eq!(mode(text), expected, "{text}");
