@@ -26,6 +26,11 @@ pub(crate) fn checks_where_lists_end() -> bool {
     major.parse::<u32>().expect("a number") >= 7
 }
 
+/// Whether the host is an LPAR.
+pub(crate) fn is_lpar() -> bool {
+    lab("LAB_HOST").starts_with("lpar")
+}
+
 /// The page size of the host and of its guests.
 pub(crate) fn page_bytes() -> u64 {
     if lab("LAB_HOST").ends_with("-64k") {

@@ -21,9 +21,12 @@ fn is_expected(text: &str) -> bool {
         "kvmppc_handle_exit_hv: ",
         "Disabling lock debugging due to kernel taint",
     ];
+    // An LPAR's kernel tells of each DMA window that it asks its platform for.
+    let of_windows = text.starts_with("spapr_tce_create_table: Calling query ");
     // From Linux 7 on.
     let of_resets = text.starts_with("vfio-pci ") && text.contains(": reset");
     of_resets
+        || of_windows
         || of_machine_checks
             .iter()
             .any(|start| text.starts_with(start))

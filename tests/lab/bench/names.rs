@@ -126,6 +126,10 @@ const TITLES: &[(&str, &str)] = &[
         "NVMe, 400 reads of 4 KiB: TCE calls",
     ),
     (
+        "nvme-random-4k-platform-calls",
+        "NVMe, 400 reads of 4 KiB: TCE calls to the platform below",
+    ),
+    (
         "nvme-sequential-1m-busy",
         "NVMe, read of 1 MiB, sequential, by a busy processor",
     ),
@@ -140,6 +144,10 @@ const TITLES: &[(&str, &str)] = &[
     (
         "nvme-sequential-1m-tce-calls",
         "NVMe, 40 reads of 1 MiB: TCE calls",
+    ),
+    (
+        "nvme-sequential-1m-platform-calls",
+        "NVMe, 40 reads of 1 MiB: TCE calls to the platform below",
     ),
 ];
 

@@ -1,27 +1,51 @@
-//! Counting the guests' TCE hypercalls, whoever serves them: a histogram of the kernel's trace event
-//! for hypercalls (Documentation/trace/histogram.rst).
+//! Counting the guests' TCE hypercalls, whoever serves them, and those that the kernel of an LPAR makes itself:
+//! histograms of the kernel's trace events for hypercalls (Documentation/trace/histogram.rst).
 
 use std::fs;
 use std::io;
 
-const EVENT: &str = "/sys/kernel/tracing/events/kvm_hv/kvm_hcall_enter";
-const HISTOGRAM: &str = "hist:keys=req";
-
 /// H_PUT_TCE, H_PUT_TCE_INDIRECT and H_STUFF_TCE.
 const TCE_CALLS: [u64; 3] = [0x20, 0x13c, 0x138];
 
+/// Whose calls are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// The guests of this host.
+    Guests,
+    /// This host's kernel, which is an LPAR's: its calls go to the platform.
+    Host,
+}
+
+impl Caller {
+    /// The folder of the trace event.
+    const fn event(self) -> &'static str {
+        match self {
+            Self::Guests => "/sys/kernel/tracing/events/kvm_hv/kvm_hcall_enter",
+            Self::Host => "/sys/kernel/tracing/events/powerpc/hcall_entry",
+        }
+    }
+
+    /// Has the kernel count by the event's field for the call's number.
+    const fn histogram(self) -> &'static str {
+        match self {
+            Self::Guests => "hist:keys=req",
+            Self::Host => "hist:keys=opcode",
+        }
+    }
+}
+
 /// Counts while it exists.
 #[derive(Debug)]
-pub(crate) struct HypercallCount;
+pub(crate) struct HypercallCount(Caller);
 
 impl HypercallCount {
     /// Starts to count.
     ///
     /// # Errors
     /// When the kernel does not offer it.
-    pub(crate) fn start() -> io::Result<Self> {
-        fs::write(format!("{EVENT}/trigger"), HISTOGRAM)?;
-        Ok(Self)
+    pub(crate) fn start(caller: Caller) -> io::Result<Self> {
+        fs::write(format!("{}/trigger", caller.event()), caller.histogram())?;
+        Ok(Self(caller))
     }
 
     /// TCE calls so far.
@@ -29,18 +53,20 @@ impl HypercallCount {
     /// # Errors
     /// When the kernel does not tell.
     pub(crate) fn tce_calls(&self) -> io::Result<u64> {
-        Ok(tce_calls(&fs::read_to_string(format!("{EVENT}/hist"))?))
+        let histogram = fs::read_to_string(format!("{}/hist", self.0.event()))?;
+        Ok(tce_calls(&histogram))
     }
 }
 
 impl Drop for HypercallCount {
     fn drop(&mut self) {
+        let trigger = format!("{}/trigger", self.0.event());
         // What remains costs a little time, and nothing else.
-        let _ = fs::write(format!("{EVENT}/trigger"), format!("!{HISTOGRAM}"));
+        let _ = fs::write(trigger, format!("!{}", self.0.histogram()));
     }
 }
 
-/// The sum of lines `{ req: NUMBER } hitcount: COUNT`.
+/// The sum of lines `{ FIELD: NUMBER } hitcount: COUNT`.
 fn tce_calls(histogram: &str) -> u64 {
     let entry = |line: &str| {
         let (key, count) = line.trim().strip_prefix('{')?.split_once('}')?;
@@ -63,5 +89,9 @@ mod tests {
                     { req:        316 } hitcount:        600\n\nTotals:\n    Hits: 1575\n";
         assert_eq!(tce_calls(text), 675);
         assert_eq!(tce_calls(""), 0);
+        assert_eq!(
+            tce_calls("{ opcode:         32 } hitcount:          7\n"),
+            7
+        );
     }
 }

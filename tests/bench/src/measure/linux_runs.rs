@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use spapr_devices::vfio::{HostPaths, Platform};
 use spapr_lab::benchmark::results::{Defences, Peer};
 use spapr_lab::benchmark::row::{Row, RowError, Unit};
 use spapr_lab::cpio::Archive;
@@ -12,7 +13,7 @@ use spapr_lab::initrd::write_with_overlay;
 use super::command_line::RunArguments;
 use super::guest_runs::LIMIT;
 use super::hide::Kept;
-use super::hypercall_count::HypercallCount;
+use super::hypercall_count::{Caller, HypercallCount};
 use super::peers::{self, Controller, GUEST_BYTES, Guest, Windows};
 use super::read::{LATENCY, SERIES, Series};
 use super::watch::{self, Running};
@@ -262,9 +263,9 @@ struct Watcher {
     run_time: u64,
     /// The processor time of a read, in each round of the series under way.
     processor_times: Vec<u64>,
-    calls: u64,
     locked: u64,
-    count: Option<HypercallCount>,
+    /// Who is counted, with the calls until the series under way.
+    counts: Vec<(Caller, HypercallCount, u64)>,
     wrong: Option<RowError>,
     is_done: bool,
     is_complete: bool,
@@ -295,15 +296,16 @@ impl Watcher {
             ("BENCH-START", _) => self.hertz = 1_000_000_000,
             ("BENCH-BEGIN", Some(_)) => self.run_time = running.run_time()?,
             ("BENCH-END", Some(series)) => self.round_ended(running, series)?,
-            ("BENCH-COUNT", _) => match HypercallCount::start() {
-                Ok(count) => self.count = Some(count),
-                Err(error) => tell(&format!("TCE calls are not counted: {error}")),
-            },
-            ("BENCH-COUNT-BEGIN", Some(_)) => self.calls = self.tce_calls()?,
+            ("BENCH-COUNT", _) => self.start_counting(),
+            ("BENCH-COUNT-BEGIN", Some(_)) => {
+                for (_, count, before) in &mut self.counts {
+                    *before = count.tce_calls()?;
+                }
+            }
             ("BENCH-COUNT-END", Some(series)) => self.calls_ended(series)?,
             ("BENCH-DONE", _) => {
                 self.add("locked", Unit::Bytes, self.locked);
-                self.count = None;
+                self.counts.clear();
                 self.is_done = true;
             }
             ("BENCH", _) => match Row::parse(line, self.hertz) {
@@ -340,17 +342,34 @@ impl Watcher {
         Ok(())
     }
 
+    /// Counts the guest's calls, and in an LPAR those of this host's kernel.
+    fn start_counting(&mut self) {
+        let mut callers = vec![Caller::Guests];
+        if HostPaths::default().platform() == Platform::Lpar {
+            callers.push(Caller::Host);
+        }
+        for caller in callers {
+            match HypercallCount::start(caller) {
+                Ok(count) => self.counts.push((caller, count, 0)),
+                Err(error) => tell(&format!("TCE calls are not counted ({caller:?}): {error}")),
+            }
+        }
+    }
+
     fn calls_ended(&mut self, series: Series) -> std::io::Result<()> {
-        if self.count.is_some() {
-            let calls = self.tce_calls()?.saturating_sub(self.calls);
-            let name = format!("{}-tce-calls", series.name);
+        let mut found = Vec::new();
+        for (caller, count, before) in &self.counts {
+            let calls = count.tce_calls()?.saturating_sub(*before);
+            let of = match caller {
+                Caller::Guests => "tce-calls",
+                Caller::Host => "platform-calls",
+            };
+            found.push((format!("{}-{of}", series.name), calls));
+        }
+        for (name, calls) in found {
             self.add(&name, Unit::Count, calls);
         }
         Ok(())
-    }
-
-    fn tce_calls(&self) -> std::io::Result<u64> {
-        self.count.as_ref().map_or(Ok(0), HypercallCount::tce_calls)
     }
 
     fn add(&mut self, name: &str, unit: Unit, value: u64) {
