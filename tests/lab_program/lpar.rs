@@ -93,6 +93,7 @@ fn check(expected: &Expected) {
 }
 
 #[test]
+#[ignore = "boots a host of its own: cargo lab test long:: runs it"]
 fn a_guest_in_an_lpar_without_dynamic_windows_has_the_lpars_window_where_it_is() {
     check(&Expected {
         options: &["ddw=off", "window-size=256M", "window-start=0x80000000"],
@@ -103,6 +104,7 @@ fn a_guest_in_an_lpar_without_dynamic_windows_has_the_lpars_window_where_it_is()
 }
 
 #[test]
+#[ignore = "boots a host of its own: cargo lab test long:: runs it"]
 fn a_guest_in_an_lpar_with_a_small_window_makes_its_own_though_another_was_killed() {
     check(&Expected {
         options: &["window-size=256M"],

@@ -44,12 +44,12 @@ pub(super) enum Platform {
 }
 
 impl HostKind {
-    /// Every kind, the usual one first.
+    /// Every kind, the usual one first, and those next whose tests take longest.
     pub(crate) const ALL: [Self; 5] = [
         Self::P9Pages64k,
         Self::P9Pages4k,
-        Self::P10Pages64k,
         Self::Lpar9Pages64k,
+        Self::P10Pages64k,
         Self::Lpar9Pages4k,
     ];
 

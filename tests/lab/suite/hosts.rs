@@ -49,7 +49,7 @@ const SECOND_LANE_TESTS: [&str; 6] = [
 ];
 /// Tests that a run of everything leaves to the other hosts, on those that are dearer to emulate and show the
 /// same there.
-const LEFT_OUT: [(HostKind, HostKernel, &[&str]); 2] = [
+const LEFT_OUT: [(HostKind, HostKernel, &[&str]); 3] = [
     (
         HostKind::P10Pages64k,
         HostKernel::Trixie,
@@ -57,6 +57,21 @@ const LEFT_OUT: [(HostKind, HostKernel, &[&str]); 2] = [
             "every_host::dma::a_version_1_container_",
             "every_host::dma::in_user_mode_",
             "every_host::dma_windows::",
+            "every_host::entropy::",
+            "every_host::hostile_driver::",
+            "every_host::reboot::",
+        ],
+    ),
+    (
+        HostKind::Lpar9Pages64k,
+        HostKernel::Trixie,
+        &[
+            "every_host::dma::a_version_1_container_",
+            "every_host::dma::in_user_mode_",
+            "every_host::dma_windows::a_guest_in_huge_pages_",
+            "every_host::dma_windows::without_",
+            "every_host::entropy::",
+            "every_host::hostile_driver::",
             "every_host::reboot::",
         ],
     ),
@@ -66,6 +81,7 @@ const LEFT_OUT: [(HostKind, HostKernel, &[&str]); 2] = [
         &[
             "every_host::dma::a_version_1_container_",
             "every_host::dma::in_user_mode_",
+            "every_host::hostile_driver::",
             "every_host::reboot::",
         ],
     ),
@@ -148,6 +164,11 @@ enum Tests {
 /// Whether a filter names tests of a module.
 fn names(filter: &[String], module: &str) -> bool {
     filter.iter().any(|filter| filter.contains(module))
+}
+
+/// Whether all tests that take long are asked for, on all hosts.
+pub(super) fn are_all_long(args: &TestArgs) -> bool {
+    args.host.is_empty() && args.filter.iter().any(|filter| filter == LONG_TESTS)
 }
 
 /// The most time that a host's tests may take.
@@ -283,8 +304,10 @@ fn wanted(args: &TestArgs) -> (Vec<Wanted>, Vec<Wanted>) {
             longest.push(with(MAIN_HOST, kernels, Tests::Libvirt));
         }
         longest.push(with(MAIN_HOST, kernels, Tests::SecondLane));
+        // Among the longest others is the first kind.
+        let first = others.len().min(1);
         if kernels == KernelArgs::default() {
-            longest.push(with(MAIN_HOST, newer, Tests::OfEveryHost));
+            others.insert(first, with(MAIN_HOST, newer, Tests::OfEveryHost));
         }
         others.splice(..0, longest);
     }

@@ -88,6 +88,9 @@ pub(crate) fn run(workspace: &Workspace, args: &TestArgs) -> Result<u8, SuiteErr
         })?);
         parts.extend(while_building(workspace)?);
     }
+    if hosts::are_all_long(args) {
+        parts.push(part("LPARs with other DMA windows", || lpars(workspace))?);
+    }
     parts.extend(hosts::run(workspace, args)?);
     Ok(summary(&parts))
 }
@@ -219,6 +222,14 @@ fn package_fetching(workspace: &Workspace) -> Result<Tally, SuiteError> {
 fn lab_program(workspace: &Workspace) -> Result<Tally, SuiteError> {
     let mut cargo = lab_tests(workspace);
     cargo.args(["--test", "lab_program", "--", "--test-threads=1"]);
+    counted(cargo)
+}
+
+/// Runs guests in LPARs of other DMA windows than the suite's host has: each boots one.
+fn lpars(workspace: &Workspace) -> Result<Tally, SuiteError> {
+    let mut cargo = lab_tests(workspace);
+    cargo.args(["--test", "lab_program", "--", "--test-threads=1"]);
+    cargo.args(["--ignored", "lpar::"]);
     counted(cargo)
 }
 
