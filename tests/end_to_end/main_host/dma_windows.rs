@@ -33,6 +33,24 @@ fn a_bounded_window_is_used_piece_by_piece() {
 }
 
 #[test]
+fn a_default_window_is_as_large_as_asked_for_and_no_larger_than_the_hosts() {
+    let finished = read_with(&["--ddw", "off", "--dma-window", "2G"]);
+    let entries = finished.number("/windows/0/entries");
+    assert_eq!(entries, (2 << 30) / 4096, "{finished}");
+    assert_eq!(finished.stat("/windows/0/path"), "bound", "{finished}");
+    let refused = Vmm::job("true")
+        .nvme_with_windows()
+        .option("--dma-window", "4G")
+        .run();
+    refused.assert_refused(&[
+        "--dma-window: ",
+        "host bridge 0, of IOMMU group ",
+        "4096 MiB is more than the host has, 2048 MiB",
+    ]);
+    assert_nothing_is_left();
+}
+
+#[test]
 fn a_version_1_container_offers_no_windows() {
     let finished = read_with(&["--iommu", "v1"]);
     assert!(!finished.console().contains("pe-dma-window"), "{finished}");
