@@ -135,6 +135,9 @@ pub(crate) struct BenchArgs {
     /// The host to measure on
     #[arg(long, value_enum, default_value_t = HostKind::P9Pages64k, conflicts_with = "native")]
     pub(crate) host: HostKind,
+    /// What a host that is an LPAR has, as for `exec`
+    #[arg(long, value_name = "OPTION=VALUE", conflicts_with = "native")]
+    pub(crate) lpar: Vec<LparOption>,
     #[command(flatten)]
     pub(crate) kernels: KernelArgs,
     /// Measure on this machine, with its own KVM, which takes a POWER machine

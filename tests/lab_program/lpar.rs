@@ -22,7 +22,7 @@ echo
 echo LAB-EXPECTED-SHA256 $LAB_NVME_DATA_SHA256
 echo LAB-WINDOWS $(jq -c .windows /run/stats.json)
 echo LAB-IOMMU $(spapr-vmm iommu $LAB_NVME --json | jq -c '.groups[0].containers[0]')
-dmesg | grep -i 'blacklist' && exit 1
+dmesg | grep -e 'in failed DDW device list' -e 'Create ddw failed' && exit 1
 exit 0
 "#;
 

@@ -108,13 +108,19 @@ impl IommuInfo {
     /// `wanted_bytes` (a power of two) or, if nobody chose, 1 GiB or as much less as the host has.
     ///
     /// # Errors
-    /// When that is more than the host's.
-    pub fn default_window(&self, wanted_bytes: Option<u64>) -> Result<Geometry, WindowTooLarge> {
+    /// When that is more than the host's, or the host does not tell how large its window is.
+    pub fn default_window(
+        &self,
+        wanted_bytes: Option<u64>,
+    ) -> Result<Geometry, DefaultWindowError> {
+        if self.window_bytes < PageShift::SIZE_4K.bytes() {
+            return Err(DefaultWindowError::Untold(self.window_bytes));
+        }
         // The kernel makes windows of a power of two; so are the hosts' own.
-        let most = 1 << self.window_bytes.max(PageShift::SIZE_4K.bytes()).ilog2();
+        let most = 1 << self.window_bytes.ilog2();
         let wanted = wanted_bytes.unwrap_or(USUAL_WINDOW_BYTES.min(most));
         if wanted > most {
-            return Err(WindowTooLarge { wanted, most });
+            return Err(DefaultWindowError::TooLarge { wanted, most });
         }
         Ok(Geometry {
             entries: wanted >> PageShift::SIZE_4K.get(),
@@ -124,17 +130,27 @@ impl IommuInfo {
     }
 }
 
-/// A default window is larger than the host's.
+/// Why a bridge can have no such default window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "a DMA window of {} MiB is more than the host has, {} MiB (VFIO_IOMMU_SPAPR_TCE_GET_INFO); give less",
-    .wanted >> 20, .most >> 20
-)]
-pub struct WindowTooLarge {
-    /// As asked for, in bytes.
-    pub wanted: u64,
-    /// What the host has.
-    pub most: u64,
+pub enum DefaultWindowError {
+    /// It is larger than the host's.
+    #[error(
+        "a DMA window of {} MiB is more than the host has, {} MiB (VFIO_IOMMU_SPAPR_TCE_GET_INFO); give less",
+        .wanted >> 20, .most >> 20
+    )]
+    TooLarge {
+        /// As asked for, in bytes.
+        wanted: u64,
+        /// What the host has.
+        most: u64,
+    },
+    /// The host's number of bytes, of 32 bits, is that of no window. To try one would be to risk what an LPAR's kernel
+    /// does after a failure: the device gets no window any more until the LPAR restarts.
+    #[error(
+        "the host says that its DMA window has {0} bytes (VFIO_IOMMU_SPAPR_TCE_GET_INFO): one of 4 GiB or more, as \
+         of some virtual functions, cannot be told there, and the device cannot be passed through"
+    )]
+    Untold(u64),
 }
 
 /// Why there is no container for a group.

@@ -127,13 +127,18 @@ fn a_default_window_is_as_large_as_asked_for_or_as_usual_and_no_larger_than_the_
     assert_eq!(of(0x4fff_ffff, None), Ok(1 << 30));
     assert_eq!(of(2 << 30, Some(2 << 30)), Ok(2 << 30));
     assert_eq!(of(2 << 30, Some(16 << 20)), Ok(16 << 20));
-    assert_eq!(of(0, None), Ok(4096));
-    let error: WindowTooLarge = of(256 << 20, Some(1 << 30)).unwrap_err();
+    let error: DefaultWindowError = of(256 << 20, Some(1 << 30)).unwrap_err();
     let text = error.to_string();
     assert!(
         text.contains("1024 MiB is more than the host has, 256 MiB"),
         "{text}"
     );
+    // What a window of 4 GiB looks like in 32 bits: none is tried.
+    for told in [0, 4095] {
+        for wanted in [None, Some(16 << 20)] {
+            assert_eq!(of(told, wanted), Err(DefaultWindowError::Untold(told)));
+        }
+    }
 }
 
 #[test]

@@ -40,8 +40,8 @@ mod window;
 
 pub use address::{ParsePciAddressError, PciAddress};
 pub use container::{
-    Container, ContainerError, IommuInfo, IommuPolicy, IommuVersion, USUAL_WINDOW_BYTES,
-    WindowTooLarge,
+    Container, ContainerError, DefaultWindowError, IommuInfo, IommuPolicy, IommuVersion,
+    USUAL_WINDOW_BYTES,
 };
 pub use device::{Device, DeviceError};
 pub use dma::{RegisterError, host_error};

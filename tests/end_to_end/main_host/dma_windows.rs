@@ -42,11 +42,7 @@ fn a_default_window_is_as_large_as_asked_for_and_no_larger_than_the_hosts() {
         .nvme_with_windows()
         .option("--dma-window", "4G")
         .run();
-    refused.assert_refused(&[
-        "--dma-window: ",
-        "host bridge 0, of IOMMU group ",
-        "4096 MiB is more than the host has, 2048 MiB",
-    ]);
+    refused.assert_refused(&["--dma-window", "a window has at most 2G"]);
     assert_nothing_is_left();
 }
 

@@ -141,6 +141,7 @@ fn emulated(workspace: &Workspace, args: &BenchArgs, results: &Path) -> Result<(
     let guest = guest(workspace)?;
     let mut host = HostArgs::plain(args.host);
     host.kernels = args.kernels;
+    host.lpar.clone_from(&args.lpar);
     host.icount = true;
     host.hugepages = true;
     host.with = vec![Extra::Qemu, Extra::NextQemu];
@@ -266,6 +267,7 @@ mod tests {
     fn report_from(from: &Path, output: &Path) -> Result<u8, BenchError> {
         let args = BenchArgs {
             host: HOST,
+            lpar: Vec::new(),
             kernels: KernelArgs::default(),
             native: false,
             vfio: Vec::new(),

@@ -147,6 +147,8 @@ enum Tests {
     /// Those that are the same on every kind of host. Guests with other kernels than the host's are not
     /// among them unless a filter names them: one host runs those, the others with those that take long.
     OfEveryHost,
+    /// All of those.
+    WholeOfEveryHost,
     /// All but the second lane's.
     FirstLane,
     /// The second lane's.
@@ -185,7 +187,9 @@ impl Tests {
     fn arguments(self, filter: &[String]) -> String {
         let mut skipped = match self {
             Self::All => vec![LIBVIRT_TESTS, LONG_TESTS],
-            Self::OfEveryHost => vec![LIBVIRT_TESTS, LONG_TESTS, MAIN_HOST_TESTS],
+            Self::OfEveryHost | Self::WholeOfEveryHost => {
+                vec![LIBVIRT_TESTS, LONG_TESTS, MAIN_HOST_TESTS]
+            }
             Self::FirstLane => [&[LIBVIRT_TESTS, LONG_TESTS][..], &SECOND_LANE_TESTS].concat(),
             Self::Libvirt if names(filter, LONG_TESTS) => Vec::new(),
             Self::SecondLane | Self::Libvirt => vec![LONG_TESTS],
@@ -231,7 +235,7 @@ impl Wanted {
             title.push_str(&format!(", {}", self.kernels.title()));
         }
         title.push_str(match self.tests {
-            Tests::All | Tests::OfEveryHost | Tests::FirstLane => "",
+            Tests::All | Tests::OfEveryHost | Tests::WholeOfEveryHost | Tests::FirstLane => "",
             Tests::SecondLane => ", second lane",
             Tests::Libvirt => ", libvirt",
             Tests::Long | Tests::LongOfEveryHost => ", long ones",
@@ -289,12 +293,16 @@ fn wanted(args: &TestArgs) -> (Vec<Wanted>, Vec<Wanted>) {
         main.extend(with_libvirt);
         return (main, long(other_kinds, Tests::LongOfEveryHost));
     }
-    let tests = match args.host.is_empty() {
-        true => Tests::OfEveryHost,
-        false => Tests::All,
+    // What is the same on every host was written on one of bare metal.
+    let tests = |kind: HostKind| match (args.host.is_empty(), kind.is_lpar()) {
+        (true, _) => Tests::OfEveryHost,
+        (false, true) => Tests::WholeOfEveryHost,
+        (false, false) => Tests::All,
     };
     let others = other_kinds.into_iter();
-    let mut others: Vec<Wanted> = others.map(|kind| with(kind, kernels, tests)).collect();
+    let mut others: Vec<Wanted> = others
+        .map(|kind| with(kind, kernels, tests(kind)))
+        .collect();
     let mut main_tests = Tests::All;
     if everything {
         main_tests = Tests::FirstLane;

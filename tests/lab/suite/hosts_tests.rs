@@ -100,6 +100,8 @@ fn a_run_of_everything_leaves_some_modules_to_other_hosts_and_a_named_host_runs_
     assert!(!arguments(HostKind::P10Pages64k, &["reboot"]).contains(reboot));
     let [main, others] = lanes(&args(&[HostKind::P10Pages64k], &[]));
     assert_eq!((main.len(), others[0].1), (0, Tests::All));
+    let [_, others] = lanes(&args(&[HostKind::Lpar9Pages4k], &[]));
+    assert_eq!(others[0].1, Tests::WholeOfEveryHost);
 }
 
 #[test]

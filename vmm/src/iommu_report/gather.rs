@@ -93,8 +93,8 @@ struct Found {
 /// What the containers of a group are, or why it cannot be taken.
 type Outcome = Result<Vec<Attached>, (State, Option<String>)>;
 
-/// What came of putting a group into a container of one version.
-type Attached = (IommuVersion, Result<GroupWindows, ContainerError>);
+/// What came of putting a group into a container of one version, or why nothing did.
+type Attached = (IommuVersion, Result<GroupWindows, String>);
 
 fn group(
     host: &HostPaths,
@@ -191,13 +191,14 @@ fn attach(
         };
         match Container::attach(host, group, policy) {
             Ok(container) => {
-                let windows = GroupWindows::new(*container.info(), wanted_window)?;
-                attached.push((version, Ok(windows)));
+                let windows = GroupWindows::new(*container.info(), wanted_window);
+                let windows = windows.map_err(|error| error.to_string());
+                attached.push((version, windows));
             }
             Err(error @ (ContainerError::NoSpapr | ContainerError::ApiVersion { .. })) => {
                 return Err(error.into());
             }
-            Err(error) => attached.push((version, Err(error))),
+            Err(error) => attached.push((version, Err(chain(&error)))),
         }
     }
     Ok(Ok(attached))
@@ -275,7 +276,7 @@ fn group_report(found: Found, guest: &Guest, limit: &MemoryLimit) -> GroupReport
         .into_iter()
         .map(|(version, outcome)| ContainerReport {
             version: version_number(version),
-            reason: outcome.as_ref().err().map(|error| chain(error)),
+            reason: outcome.as_ref().err().cloned(),
             locked: match &outcome {
                 Ok(windows) => locked(guest, &[*windows], limit),
                 Err(_) => Vec::new(),

@@ -228,6 +228,27 @@ fn the_json_has_the_documented_shape() {
 }
 
 #[test]
+fn a_group_without_a_window_so_large_says_so_and_the_others_are_told() {
+    let too_large = GroupWindows::new(info(IommuVersion::V2), Some(4 * GIB));
+    let reason = too_large.unwrap_err().to_string();
+    let small = Ok(vec![(IommuVersion::V2, Err(reason.clone()))]);
+    let guest = Guest {
+        ram_bytes: GIB,
+        region: RegionSize::for_ram(GIB),
+        kernel_tables: true,
+        host_page_bytes: 65536,
+        ddw: DdwMode::Auto,
+        largest_page: PageShift::SIZE_64K,
+    };
+    let report = report(vec![found(1, small), found(2, both())], &guest, None, LIMIT);
+    let [first, second] = &report.groups[..] else {
+        panic!("{report:?}")
+    };
+    assert_eq!(first.containers[0].reason, Some(reason));
+    assert!(second.containers[0].iommu.is_some());
+}
+
+#[test]
 fn groups_together_share_memory_and_only_free_ones_count() {
     let report = sample(LIMIT);
     let [v2, v1] = &report.together[..] else {
@@ -276,7 +297,8 @@ fn a_version_that_is_refused_for_one_group_is_not_offered_for_all() {
             IommuVersion::V1,
             Err(ContainerError::NotOffered {
                 version: IommuVersion::V1,
-            }),
+            }
+            .to_string()),
         ),
     ]);
     let guest = Guest {

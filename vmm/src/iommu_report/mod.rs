@@ -15,13 +15,11 @@ pub mod table;
 
 use std::io::{self, Write};
 
-use spapr_devices::vfio::{
-    ContainerError, HostPaths, MemoryLimitError, PreflightError, WindowTooLarge,
-};
+use spapr_devices::vfio::{ContainerError, HostPaths, MemoryLimitError, PreflightError};
 
 use crate::cli::{self, IommuArguments};
 use crate::memory::{self, MemoryError};
-use crate::setting::{self, Setting};
+use crate::setting;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -49,9 +47,6 @@ pub enum IommuReportError {
     /// The host's VFIO has no support for SPAPR.
     #[error(transparent)]
     Container(#[from] ContainerError),
-    /// No group has a DMA window so large.
-    #[error(transparent)]
-    Window(#[from] WindowTooLarge),
     /// The limit on locked memory cannot be read.
     #[error(transparent)]
     MemoryLimit(#[from] MemoryLimitError),
@@ -65,7 +60,6 @@ impl IommuReportError {
     pub fn message(&self) -> String {
         let setting = match self {
             Self::Memory(error) => error.setting(),
-            Self::Window(_) => Some(Setting::DmaWindow),
             _ => None,
         };
         setting::message(self, setting.and_then(cli::option_of))
@@ -75,11 +69,7 @@ impl IommuReportError {
     /// failed.
     pub fn exit_status(&self) -> u8 {
         match self {
-            Self::WrongArchitecture
-            | Self::NoGroups
-            | Self::Memory(_)
-            | Self::Window(_)
-            | Self::Container(_) => 2,
+            Self::WrongArchitecture | Self::NoGroups | Self::Memory(_) | Self::Container(_) => 2,
             Self::Preflight(PreflightError::Unreadable { .. })
             | Self::MemoryLimit(_)
             | Self::Output(_) => 1,

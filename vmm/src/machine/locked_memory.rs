@@ -4,7 +4,7 @@
 
 use spapr_devices::dma_windows::WindowLimits;
 use spapr_devices::vfio::{
-    IommuInfo, IommuVersion, LockedMemoryNeed, WindowTooLarge, fewest_levels,
+    DefaultWindowError, IommuInfo, IommuVersion, LockedMemoryNeed, fewest_levels,
 };
 use spapr_hypercalls::address::PageShift;
 use spapr_hypercalls::locking::RegionSize;
@@ -44,8 +44,11 @@ impl GroupWindows {
     /// With a default window as [`IommuInfo::default_window`] makes it.
     ///
     /// # Errors
-    /// When the host has no window so large.
-    pub fn new(container: IommuInfo, wanted_bytes: Option<u64>) -> Result<Self, WindowTooLarge> {
+    /// When the host has no such window.
+    pub fn new(
+        container: IommuInfo,
+        wanted_bytes: Option<u64>,
+    ) -> Result<Self, DefaultWindowError> {
         Ok(Self {
             container,
             default_window: container.default_window(wanted_bytes)?,
@@ -84,9 +87,8 @@ impl Guest {
         let registers = of_v2.clone().next().is_some();
         let memory = |bytes| LockedMemoryNeed::v2(if registers { bytes } else { 0 });
         let default_windows = total(groups.iter().map(|group| self.default_window(group)));
-        let dynamic = |group: &GroupWindows| self.dynamic_window(&group.container);
-        let dynamic_windows = total(groups.iter().map(dynamic));
         let all = sum(default_windows, memory(self.ram_bytes));
+        let most_windows = total(groups.iter().map(|group| self.most_windows(group)));
         let (before_dma, first_mapping) = match lock {
             LockPolicy::FirstMap => {
                 let region = memory(self.ram_bytes.min(self.region.bytes()));
@@ -110,7 +112,7 @@ impl Guest {
         Need {
             before_dma,
             first_mapping,
-            most: sum(all, dynamic_windows),
+            most: sum(most_windows, memory(self.ram_bytes)),
         }
     }
 
@@ -126,6 +128,17 @@ impl Guest {
             .map_or_else(LockedMemoryNeed::default, |offered| {
                 self.window_of(container, offered.largest_page(), offered.bytes())
             })
+    }
+
+    /// The default window and the one that the guest makes, or where there is one at a time, the dearer of them.
+    fn most_windows(&self, group: &GroupWindows) -> LockedMemoryNeed {
+        let default = self.default_window(group);
+        let dynamic = self.dynamic_window(&group.container);
+        match group.container.dynamic_windows {
+            1 if dynamic.total_bytes() > default.total_bytes() => dynamic,
+            1 => default,
+            _ => sum(default, dynamic),
+        }
     }
 
     fn default_window(&self, group: &GroupWindows) -> LockedMemoryNeed {
@@ -349,6 +362,29 @@ mod tests {
     }
 
     #[test]
+    fn where_there_is_one_window_at_a_time_the_dearer_one_counts() {
+        let one = GroupWindows {
+            container: IommuInfo {
+                dynamic_windows: 1,
+                ..V2.container
+            },
+            ..V2
+        };
+        let most = |group, ram_bytes| {
+            let guest = Guest {
+                ddw: DdwMode::Auto,
+                ..guest(ram_bytes)
+            };
+            let need = guest.need(&[group], LockPolicy::FirstMap).most;
+            need.host_table_bytes + need.kvm_table_bytes
+        };
+        assert_eq!(most(one, GIB), TABLES, "the default one's pages are small");
+        let dynamic = guest(GIB).window_of(&one.container, PageShift::SIZE_64K, 64 * GIB);
+        assert_eq!(most(one, 64 * GIB), dynamic.total_bytes());
+        assert!(most(V2, 64 * GIB) > most(one, 64 * GIB));
+    }
+
+    #[test]
     fn a_window_of_a_host_with_one_level_is_in_one_table() {
         let container = IommuInfo {
             levels: 1,
@@ -417,7 +453,7 @@ mod tests {
             ram_bytes: u64, host_window_bytes: u64, containers in containers(),
         ) {
             let guest = Guest { ram_bytes, ddw: DdwMode::Auto, ..guest(GIB) };
-            let all = [&containers[..], &[V2, on(V1, host_window_bytes)]].concat();
+            let all = [&containers[..], &[V2, on(V1, host_window_bytes.max(4096))]].concat();
             let need = guest.need(&all, LockPolicy::Attach);
             prop_assert!(need.most.total_bytes() >= ram_bytes);
         }

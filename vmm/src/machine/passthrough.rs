@@ -8,8 +8,8 @@ use log::Level;
 use spapr_devices::guest_message;
 use spapr_devices::pci::{DeviceFunction, FunctionBackend};
 use spapr_devices::vfio::{
-    Container, ContainerError, Device, DeviceError, Group, GroupError, GroupNumber, HostPaths,
-    IommuPolicy, PciAddress, PreflightError, VfioFunction, WindowTooLarge,
+    Container, ContainerError, DefaultWindowError, Device, DeviceError, Group, GroupError,
+    GroupNumber, HostPaths, IommuPolicy, PciAddress, PreflightError, VfioFunction,
 };
 
 use super::device_notices;
@@ -50,7 +50,7 @@ pub enum PassthroughError {
         /// Why.
         source: io::Error,
     },
-    /// The host has no default DMA window so large.
+    /// The host has no such default DMA window.
     #[error("host bridge {bridge}, of IOMMU group {group}")]
     DefaultWindow {
         /// The bridge.
@@ -58,7 +58,7 @@ pub enum PassthroughError {
         /// The group.
         group: GroupNumber,
         /// Why.
-        source: WindowTooLarge,
+        source: DefaultWindowError,
     },
     /// One device twice.
     #[error("PCI device {0} is given twice")]
@@ -169,7 +169,7 @@ impl TakenGroup {
     /// The default DMA window that its bridge is to have.
     ///
     /// # Errors
-    /// When the host has none so large.
+    /// When the host has none such.
     pub(super) fn windows(&self, sizes: &DmaWindowSizes) -> Result<GroupWindows, PassthroughError> {
         let wanted = sizes.bytes_of(self.bridge);
         GroupWindows::new(*self.container.info(), wanted).map_err(|source| {

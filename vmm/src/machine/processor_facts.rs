@@ -31,11 +31,14 @@ pub enum ProcessorError {
     },
     /// The processor is older or newer than those known.
     #[error(
-        "this host's processor (version {pvr:#010x}) is unknown; POWER9, POWER10 and Power11 are supported"
+        "this host's processor (version {pvr:#010x}, in its device tree {level:#010x}) is unknown; POWER9, POWER10 \
+         and Power11 are supported, and an LPAR in the compatibility mode of one of them"
     )]
     UnknownProcessor {
         /// Processor version register.
         pvr: u32,
+        /// What the host's device tree says: the same, or an LPAR's compatibility mode.
+        level: u32,
     },
     /// The host has another one than was asked for.
     #[error(
@@ -72,8 +75,12 @@ pub(super) fn describe(
     wanted: Option<ProcessorModel>,
 ) -> Result<ProcessorFacts, ProcessorError> {
     let host = host_processor(cpus)?;
-    let level = level(cell(&host, "cpu-version").unwrap_or(pvr), pvr);
-    let (node_name, cpu_version) = level.ok_or(ProcessorError::UnknownProcessor { pvr })?;
+    let host_version = cell(&host, "cpu-version").unwrap_or(pvr);
+    let (node_name, cpu_version) =
+        level(host_version, pvr).ok_or(ProcessorError::UnknownProcessor {
+            pvr,
+            level: host_version,
+        })?;
     if let Some(wanted) = wanted.map(ProcessorModel::node_name)
         && wanted != node_name
     {

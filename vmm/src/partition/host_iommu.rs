@@ -167,12 +167,15 @@ impl HostIommu for GroupIommu {
                 Ok(())
             }
             Err(error) => {
+                let mut level = Level::Error;
                 if let WindowError::WrongStart { found, .. } = error {
+                    // Who asked may ask for it there.
                     *self.misplaced() = Some(found);
+                    level = Level::Info;
                 }
                 let reason = chain(&error);
                 guest_message!(
-                    Level::Error,
+                    level,
                     "{}: no DMA window at bus address {bus_offset}: {reason}",
                     self.group()
                 );

@@ -38,12 +38,19 @@ impl DmaWindowSize {
     /// The least that may be asked for: drivers take some MiB for what they share with their devices.
     pub const LEAST: ByteSize = ByteSize(16 << 20);
 
+    /// The most: hosts tell of no larger one (`dma32_window_size` of VFIO_IOMMU_SPAPR_TCE_GET_INFO has 32 bits).
+    pub const MOST: ByteSize = ByteSize(2 << 30);
+
     /// A window of so many bytes.
     ///
     /// # Errors
     /// Why there is none.
     pub fn new(bytes: u64) -> Result<Self, String> {
-        window_size(ByteSize(bytes), Self::LEAST).map(Self)
+        let size = window_size(ByteSize(bytes), Self::LEAST)?;
+        if size > Self::MOST {
+            return Err(format!("a window has at most {}", Self::MOST));
+        }
+        Ok(Self(size))
     }
 
     /// It in bytes, a power of two.
@@ -163,6 +170,7 @@ mod tests {
         assert_eq!([of(0), of(3)], [Some(2 << 30), Some(256 << 20)]);
         assert_eq!(DmaWindowSizes::default().bytes_of(0), None);
         let refusal = |text: &str| text.parse::<DmaWindowSize>().unwrap_err();
+        assert!(refusal("4G").contains("at most 2G"));
         assert!(refusal("3G").contains("such as 2G"));
         assert!(refusal("8M").contains("at least 16M"));
     }

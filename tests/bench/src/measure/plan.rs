@@ -92,7 +92,7 @@ const STARTS: usize = 9;
 const QEMU_STARTS: usize = 3;
 const LINUX_STARTS: usize = 3;
 const QEMU_LINUX_STARTS: usize = 2;
-/// How often a Linux guest that reads is booted: where its memory comes to lie makes reads dearer or cheaper by
+/// How often a Linux guest that reads is booted where instructions are counted: where its memory comes to lie makes reads dearer or cheaper by
 /// a hundredth, for as long as it lives.
 const LINUX_READERS: usize = 3;
 /// How often a guest of spapr-vmm is started to see what its first mappings cost: there is one of each
@@ -287,10 +287,14 @@ impl Session<'_> {
             for run in LINUX_RUNS.map(with) {
                 let title = format!("Linux: {}{}", run.prefix(), run.peer.name());
                 self.measure(&title, |session| {
-                    let found = reading.reads(session.arguments, &run, LINUX_READERS)?;
-                    let found = found.map(|found| Found {
-                        rows: merged(&found.rows),
-                        ..found
+                    let boots = match session.arguments.counts_instructions {
+                        true => LINUX_READERS,
+                        false => 1,
+                    };
+                    let found = reading.reads(session.arguments, &run, boots)?;
+                    let found = found.map(|found| match boots {
+                        1 => found,
+                        _ => of_medians(found),
                     });
                     session.add_linux(run.peer, found);
                     Ok(())
@@ -352,6 +356,23 @@ impl Session<'_> {
         self.results
             .measured
             .extend(row.map(|row| Measured { peer, row }));
+    }
+}
+
+/// The rows of several boots as one of their medians.
+fn of_medians(found: Found) -> Found {
+    let medians = found.rows.iter().filter_map(|row| {
+        let median = Row::of_samples(&row.name, row.n, row.unit, &[row.median()])?;
+        Some(Row {
+            failed: row.failed,
+            digest: row.digest,
+            ..median
+        })
+    });
+    let medians: Vec<Row> = medians.collect();
+    Found {
+        rows: merged(&medians),
+        ..found
     }
 }
 

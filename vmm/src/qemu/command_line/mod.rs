@@ -115,7 +115,9 @@ pub const fn option_of(setting: Setting) -> Option<&'static str> {
         Setting::HostBridge => {
             "-device spapr-pci-host-bridge (<controller type='pci' model='pci-root'/> in a libvirt domain)"
         }
-        Setting::DmaWindow => "-global spapr-pci-host-bridge.dma_win_size",
+        Setting::DmaWindow => {
+            "-global spapr-pci-host-bridge.dma_win_size (or dma_win_size= of one)"
+        }
         Setting::Stats => "-spapr-vmm stats",
         // Its errors name the chardev.
         Setting::Console => return None,
