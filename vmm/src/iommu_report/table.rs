@@ -3,7 +3,7 @@
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
 use super::report::{
-    ContainerReport, GroupReport, Interrupts, Iommu, Limit, Locked, Member, Report, State, Verdict,
+    ContainerReport, GroupReport, Interrupts, Limit, Locked, Member, Report, State, Verdict,
 };
 use crate::spec::ByteSize;
 
@@ -137,65 +137,46 @@ fn reasons(groups: &[GroupReport]) -> Vec<String> {
 
 fn facts(group: &GroupReport) -> Table {
     let mut table = new_table(["container"]);
-    let mut header = vec![Cell::new("container")];
-    let containers: Vec<(&ContainerReport, Option<&Iommu>)> = group
-        .containers
-        .iter()
-        .map(|container| (container, container.iommu.as_ref()))
-        .collect();
-    header.extend(
-        containers
-            .iter()
-            .map(|(container, _)| Cell::new(format!("v{}", container.version))),
-    );
-    table.set_header(header);
-    let mut row = |title: &str, value: &dyn Fn(&Iommu) -> String| {
+    let versions = group.containers.iter().map(|it| format!("v{}", it.version));
+    let header = std::iter::once("container".to_owned()).chain(versions);
+    table.set_header(header.map(Cell::new));
+    let mut row = |title: &str, value: &dyn Fn(&ContainerReport) -> Option<String>| {
         let mut cells = vec![Cell::new(title)];
-        cells.extend(containers.iter().map(|(_, iommu)| {
-            let text = iommu.map_or_else(|| "none".to_owned(), value);
+        cells.extend(group.containers.iter().map(|container| {
+            let text = value(container).unwrap_or_else(|| "none".to_owned());
             Cell::new(text).set_alignment(CellAlignment::Right)
         }));
         table.add_row(cells);
     };
-    row("DMA window of the host: start", &|iommu| {
-        format!("{:#x}", iommu.window_start)
+    row("DMA window of the host: start", &|it| {
+        Some(format!("{:#x}", it.iommu.as_ref()?.window_start))
     });
-    row("DMA window of the host: size", &|iommu| {
-        ByteSize(iommu.window_bytes).to_string()
+    row("DMA window of the host: size", &|it| {
+        Some(ByteSize(it.iommu.as_ref()?.window_bytes).to_string())
     });
-    row("IOMMU page sizes", &|iommu| {
-        let sizes = iommu.page_sizes.iter().map(|&size| ByteSize(size));
-        let sizes: Vec<_> = sizes.map(|size| size.to_string()).collect();
-        sizes.join(", ")
+    row("IOMMU page sizes", &|it| {
+        let sizes = it.iommu.as_ref()?.page_sizes.iter();
+        let sizes: Vec<_> = sizes.map(|&size| ByteSize(size).to_string()).collect();
+        Some(sizes.join(", "))
     });
-    row("dynamic windows", &|iommu| match iommu.dynamic_windows {
-        0 => "none, the host's window is all".to_owned(),
-        1 => "one, in place of the default one".to_owned(),
-        count => format!("yes, {count} windows at a time"),
+    row("dynamic windows", &|it| {
+        Some(match it.iommu.as_ref()?.dynamic_windows {
+            0 => "none, the host's window is all".to_owned(),
+            1 => "one, in place of the default one".to_owned(),
+            count => format!("yes, {count} windows at a time"),
+        })
     });
-    row("levels of a table, at most", &|iommu| {
-        iommu.levels.to_string()
+    row("levels of a table, at most", &|it| {
+        Some(it.iommu.as_ref()?.levels.to_string())
     });
-    let mut cells = vec![Cell::new("default window of this guest")];
-    cells.extend(containers.iter().map(|(container, _)| {
-        let bytes = container.default_window_bytes;
-        let text = bytes.map_or_else(|| "none".to_owned(), |bytes| ByteSize(bytes).to_string());
-        Cell::new(text).set_alignment(CellAlignment::Right)
-    }));
-    table.add_row(cells);
-    let mut cells = vec![Cell::new("dynamic window of this guest")];
-    cells.extend(containers.iter().map(|(container, _)| {
-        let window = container.dynamic_window.as_ref();
-        let text = window.map_or_else(
-            || "none".to_owned(),
-            |window| {
-                let [bytes, page] = [window.window_bytes, window.page_bytes].map(ByteSize);
-                format!("{bytes} in pages of {page}")
-            },
-        );
-        Cell::new(text).set_alignment(CellAlignment::Right)
-    }));
-    table.add_row(cells);
+    row("default window of this guest", &|it| {
+        Some(ByteSize(it.default_window_bytes?).to_string())
+    });
+    row("dynamic window of this guest", &|it| {
+        let window = it.dynamic_window.as_ref()?;
+        let [bytes, page] = [window.window_bytes, window.page_bytes].map(ByteSize);
+        Some(format!("{bytes} in pages of {page}"))
+    });
     table
 }
 
