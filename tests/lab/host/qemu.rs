@@ -148,7 +148,11 @@ fn devices(command: &mut Command, settings: &Settings<'_>) {
     command.args(["-netdev", &format!("user,id=nic,restrict=on,{ECHO}")]);
     let nic = format!("e1000e,bus={},netdev=nic,romfile=", bus(3));
     command.args(["-device", &nic]);
-    let virtio = "disable-legacy=on,iommu_platform=on";
+    // On bare metal all DMA goes through the IOMMU; in an LPAR the lab's own devices need not fit its windows.
+    let virtio = match settings.kind.platform() {
+        Platform::BareMetal => "disable-legacy=on,iommu_platform=on",
+        Platform::Lpar => "disable-legacy=on",
+    };
     let ports = format!("virtio-serial-pci,bus={},{virtio}", bus(4));
     command.args(["-device", &ports]);
     for port in ["control", "stdout", "stderr"] {
@@ -158,26 +162,33 @@ fn devices(command: &mut Command, settings: &Settings<'_>) {
         ]);
     }
     command.args(["-device", "virtconsole,chardev=terminal,name=lab.terminal"]);
-    share(command, "run", settings.share, "", &bus(0));
+    let share = |command: &mut Command, name, folder, options, number| {
+        share(
+            command,
+            name,
+            folder,
+            options,
+            &format!("bus={},{virtio}", bus(number)),
+        );
+    };
+    share(command, "run", settings.share, "", 0);
     if let Some(extra) = settings.extra {
-        share(command, "extra", extra, ",readonly=on", &bus(2));
+        share(command, "extra", extra, ",readonly=on", 2);
     }
     if let Some(next) = settings.next {
-        share(command, "next", next, ",readonly=on", &bus(5));
+        share(command, "next", next, ",readonly=on", 5);
     }
 }
 
-fn share(command: &mut Command, name: &str, folder: &Path, options: &str, bus: &str) {
+/// A folder of this machine, by a device with these properties.
+fn share(command: &mut Command, name: &str, folder: &Path, options: &str, properties: &str) {
     command.arg("-fsdev").arg(joined(
         &format!("local,id={name},security_model=none{options},path="),
         folder,
     ));
     command.args([
         "-device",
-        &format!(
-            "virtio-9p-pci,bus={bus},fsdev={name},mount_tag=lab.{name},\
-             disable-legacy=on,iommu_platform=on"
-        ),
+        &format!("virtio-9p-pci,fsdev={name},mount_tag=lab.{name},{properties}"),
     ]);
 }
 

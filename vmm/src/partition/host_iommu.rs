@@ -10,7 +10,7 @@ use parking_lot::{Mutex, MutexGuard};
 use spapr_devices::dma_windows::WindowHost;
 use spapr_devices::error_chain::chain;
 use spapr_devices::vfio::{
-    Container, IommuVersion, MemoryLimitError, RegisterError, WindowError, host_error,
+    Container, IommuVersion, MemoryLimitError, Platform, RegisterError, WindowError, host_error,
     host_page_bytes,
 };
 use spapr_devices::{guest_activity, guest_message};
@@ -147,6 +147,11 @@ impl GroupIommu {
     }
 }
 
+/// Seen with Linux 6.12 in containers of both versions: the kernel asks its platform for a dynamic window where the
+/// default one would do.
+const NO_WINDOWS_IN_LPAR: &str = "; in an LPAR whose platform makes no dynamic DMA windows, Linux makes none for VFIO \
+    at all: no device there can do DMA for a guest (docs/lpar.md)";
+
 impl HostIommu for GroupIommu {
     type KernelTable = TceTable;
 
@@ -173,7 +178,11 @@ impl HostIommu for GroupIommu {
                     *self.misplaced() = Some(found);
                     level = Level::Info;
                 }
-                let reason = chain(&error);
+                let mut reason = chain(&error);
+                let info = self.container.info();
+                if info.platform == Platform::Lpar && info.dynamic_windows == 0 {
+                    reason.push_str(NO_WINDOWS_IN_LPAR);
+                }
                 guest_message!(
                     level,
                     "{}: no DMA window at bus address {bus_offset}: {reason}",
