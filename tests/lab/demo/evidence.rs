@@ -19,6 +19,8 @@ pub(super) const HYPERCALLS: [(&str, &str); 4] = [
     ("H_GET_TCE", "get_tce"),
 ];
 
+/// A call for which memory was locked is made again, and counted once: three pieces at most in each of four regions.
+const MOST_MADE_AGAIN: u64 = 12;
 /// The least single mappings that the guest's 2,048 small reads make.
 const SINGLES_AT_LEAST: u64 = 1_000;
 /// Those of a guest with a window as large as its memory are fewer: none are for reads.
@@ -177,7 +179,7 @@ impl Evidence {
             format!("{answered} H_PUT_TCE in the kernel, {in_vmm} in the VMM, not {expected}"),
         );
         check(
-            left == in_vmm,
+            left >= in_vmm && left - in_vmm <= MOST_MADE_AGAIN,
             format!("the kernel left {left} H_PUT_TCE to the VMM, which counts {in_vmm}"),
         );
         failures
