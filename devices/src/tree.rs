@@ -74,11 +74,8 @@ impl Node {
     /// With a property of values of two cells.
     #[must_use]
     pub fn doublewords(self, name: impl Into<Name>, values: &[u64]) -> Self {
-        let bytes: Vec<u8> = values
-            .iter()
-            .flat_map(|value| value.to_be_bytes())
-            .collect();
-        self.bytes(name, bytes)
+        let cells: Vec<u32> = values.iter().copied().flat_map(cells).collect();
+        self.cells(name, &cells)
     }
 
     /// With a property that is a string.
