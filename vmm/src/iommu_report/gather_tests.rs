@@ -195,6 +195,18 @@ fn both() -> Outcome {
     Ok(vec![of(IommuVersion::V2), of(IommuVersion::V1)])
 }
 
+/// A guest of 1 GiB on a host with pages of 64 KiB, with dynamic windows.
+fn guest() -> Guest {
+    Guest {
+        ram_bytes: GIB,
+        region: RegionSize::for_ram(GIB),
+        kernel_tables: true,
+        host_page_bytes: 65536,
+        ddw: DdwMode::Auto,
+        largest_page: PageShift::SIZE_64K,
+    }
+}
+
 /// A host with two free groups and one that is held, for the tests of what is made of it.
 pub(in super::super) fn sample(limit: MemoryLimit) -> Report {
     let busy = GroupError::Busy {
@@ -202,16 +214,8 @@ pub(in super::super) fn sample(limit: MemoryLimit) -> Report {
         path: "/dev/vfio/2".into(),
     };
     let held = Err((State::HeldByAnotherProcess, Some(busy.to_string())));
-    let guest = Guest {
-        ram_bytes: GIB,
-        region: RegionSize::for_ram(GIB),
-        kernel_tables: true,
-        host_page_bytes: 65536,
-        ddw: DdwMode::Auto,
-        largest_page: PageShift::SIZE_64K,
-    };
     let groups = vec![found(1, both()), found(2, held), found(5, both())];
-    report(groups, &guest, Some(true), limit)
+    report(groups, &guest(), Some(true), limit)
 }
 
 /// A limit of 512 MiB.
@@ -232,15 +236,12 @@ fn a_group_without_a_window_so_large_says_so_and_the_others_are_told() {
     let too_large = GroupWindows::new(info(IommuVersion::V2), Some(4 * GIB));
     let reason = too_large.unwrap_err().to_string();
     let small = Ok(vec![(IommuVersion::V2, Err(reason.clone()))]);
-    let guest = Guest {
-        ram_bytes: GIB,
-        region: RegionSize::for_ram(GIB),
-        kernel_tables: true,
-        host_page_bytes: 65536,
-        ddw: DdwMode::Auto,
-        largest_page: PageShift::SIZE_64K,
-    };
-    let report = report(vec![found(1, small), found(2, both())], &guest, None, LIMIT);
+    let report = report(
+        vec![found(1, small), found(2, both())],
+        &guest(),
+        None,
+        LIMIT,
+    );
     let [first, second] = &report.groups[..] else {
         panic!("{report:?}")
     };
