@@ -28,6 +28,15 @@ pub struct GuestRange {
     pub bytes: u64,
 }
 
+impl GuestRange {
+    /// Whether all of `bytes` bytes from `start` on are in it.
+    pub fn contains(&self, start: GuestPhysicalAddress, bytes: u64) -> bool {
+        let offset = start.0.checked_sub(self.start.0);
+        let end = offset.and_then(|offset| offset.checked_add(bytes));
+        end.is_some_and(|end| end <= self.bytes)
+    }
+}
+
 /// Guest RAM.
 pub trait GuestMemory: Send + Sync {
     /// Copies `list.len()` big-endian doublewords starting at `address` into `list`, once, in

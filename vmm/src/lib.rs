@@ -16,7 +16,7 @@
 //! | [`vcpu`] | a processor's loop and the hypercalls that are no DMA |
 //! | [`boot`] | kernel, initial RAM disk and device tree in guest memory |
 //! | [`random`] | random bytes |
-//! | [`memory`], [`hugepages`] | guest RAM, and huge pages of the host behind it |
+//! | [`memory`] | guest RAM in blocks, and huge pages of the host behind it |
 //! | [`console`] | where the guest's terminal is |
 //! | [`background_writer`] | bytes written by a thread of their own |
 //! | [`control`] | signals and the machine's end |
@@ -35,7 +35,6 @@ pub mod console;
 pub mod control;
 pub mod descriptor_limit;
 pub mod dump;
-pub mod hugepages;
 pub mod iommu_report;
 pub mod lifecycle;
 pub mod logging;

@@ -69,7 +69,7 @@ pub fn load(
     let too_large = || InitrdError::TooLarge {
         path: path.to_owned(),
         bytes,
-        ram_bytes: ram.bytes(),
+        ram_bytes: ram.boot_bytes(),
     };
     let start = layout
         .place_initrd(kernel_end, bytes)

@@ -6,7 +6,7 @@
 //! 64 KiB up    initial RAM disk, behind the kernel
 //! …
 //! top - 2 MiB  device tree
-//! top - 64 KiB RTAS stub;  top = the end of RAM, at most 768 MiB
+//! top - 64 KiB RTAS stub;  top = the end of the block at 0, at most 768 MiB
 //! ```
 
 /// Where the kernel is loaded: 4 MiB up, as QEMU does, so that low memory is free for guests that
@@ -26,7 +26,7 @@ pub const INITRD_ALIGNMENT: u64 = 64 << 10;
 /// QEMU's firmware puts them.
 const TOP_MOST: u64 = 768 << 20;
 
-/// The most bytes that a kernel can have in a guest with `ram_bytes` of memory, of whatever size.
+/// The most bytes that a kernel can have in a guest with `ram_bytes` of memory at 0, of whatever size.
 pub fn room_for_kernel(ram_bytes: u64) -> u64 {
     let top = ram_bytes.min(TOP_MOST);
     top.saturating_sub(DEVICE_TREE_MOST_BYTES + RTAS_BYTES)
@@ -39,12 +39,12 @@ pub struct Layout {
     pub device_tree: u64,
     /// The RTAS stub.
     pub rtas: u64,
-    /// Size of RAM in bytes.
+    /// Size in bytes of the RAM at 0.
     pub ram_bytes: u64,
 }
 
 impl Layout {
-    /// The layout of a guest with `ram_bytes` of memory.
+    /// The layout of a guest with `ram_bytes` of memory at 0.
     pub fn for_memory(ram_bytes: u64) -> Self {
         let top = ram_bytes.min(TOP_MOST);
         Self {

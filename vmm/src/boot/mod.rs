@@ -104,7 +104,7 @@ pub fn load(
             most: COMMAND_LINE_MOST_BYTES,
         });
     }
-    let layout = Layout::for_memory(ram.bytes());
+    let layout = Layout::for_memory(ram.boot_bytes());
     let kernel = payload.kernel.load(ram, &layout)?;
     let initrd = payload
         .initrd

@@ -27,11 +27,12 @@ const PRSTATUS_REGISTERS: usize = 48;
 /// Registers, whether there are floating-point registers (four bytes), and padding.
 const PRSTATUS_BYTES: usize = PRSTATUS_REGISTERS_AT + PRSTATUS_REGISTERS * 8 + 8;
 
-/// All that comes before the memory in `range`.
-pub(super) fn head(processors: &[Option<Registers>], range: MemoryRange) -> Vec<u8> {
+/// All that comes before the memory, which is that of `ranges`, one behind the other.
+pub(super) fn head(processors: &[Option<Registers>], ranges: &[MemoryRange]) -> Vec<u8> {
     let notes = notes(processors);
-    let notes_at =
-        size_of::<FileHeader64<LittleEndian>>() + 2 * size_of::<ProgramHeader64<LittleEndian>>();
+    let headers = 1 + ranges.len();
+    let notes_at = size_of::<FileHeader64<LittleEndian>>()
+        + headers * size_of::<ProgramHeader64<LittleEndian>>();
     let memory_at = ((notes_at + notes.len()) as u64).next_multiple_of(MEMORY_ALIGNMENT);
     let note = ProgramHeader64 {
         p_type: u32(elf::PT_NOTE),
@@ -43,25 +44,33 @@ pub(super) fn head(processors: &[Option<Registers>], range: MemoryRange) -> Vec<
         p_memsz: u64(notes.len() as u64),
         p_align: u64(NOTE_ALIGNMENT as u64),
     };
-    let memory = ProgramHeader64 {
-        p_type: u32(elf::PT_LOAD),
-        p_flags: u32(elf::PF_R | elf::PF_W | elf::PF_X),
-        p_offset: u64(memory_at),
-        p_vaddr: u64(KERNEL_ADDRESS | range.begin),
-        p_paddr: u64(range.begin),
-        p_filesz: u64(range.bytes),
-        p_memsz: u64(range.bytes),
-        p_align: u64(1),
-    };
-    let mut head = bytes_of(&file_header()).to_vec();
+    let mut head = bytes_of(&file_header(headers)).to_vec();
     head.extend(bytes_of(&note));
-    head.extend(bytes_of(&memory));
+    let mut offset = memory_at;
+    for range in ranges {
+        head.extend(bytes_of(&segment(range, offset)));
+        offset += range.bytes;
+    }
     head.extend(notes);
     head.resize(usize::try_from(memory_at).unwrap_or(usize::MAX), 0);
     head
 }
 
-fn file_header() -> FileHeader64<LittleEndian> {
+/// A piece of memory, at `offset` in the file.
+fn segment(range: &MemoryRange, offset: u64) -> ProgramHeader64<LittleEndian> {
+    ProgramHeader64 {
+        p_type: u32(elf::PT_LOAD),
+        p_flags: u32(elf::PF_R | elf::PF_W | elf::PF_X),
+        p_offset: u64(offset),
+        p_vaddr: u64(KERNEL_ADDRESS | range.begin),
+        p_paddr: u64(range.begin),
+        p_filesz: u64(range.bytes),
+        p_memsz: u64(range.bytes),
+        p_align: u64(1),
+    }
+}
+
+fn file_header(program_headers: usize) -> FileHeader64<LittleEndian> {
     let header_bytes = |bytes: usize| u16(u16::try_from(bytes).unwrap_or(u16::MAX));
     FileHeader64 {
         e_ident: Ident {
@@ -82,7 +91,7 @@ fn file_header() -> FileHeader64<LittleEndian> {
         e_flags: u32(0),
         e_ehsize: header_bytes(size_of::<FileHeader64<LittleEndian>>()),
         e_phentsize: header_bytes(size_of::<ProgramHeader64<LittleEndian>>()),
-        e_phnum: u16(2),
+        e_phnum: u16(u16::try_from(program_headers).unwrap_or(u16::MAX)),
         e_shentsize: u16(0),
         e_shnum: u16(0),
         e_shstrndx: u16(0),
@@ -258,8 +267,11 @@ mod tests {
 
     #[test]
     fn a_core_file_is_one_of_ppc64le_with_memory_where_the_kernel_has_it() {
-        let range = MemoryRange::new(0x100_0000, 0x200_0000, 1 << 30).expect("memory");
-        let core = head(&[None], range);
+        let range = MemoryRange {
+            begin: 0x100_0000,
+            bytes: 0x200_0000,
+        };
+        let core = head(&[None], &[range]);
         let header = FileHeader64::<LittleEndian>::parse(&*core).expect("a header");
         assert_eq!(header.e_ident.class, elf::ELFCLASS64);
         assert!(header.is_little_endian());
@@ -281,8 +293,7 @@ mod tests {
 
     #[test]
     fn each_register_is_where_debuggers_look_for_it() {
-        let all = MemoryRange::new(0, 1 << 20, 1 << 20).expect("memory");
-        let notes = notes_of(&head(&[Some(processor())], all));
+        let notes = notes_of(&head(&[Some(processor())], &[]));
         let kinds: Vec<(u32, &str, usize)> = notes
             .iter()
             .map(|(kind, name, description)| (*kind, name.as_str(), description.len()))
@@ -318,8 +329,7 @@ mod tests {
 
     #[test]
     fn the_nth_note_is_the_nth_processors_also_where_one_is_stopped() {
-        let all = MemoryRange::new(0, 1 << 20, 1 << 20).expect("memory");
-        let notes = notes_of(&head(&[None, Some(processor()), None], all));
+        let notes = notes_of(&head(&[None, Some(processor()), None], &[]));
         let statuses: Vec<(u8, u64)> = notes
             .iter()
             .filter(|(kind, ..)| *kind == elf::NT_PRSTATUS)

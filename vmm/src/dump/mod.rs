@@ -13,6 +13,8 @@ mod registers;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use spapr_hypercalls::address::GuestPhysicalAddress;
+use spapr_hypercalls::world::GuestRange;
 use spapr_kvm::registers::Registers;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -50,14 +52,14 @@ pub struct Snapshot {
     pub processors: Vec<Option<Registers>>,
 }
 
-/// A part of a guest's memory.
+/// A part of a guest's memory, without gaps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MemoryRange {
+struct MemoryRange {
     begin: u64,
     bytes: u64,
 }
 
-/// A range that has no memory, or more than the guest.
+/// A range that has no memory, or some that is not the guest's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("bytes {begin:#x} to {end:#x} are not all guest memory, which ends at {ram_end:#x}")]
 pub struct NotMemory {
@@ -66,61 +68,81 @@ pub struct NotMemory {
     ram_end: u64,
 }
 
-impl MemoryRange {
-    /// `bytes` from guest address `begin` on, all of them of a guest with `ram_bytes`, or of it all.
+/// All of a guest's memory, or a part of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selection(Vec<MemoryRange>);
+
+impl Selection {
+    /// All of the guest's blocks.
+    pub fn all(ram: &[GuestRange]) -> Self {
+        let range = |block: &GuestRange| MemoryRange {
+            begin: block.start.0,
+            bytes: block.bytes,
+        };
+        Self(ram.iter().map(range).collect())
+    }
+
+    /// `bytes` from guest address `begin` on, all of them in one block of `ram`.
     ///
     /// # Errors
-    /// When the range is empty, or goes past the end of the memory.
-    pub fn new(begin: u64, bytes: u64, ram_bytes: u64) -> Result<Self, NotMemory> {
-        let end = begin.saturating_add(bytes);
-        if bytes == 0 || end > ram_bytes {
+    /// When the range is empty, or not all memory.
+    pub fn part(begin: u64, bytes: u64, ram: &[GuestRange]) -> Result<Self, NotMemory> {
+        let start = GuestPhysicalAddress(begin);
+        if bytes == 0 || !ram.iter().any(|block| block.contains(start, bytes)) {
+            let ends = ram.iter().map(|block| block.start.0 + block.bytes);
             return Err(NotMemory {
                 begin,
-                end,
-                ram_end: ram_bytes,
+                end: begin.saturating_add(bytes),
+                ram_end: ends.fold(0, u64::max),
             });
         }
-        Ok(Self { begin, bytes })
+        Ok(Self(vec![MemoryRange { begin, bytes }]))
     }
 
     /// Its size in bytes.
-    pub const fn bytes(self) -> u64 {
-        self.bytes
+    pub fn bytes(&self) -> u64 {
+        self.0.iter().map(|range| range.bytes).sum()
     }
 }
 
-/// Writes a core file with the processors and with `range` of the memory, which has to be the
+/// Writes a core file with the processors and with what is selected of the memory, which has to be the
 /// snapshot's. `completed` counts bytes of memory that are written.
 ///
 /// # Errors
 /// When the target fails, or the dump is cancelled; what was written by then stays.
 pub fn write(
     snapshot: &Snapshot,
-    range: MemoryRange,
+    selection: &Selection,
     output: &mut Output,
     completed: &AtomicU64,
 ) -> Result<(), DumpError> {
-    output.write(&core_file::head(&snapshot.processors, range))?;
+    output.write(&core_file::head(&snapshot.processors, &selection.0))?;
     let mut buffer = vec![0; PIECE_BYTES];
     let zeroes = vec![0; PIECE_BYTES];
+    let all = selection.bytes();
     let mut done = 0;
-    while done < range.bytes {
-        let left = usize::try_from(range.bytes - done).unwrap_or(usize::MAX);
-        let piece = &mut buffer[..left.min(PIECE_BYTES)];
-        let address = range.begin + done;
-        snapshot
-            .memory
-            .mmap()
-            .read_slice(piece, GuestAddress(address))
-            .map_err(|source| DumpError::Memory { address, source })?;
-        // The last piece gives a file its length.
-        if left > PIECE_BYTES && *piece == zeroes {
-            output.write_zeroes(piece)?;
-        } else {
-            output.write(piece)?;
+    for range in &selection.0 {
+        let end = range.begin + range.bytes;
+        let mut address = range.begin;
+        while address < end {
+            let left = usize::try_from(end - address).unwrap_or(usize::MAX);
+            let piece = &mut buffer[..left.min(PIECE_BYTES)];
+            snapshot
+                .memory
+                .mmap()
+                .read_slice(piece, GuestAddress(address))
+                .map_err(|source| DumpError::Memory { address, source })?;
+            let bytes = piece.len() as u64;
+            // The last piece gives a file its length.
+            if done + bytes < all && *piece == zeroes[..piece.len()] {
+                output.write_zeroes(piece)?;
+            } else {
+                output.write(piece)?;
+            }
+            address += bytes;
+            done += bytes;
+            completed.store(done, Ordering::Relaxed);
         }
-        done += piece.len() as u64;
-        completed.store(done, Ordering::Relaxed);
     }
     Ok(())
 }
@@ -137,7 +159,7 @@ pub(crate) mod tests {
     use object::{LittleEndian, elf};
 
     use super::*;
-    use crate::memory::LEAST_BYTES;
+    use crate::memory::{Backing, LEAST_BYTES};
     use crate::spec::ByteSize;
 
     pub(crate) const MARK: &[u8] = b"written by the guest";
@@ -146,7 +168,7 @@ pub(crate) mod tests {
     /// A guest of two processors, the second stopped, that has written [`MARK`] at [`MARK_AT`] and at
     /// the end of its memory.
     pub(crate) fn snapshot() -> Snapshot {
-        let memory = GuestRam::new(ByteSize(LEAST_BYTES)).expect("memory");
+        let memory = GuestRam::new(ByteSize(LEAST_BYTES), Backing::Anonymous).expect("memory");
         let write = |address| memory.mmap().write_slice(MARK, GuestAddress(address));
         write(MARK_AT).expect("memory");
         write(LEAST_BYTES - MARK.len() as u64).expect("the end of it");
@@ -160,8 +182,16 @@ pub(crate) mod tests {
         }
     }
 
-    fn all() -> MemoryRange {
-        MemoryRange::new(0, LEAST_BYTES, LEAST_BYTES).expect("all of it")
+    /// All of [`snapshot`]'s memory.
+    fn ram() -> Vec<GuestRange> {
+        vec![GuestRange {
+            start: GuestPhysicalAddress(0),
+            bytes: LEAST_BYTES,
+        }]
+    }
+
+    fn all() -> Selection {
+        Selection::all(&ram())
     }
 
     /// The guest memory that a core file has: where in the file, from which guest address on, and how
@@ -197,7 +227,7 @@ pub(crate) mod tests {
         let descriptor = target.try_clone().expect("clone").into();
         let mut output = Output::new(descriptor, cancel).expect("output");
         let completed = AtomicU64::new(0);
-        write(&snapshot(), all(), &mut output, &completed).expect("written");
+        write(&snapshot(), &all(), &mut output, &completed).expect("written");
         assert_eq!(completed.into_inner(), LEAST_BYTES);
         std::io::Seek::rewind(&mut target).expect("seek");
         let mut core = Vec::new();
@@ -213,6 +243,52 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn memory_in_two_blocks_is_dumped_as_two_segments_without_the_gap() {
+        let range = |start, bytes| GuestRange {
+            start: GuestPhysicalAddress(start),
+            bytes,
+        };
+        let high = 1 << 40;
+        let memory = GuestRam::in_blocks(
+            range(0, LEAST_BYTES),
+            &[range(high, 16 << 20)],
+            Backing::Anonymous,
+        )
+        .expect("memory");
+        let write_mark = |address| memory.mmap().write_slice(MARK, GuestAddress(address));
+        write_mark(MARK_AT).expect("memory");
+        write_mark(high).expect("memory");
+        let selection = Selection::all(&memory.guest_ranges());
+        let snapshot = Snapshot {
+            memory,
+            processors: vec![None],
+        };
+        let (mut reader, writer) = std::io::pipe().expect("pipe");
+        let reading = thread::spawn(move || {
+            let mut core = Vec::new();
+            reader.read_to_end(&mut core).expect("read");
+            core
+        });
+        let cancel = Arc::new(Cancel::new().expect("eventfd"));
+        let mut output = Output::new(writer.into(), cancel).expect("output");
+        write(&snapshot, &selection, &mut output, &AtomicU64::new(0)).expect("written");
+        drop(output);
+        let core = reading.join().expect("no panic");
+        let header = elf::FileHeader64::<LittleEndian>::parse(&*core).expect("an ELF header");
+        let headers = header.program_headers(LittleEndian, &*core);
+        let mut marked = Vec::new();
+        for load in headers.expect("program headers") {
+            if load.p_type(LittleEndian) == elf::PT_LOAD {
+                let data = load.data(LittleEndian, &*core).expect("in the file");
+                let at = data.windows(MARK.len()).position(|bytes| bytes == MARK);
+                let at = at.expect("a mark in each") as u64;
+                marked.push((load.p_paddr(LittleEndian) + at, data.len() as u64));
+            }
+        }
+        assert_eq!(marked, [(MARK_AT, LEAST_BYTES), (high, 16 << 20)]);
+    }
+
+    #[test]
     fn what_a_file_held_before_is_not_left_in_the_dump() {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("old");
@@ -220,7 +296,7 @@ pub(crate) mod tests {
         let file = File::options().write(true).open(&path).expect("open");
         let cancel = Arc::new(Cancel::new().expect("eventfd"));
         let mut output = Output::new(file.into(), cancel).expect("output");
-        write(&snapshot(), all(), &mut output, &AtomicU64::new(0)).expect("written");
+        write(&snapshot(), &all(), &mut output, &AtomicU64::new(0)).expect("written");
         let core = std::fs::read(&path).expect("read");
         let (place, ..) = memory_of(&core);
         assert_eq!(pieces_with_data(&core[place..]), 2);
@@ -236,8 +312,8 @@ pub(crate) mod tests {
         });
         let cancel = Arc::new(Cancel::new().expect("eventfd"));
         let mut output = Output::new(writer.into(), cancel).expect("output");
-        let range = MemoryRange::new(MARK_AT, 0x12345, LEAST_BYTES).expect("a range");
-        write(&snapshot(), range, &mut output, &AtomicU64::new(0)).expect("written");
+        let range = Selection::part(MARK_AT, 0x12345, &ram()).expect("a range");
+        write(&snapshot(), &range, &mut output, &AtomicU64::new(0)).expect("written");
         drop(output);
         let core = reading.join().expect("no panic");
         let (place, address, bytes) = memory_of(&core);
@@ -253,7 +329,7 @@ pub(crate) mod tests {
         for (target, expected) in [(writer.into(), libc::EPIPE), (full.into(), libc::ENOSPC)] {
             let cancel = Arc::new(Cancel::new().expect("eventfd"));
             let mut output = Output::new(target, cancel).expect("output");
-            let result = write(&snapshot(), all(), &mut output, &AtomicU64::new(0));
+            let result = write(&snapshot(), &all(), &mut output, &AtomicU64::new(0));
             let Err(DumpError::Write(error)) = result else {
                 panic!("{result:?}")
             };
@@ -267,7 +343,7 @@ pub(crate) mod tests {
         let cancel = Arc::new(Cancel::new().expect("eventfd"));
         let mut output = Output::new(writer.into(), Arc::clone(&cancel)).expect("output");
         let writing = thread::spawn(move || {
-            write(&snapshot(), all(), &mut output, &AtomicU64::new(0)).expect_err("cancelled")
+            write(&snapshot(), &all(), &mut output, &AtomicU64::new(0)).expect_err("cancelled")
         });
         thread::sleep(std::time::Duration::from_millis(50));
         assert!(!writing.is_finished());
@@ -285,9 +361,9 @@ pub(crate) mod tests {
             (u64::MAX, u64::MAX),
             (0, 0),
         ] {
-            assert!(MemoryRange::new(begin, bytes, LEAST_BYTES).is_err());
+            assert!(Selection::part(begin, bytes, &ram()).is_err());
         }
-        let error = MemoryRange::new(0x1000, LEAST_BYTES, LEAST_BYTES).expect_err("too long");
+        let error = Selection::part(0x1000, LEAST_BYTES, &ram()).expect_err("too long");
         assert_eq!(
             error.to_string(),
             "bytes 0x1000 to 0x8001000 are not all guest memory, which ends at 0x8000000"

@@ -56,6 +56,7 @@ pub fn gather(host: &HostPaths, arguments: &IommuArguments) -> Result<Report, Io
     let backing = backing.unwrap_or_else(host_page_bytes);
     let guest = Guest {
         ram_bytes,
+        ram_end: ram_bytes,
         region,
         kernel_tables: kernel_tables.unwrap_or(true),
         host_page_bytes: host_page_bytes(),

@@ -199,6 +199,7 @@ fn both() -> Outcome {
 fn guest() -> Guest {
     Guest {
         ram_bytes: GIB,
+        ram_end: GIB,
         region: RegionSize::for_ram(GIB),
         kernel_tables: true,
         host_page_bytes: 65536,
@@ -304,6 +305,7 @@ fn a_version_that_is_refused_for_one_group_is_not_offered_for_all() {
     ]);
     let guest = Guest {
         ram_bytes: GIB,
+        ram_end: GIB,
         region: RegionSize::for_ram(GIB),
         kernel_tables: false,
         host_page_bytes: 4096,

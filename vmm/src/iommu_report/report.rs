@@ -301,6 +301,7 @@ mod tests {
     fn verdicts(limit_bytes: u64, version: IommuVersion) -> [Verdict; 2] {
         let guest = Guest {
             ram_bytes: GIB,
+            ram_end: GIB,
             region: RegionSize::for_ram(GIB),
             kernel_tables: true,
             host_page_bytes: 65536,

@@ -12,9 +12,9 @@ use spapr_devices::rtas;
 use spapr_devices::tree::Node;
 use spapr_devices::vfio::USUAL_WINDOW_BYTES;
 use spapr_hypercalls::abi;
-use spapr_hypercalls::address::{GuestPhysicalAddress, Ioba, PageShift};
+use spapr_hypercalls::address::{Ioba, PageShift};
 use spapr_hypercalls::engine::{Engine, HostBridge as EngineBridge};
-use spapr_hypercalls::world::{Geometry, GuestRange};
+use spapr_hypercalls::world::Geometry;
 use spapr_kvm::host::Capabilities;
 use spapr_kvm::vfio_device::VfioKvmDevice;
 use spapr_kvm::vm::Vm;
@@ -108,11 +108,7 @@ pub(super) fn attach_devices(
             vm.enable_hcall(call, true).map_err(KvmRefusal::from)?;
         }
     }
-    let ram_range = GuestRange {
-        start: GuestPhysicalAddress(0),
-        bytes: ram.bytes(),
-    };
-    let engine = Engine::new(ram.clone(), &[ram_range], policy, engine_bridges)?;
+    let engine = Engine::new(ram.clone(), &ram.guest_ranges(), policy, engine_bridges)?;
     let dma_windows = offered_windows(description, &engine, ram, &bridges);
     Ok(Attached {
         engine,
@@ -207,7 +203,7 @@ fn offered_windows(
     let limits = bridges.iter().filter_map(|bridge| {
         let number = bridge.index();
         let info = engine.host(number)?.container()?.info();
-        let limits = dma_windows::limits(description.ddw, info, largest_page, ram.bytes())?;
+        let limits = dma_windows::limits(description.ddw, info, largest_page, ram.end())?;
         Some((number, limits, engine.default_window(number)?))
     });
     let kernel_tables = policy(description).tce.binds_kernel_table();

@@ -11,7 +11,6 @@ use spapr_devices::pci::HostBridge;
 use spapr_devices::rtas::KERNEL_SERVICES;
 use spapr_devices::vfio::host_page_bytes;
 use spapr_hypercalls::abi;
-use spapr_hypercalls::address::GuestPhysicalAddress;
 use spapr_hypercalls::engine::Engine;
 use spapr_kvm::host::{Capabilities, Kvm, create_vm, require_radix};
 use spapr_kvm::memory_slots::MemorySlots;
@@ -99,8 +98,14 @@ impl Machine {
         let ram = kept.cleared_ram(description)?;
         let slots = slots_with(&ram, &vm, &capabilities)?;
         let interrupts = Arc::new(
-            InterruptController::new(controller, &vm, &slots, description.cpus, ram.bytes())
-                .map_err(KvmRefusal::from)?,
+            InterruptController::new(
+                controller,
+                &vm,
+                &slots,
+                description.cpus,
+                ram.guest_ranges(),
+            )
+            .map_err(KvmRefusal::from)?,
         );
         let (vcpus, processor) = make_vcpus(host, &vm, &interrupts, description)?;
         if controller == ControllerKind::Xics {
@@ -123,7 +128,7 @@ impl Machine {
             &board,
         )?;
         let tree = MachineTree {
-            ram_bytes: ram.bytes(),
+            ram: ram.guest_ranges(),
             cpus: description.cpus,
             threads_per_core: description.threads_per_core,
             processor,
@@ -175,17 +180,19 @@ fn rng_seed() -> Result<[u8; 64], MachineError> {
     Ok(seed)
 }
 
-/// The memory slots of `vm`, with `ram` in the first.
+/// The memory slots of `vm`, with the blocks of `ram` in the first ones.
 fn slots_with(
     ram: &GuestRam,
     vm: &Arc<Vm>,
     capabilities: &Capabilities,
 ) -> Result<Arc<MemorySlots>, KvmRefusal> {
     let slots = MemorySlots::new(Arc::clone(vm), capabilities.max_memory_slots);
-    let range = ram.host_range();
-    // SAFETY: the memory lives as long as `ram`, of which the machine holds a clone until the
-    // VM is gone; it is only ever accessed as volatile guest memory.
-    unsafe { slots.add(GuestPhysicalAddress(0), range.start, range.bytes) }?;
+    for block in ram.blocks() {
+        let host = block.host_range();
+        // SAFETY: the memory lives as long as `ram`, of which the machine holds a clone until the
+        // VM is gone; it is only ever accessed as volatile guest memory.
+        unsafe { slots.add(block.guest_range().start, host.start, host.bytes) }?;
+    }
     Ok(Arc::new(slots))
 }
 

@@ -14,18 +14,18 @@ pub fn page_backed_by(bytes: u64) -> PageShift {
         .unwrap_or(PageShift::SIZE_4K)
 }
 
-/// What the host bridge of a container offers a guest with `ram_bytes` of memory, whose pages allow
-/// IOMMU pages of at most `largest_page`; `None` when that is nothing.
+/// What the host bridge of a container offers a guest whose memory ends at address `ram_end` and whose pages
+/// allow IOMMU pages of at most `largest_page`; `None` when that is nothing.
 ///
-/// A window is at most as large as memory, rounded up to a power of two: that is what a guest asks
-/// for, and its tables are the host's to pay.
+/// A window is at most as large as all memory up to its end, rounded up to a power of two: that is what a
+/// guest asks for, and its tables are the host's to pay.
 pub fn limits(
     mode: DdwMode,
     info: &IommuInfo,
     largest_page: PageShift,
-    ram_bytes: u64,
+    ram_end: u64,
 ) -> Option<WindowLimits> {
-    let all = ram_bytes.checked_next_power_of_two()?;
+    let all = ram_end.checked_next_power_of_two()?;
     let bytes = match mode {
         DdwMode::Off => return None,
         DdwMode::Auto => all,

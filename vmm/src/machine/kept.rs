@@ -11,7 +11,7 @@ use spapr_kvm::host::{HostError, Kvm};
 
 use super::host::Host;
 use super::passthrough::{self, PassthroughError, TakenGroup};
-use crate::memory::{self, GuestRam, MemoryError};
+use crate::memory::{self, Backing, GuestRam, MemoryError};
 use crate::spec::MachineDescription;
 
 /// What a machine keeps over its lives: nothing before the first one.
@@ -44,10 +44,8 @@ impl Kept {
             return Ok(ram.clone());
         }
         warn_of_little_memory(description);
-        let ram = match description.hugepages {
-            Some(pages) => GuestRam::in_hugepages(description.memory, pages)?,
-            None => GuestRam::new(description.memory)?,
-        };
+        let huge = description.hugepages.map(Backing::Hugepages);
+        let ram = GuestRam::new(description.memory, huge.unwrap_or(Backing::Anonymous))?;
         Ok(self.ram.insert(ram).clone())
     }
 

@@ -19,6 +19,8 @@ use crate::spec::DdwMode;
 pub struct Guest {
     /// Size of its memory in bytes.
     pub ram_bytes: u64,
+    /// The guest address behind the last of it.
+    pub ram_end: u64,
     /// The regions in which its memory gets locked.
     pub region: RegionSize,
     /// Whether KVM holds a table for each window of a v2 container.
@@ -118,7 +120,7 @@ impl Guest {
 
     /// The dynamic windows that the guest is offered behind the bridge of a container, if any.
     pub fn offered(&self, container: &IommuInfo) -> Option<WindowLimits> {
-        dma_windows::limits(self.ddw, container, self.largest_page, self.ram_bytes)
+        dma_windows::limits(self.ddw, container, self.largest_page, self.ram_end)
     }
 
     /// What the window takes that Linux makes of what it is offered: the largest, in the largest
@@ -226,6 +228,7 @@ mod tests {
     fn guest(ram_bytes: u64) -> Guest {
         Guest {
             ram_bytes,
+            ram_end: ram_bytes,
             region: RegionSize::for_ram(ram_bytes),
             kernel_tables: true,
             host_page_bytes: 65536,

@@ -49,6 +49,7 @@ pub(super) fn check(
     let region = region.unwrap_or_else(|| RegionSize::for_ram(ram.bytes()));
     let guest = Guest {
         ram_bytes: ram.bytes(),
+        ram_end: ram.end(),
         region,
         kernel_tables: policy.tce.binds_kernel_table(),
         host_page_bytes: host_page_bytes(),

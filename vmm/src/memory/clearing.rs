@@ -4,9 +4,10 @@ use std::io;
 use std::ptr;
 use std::thread;
 
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use spapr_hypercalls::world::{GuestRange, HostRange};
+use vm_memory::{GuestAddress, GuestMemoryBackend};
 
-use super::GuestRam;
+use super::{Block, GuestRam};
 
 /// Bytes for which it is worth it to start one more thread that clears them: a tenth of a second or two.
 const CLEARED_BY_ONE: u64 = 1 << 30;
@@ -20,45 +21,32 @@ impl GuestRam {
     /// that there were.
     pub fn clear(&self) {
         if !self.give_back() {
-            self.overwrite(clearing_threads(self.bytes));
+            for block in self.blocks() {
+                let range = block.guest_range();
+                self.overwrite(range, clearing_threads(range.bytes));
+            }
         }
     }
 
     /// Gives the host the pages back, but for huge pages and locked memory, as [`GuestRam::clear`] does.
     /// Returns whether all of it reads as zero now.
     pub fn give_back(&self) -> bool {
-        if self.is_of_pool {
-            return false;
-        }
-        self.memory.iter().all(|region| {
-            let length = usize::try_from(region.len()).unwrap_or(usize::MAX);
-            // SAFETY: the range is one mapping of the region's, of anonymous memory, to which no reference is
-            // ever made: that it reads as zero afterwards is as if someone had written zeroes to it.
-            let result =
-                unsafe { libc::madvise(region.as_ptr().cast(), length, libc::MADV_DONTNEED) };
-            if result != 0 {
-                // EINVAL for locked memory (mlockall(2)).
-                log::debug!(
-                    "guest memory is kept as it is: {}",
-                    io::Error::last_os_error()
-                );
-            }
-            result == 0
-        })
+        self.blocks().all(give_back)
     }
 
-    /// Writes zeroes to all of it, with so many threads, or as many of them as there are.
-    fn overwrite(&self, threads: u64) {
-        let share = self.bytes.div_ceil(threads.max(1));
+    /// Writes zeroes to all of `range`, which is RAM, with so many threads, or as many of them as there are.
+    fn overwrite(&self, range: GuestRange, threads: u64) {
+        let share = range.bytes.div_ceil(threads.max(1));
         let shares = (0..threads.max(1)).map(|index| {
-            let start = (index * share).min(self.bytes);
-            (start, share.min(self.bytes - start))
+            let offset = (index * share).min(range.bytes);
+            (offset, share.min(range.bytes - offset))
         });
         thread::scope(|scope| {
             let mut own = Vec::new();
-            for (start, bytes) in shares {
+            for (offset, bytes) in shares {
+                let start = range.start.0 + offset;
                 let thread = thread::Builder::new().name("clear memory".to_owned());
-                let is_last = start + bytes == self.bytes;
+                let is_last = offset + bytes == range.bytes;
                 let started = !is_last
                     && thread
                         .spawn_scoped(scope, move || self.overwrite_part(start, bytes))
@@ -75,7 +63,7 @@ impl GuestRam {
 
     fn overwrite_part(&self, start: u64, bytes: u64) {
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-        for slice in self.memory.get_slices(GuestAddress(start), bytes) {
+        for slice in self.mmap().get_slices(GuestAddress(start), bytes) {
             // All of it is memory.
             let Ok(slice) = slice else { return };
             // SAFETY: the slice is memory of this process' that may be written, as long as the guard lives,
@@ -83,6 +71,34 @@ impl GuestRam {
             unsafe { ptr::write_bytes(slice.ptr_guard_mut().as_ptr(), 0, slice.len()) };
         }
     }
+}
+
+/// Gives the host the pages of a block back, if they can be had again; whether they read as zero now.
+fn give_back(block: &Block) -> bool {
+    if !block.backing().can_be_given_back() {
+        return false;
+    }
+    let HostRange { start, bytes } = block.host_range();
+    let (Ok(start), Ok(length)) = (usize::try_from(start.0), usize::try_from(bytes)) else {
+        return false;
+    };
+    // SAFETY: the range is the block's mapping, of anonymous memory, to which no reference is ever made: that it
+    // reads as zero afterwards is as if someone had written zeroes to it.
+    let result = unsafe {
+        libc::madvise(
+            ptr::without_provenance_mut(start),
+            length,
+            libc::MADV_DONTNEED,
+        )
+    };
+    if result != 0 {
+        // EINVAL for locked memory (mlockall(2)).
+        log::debug!(
+            "guest memory is kept as it is: {}",
+            io::Error::last_os_error()
+        );
+    }
+    result == 0
 }
 
 /// How many threads clear so many bytes: as many as this process may use processors, if there is enough for
@@ -96,13 +112,13 @@ fn clearing_threads(bytes: u64) -> u64 {
 mod tests {
     use vm_memory::Bytes;
 
-    use super::super::LEAST_BYTES;
+    use super::super::{Backing, LEAST_BYTES};
     use super::*;
     use crate::spec::ByteSize;
 
     /// Marks at both ends of memory, and where the shares of three or seven threads meet.
     fn marked() -> (GuestRam, Vec<GuestAddress>) {
-        let ram = GuestRam::new(ByteSize(LEAST_BYTES)).expect("guest memory");
+        let ram = GuestRam::new(ByteSize(LEAST_BYTES), Backing::Anonymous).expect("guest memory");
         let shares = [3, 7].into_iter().flat_map(|threads| {
             let share = LEAST_BYTES.div_ceil(threads);
             (1..threads).flat_map(move |index| [index * share - 1, index * share])
@@ -130,7 +146,9 @@ mod tests {
         assert_clear(&ram, &marks);
         for threads in [0, 1, 3, 7, 1000] {
             let (ram, marks) = marked();
-            ram.overwrite(threads);
+            for range in ram.guest_ranges() {
+                ram.overwrite(range, threads);
+            }
             assert_clear(&ram, &marks);
         }
     }
@@ -139,7 +157,8 @@ mod tests {
     #[test]
     fn locked_memory_is_cleared_where_it_is() {
         let (ram, marks) = marked();
-        let middle = ram.host_range().start.0 + LEAST_BYTES / 2;
+        let block = ram.blocks().next().expect("a block");
+        let middle = block.host_range().start.0 + LEAST_BYTES / 2;
         let middle = usize::try_from(middle).expect("an address");
         // SAFETY: it is guest memory, of which it changes nothing.
         let locked = unsafe { libc::mlock(std::ptr::without_provenance(middle), 0x1_0000) };

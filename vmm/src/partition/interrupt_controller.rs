@@ -8,6 +8,7 @@ use spapr_devices::interrupts::{
     ControllerKind, InterruptLines, LevelLine, Lisn, LisnBlock, Trigger,
 };
 use spapr_hypercalls::abi::{Arguments, ReturnCode};
+use spapr_hypercalls::world::GuestRange;
 use spapr_kvm::memory_slots::MemorySlots;
 use spapr_kvm::vcpu::Vcpu;
 use spapr_kvm::vm::Vm;
@@ -44,7 +45,7 @@ enum Controller {
 
 impl InterruptController {
     /// Makes the interrupt controller of `vm`, whose `cpus` processors are still to be made and whose
-    /// memory is `ram_bytes` from address 0 on.
+    /// memory is `ram`.
     ///
     /// # Errors
     /// KVM's refusal; all is given back then.
@@ -53,12 +54,12 @@ impl InterruptController {
         vm: &Arc<Vm>,
         slots: &Arc<MemorySlots>,
         cpus: u32,
-        ram_bytes: u64,
+        ram: Vec<GuestRange>,
     ) -> Result<Self, InterruptControllerError> {
         let controller = match kind {
             ControllerKind::Xics => Controller::Xics(Xics::new(vm, cpus)?),
             ControllerKind::Xive => {
-                let xive = Xive::new(XiveKvm::new(vm, slots, cpus)?, cpus, ram_bytes);
+                let xive = Xive::new(XiveKvm::new(vm, slots, cpus)?, cpus, ram);
                 // A machine has a processor, and fewer than there are numbers.
                 if let Some(processors) = LisnBlock::new(Lisn::IPI, cpus) {
                     xive.make_sources(processors, Trigger::Edge)

@@ -18,7 +18,7 @@ use vmm_sys_util::signal::block_signal;
 
 use super::events::Events;
 use super::state::{GuestState, WrongTime};
-use crate::dump::{self, Cancel, DumpError, MemoryRange, NotMemory, Output, Snapshot};
+use crate::dump::{self, Cancel, DumpError, NotMemory, Output, Selection, Snapshot};
 use crate::sandbox::{self, Role};
 use spapr_devices::error_chain::chain;
 
@@ -45,7 +45,7 @@ pub type Outcome = Arc<OnceLock<Result<(), String>>>;
 /// A dump for the thread to write.
 struct Job {
     snapshot: Snapshot,
-    range: MemoryRange,
+    selection: Selection,
     output: Output,
     outcome: Outcome,
 }
@@ -140,11 +140,14 @@ impl Dumps {
         let cancel = Arc::new(Cancel::new().map_err(BeginError::Target)?);
         let output = Output::new(target, Arc::clone(&cancel)).map_err(BeginError::Target)?;
         let snapshot = self.guest.hold_for_dump(&cancel)?;
-        let ram_bytes = snapshot.memory.bytes();
-        let (begin, bytes) = part.unwrap_or((0, ram_bytes));
-        let begun = MemoryRange::new(begin, bytes, ram_bytes)
+        let ram = snapshot.memory.guest_ranges();
+        let selection = match part {
+            Some((begin, bytes)) => Selection::part(begin, bytes, &ram),
+            None => Ok(Selection::all(&ram)),
+        };
+        let begun = selection
             .map_err(BeginError::from)
-            .and_then(|range| self.hand_over(snapshot, range, output));
+            .and_then(|selection| self.hand_over(snapshot, selection, output));
         if begun.is_err() {
             self.guest.dumped();
         }
@@ -154,13 +157,14 @@ impl Dumps {
     fn hand_over(
         &self,
         snapshot: Snapshot,
-        range: MemoryRange,
+        selection: Selection,
         output: Output,
     ) -> Result<Outcome, BeginError> {
         let outcome = Outcome::default();
+        let bytes = selection.bytes();
         let job = Job {
             snapshot,
-            range,
+            selection,
             output,
             outcome: Arc::clone(&outcome),
         };
@@ -168,7 +172,7 @@ impl Dumps {
         let mut status = self.progress.status.lock();
         self.jobs.send(job).map_err(|_| BeginError::NoThread)?;
         self.progress.completed.store(0, Ordering::Relaxed);
-        self.progress.total.store(range.bytes(), Ordering::Relaxed);
+        self.progress.total.store(bytes, Ordering::Relaxed);
         *status = Status::Active;
         Ok(outcome)
     }
@@ -197,13 +201,13 @@ impl Writer {
     fn write(&self, job: Job) {
         let Job {
             snapshot,
-            range,
+            selection,
             mut output,
             outcome,
         } = job;
         // Until the numbers are this dump's.
         drop(self.progress.status.lock());
-        let result = dump::write(&snapshot, range, &mut output, &self.progress.completed);
+        let result = dump::write(&snapshot, &selection, &mut output, &self.progress.completed);
         // The memory before the machine that waits for it, and the file before anyone looks at it.
         drop(snapshot);
         drop(output);

@@ -330,9 +330,10 @@ impl<D: XiveDevice> Xive<D> {
 
     /// The address of a queue, if it is aligned and all of the queue is RAM.
     fn queue_address(&self, address: u64) -> Option<GuestPhysicalAddress> {
-        let end = address.checked_add(QUEUE_BYTES)?;
-        (address.is_multiple_of(QUEUE_BYTES) && end <= self.ram_bytes)
-            .then_some(GuestPhysicalAddress(address))
+        let start = GuestPhysicalAddress(address);
+        let mut ram = self.ram.iter();
+        let is_ram = ram.any(|block| block.contains(start, QUEUE_BYTES));
+        (address.is_multiple_of(QUEUE_BYTES) && is_ram).then_some(start)
     }
 }
 

@@ -27,6 +27,7 @@ use std::sync::Weak;
 use book::Book;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use spapr_hypercalls::address::GuestPhysicalAddress;
+use spapr_hypercalls::world::GuestRange;
 
 use super::{LevelLine, Lisn, LisnBlock, Trigger};
 
@@ -194,8 +195,8 @@ pub trait XiveDevice: Send + Sync {
 pub struct Xive<D> {
     device: D,
     servers: u32,
-    /// Guest RAM begins at 0 and ends here.
-    ram_bytes: u64,
+    /// What of the guest's addresses is RAM.
+    ram: Vec<GuestRange>,
     // Held over the device's calls, for the kernel's sake. Guests configure now and then, and take
     // interrupts without coming here.
     book: Mutex<Book>,
@@ -204,13 +205,13 @@ pub struct Xive<D> {
 }
 
 impl<D: XiveDevice> Xive<D> {
-    /// The controller of a machine with `servers` processors and `ram_bytes` of memory at address 0.
+    /// The controller of a machine with `servers` processors and memory at `ram`.
     /// There are no sources and no queues.
-    pub fn new(device: D, servers: u32, ram_bytes: u64) -> Self {
+    pub fn new(device: D, servers: u32, ram: Vec<GuestRange>) -> Self {
         Self {
             device,
             servers,
-            ram_bytes,
+            ram,
             book: Mutex::default(),
             lines: RwLock::default(),
         }

@@ -21,7 +21,11 @@ const P5: ReturnCode = ReturnCode::P5;
 
 /// A controller with the processors' sources, one edge-triggered and one level-triggered.
 fn xive() -> Xive<FakeDevice> {
-    let xive = Xive::new(FakeDevice::new(SERVERS, RAM), SERVERS, RAM);
+    let ram = GuestRange {
+        start: GuestPhysicalAddress(0),
+        bytes: RAM,
+    };
+    let xive = Xive::new(FakeDevice::new(SERVERS, RAM), SERVERS, vec![ram]);
     let processors = LisnBlock::new(Lisn::IPI, SERVERS).unwrap();
     xive.make_sources(processors, Trigger::Edge).unwrap();
     xive.make_sources(LisnBlock::of_one(EDGE), Trigger::Edge)

@@ -12,6 +12,7 @@ use std::ops::Range;
 
 use spapr_devices::interrupts::ControllerKind;
 use spapr_devices::tree::Node;
+use spapr_hypercalls::world::GuestRange;
 
 pub use cpus::{CacheGeometry, ProcessorFacts};
 
@@ -38,8 +39,8 @@ pub enum DeviceTreeError {
 /// What the tree says of the machine; the same at every boot of it.
 #[derive(Clone, Debug)]
 pub struct MachineTree {
-    /// Size of RAM in bytes.
-    pub ram_bytes: u64,
+    /// Blocks of RAM, in the order of their addresses; the first is at 0.
+    pub ram: Vec<GuestRange>,
     /// Number of processors; their ids and interrupt servers are 0 and up.
     pub cpus: u32,
     /// How many of them are threads of one core.
@@ -92,7 +93,7 @@ fn tree(machine: &MachineTree, boot: &BootFacts<'_>) -> Node {
     platform::root(machine)
         .child(platform::chosen(machine, boot))
         .child(platform::hypervisor())
-        .child(platform::memory(machine))
+        .with_children(machine.ram.iter().map(platform::memory))
         .child(platform::rtas(machine, boot))
         .child(platform::interrupt_controller(machine))
         .child(platform::event_sources())
@@ -105,6 +106,7 @@ fn tree(machine: &MachineTree, boot: &BootFacts<'_>) -> Node {
 mod tests {
     use fdt::Fdt;
     use spapr_devices::interrupts::CONTROLLER_PHANDLE;
+    use spapr_hypercalls::address::GuestPhysicalAddress;
 
     use super::*;
 
@@ -114,7 +116,10 @@ mod tests {
             line_bytes: 128,
         };
         MachineTree {
-            ram_bytes: 2 << 30,
+            ram: vec![GuestRange {
+                start: GuestPhysicalAddress(0),
+                bytes: 2 << 30,
+            }],
             cpus,
             threads_per_core: 1,
             interrupt_controller: ControllerKind::Xics,
@@ -152,6 +157,23 @@ mod tests {
         node.property(name)
             .unwrap_or_else(|| panic!("no property {name} in {path}"))
             .value
+    }
+
+    #[test]
+    fn each_block_of_memory_has_a_node_and_the_last_ones_end_is_the_guests_capacity() {
+        let mut machine = machine(1);
+        machine.ram.push(GuestRange {
+            start: GuestPhysicalAddress(1 << 40),
+            bytes: 1 << 30,
+        });
+        let blob = build(&machine, &boot()).expect("tree");
+        let tree = Fdt::new(&blob).expect("valid tree");
+        let reg = |start: u64, bytes: u64| [start.to_be_bytes(), bytes.to_be_bytes()].concat();
+        assert_eq!(property(&tree, "/memory@0", "reg"), reg(0, 2 << 30));
+        let high = property(&tree, "/memory@10000000000", "reg");
+        assert_eq!(high, reg(1 << 40, 1 << 30));
+        let capacity = property(&tree, "/rtas", "ibm,lrdr-capacity");
+        assert_eq!(capacity[..8], ((1_u64 << 40) + (1 << 30)).to_be_bytes());
     }
 
     #[test]

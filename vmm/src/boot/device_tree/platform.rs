@@ -7,6 +7,7 @@ use spapr_devices::interrupts::xive::{
 use spapr_devices::interrupts::{CONTROLLER_PHANDLE, ControllerKind, Lisn};
 use spapr_devices::rtas;
 use spapr_devices::tree::{Node, cells};
+use spapr_hypercalls::world::GuestRange;
 
 use super::{BootFacts, MachineTree};
 
@@ -91,17 +92,20 @@ pub(super) fn hypervisor() -> Node {
     Node::new("hypervisor").string("compatible", "linux,kvm")
 }
 
-pub(super) fn memory(machine: &MachineTree) -> Node {
-    Node::new("memory@0")
+/// A block of memory. That at 0 is all the guest has before it takes over address translation: Linux takes the
+/// first one's size for that of the real mode area.
+pub(super) fn memory(block: &GuestRange) -> Node {
+    Node::new(format!("memory@{:x}", block.start.0))
         .string("device_type", "memory")
-        .doublewords("reg", &[0, machine.ram_bytes])
+        .doublewords("reg", &[block.start.0, block.bytes])
 }
 
 pub(super) fn rtas(machine: &MachineTree, boot: &BootFacts<'_>) -> Node {
     let [_, base] = cells(boot.rtas.start);
     let [_, size] = cells(boot.rtas.end - boot.rtas.start);
     // Linux sizes a dynamic DMA window by the end of memory given here.
-    let [end_high, end_low] = cells(machine.ram_bytes);
+    let ends = machine.ram.iter().map(|block| block.start.0 + block.bytes);
+    let [end_high, end_low] = cells(ends.fold(0, u64::max));
     let [block_high, block_low] = cells(LOGICAL_MEMORY_BLOCK_BYTES);
     let capacity = [end_high, end_low, block_high, block_low, machine.cpus];
     let node = Node::new("rtas")

@@ -11,7 +11,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::samples::{ALL, Part, bomb, elf, pack, part};
 use super::*;
 use crate::boot::layout::room_for_kernel;
-use crate::memory::LEAST_BYTES;
+use crate::memory::{Backing, LEAST_BYTES};
 use crate::spec::ByteSize;
 use spapr_devices::error_chain::chain;
 
@@ -32,7 +32,7 @@ fn load_bytes(bytes: &[u8]) -> (GuestRam, Result<LoadedKernel, KernelError>) {
 }
 
 fn load_up_to(bytes: &[u8], most: u64) -> (GuestRam, Result<LoadedKernel, KernelError>) {
-    let ram = GuestRam::new(ByteSize(LEAST_BYTES)).expect("guest memory");
+    let ram = GuestRam::new(ByteSize(LEAST_BYTES), Backing::Anonymous).expect("guest memory");
     let layout = Layout::for_memory(ram.bytes());
     let kernel = open_bytes(bytes, most).and_then(|kernel| kernel.load(&ram, &layout));
     (ram, kernel)

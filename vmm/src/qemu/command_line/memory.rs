@@ -189,8 +189,8 @@ fn hugetlbfs_page_bytes(path: &std::path::Path) -> Result<u64, String> {
             path.display()
         )
     };
-    let found =
-        crate::hugepages::page_bytes_of_mount(place).map_err(|error| told(error.to_string()))?;
+    let found = crate::memory::hugepages::page_bytes_of_mount(place)
+        .map_err(|error| told(error.to_string()))?;
     found.ok_or_else(|| {
         told("not in a hugetlbfs, the only files that guest memory can be in".to_owned())
     })

@@ -10,8 +10,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use spapr_hypercalls::address::PageShift;
+use vm_memory::MmapRegion;
 use vm_memory::mmap::MmapRegionError;
-use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 use crate::spec::{ByteSize, HugepageSize};
 
@@ -118,16 +118,16 @@ impl HugepageSize {
         ByteSize(self.page().bytes())
     }
 
-    /// Maps `memory` of guest memory at guest address 0 in pages of this size, all of them there:
+    /// Maps `memory` of guest memory in pages of this size, all of them there:
     /// a host that has too few says so now, and not with a signal when the guest touches one.
     ///
     /// # Errors
     /// How many are missing and how to get them.
-    pub fn map(self, memory: ByteSize) -> Result<GuestMemoryMmap, HugepageError> {
+    pub fn map(self, memory: ByteSize) -> Result<MmapRegion, HugepageError> {
         self.map_from(memory, Path::new(POOLS))
     }
 
-    fn map_from(self, memory: ByteSize, pools: &Path) -> Result<GuestMemoryMmap, HugepageError> {
+    fn map_from(self, memory: ByteSize, pools: &Path) -> Result<MmapRegion, HugepageError> {
         let size = self.bytes();
         if !memory.0.is_multiple_of(size.0) {
             let next = ByteSize(memory.0.next_multiple_of(size.0));
@@ -155,17 +155,7 @@ impl HugepageSize {
                 source,
             })
         })?;
-        let refused = |_| HugepageError::Map {
-            memory,
-            size,
-            source: MmapRegionError::InvalidPointer,
-        };
-        let region = GuestRegionMmap::new(region, GuestAddress(0))
-            .ok_or(())
-            .map_err(refused)?;
-        GuestMemoryMmap::from_regions(vec![region])
-            .map_err(|_| ())
-            .map_err(refused)
+        Ok(region)
     }
 }
 
