@@ -3,16 +3,20 @@
 mod channels;
 mod console;
 mod device_tree;
+mod live;
 mod lpar;
+mod outcome;
 mod qemu;
 mod run;
+mod stall;
 
 use clap::ValueEnum;
 
 use crate::kernels::{HostKernel, PageSize};
 
 pub(crate) use lpar::LparOption;
-pub(crate) use run::{HostError, HostRun, Input, Output, fresh_copy};
+pub(crate) use outcome::{HostError, Input, Output};
+pub(crate) use run::{HostRun, fresh_copy};
 
 /// A kind of host, by CPU and page size of its kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -15,6 +15,9 @@ const KERNEL_COMMAND_LINE: &str = "console=hvc0 panic=-1";
 /// The one server in the network card's network, which no packet leaves: it sends back what it gets.
 const ECHO: &str = "guestfwd=tcp:10.0.2.100:7-cmd:cat";
 
+/// The socket of the emulator's monitor, in the folder of the channels' sockets.
+pub(super) const MONITOR: &str = "monitor";
+
 /// Everything a host is started with.
 #[derive(Debug)]
 pub(super) struct Settings<'a> {
@@ -55,6 +58,7 @@ pub(super) fn command(settings: &Settings<'_>) -> Command {
     } else {
         command.args(["-append", KERNEL_COMMAND_LINE]);
     }
+    monitor(&mut command, settings);
     devices(&mut command, settings);
     // Not in the terminal's process group: the lab decides what Ctrl-C means.
     command.process_group(0);
@@ -67,7 +71,7 @@ pub(super) fn dump_command(settings: &Settings<'_>, path: &Path) -> Command {
     let mut command = emulator(settings);
     machine(&mut command, settings, &joined(",dumpdtb=", path));
     command.args(["-append", KERNEL_COMMAND_LINE]);
-    command.args(["-serial", "null"]);
+    command.args(["-serial", "null", "-monitor", "none"]);
     command
 }
 
@@ -115,7 +119,17 @@ fn machine(command: &mut Command, settings: &Settings<'_>, options: &str) {
         .arg(settings.kernel)
         .arg("-initrd")
         .arg(settings.initrd);
-    command.args(["-monitor", "none", "-nic", "none"]);
+    command.args(["-nic", "none"]);
+}
+
+/// The monitor, which is asked where the processors are when the host stands still.
+fn monitor(command: &mut Command, settings: &Settings<'_>) {
+    let socket = settings.sockets.join(MONITOR);
+    command.arg("-chardev").arg(joined(
+        "socket,id=monitor,server=on,wait=off,path=",
+        &socket,
+    ));
+    command.args(["-mon", "chardev=monitor,mode=readline"]);
 }
 
 fn devices(command: &mut Command, settings: &Settings<'_>) {

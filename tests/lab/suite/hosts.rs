@@ -2,29 +2,26 @@
 //! theirs, one after the other; when the main host is done, its lane takes of the others. A host keeps one
 //! processor of this machine busy most of the time.
 
-use std::io::Write;
 use std::iter;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::counting::{Counting, IN_HOST, Results, Shown};
 use super::durations::Durations;
 use super::tally::Tally;
 use super::{LONGEST, Part, SuiteError, part};
 use crate::cli::{Copy, Extra, HostArgs, TestArgs};
 use crate::command::quoted;
 use crate::cross_build;
-use crate::exec::Passed;
-use crate::host::{HostError, HostKind, Output};
+use crate::host::{HostError, HostKind};
 use crate::kernels::{HostKernel, KernelArgs};
 use crate::prepare;
 use crate::progress::{report, say};
 use crate::session::{Session, SessionError};
 use crate::workspace::Workspace;
 
-/// Where the tests are in a host.
-const IN_HOST: &str = "/usr/lib/spapr-lab/end_to_end";
 /// Where the bare-metal guests for the tests are in a host.
 const GUESTS_IN_HOST: &str = "/usr/lib/spapr-lab/guests";
 /// The module of tests that are the same on every kind of host, so that one runs them.
@@ -338,15 +335,6 @@ fn without_defects(mut hosts: Vec<Wanted>, args: &TestArgs) -> Vec<Wanted> {
     hosts
 }
 
-/// When a lane's output is shown.
-#[derive(Clone, Copy)]
-enum Shown {
-    /// As it comes.
-    Now,
-    /// When a host's tests are done, so that lines of two hosts do not mix.
-    WhenDone,
-}
-
 struct InHosts<'a> {
     workspace: &'a Workspace,
     args: &'a TestArgs,
@@ -397,8 +385,12 @@ impl InHosts<'_> {
         host
     }
 
-    /// Runs the tests in a host. One that fails, or runs no test though nothing was filtered out,
-    /// counts as a failed test; an interruption ends the whole suite.
+    /// Runs the tests in a host, and what is left of them again in another boot of it if it stands still once.
+    /// One that fails, or runs no test though nothing was filtered out, counts as a failed test; an interruption
+    /// ends the whole suite.
+    ///
+    /// A kernel in trouble says so on its console, which fails the run; an emulated host that says nothing at all
+    /// any more is one whose emulator lost an interrupt, as it now and then does while it boots.
     fn in_host(
         &self,
         wanted: Wanted,
@@ -406,77 +398,39 @@ impl InHosts<'_> {
         durations: &mut Durations,
     ) -> Result<Tally, SuiteError> {
         let filter = &self.args.filter;
-        let arguments = wanted.arguments(filter);
-        let session = Session {
-            host: &self.host(wanted, shown),
-            script: Some(format!("{IN_HOST} --test-threads=1 {arguments}")),
-            environment: String::new(),
-            timeout: Some(limit(filter)),
-        };
-        let mut counting = Counting {
-            shown,
-            tally: Tally::default(),
-            durations,
-            line: Vec::new(),
-            kept: Vec::new(),
-        };
-        let outcome = session.run(self.workspace, &mut counting, None);
-        counting.show_kept();
-        let clean = match outcome {
-            Ok(ended) => ended.status == 0 && (!filter.is_empty() || counting.tally.passed > 0),
-            Err(error @ SessionError::Host(HostError::Interrupted)) => {
-                return Err(Box::new(error).into());
-            }
-            Err(error) => {
-                report(&error);
-                false
-            }
-        };
-        Ok(counting.tally.checked(clean))
-    }
-}
-
-/// Passes the tests' output on and counts.
-struct Counting<'a> {
-    shown: Shown,
-    tally: Tally,
-    durations: &'a mut Durations,
-    line: Vec<u8>,
-    kept: Vec<u8>,
-}
-
-impl Counting<'_> {
-    fn show_kept(&mut self) {
-        let mut stdout = std::io::stdout().lock();
-        // The exit status says the result even where nobody reads the output.
-        let _ = stdout.write_all(&self.kept);
-        let _ = stdout.flush();
-        self.kept.clear();
-    }
-}
-
-impl Output for Counting<'_> {
-    fn stdout(&mut self, bytes: &[u8]) {
-        match self.shown {
-            Shown::Now => Passed.stdout(bytes),
-            Shown::WhenDone => self.kept.extend_from_slice(bytes),
-        }
-        for byte in bytes {
-            if *byte == b'\n' {
-                let line = String::from_utf8_lossy(&self.line);
-                self.tally.count(&line);
-                self.durations.note(&line, Instant::now());
-                self.line.clear();
-            } else if self.line.len() < 4096 {
-                self.line.push(*byte);
-            }
-        }
-    }
-
-    fn stderr(&mut self, bytes: &[u8]) {
-        match self.shown {
-            Shown::Now => Passed.stderr(bytes),
-            Shown::WhenDone => self.kept.extend_from_slice(bytes),
+        let host = self.host(wanted, shown);
+        let mut results = Results::default();
+        loop {
+            let session = Session {
+                host: &host,
+                script: Some(results.script(&wanted.arguments(filter))),
+                environment: String::new(),
+                timeout: Some(limit(filter)),
+            };
+            let mut counting = Counting::new(shown, &mut results, durations);
+            let outcome = session.run(self.workspace, &mut counting, None);
+            counting.show_kept();
+            let clean = match outcome {
+                Ok(ended) => ended.status == 0 && (!filter.is_empty() || results.passed() > 0),
+                Err(error @ SessionError::Host(HostError::Interrupted)) => {
+                    return Err(Box::new(error).into());
+                }
+                Err(error @ SessionError::Host(HostError::Stalled { .. }))
+                    if results.may_go_on() =>
+                {
+                    report(&error);
+                    let title = wanted.title();
+                    say(&format!(
+                        "{title} starts again with the tests that are left"
+                    ));
+                    continue;
+                }
+                Err(error) => {
+                    report(&error);
+                    false
+                }
+            };
+            return Ok(results.tally().checked(clean));
         }
     }
 }

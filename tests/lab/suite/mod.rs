@@ -1,5 +1,6 @@
 //! `cargo lab test`: all tests but those with libvirt, or what a filter names, and a count of them.
 
+mod counting;
 mod durations;
 mod hosts;
 mod tally;
