@@ -5,7 +5,6 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -15,6 +14,11 @@ use vfio_bindings::bindings::vfio::*;
 use vmm_sys_util::errno::Error as Errno;
 
 use super::memory_limit::{MemoryLimit, MemoryLimitError};
+
+#[path = "kernel_model_devices.rs"]
+mod devices;
+
+pub(super) use devices::*;
 
 /// A call, with what matters of its arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -415,153 +419,5 @@ pub(super) fn container_unmap_dma(
             return error(libc::ENXIO);
         }
         Ok(())
-    })
-}
-
-pub(super) fn group_get_status(
-    _: BorrowedFd<'_>,
-    status: &mut vfio_group_status,
-) -> Result<(), Errno> {
-    assert_eq!(status.argsz, 8);
-    run(Call::GroupGetStatus, |kernel| {
-        status.flags = if kernel.viable {
-            VFIO_GROUP_FLAGS_VIABLE
-        } else {
-            0
-        };
-        Ok(())
-    })
-}
-
-pub(super) fn group_set_container(_: BorrowedFd<'_>, _: BorrowedFd<'_>) -> Result<(), Errno> {
-    run(Call::GroupSetContainer, |kernel| {
-        kernel.has_container = true;
-        Ok(())
-    })
-}
-
-pub(super) fn group_unset_container(_: BorrowedFd<'_>) -> Result<(), Errno> {
-    run(Call::GroupUnsetContainer, |kernel| {
-        kernel.has_container = false;
-        kernel.windows.clear();
-        Ok(())
-    })
-}
-
-pub(super) fn group_get_device_fd(_: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
-    let call = Call::GroupGetDevice(name.to_str().unwrap().to_owned());
-    run(call, |kernel| match &kernel.device {
-        Some(file) => Ok(file.try_clone().unwrap().into()),
-        None => error(libc::ENODEV),
-    })
-}
-
-pub(super) fn device_get_info(_: BorrowedFd<'_>, info: &mut vfio_device_info) -> Result<(), Errno> {
-    assert_eq!(info.argsz, 24);
-    run(Call::DeviceGetInfo, |kernel| {
-        info.flags = kernel.device_flags;
-        info.num_regions = 9;
-        info.num_irqs = 5;
-        Ok(())
-    })
-}
-
-pub(super) fn device_get_region_info(_: BorrowedFd<'_>, words: &mut [u32]) -> Result<(), Errno> {
-    let index = words[2];
-    run(Call::DeviceGetRegionInfo(index), |kernel| {
-        let empty = vec![0; 8];
-        let answer = kernel.regions.get(&index).unwrap_or(&empty);
-        let fits = if answer.len() <= words.len() {
-            answer.len()
-        } else {
-            8
-        };
-        words[..fits].copy_from_slice(&answer[..fits]);
-        // Where capabilities do not fit, only their size is told.
-        words[0] = u32::try_from(answer.len() * 4).unwrap();
-        words[2] = index;
-        if fits < answer.len() {
-            words[3] = 0;
-        }
-        Ok(())
-    })
-}
-
-pub(super) fn device_get_irq_info(
-    _: BorrowedFd<'_>,
-    info: &mut vfio_irq_info,
-) -> Result<(), Errno> {
-    assert_eq!(info.argsz, 16);
-    run(Call::DeviceGetIrqInfo(info.index), |kernel| {
-        let Some(&(count, flags)) = kernel.irqs.get(&info.index) else {
-            return error(libc::EINVAL);
-        };
-        (info.count, info.flags) = (count, flags);
-        Ok(())
-    })
-}
-
-pub(super) fn device_set_irqs(_: BorrowedFd<'_>, words: &mut [u32]) -> Result<u32, Errno> {
-    let (flags, index, start, count) = (words[1], words[2], words[3], words[4]);
-    assert_eq!(start, 0);
-    let fds: Vec<i32> = words[5..].iter().map(|fd| fd.cast_signed()).collect();
-    let call = Call::DeviceSetIrqs {
-        index,
-        flags,
-        count,
-        fds: fds.clone(),
-    };
-    run(call, |kernel| set_irqs(kernel, index, flags, count, fds))
-}
-
-fn set_irqs(
-    kernel: &mut Kernel,
-    index: u32,
-    flags: u32,
-    count: u32,
-    fds: Vec<i32>,
-) -> Result<u32, Errno> {
-    let interrupts = VFIO_PCI_INTX_IRQ_INDEX..=VFIO_PCI_MSIX_IRQ_INDEX;
-    let Some(&(_, info)) = kernel.irqs.get(&index) else {
-        return error(libc::EINVAL);
-    };
-    if flags & VFIO_IRQ_SET_ACTION_UNMASK != 0 {
-        let enabled = kernel.eventfds.contains_key(&index);
-        return if enabled { Ok(0) } else { error(libc::EINVAL) };
-    }
-    if flags & VFIO_IRQ_SET_DATA_EVENTFD != 0 {
-        assert_eq!(fds.len(), count as usize);
-    }
-    if count == 0 || fds == [-1] {
-        kernel.eventfds.remove(&index);
-        return Ok(0);
-    }
-    if interrupts.contains(&index) {
-        let other = kernel
-            .eventfds
-            .keys()
-            .any(|&other| interrupts.contains(&other) && other != index);
-        let grows = kernel
-            .eventfds
-            .get(&index)
-            .is_some_and(|now| now.len() < fds.len());
-        if other || (grows && info & VFIO_IRQ_INFO_NORESIZE != 0) {
-            return error(libc::EINVAL);
-        }
-        if count > kernel.vectors_left {
-            return Ok(kernel.vectors_left);
-        }
-    }
-    kernel.eventfds.insert(index, fds);
-    Ok(0)
-}
-
-pub(super) fn device_reset(_: BorrowedFd<'_>) -> Result<(), Errno> {
-    run(Call::DeviceReset, |kernel| {
-        if kernel.resets_refused == 0 {
-            return Ok(());
-        }
-        kernel.resets_refused -= 1;
-        error(libc::EAGAIN)
     })
 }
