@@ -28,7 +28,7 @@ pub enum PciError {
         address: DeviceFunction,
     },
     /// Only endpoints can be passed through.
-    #[error("{function} is no endpoint (header layout {layout}) and cannot be passed through")]
+    #[error("{function} is not an endpoint (header layout {layout}) and cannot be passed through")]
     NotAnEndpoint {
         /// The function's address on the host.
         function: String,
@@ -36,7 +36,7 @@ pub enum PciError {
         layout: u8,
     },
     /// A BAR with a size or place that PCI does not allow.
-    #[error("{function}: BAR {index} of {bytes:#x} bytes is none that PCI allows")]
+    #[error("{function}: BAR {index} has {bytes:#x} bytes, a size that PCI does not allow")]
     BadBar {
         /// The function's address on the host.
         function: String,

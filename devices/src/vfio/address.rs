@@ -79,7 +79,7 @@ impl fmt::Display for PciAddress {
 /// A text that is no PCI address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no PCI address: expected DDDD:BB:DD.F in hexadecimal (domain, bus, device 00-1f, \
+    "{0:?} is not a PCI address: expected DDDD:BB:DD.F in hexadecimal (domain, bus, device 00-1f, \
      function 0-7), for example 0001:01:00.0; `lspci -D` lists them"
 )]
 pub struct ParsePciAddressError(String);

@@ -165,7 +165,7 @@ fn what_is_not_supported_is_named_and_nothing_is_left() {
         (
             "-cpu",
             "POWER10",
-            "-cpu: the guest is to have a POWER10, and KVM gives it the host's own processor",
+            "-cpu: the guest cannot have a POWER10: KVM gives it the host's own processor",
         ),
     ] {
         let (running, path) = FrontEnd::linux().option(name, value).start_alone();

@@ -26,7 +26,7 @@ use crate::setting;
 pub enum IommuReportError {
     /// Not on this architecture.
     #[error(
-        "IOMMU groups with TCE tables are a matter of ppc64le hosts, and this is {}; to try it \
+        "only ppc64le hosts have IOMMU groups with TCE tables, and this is {}; to try it \
          here, run `cargo lab demo` in the source tree, which emulates a POWER host, or in one \
          `cargo lab exec -- spapr-vmm iommu`",
         std::env::consts::ARCH

@@ -42,7 +42,7 @@ pub enum ProcessorError {
     },
     /// The host has another one than was asked for.
     #[error(
-        "the guest is to have a {}, and KVM gives it the host's own processor, a {}; ask for that or for \
+        "the guest cannot have a {}: KVM gives it the host's own processor, a {}; ask for that or for \
          host",
         model(wanted),
         model(has)

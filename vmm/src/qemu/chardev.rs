@@ -55,7 +55,7 @@ pub enum ChardevError {
         source: ConsoleError,
     },
     /// A monitor on something that is no socket.
-    #[error("the chardev {0} is no socket, and a monitor has to be on one")]
+    #[error("the chardev {0} is not a socket; a monitor needs one")]
     NoSocket(String),
 }
 

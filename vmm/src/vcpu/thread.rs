@@ -40,7 +40,7 @@ pub enum ThreadError {
         source: Errno,
     },
     /// KVM stopped for a reason that no guest should bring about.
-    #[error("KVM stopped the processor at guest address {pc:#x} for a reason not known: {exit}")]
+    #[error("KVM stopped the processor at guest address {pc:#x} for an unknown reason: {exit}")]
     UnknownExit {
         /// The next instruction's address.
         pc: u64,

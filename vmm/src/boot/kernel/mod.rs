@@ -57,7 +57,7 @@ pub enum KernelError {
         what: Unusable,
     },
     /// An ELF file for ppc64le, but not one that can be loaded.
-    #[error("the kernel {} is no ELF file that can be loaded: {reason}", .path.display())]
+    #[error("the kernel {} is not an ELF file that can be loaded: {reason}", .path.display())]
     BadElf {
         /// The file.
         path: PathBuf,

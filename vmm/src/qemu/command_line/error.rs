@@ -15,7 +15,7 @@ pub enum CommandLineError {
         instead: &'static str,
     },
     /// A word that is no option.
-    #[error("{0:?} is no option; options start with -")]
+    #[error("{0:?} is not an option; options start with -")]
     NoOption(String),
     /// An option without its value.
     #[error("the option -{0} needs a value")]

@@ -156,7 +156,7 @@ mod tests {
         );
         assert_eq!(
             refusal("disk.img"),
-            "\"disk.img\" is no option; options start with -"
+            "\"disk.img\" is not an option; options start with -"
         );
         assert_eq!(refusal("-S -m"), "the option -m needs a value");
     }
