@@ -1,6 +1,7 @@
 //! Reboot, by the guest's own doing.
 
 use crate::harness::Vmm;
+use crate::harness::finished::WHY_XICS;
 use crate::harness::host::assert_nothing_is_left;
 use crate::harness::jobs::{COUNT_CPUS, READ_HEAD, SCRATCH_MIB, WAIT_FOR_NVME, head_sha256};
 
@@ -41,6 +42,8 @@ fi
         "{finished}"
     );
     assert_eq!(finished.guest("CPUS"), "2", "{finished}");
+    let said = finished.errors().matches(WHY_XICS).count();
+    assert!(said <= 1, "said in each life\n{finished}");
     assert_eq!(finished.guest("SHA256"), head_sha256(), "{finished}");
     assert_nothing_is_left();
 }

@@ -22,6 +22,9 @@ pub(crate) struct Finished {
     stats: Option<Value>,
 }
 
+/// In the line that says why, on a host without XIVE for guests.
+pub(crate) const WHY_XICS: &str = "warn: the guest's interrupt controller is XICS, not XIVE: ";
+
 impl Finished {
     /// Takes what is needed from the run's folder.
     pub(crate) fn new(
@@ -108,6 +111,14 @@ impl Finished {
     /// All that came on standard error.
     pub(crate) fn errors(&self) -> &str {
         &self.errors
+    }
+
+    /// Fails if there is a line on standard error, but that one which says why the guest has XICS.
+    #[track_caller]
+    pub(crate) fn assert_no_complaint(&self) {
+        let mut lines = self.errors.lines();
+        let complaint = lines.find(|line| !line.contains(WHY_XICS));
+        assert_eq!(complaint, None, "{self}");
     }
 
     /// What the guest printed after `LAB-GUEST-<key>`.

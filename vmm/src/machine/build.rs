@@ -95,6 +95,10 @@ impl Machine {
             controller,
             speculation,
         } = make_vm(kept.kvm(host)?, description)?;
+        if let Some(why) = controller.why_not_xive {
+            kept.tell_of_xics(why);
+        }
+        let controller = controller.kind;
         let ram = kept.cleared_ram(description)?;
         let slots = slots_with(&ram, &vm, &capabilities)?;
         let interrupts = Arc::new(
@@ -200,7 +204,7 @@ fn slots_with(
 struct EmptyVm {
     vm: Arc<Vm>,
     capabilities: Capabilities,
-    controller: ControllerKind,
+    controller: controller_kind::Choice,
     speculation: Told,
 }
 
@@ -210,7 +214,7 @@ fn make_vm(kvm: &Kvm, description: &MachineDescription) -> Result<EmptyVm, Machi
     let capabilities = Capabilities::of(&vm);
     let controller = controller_kind::choose(description.interrupt_controller, &capabilities)?;
     let bulk_calls = policy(description).tce.bulk_calls_in_kernel();
-    capabilities.require(controller, bulk_calls)?;
+    capabilities.require(controller.kind, bulk_calls)?;
     if description.cpus > capabilities.max_vcpus {
         let most = capabilities.max_vcpus;
         return Err(MachineError::TooManyProcessors {

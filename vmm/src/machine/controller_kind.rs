@@ -1,12 +1,20 @@
 //! Which interrupt controller a guest gets.
 
-use log::Level;
-use spapr_devices::guest_message;
 use spapr_devices::interrupts::ControllerKind;
 use spapr_devices::vfio::host_page_bytes;
-use spapr_kvm::host::{Capabilities, HostError};
+use spapr_kvm::host::{Capabilities, HostError, NoXive};
 
 use crate::spec::InterruptControllerMode;
+
+/// The interrupt controller of a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Choice {
+    pub(super) kind: ControllerKind,
+    /// Why it is not the better one, which nobody ruled out; [`Kept::tell_of_xics`] says so.
+    ///
+    /// [`Kept::tell_of_xics`]: super::kept::Kept::tell_of_xics
+    pub(super) why_not_xive: Option<NoXive>,
+}
 
 /// The interrupt controller of a guest on this host.
 ///
@@ -15,7 +23,7 @@ use crate::spec::InterruptControllerMode;
 pub(super) fn choose(
     mode: InterruptControllerMode,
     capabilities: &Capabilities,
-) -> Result<ControllerKind, HostError> {
+) -> Result<Choice, HostError> {
     choose_on(mode, capabilities, host_page_bytes())
 }
 
@@ -24,17 +32,12 @@ fn choose_on(
     mode: InterruptControllerMode,
     capabilities: &Capabilities,
     host_page_bytes: u64,
-) -> Result<ControllerKind, HostError> {
+) -> Result<Choice, HostError> {
+    let choice = |kind, why_not_xive| Choice { kind, why_not_xive };
     match (mode, capabilities.check_xive(host_page_bytes)) {
-        (InterruptControllerMode::Xics, _) => Ok(ControllerKind::Xics),
-        (_, Ok(())) => Ok(ControllerKind::Xive),
-        (InterruptControllerMode::Auto, Err(why)) => {
-            guest_message!(
-                Level::Info,
-                "the guest's interrupt controller is XICS, not XIVE: {why}"
-            );
-            Ok(ControllerKind::Xics)
-        }
+        (InterruptControllerMode::Xics, _) => Ok(choice(ControllerKind::Xics, None)),
+        (_, Ok(())) => Ok(choice(ControllerKind::Xive, None)),
+        (InterruptControllerMode::Auto, Err(why)) => Ok(choice(ControllerKind::Xics, Some(why))),
         (InterruptControllerMode::Xive, Err(why)) => Err(HostError::NoXive(why)),
     }
 }
@@ -55,12 +58,23 @@ mod tests {
 
     #[test]
     fn a_guest_has_xive_where_the_host_can_and_xics_is_not_asked_for() {
-        let choose = |irq_xive, mode, page| choose_on(mode, &host(irq_xive), page).ok();
-        assert_eq!(choose(true, Mode::Auto, 0x1_0000), Some(Xive));
-        assert_eq!(choose(true, Mode::Xive, 0x1_0000), Some(Xive));
-        assert_eq!(choose(true, Mode::Xics, 0x1_0000), Some(Xics));
-        assert_eq!(choose(true, Mode::Auto, 0x1000), Some(Xics));
-        assert_eq!(choose(false, Mode::Auto, 0x1_0000), Some(Xics));
+        for (irq_xive, mode, page, kind, why_not_xive) in [
+            (true, Mode::Auto, 0x1_0000, Xive, None),
+            (true, Mode::Xive, 0x1_0000, Xive, None),
+            (true, Mode::Xics, 0x1_0000, Xics, None),
+            (false, Mode::Xics, 0x1_0000, Xics, None),
+            (
+                true,
+                Mode::Auto,
+                0x1000,
+                Xics,
+                Some(NoXive::PageSize(0x1000)),
+            ),
+            (false, Mode::Auto, 0x1_0000, Xics, Some(NoXive::NotOffered)),
+        ] {
+            let choice = Choice { kind, why_not_xive };
+            assert_eq!(choose_on(mode, &host(irq_xive), page).unwrap(), choice);
+        }
         let refused = |irq_xive, page| {
             let error = choose_on(Mode::Xive, &host(irq_xive), page).unwrap_err();
             error.to_string()

@@ -7,7 +7,7 @@
 
 use log::Level;
 use spapr_devices::guest_message;
-use spapr_kvm::host::{HostError, Kvm};
+use spapr_kvm::host::{HostError, Kvm, NoXive};
 
 use super::host::Host;
 use super::passthrough::{self, PassthroughError, TakenGroup};
@@ -22,6 +22,8 @@ pub struct Kept {
     groups: Option<Vec<TakenGroup>>,
     ram: Option<GuestRam>,
     kvm: Option<Kvm>,
+    /// Why guests have XICS, if that was told.
+    told_of_xics: Option<NoXive>,
 }
 
 impl Kept {
@@ -59,6 +61,16 @@ impl Kept {
             None => passthrough::take(&description.vfio, description.iommu)?,
         };
         Ok(self.groups.insert(groups))
+    }
+
+    /// Says, in the first life, why guests of this host have XICS.
+    pub(super) fn tell_of_xics(&mut self, why: NoXive) {
+        if self.told_of_xics.replace(why) != Some(why) {
+            guest_message!(
+                Level::Warn,
+                "the guest's interrupt controller is XICS, not XIVE: {why}"
+            );
+        }
     }
 
     /// Gives the host what it may have until the next life begins: memory that is not set aside for the guest.
