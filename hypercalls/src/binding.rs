@@ -89,12 +89,32 @@ impl<K: KernelTable> Binding<K> {
             return Ok(());
         }
         lingering.remove(host)?;
-        host.create_window(geometry)?;
+        host.create_window(
+            geometry.page_shift,
+            geometry.entries,
+            Some(geometry.bus_offset),
+        )?;
+        *self = Self::over(host, liobn, geometry, policy, guest_use, lingering)?;
+        Ok(())
+    }
+
+    /// Binds the kernel's table to a window that the host has just made, or has user space serve it.
+    ///
+    /// # Errors
+    /// There is no memory for either; the host's window is removed again then.
+    pub(crate) fn over<H>(
+        host: &H,
+        liobn: Liobn,
+        geometry: Geometry,
+        policy: TcePolicy,
+        guest_use: Use,
+        lingering: &mut Lingering,
+    ) -> Result<Self, HostError>
+    where
+        H: HostIommu<KernelTable = K>,
+    {
         let reason = match bind(host, liobn, geometry, policy, guest_use) {
-            Ok(table) => {
-                *self = Self::Bound(table);
-                return Ok(());
-            }
+            Ok(table) => return Ok(Self::Bound(table)),
             Err(reason) => reason,
         };
         let Some(entries) = zeroed(geometry.entries) else {
@@ -102,8 +122,7 @@ impl<K: KernelTable> Binding<K> {
             let _ = lingering.remove_or_note(host, geometry);
             return Err(HostError::OutOfResources(ENOMEM));
         };
-        *self = Self::UserOnly { reason, entries };
-        Ok(())
+        Ok(Self::UserOnly { reason, entries })
     }
 
     /// Drops the kernel's table, then removes the host's window with all that it maps.
@@ -157,7 +176,8 @@ impl Lingering {
         self.0.is_some_and(|left_over| left_over.may_map)
     }
 
-    fn remove_or_note<H: HostIommu>(
+    /// Removes the host's window for `geometry`; one that stays is emptied, and lingers.
+    pub(crate) fn remove_or_note<H: HostIommu>(
         &mut self,
         host: &H,
         geometry: Geometry,

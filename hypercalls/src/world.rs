@@ -102,12 +102,18 @@ pub trait HostIommu: Send + Sync {
     /// the table, so that the guest's hypercalls for the LIOBN leave the kernel again.
     type KernelTable: KernelTable;
 
-    /// Makes the host's window for `geometry` (VFIO_IOMMU_SPAPR_TCE_CREATE; a v1 container has one
-    /// from the start).
+    /// Makes a window of the host's with `entries` pages of `page_shift`: at `place`, or without one where the
+    /// host puts it, and gives where that is (VFIO_IOMMU_SPAPR_TCE_CREATE; a v1 container has one from the
+    /// start).
     ///
     /// # Errors
-    /// The host's refusal; nothing has been made then.
-    fn create_window(&self, geometry: Geometry) -> Result<(), HostError>;
+    /// The host's refusal, or that it puts the window elsewhere; nothing has been made then.
+    fn create_window(
+        &self,
+        page_shift: PageShift,
+        entries: u64,
+        place: Option<Ioba>,
+    ) -> Result<Ioba, HostError>;
 
     /// Removes the window that starts at `bus_offset` with all that it maps
     /// (VFIO_IOMMU_SPAPR_TCE_REMOVE).

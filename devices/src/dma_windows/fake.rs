@@ -1,4 +1,7 @@
-//! A host that gives out its places for windows in order, as a POWER host's kernel does.
+//! A host that gives out its places for windows in order, as a POWER host's kernel does; or as an LPAR's kernel does,
+//! whose platform decides where windows are and blacklists a device of which one cannot be made.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -24,9 +27,15 @@ pub(crate) const DEFAULT_WINDOW: Geometry = Geometry {
 #[derive(Debug)]
 pub(crate) struct PlacedHost {
     pub(crate) inner: FakeHost,
+    platform: Platform,
+    default_window: Geometry,
     starts: [Ioba; 2],
+    /// How many windows it has at a time.
+    most: usize,
     taken: Mutex<[Option<Ioba>; 2]>,
-    misplaced: Mutex<Option<Ioba>>,
+    /// How often it was asked for a window.
+    creations: AtomicU64,
+    is_blacklisted: AtomicBool,
     /// Bytes that may be locked.
     pub(crate) limit_bytes: Mutex<u64>,
     /// Memory and kernel tables that were asked for.
@@ -34,12 +43,16 @@ pub(crate) struct PlacedHost {
 }
 
 impl PlacedHost {
-    fn new(starts: [Ioba; 2]) -> Self {
+    fn new(bridge: &FakeBridge) -> Self {
         Self {
             inner: FakeHost::new(ContainerVersion::V2),
-            starts,
+            platform: bridge.platform,
+            default_window: bridge.default_window,
+            starts: bridge.starts,
+            most: bridge.places.max(1) as usize,
             taken: Mutex::default(),
-            misplaced: Mutex::default(),
+            creations: AtomicU64::new(0),
+            is_blacklisted: AtomicBool::new(false),
             limit_bytes: Mutex::new(u64::MAX),
             asked: Mutex::default(),
         }
@@ -49,23 +62,68 @@ impl PlacedHost {
     pub(crate) fn windows(&self) -> [Option<Ioba>; 2] {
         *self.taken.lock()
     }
+
+    /// How often it was asked for a window so far.
+    pub(crate) fn creations(&self) -> u64 {
+        self.creations.load(Ordering::Relaxed)
+    }
+
+    /// Whether a creation failed for which an LPAR's kernel makes the device no window any more (`failed_ddw_pdn_list`
+    /// in arch/powerpc/platforms/pseries/iommu.c).
+    pub(crate) fn is_blacklisted(&self) -> bool {
+        self.is_blacklisted.load(Ordering::Relaxed)
+    }
+
+    /// The place and the start of a window to come.
+    fn next_place(
+        &self,
+        taken: [Option<Ioba>; 2],
+        page_shift: PageShift,
+        entries: u64,
+    ) -> Result<(usize, Ioba), HostError> {
+        let free = taken.iter().position(Option::is_none);
+        let free = free.filter(|_| taken.iter().flatten().count() < self.most);
+        let free = free.ok_or_else(|| {
+            self.is_blacklisted.store(true, Ordering::Relaxed);
+            HostError::Refused(libc::ENOSPC)
+        })?;
+        if self.platform == Platform::BareMetal {
+            return Ok((free, self.starts[free]));
+        }
+        // An LPAR's kernel takes what could be its default window for that one, which it gives back alone
+        // (`spapr_tce_create_table`, `is_default_window_request`).
+        let default = self.default_window;
+        let is_default = page_shift == default.page_shift && entries <= default.entries;
+        if free == 0 && taken[1].is_some() {
+            return Err(HostError::Refused(libc::EPERM));
+        }
+        let mut elsewhere = self.starts.into_iter();
+        let elsewhere = elsewhere.find(|start| !taken.contains(&Some(*start)));
+        match (free, is_default) {
+            (0, true) => Ok((0, default.bus_offset)),
+            _ => Ok((free, elsewhere.ok_or(HostError::Refused(libc::ENODEV))?)),
+        }
+    }
 }
 
 impl HostIommu for PlacedHost {
     type KernelTable = FakeTable;
 
-    fn create_window(&self, geometry: Geometry) -> Result<(), HostError> {
+    fn create_window(
+        &self,
+        page_shift: PageShift,
+        entries: u64,
+        place: Option<Ioba>,
+    ) -> Result<Ioba, HostError> {
+        self.creations.fetch_add(1, Ordering::Relaxed);
         let mut taken = self.taken.lock();
-        let free = taken.iter().position(Option::is_none);
-        let free = free.ok_or(HostError::Refused(libc::ENOSPC))?;
-        let found = self.starts[free];
-        if found != geometry.bus_offset {
-            *self.misplaced.lock() = Some(found);
+        let (free, found) = self.next_place(*taken, page_shift, entries)?;
+        if place.is_some_and(|place| place != found) {
             return Err(HostError::Refused(libc::EINVAL));
         }
-        self.inner.create_window(geometry)?;
+        self.inner.create_window(page_shift, entries, Some(found))?;
         taken[free] = Some(found);
-        Ok(())
+        Ok(found)
     }
 
     fn remove_window(&self, bus_offset: Ioba) -> Result<(), HostError> {
@@ -121,7 +179,8 @@ impl HostIommu for PlacedHost {
 impl WindowHost for PlacedHost {
     fn check_limit(
         &self,
-        _geometry: Geometry,
+        _page_shift: PageShift,
+        _entries: u64,
         memory_bytes: u64,
         kernel_table: bool,
     ) -> Result<(), MemoryLimitError> {
@@ -138,19 +197,17 @@ impl WindowHost for PlacedHost {
             enough: memory_bytes,
         })
     }
-
-    fn take_misplaced(&self) -> Option<Ioba> {
-        self.misplaced.lock().take()
-    }
 }
 
 /// A host bridge of a [`FakeMachine`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FakeBridge {
     pub(crate) number: u8,
+    /// Whose windows its container has.
+    pub(crate) platform: Platform,
     /// How many windows its container has at a time; with 0 it offers none.
     pub(crate) places: u32,
-    /// Where the container puts its two windows.
+    /// Where the container puts its two windows; in an LPAR, those that are not the default one.
     pub(crate) starts: [Ioba; 2],
     /// The most bytes of a window.
     pub(crate) bytes: u64,
@@ -163,6 +220,7 @@ impl FakeBridge {
     pub(crate) fn usual(number: u8) -> Self {
         Self {
             number,
+            platform: Platform::BareMetal,
             places: 2,
             starts: [Ioba(0), Ioba(1 << 59)],
             bytes: RAM_BYTES,
@@ -173,7 +231,7 @@ impl FakeBridge {
     fn limits(self) -> Option<(u8, WindowLimits, Geometry)> {
         let info = IommuInfo {
             version: IommuVersion::V2,
-            platform: Platform::BareMetal,
+            platform: self.platform,
             window_start: Ioba(0),
             window_bytes: 2 << 30,
             page_sizes: 0x1_1000,
@@ -203,7 +261,7 @@ impl FakeMachine {
         let memory = FakeMemory::new(vec![ram], GuestPhysicalAddress(0x1000), 1);
         let of_engine = bridges.iter().map(|bridge| HostBridge {
             number: bridge.number,
-            host: PlacedHost::new(bridge.starts),
+            host: PlacedHost::new(bridge),
             default_window: bridge.default_window,
         });
         let engine = Engine::new(memory, &[ram], Policy::default(), of_engine.collect()).unwrap();

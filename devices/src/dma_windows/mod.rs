@@ -5,10 +5,11 @@
 //! and then does DMA without a hypercall. The RTAS services that it asks with are in `rtas`; this is
 //! what they do, on the windows of the TCE engine.
 //!
-//! A bridge has two places for windows, each with its LIOBN, and the host's container has two, each
-//! with its bus address: 0, and another that the host chooses. The host fills its places in order,
-//! so the first one is made to exist before the second is asked for. Then a LIOBN's window is at the
-//! same bus address whatever came and went before.
+//! A bridge has two places for windows, each with its LIOBN, and the host's container has two, whose bus
+//! addresses are the host's choice. It fills its places in order, so the default window is made to exist
+//! before one beside it is asked for, which would else lie where the guest has the default one. Each window is
+//! asked for once, and is where the host put it: in an LPAR a creation that fails, or is tried again in vain, costs
+//! the device all its windows (docs/lpar.md).
 
 #[cfg(test)]
 pub(crate) mod fake;
@@ -28,11 +29,6 @@ use crate::error_chain::chain;
 use crate::guest_message;
 use crate::vfio::MemoryLimitError;
 pub use limits::WindowLimits;
-
-/// Where a bare-metal host puts a container's second window (`tce_bypass_base` in
-/// arch/powerpc/platforms/powernv/pci-ioda.c). Another place, as a platform below chooses one for an LPAR, is taken
-/// from the host's answer.
-const SECOND_PLACE: Ioba = Ioba(1 << 59);
 
 /// What a host bridge can still have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,20 +138,18 @@ pub trait DynamicWindows {
 
 /// What dynamic windows need of a host beyond what the engine does.
 pub trait WindowHost: HostIommu {
-    /// Whether the limit on locked memory allows a window of `geometry`, a kernel table for it if
-    /// `kernel_table`, and `memory_bytes` more of guest memory.
+    /// Whether the limit on locked memory allows a window of `entries` pages of `page_shift`, a kernel table for
+    /// it if `kernel_table`, and `memory_bytes` more of guest memory.
     ///
     /// # Errors
     /// Need and limit.
     fn check_limit(
         &self,
-        geometry: Geometry,
+        page_shift: PageShift,
+        entries: u64,
         memory_bytes: u64,
         kernel_table: bool,
     ) -> Result<(), MemoryLimitError>;
-
-    /// Where the host put the last window that it refused because it belongs elsewhere; told once.
-    fn take_misplaced(&self) -> Option<Ioba>;
 }
 
 /// The dynamic windows of a machine's host bridges: what is offered, and which place has what.
@@ -173,8 +167,6 @@ pub struct DmaWindows {
 struct Bridge {
     limits: WindowLimits,
     default_window: Geometry,
-    /// Where the host puts the windows of each place.
-    starts: [Ioba; 2],
     /// Whether the first place has the default window or nothing in it.
     has_default: bool,
 }
@@ -192,7 +184,6 @@ impl DmaWindows {
             let bridge = Bridge {
                 limits,
                 default_window,
-                starts: [default_window.bus_offset, SECOND_PLACE],
                 has_default: true,
             };
             (number, bridge)
@@ -238,46 +229,18 @@ impl<M: GuestMemory, H: WindowHost> EngineWindows<'_, M, H> {
         })
     }
 
-    /// Makes a window in `place`, at `start` or where else the host puts it.
-    fn make(
-        &self,
-        bridge: u8,
-        liobn: Liobn,
-        mut geometry: Geometry,
-    ) -> Result<Ioba, DmaWindowError> {
-        let first_try = self.try_make(liobn, geometry);
-        let host = self.engine.host(bridge);
-        let misplaced = host.and_then(WindowHost::take_misplaced);
-        match (first_try, misplaced) {
-            (Ok(()), _) => {}
-            (Err(_), Some(found)) => {
-                geometry.bus_offset = found;
-                self.try_make(liobn, geometry)?;
-            }
-            (Err(error), None) => return Err(error.into()),
-        }
-        Ok(geometry.bus_offset)
-    }
-
-    fn try_make(&self, liobn: Liobn, geometry: Geometry) -> Result<(), WindowError> {
-        self.engine.add_window(liobn, geometry)?;
-        // The guest learns of it only from the answer to this call.
-        let made = self.engine.activate(liobn, Use::NotYet);
-        made.map(drop).inspect_err(|_| {
-            // Nothing was made at the host: this frees the LIOBN, and nothing can fail in it that
-            // the guest should hear of instead of the refusal.
-            let _ = self.engine.remove_window(liobn);
-        })
-    }
-
     /// Checks that what the guest is about to lock can be locked: all of its memory through a
     /// window that is large enough for it, which a Linux guest maps at once; else the first
     /// region.
-    fn check_limit(&self, bridge: u8, geometry: Geometry) -> Result<(), DmaWindowError> {
+    fn check_limit(
+        &self,
+        bridge: u8,
+        page_shift: PageShift,
+        bytes: u64,
+    ) -> Result<(), DmaWindowError> {
         let Some(host) = self.engine.host(bridge) else {
             return Err(DmaWindowError::NotOffered(bridge));
         };
-        let bytes = geometry.entries << geometry.page_shift.get();
         let locked = self.engine.snapshot().locked.bytes;
         let ram_bytes = self.windows.ram_bytes;
         let memory = if bytes >= ram_bytes {
@@ -287,7 +250,8 @@ impl<M: GuestMemory, H: WindowHost> EngineWindows<'_, M, H> {
         } else {
             0
         };
-        host.check_limit(geometry, memory, self.windows.kernel_tables)
+        let entries = bytes >> page_shift.get();
+        host.check_limit(page_shift, entries, memory, self.windows.kernel_tables)
             .map_err(|source| DmaWindowError::MemoryLimit {
                 bridge,
                 bytes,
@@ -327,27 +291,21 @@ impl<M: GuestMemory, H: WindowHost> EngineWindows<'_, M, H> {
                 windows,
             });
         };
-        let start = &mut bridge.starts[usize::from(place)];
-        let geometry = Geometry {
-            bus_offset: *start,
-            page_shift: page,
-            entries: bytes >> page.get(),
-        };
         if place == 1 {
             // The host's places are filled in order; and the limit is checked with what the first
             // one's tables take.
             let default = Liobn::of_pci_window(number, 0);
             self.engine.activate(default, Use::Possible)?;
         }
-        self.check_limit(number, geometry)?;
+        self.check_limit(number, page, bytes)?;
         let liobn = Liobn::of_pci_window(number, place);
-        *start = self.make(number, liobn, geometry)?;
+        let made = self.engine.make_window(liobn, page, bytes >> page.get())?;
         if place == 0 {
             bridge.has_default = false;
         }
         Ok(NewWindow {
             liobn,
-            start: *start,
+            start: made.bus_offset,
         })
     }
 
@@ -355,7 +313,8 @@ impl<M: GuestMemory, H: WindowHost> EngineWindows<'_, M, H> {
         bridge.has_default = true;
         let liobn = Liobn::of_pci_window(number, 0);
         self.engine.add_window(liobn, bridge.default_window)?;
-        self.engine.bind_ahead(liobn)
+        let removed = self.engine.remove_left_overs(number);
+        removed.and(self.engine.bind_ahead(liobn))
     }
 }
 

@@ -6,6 +6,7 @@ use spapr_hypercalls::stats::WindowState;
 use super::fake::{DEFAULT_WINDOW, FakeBridge, FakeMachine, RAM_BYTES};
 use super::*;
 use crate::pci::MAX_HOST_BRIDGES;
+use crate::vfio::Platform;
 
 const FIRST: Liobn = Liobn::of_pci_window(0, 0);
 const SECOND: Liobn = Liobn::of_pci_window(0, 1);
@@ -79,21 +80,69 @@ fn the_default_window_comes_back_when_the_last_dynamic_one_goes() {
     assert!(matches!(error, DmaWindowError::NoSuchWindow(SECOND)));
 }
 
-#[test]
-fn a_host_of_one_window_gives_it_when_the_default_one_has_gone() {
-    let elsewhere = Ioba(1 << 40);
-    let machine = FakeMachine::new(&[FakeBridge {
-        places: 1,
-        starts: [elsewhere, elsewhere],
+/// Where an LPAR's platform puts its windows.
+const ELSEWHERE: [Ioba; 2] = [Ioba(1 << 40), Ioba(1 << 41)];
+
+/// A bridge in an LPAR, with so many windows at a time.
+fn lpar(places: u32) -> FakeBridge {
+    FakeBridge {
+        platform: Platform::Lpar,
+        places,
+        starts: ELSEWHERE,
         ..FakeBridge::usual(0)
-    }]);
+    }
+}
+
+#[test]
+fn a_host_of_one_window_gives_it_when_the_default_one_has_gone_and_that_one_comes_back_at_a_reset()
+{
+    let machine = FakeMachine::new(&[lpar(1)]);
     let windows = machine.windows.of(&machine.engine);
-    assert_eq!(windows.available(0).unwrap().windows, 0);
-    assert!(windows.create(0, PAGE, RAM_BYTES).is_err());
+    for back_by_removal in [false, true] {
+        assert_eq!(machine.host().windows(), [Some(Ioba(0)), None]);
+        assert_eq!(windows.available(0).unwrap().windows, 0);
+        // Refused here: the host would blacklist the device.
+        let error = windows.create(0, PAGE, RAM_BYTES).unwrap_err();
+        assert!(matches!(error, DmaWindowError::NoneLeft { windows: 1, .. }));
+        assert_eq!(put(&machine, FIRST, 0, 0x1003), ReturnCode::SUCCESS);
+
+        windows.remove(FIRST).unwrap();
+        assert_eq!(windows.available(0).unwrap().windows, 1);
+        assert_eq!(machine.host().windows(), [None, None]);
+        let window = windows.create(0, PAGE, RAM_BYTES).unwrap();
+        assert_eq!((window.liobn, window.start), (FIRST, ELSEWHERE[0]));
+        assert_eq!(windows.available(0).unwrap().windows, 0);
+        assert!(windows.create(0, PAGE, RAM_BYTES).is_err());
+        let start = window.start.0;
+        assert_eq!(put(&machine, FIRST, start, 0x1_0003), ReturnCode::SUCCESS);
+        assert_eq!(put(&machine, FIRST, 0, 0x1003), ReturnCode::PARAMETER);
+
+        match back_by_removal {
+            true => windows.remove(FIRST).unwrap(),
+            false => windows.reset(0).unwrap(),
+        }
+        assert_eq!(machine.guest_windows(), [Some(DEFAULT_WINDOW), None]);
+        assert_eq!(put(&machine, FIRST, 0, 0x1003), ReturnCode::SUCCESS);
+        assert_eq!(put(&machine, FIRST, start, 0x1_0003), ReturnCode::PARAMETER);
+    }
+    // The default one three times, the guest's two times.
+    assert_eq!(machine.host().creations(), 5);
+    assert!(!machine.host().is_blacklisted());
+    assert!(machine.host().inner.violations().is_empty());
+}
+
+#[test]
+fn the_machines_reset_gives_a_host_of_one_window_its_default_one_back() {
+    let machine = FakeMachine::new(&[lpar(1)]);
+    let windows = machine.windows.of(&machine.engine);
     windows.remove(FIRST).unwrap();
-    assert_eq!(windows.available(0).unwrap().windows, 1);
-    let window = windows.create(0, PAGE, RAM_BYTES).unwrap();
-    assert_eq!((window.liobn, window.start), (FIRST, elsewhere));
+    windows.create(0, PAGE, RAM_BYTES).unwrap();
+    machine.engine.reset_windows().unwrap();
+    assert_eq!(machine.host().windows(), [None, None]);
+    assert_eq!(machine.guest_windows(), [Some(DEFAULT_WINDOW), None]);
+    machine.engine.prepare().unwrap();
+    assert_eq!(machine.host().windows(), [Some(Ioba(0)), None]);
+    assert!(!machine.host().is_blacklisted());
 }
 
 #[test]
@@ -124,20 +173,17 @@ fn a_default_window_of_the_hosts_own_shape_comes_back_as_it_was() {
 }
 
 #[test]
-fn where_the_host_puts_the_second_window_is_where_it_is() {
-    let machine = FakeMachine::new(&[FakeBridge {
-        starts: [Ioba(0), Ioba(0x8000_0000_0000)],
-        ..FakeBridge::usual(0)
-    }]);
+fn where_the_host_puts_the_second_window_is_where_it_is_and_one_creation_is_enough() {
+    let machine = FakeMachine::new(&[lpar(2)]);
     let windows = machine.windows.of(&machine.engine);
-    for _ in 0..2 {
+    assert_eq!(machine.host().creations(), 1);
+    for made in 2..4 {
         let window = windows.create(0, PAGE, RAM_BYTES).unwrap();
-        assert_eq!(
-            (window.liobn, window.start),
-            (SECOND, Ioba(0x8000_0000_0000))
-        );
+        assert_eq!((window.liobn, window.start), (SECOND, ELSEWHERE[0]));
+        assert_eq!(machine.host().creations(), made);
         windows.remove(SECOND).unwrap();
     }
+    assert!(!machine.host().is_blacklisted());
 }
 
 #[test]
@@ -388,13 +434,12 @@ proptest! {
         (number, steps) in prop::sample::select(NUMBERS.to_vec())
             .prop_flat_map(|number| (Just(number), prop::collection::vec(step(number), 0..60))),
         places in 1u32..3,
-        elsewhere: bool,
+        is_lpar: bool,
     ) {
-        let second = if elsewhere { 1 << 47 } else { 1 << 59 };
-        let machine = FakeMachine::new(&[FakeBridge {
-            places,
-            starts: [Ioba(0), Ioba(second)],
-            ..FakeBridge::usual(number)
+        let machine = FakeMachine::new(&[if is_lpar {
+            FakeBridge { number, ..lpar(places) }
+        } else {
+            FakeBridge { places, ..FakeBridge::usual(number) }
         }]);
         for step in steps {
             apply(&machine, step);
@@ -409,6 +454,7 @@ proptest! {
         prop_assert!(reset.is_ok() || machine.host().inner.failures().0 > 0, "{reset:?}");
         prop_assert_eq!(machine.guest_windows(), [Some(DEFAULT_WINDOW), None]);
         prop_assert_eq!(put(&machine, Liobn::of_pci_window(number, 0), 0, 0x1003), ReturnCode::SUCCESS);
+        prop_assert!(!machine.host().is_blacklisted());
         prop_assert!(machine.host().inner.violations().is_empty());
     }
 }

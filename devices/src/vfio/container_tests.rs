@@ -2,7 +2,7 @@ use super::super::dma::{RegisterError, host_error};
 use super::super::kernel::{Call, Kernel};
 use super::super::preflight::GroupNumber;
 use super::super::preflight::tests::FakeHost;
-use super::super::window::WindowError;
+use super::super::window::{MadeWindow, WindowError};
 use super::*;
 use crate::error_chain::chain;
 use spapr_hypercalls::address::HostVirtualAddress;
@@ -38,6 +38,14 @@ fn large_window() -> Geometry {
         page_shift: PageShift::SIZE_64K,
         entries: 1 << 31,
     }
+}
+
+/// Makes a window at its place and gives the levels of its table.
+fn create(container: &Container, geometry: Geometry) -> Result<u32, WindowError> {
+    let place = Some(geometry.bus_offset);
+    let made = container.create_window(geometry.page_shift, geometry.entries, place)?;
+    assert_eq!(made.start, geometry.bus_offset);
+    Ok(made.levels)
 }
 
 #[test]
@@ -82,7 +90,7 @@ fn a_window_that_starts_elsewhere_is_made_there_and_not_beside_the_hosts_own() {
         (window.bus_offset, window.entries),
         (Ioba(1 << 31), 1 << 16)
     );
-    container.create_window(window).unwrap();
+    create(&container, window).unwrap();
     Kernel::with(|k| assert_eq!(k.windows, [(1 << 31, 1 << 28)].into()));
     container.remove_window(window.bus_offset).unwrap();
     Kernel::with(|k| assert!(k.windows.is_empty()));
@@ -225,13 +233,13 @@ fn any_call_of_the_set_up_may_fail_and_the_group_leaves_the_container() {
 fn a_window_gets_as_few_levels_as_memory_allows() {
     Kernel::install(|_| {});
     let container = attach(IommuPolicy::V2).unwrap();
-    assert_eq!(container.create_window(default_window()).unwrap(), 1);
-    assert_eq!(container.create_window(large_window()).unwrap(), 2);
+    assert_eq!(create(&container, default_window()).unwrap(), 1);
+    assert_eq!(create(&container, large_window()).unwrap(), 2);
     Kernel::with(|k| assert_eq!(k.windows, [(0, 1 << 30), (1 << 59, 1 << 47)].into()));
     container.remove_window(Ioba(1 << 59)).unwrap();
     Kernel::with(|k| k.levels_needed = 4);
     Kernel::calls();
-    assert_eq!(container.create_window(large_window()).unwrap(), 4);
+    assert_eq!(create(&container, large_window()).unwrap(), 4);
     let levels: Vec<u32> = Kernel::calls()
         .iter()
         .map(|call| match call {
@@ -248,7 +256,7 @@ fn levels_are_tried_no_further_than_the_iommu_has_them() {
         Kernel::install(|k| (k.levels_needed, k.levels) = (9, levels));
         let container = attach(IommuPolicy::V2).unwrap();
         Kernel::calls();
-        let error = container.create_window(default_window()).unwrap_err();
+        let error = create(&container, default_window()).unwrap_err();
         assert_eq!(Kernel::calls().len(), tries);
         assert_eq!(
             HostError::from(&error),
@@ -263,7 +271,7 @@ fn more_levels_are_not_tried_where_they_cannot_help() {
     let container = attach(IommuPolicy::V2).unwrap();
     Kernel::calls();
     Kernel::with(|k| k.fail = Some((0, libc::EINVAL)));
-    let error = container.create_window(default_window()).unwrap_err();
+    let error = create(&container, default_window()).unwrap_err();
     assert_eq!(Kernel::calls().len(), 1);
     let message = chain(&error);
     for part in [
@@ -283,14 +291,14 @@ fn a_limit_too_low_for_a_window_is_told_at_once() {
     Kernel::calls();
     // Tables of 4 MiB are within the limit: the reason is another, and more levels are tried
     // until their tables exceed it.
-    let message = chain(&container.create_window(default_window()).unwrap_err());
+    let message = chain(&create(&container, default_window()).unwrap_err());
     assert!(
         message.contains("only 4194304 bytes are available"),
         "{message}"
     );
     assert_eq!(Kernel::calls().len(), 2);
     Kernel::with(|k| k.memory_limit = Some((4 << 20) - 1));
-    let error = container.create_window(default_window()).unwrap_err();
+    let error = create(&container, default_window()).unwrap_err();
     let message = chain(&error);
     assert!(message.contains("needs 4194304 bytes"), "{message}");
     assert!(
@@ -308,7 +316,7 @@ fn a_limit_too_low_for_a_window_is_told_at_once() {
     let container = attach(IommuPolicy::V1).unwrap();
     Kernel::calls();
     Kernel::with(|k| k.fail = Some((0, libc::ENOMEM)));
-    let message = chain(&container.create_window(default_window()).unwrap_err());
+    let message = chain(&create(&container, default_window()).unwrap_err());
     assert!(message.contains("needs 2155872256 bytes"), "{message}");
     assert!(
         message.contains("only 2147483648 bytes are available"),
@@ -322,23 +330,43 @@ fn a_window_that_the_kernel_puts_elsewhere_is_removed_again() {
     let container = attach(IommuPolicy::V2).unwrap();
     let mut geometry = default_window();
     geometry.bus_offset = Ioba(1 << 59);
-    let message = container.create_window(geometry).unwrap_err().to_string();
+    let message = create(&container, geometry).unwrap_err().to_string();
     assert!(
         message.contains("at bus address 0x0, not at 0x800000000000000"),
         "{message}"
     );
     Kernel::with(|k| assert!(k.windows.is_empty()));
     // The next one finds its place free.
-    assert_eq!(container.create_window(default_window()).unwrap(), 1);
+    assert_eq!(create(&container, default_window()).unwrap(), 1);
+}
+
+#[test]
+fn a_window_that_may_be_anywhere_is_made_once_and_is_where_the_kernel_puts_it() {
+    let elsewhere = Ioba(0x4000_0000_0000_0000);
+    Kernel::install(|_| {});
+    let container = attach(IommuPolicy::V2).unwrap();
+    create(&container, default_window()).unwrap();
+    Kernel::calls();
+    Kernel::with(|k| k.next_start = Some(elsewhere.0));
+    let made = container.create_window(PageShift::SIZE_64K, 1 << 14, None);
+    let start = elsewhere;
+    assert_eq!(made.unwrap(), MadeWindow { start, levels: 1 });
+    let create = Call::CreateWindow {
+        shift: 16,
+        bytes: 1 << 30,
+        levels: 1,
+    };
+    assert_eq!(Kernel::calls(), [create]);
+    container.remove_window(elsewhere).unwrap();
 }
 
 #[test]
 fn a_third_window_is_out_of_resources() {
     Kernel::install(|_| {});
     let container = attach(IommuPolicy::V2).unwrap();
-    container.create_window(default_window()).unwrap();
-    container.create_window(large_window()).unwrap();
-    let error = container.create_window(large_window()).unwrap_err();
+    create(&container, default_window()).unwrap();
+    create(&container, large_window()).unwrap();
+    let error = create(&container, large_window()).unwrap_err();
     assert_eq!(
         HostError::from(&error),
         HostError::OutOfResources(libc::ENOSPC)
@@ -361,7 +389,7 @@ fn impossible_windows_are_refused_without_asking_the_kernel() {
             page_shift: PageShift::new(shift).unwrap(),
             entries,
         };
-        let message = container.create_window(geometry).unwrap_err().to_string();
+        let message = create(&container, geometry).unwrap_err().to_string();
         assert!(message.contains(part), "{part:?} in {message}");
     }
     assert_eq!(Kernel::calls(), []);
@@ -374,8 +402,8 @@ fn a_v1_container_is_enabled_once_for_a_window_within_its_own_and_disabled_with_
     Kernel::calls();
     // Nothing to clear before anything could be mapped.
     container.remove_window(Ioba(0)).unwrap();
-    assert_eq!(container.create_window(default_window()).unwrap(), 1);
-    assert_eq!(container.create_window(default_window()).unwrap(), 1);
+    assert_eq!(create(&container, default_window()).unwrap(), 1);
+    assert_eq!(create(&container, default_window()).unwrap(), 1);
     assert_eq!(Kernel::calls(), [Call::Enable]);
     // The kernel has made no table yet.
     container.remove_window(Ioba(0)).unwrap();
@@ -385,18 +413,17 @@ fn a_v1_container_is_enabled_once_for_a_window_within_its_own_and_disabled_with_
     };
     assert_eq!(Kernel::calls(), [unmap, Call::Disable]);
     // For the next guest it is enabled again, and no more of the limit is taken than for one.
-    assert_eq!(container.create_window(default_window()).unwrap(), 1);
+    assert_eq!(create(&container, default_window()).unwrap(), 1);
     assert_eq!(Kernel::calls(), [Call::Enable]);
-    let message = chain(&container.create_window(large_window()).unwrap_err());
+    let message = chain(&create(&container, large_window()).unwrap_err());
     assert!(message.contains("no pages of 64 KiB") && message.contains("it has 4 KiB"));
     for (bus_offset, entries) in [(0, 1 << 20), (0x8000_0000, 1), (u64::MAX - 4095, 1)] {
-        let error = container
-            .create_window(Geometry {
-                bus_offset: Ioba(bus_offset),
-                entries,
-                ..default_window()
-            })
-            .unwrap_err();
+        let geometry = Geometry {
+            bus_offset: Ioba(bus_offset),
+            entries,
+            ..default_window()
+        };
+        let error = create(&container, geometry).unwrap_err();
         assert!(matches!(error, WindowError::OutsideFixedWindow { .. }));
     }
 }
@@ -407,13 +434,13 @@ fn a_v1_container_that_cannot_be_enabled_is_no_window() {
     let container = attach(IommuPolicy::V1).unwrap();
     Kernel::calls();
     Kernel::with(|k| k.fail = Some((0, libc::ENOMEM)));
-    let error = container.create_window(default_window()).unwrap_err();
+    let error = create(&container, default_window()).unwrap_err();
     assert_eq!(
         HostError::from(&error),
         HostError::OutOfResources(libc::ENOMEM)
     );
     Kernel::with(|k| k.fail = None);
-    assert!(container.create_window(default_window()).is_ok());
+    assert!(create(&container, default_window()).is_ok());
 }
 
 #[test]
@@ -458,7 +485,7 @@ fn registering_memory_fails_on_any_number_but_zero() {
 fn a_container_that_has_locked_nothing_can_be_made_to_unmap_and_keeps_nothing_locked() {
     Kernel::install(|_| {});
     let container = attach(IommuPolicy::V2).unwrap();
-    container.create_window(default_window()).unwrap();
+    create(&container, default_window()).unwrap();
     let refused = container.unmap(Ioba(0x2000), 4096);
     assert_eq!(refused, Err(Errno::new(libc::EPERM)));
     assert_eq!(container.enable_unmapping(), Ok(()));
@@ -471,7 +498,7 @@ fn a_mapping_carries_the_permission_of_its_entry() {
     Kernel::install(|_| {});
     let container = attach(IommuPolicy::V2).unwrap();
     container.register_memory(RAM).unwrap();
-    container.create_window(default_window()).unwrap();
+    create(&container, default_window()).unwrap();
     for (permission, bits) in [
         (Permission::READ, 1),
         (Permission::WRITE, 2),
@@ -499,7 +526,7 @@ fn rust_vmms_devices_map_through_the_same_calls() {
     Kernel::install(|_| {});
     let container = attach(IommuPolicy::V2).unwrap();
     container.register_memory(RAM).unwrap();
-    container.create_window(default_window()).unwrap();
+    create(&container, default_window()).unwrap();
     Kernel::calls();
     let ops: &dyn VfioOps = &container;
     let mut page = [0u8; 4096];

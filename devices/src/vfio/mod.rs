@@ -55,7 +55,7 @@ pub use preflight::{
     GroupMember, GroupNumber, HostPaths, InterruptKinds, Platform, PreflightError,
 };
 pub use region::{Region, RegionIndex, RegionMapping};
-pub use window::{WindowError, fewest_levels};
+pub use window::{MadeWindow, WindowError, fewest_levels};
 
 /// The size of a page of this host in bytes: 4 KiB or 64 KiB on POWER.
 pub fn host_page_bytes() -> u64 {

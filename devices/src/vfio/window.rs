@@ -1,7 +1,7 @@
 //! A container's DMA windows.
 
 use spapr_hypercalls::address::{Ioba, PageShift};
-use spapr_hypercalls::world::{Geometry, HostError};
+use spapr_hypercalls::world::HostError;
 use std::os::fd::AsFd;
 use vfio_bindings::bindings::vfio::vfio_iommu_spapr_tce_create;
 use vmm_sys_util::errno::Error as Errno;
@@ -21,6 +21,15 @@ const MAX_LEVELS: u32 = 5;
 /// that the page allocator of a ppc64 kernel gives, with pages of 4 KiB and of 64 KiB
 /// (ARCH_FORCE_MAX_ORDER in arch/powerpc/Kconfig).
 const LEVEL_INDEX_BITS: u32 = 21;
+
+/// A window that the kernel has made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MadeWindow {
+    /// Where it starts on the bus.
+    pub start: Ioba,
+    /// How many levels its table has.
+    pub levels: u32,
+}
 
 /// Why there is no such window.
 #[derive(Debug, thiserror::Error)]
@@ -132,49 +141,56 @@ fn size_list(mask: u64) -> String {
 }
 
 impl Container {
-    /// Makes a window of `geometry` and gives the number of levels of its table.
+    /// Makes a window of `entries` pages of `page`: at `place`, or without one where the kernel puts it.
     ///
     /// The table gets as few levels as it can: each costs a device's access a load. The kernel
     /// wants a level in one piece of memory, and refuses (ENOMEM) what it cannot find; then more
     /// levels are tried, up to what the IOMMU has.
     ///
-    /// A v1 container has its one window from the start: it is checked that `geometry` lies in
-    /// it, and the container is enabled, which locks the whole window's size.
+    /// A v1 container has its one window from the start: it is checked that this one lies in it, and the container
+    /// is enabled, which locks the whole window's size.
     ///
     /// # Errors
     /// Nothing has been made then.
-    pub fn create_window(&self, geometry: Geometry) -> Result<u32, WindowError> {
-        let bytes = window_bytes(geometry)?;
+    pub fn create_window(
+        &self,
+        page: PageShift,
+        entries: u64,
+        place: Option<Ioba>,
+    ) -> Result<MadeWindow, WindowError> {
+        let bytes = window_bytes(page, entries)?;
         let info = *self.info();
-        if !info.has_page_size(geometry.page_shift) {
+        if !info.has_page_size(page) {
             return Err(WindowError::PageSize {
-                page: geometry.page_shift,
+                page,
                 version: info.version,
                 page_sizes: info.page_sizes,
             });
         }
         match info.version {
             IommuVersion::V1 => {
-                self.check_fixed_window(geometry.bus_offset, bytes)?;
+                let start = place.unwrap_or(info.window_start);
+                self.check_fixed_window(start, bytes)?;
                 self.enable()?;
-                Ok(1)
+                Ok(MadeWindow { start, levels: 1 })
             }
-            IommuVersion::V2 => self.create_v2(geometry, bytes),
+            IommuVersion::V2 => self.create_v2(page, bytes, place),
         }
     }
 
-    /// What a window of `geometry` in a v2 container gets locked, with `memory_bytes` of registered
+    /// What a window of `entries` pages of `page` in a v2 container gets locked, with `memory_bytes` of registered
     /// memory, and KVM's table for the window if `kernel_table`.
     pub fn window_need(
         &self,
-        geometry: Geometry,
+        page: PageShift,
+        entries: u64,
         memory_bytes: u64,
         kernel_table: bool,
     ) -> LockedMemoryNeed {
         LockedMemoryNeed::v2(memory_bytes).with_window(
-            geometry.page_shift,
-            geometry.entries.saturating_mul(geometry.page_shift.bytes()),
-            fewest_levels(geometry.entries.max(1)).min(self.most_levels()),
+            page,
+            entries.saturating_mul(page.bytes()),
+            fewest_levels(entries.max(1)).min(self.most_levels()),
             kernel_table,
             host_page_bytes(),
             self.info().platform,
@@ -185,10 +201,14 @@ impl Container {
         self.info().levels.clamp(1, MAX_LEVELS)
     }
 
-    fn create_v2(&self, geometry: Geometry, bytes: u64) -> Result<u32, WindowError> {
-        let page = geometry.page_shift;
+    fn create_v2(
+        &self,
+        page: PageShift,
+        bytes: u64,
+        place: Option<Ioba>,
+    ) -> Result<MadeWindow, WindowError> {
         let most = self.most_levels();
-        let mut levels = fewest_levels(geometry.entries).min(most);
+        let mut levels = fewest_levels(bytes >> page.get()).min(most);
         let found = loop {
             let source = match self.try_create(page, bytes, levels) {
                 Ok(found) => break found,
@@ -212,17 +232,17 @@ impl Container {
                 source,
             });
         };
-        if found == geometry.bus_offset {
-            return Ok(levels);
-        }
+        let Some(wanted) = place.filter(|wanted| *wanted != found) else {
+            return Ok(MadeWindow {
+                start: found,
+                levels,
+            });
+        };
         self.remove(found).map_err(|source| WindowError::Remove {
             start: found,
             source,
         })?;
-        Err(WindowError::WrongStart {
-            wanted: geometry.bus_offset,
-            found,
-        })
+        Err(WindowError::WrongStart { wanted, found })
     }
 
     fn try_create(&self, page: PageShift, bytes: u64, levels: u32) -> Result<Ioba, Errno> {
@@ -310,18 +330,17 @@ impl Container {
     }
 }
 
-fn window_bytes(geometry: Geometry) -> Result<u64, WindowError> {
+fn window_bytes(page: PageShift, entries: u64) -> Result<u64, WindowError> {
     let refuse = |reason| WindowError::Size {
-        entries: geometry.entries,
-        page: geometry.page_shift,
+        entries,
+        page,
         reason,
     };
-    if !geometry.entries.is_power_of_two() {
+    if !entries.is_power_of_two() {
         return Err(refuse("the kernel makes windows of a power of two pages"));
     }
-    geometry
-        .entries
-        .checked_mul(geometry.page_shift.bytes())
+    entries
+        .checked_mul(page.bytes())
         .ok_or_else(|| refuse("it exceeds 64-bit bus addresses"))
 }
 

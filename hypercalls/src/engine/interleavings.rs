@@ -83,8 +83,8 @@ impl Kernel {
 impl HostIommu for Kernel {
     type KernelTable = Table;
 
-    fn create_window(&self, _: Geometry) -> Result<(), HostError> {
-        Ok(())
+    fn create_window(&self, _: PageShift, _: u64, place: Option<Ioba>) -> Result<Ioba, HostError> {
+        Ok(place.unwrap_or(Ioba(0)))
     }
 
     fn remove_window(&self, _: Ioba) -> Result<(), HostError> {

@@ -4,7 +4,8 @@
 //! window goes.
 
 use super::{Engine, Use};
-use crate::address::{GuestPhysicalAddress, Liobn, PageShift};
+use crate::address::{GuestPhysicalAddress, Ioba, Liobn, PageShift};
+use crate::binding::Binding;
 use crate::locking::RegionSize;
 use crate::policy::LockPolicy;
 use crate::registry::{Bridge, Slot, SlotState};
@@ -102,8 +103,50 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
         Ok(())
     }
 
-    /// Makes the window at the host now instead of on its first entry: a guest that asks for a
-    /// dynamic window learns at once whether it gets one. It is bound to the kernel's table only if
+    /// Gives an unused LIOBN a window of `entries` pages of `page_shift`, made at the host at once and where the
+    /// host puts it, and says where that is: the guest learns of both only from the answer.
+    ///
+    /// # Errors
+    /// The LIOBN is unknown or in use, the window is impossible, or the host's refusal; the LIOBN is unused then,
+    /// as before.
+    pub fn make_window(
+        &self,
+        liobn: Liobn,
+        page_shift: PageShift,
+        entries: u64,
+    ) -> Result<Geometry, WindowError> {
+        let at = |bus_offset| Geometry {
+            bus_offset,
+            page_shift,
+            entries,
+        };
+        // Before the host is asked; where it puts the window is looked at afterwards.
+        self.check_geometry(at(Ioba(0)))?;
+        let (bridge, slot) = self.place(liobn)?;
+        let mut state = slot.lock();
+        if state.window.is_some() {
+            return Err(WindowError::Occupied(liobn));
+        }
+        let (host, lingering) = (&bridge.host, &mut state.lingering);
+        let refused = |source| WindowError::Create { liobn, source };
+        lingering.remove(host).map_err(refused)?;
+        let start = host.create_window(page_shift, entries, None);
+        let geometry = at(start.map_err(refused)?);
+        if let Err(error) = self.check_geometry(geometry) {
+            // One that stays is removed later.
+            let _ = lingering.remove_or_note(host, geometry);
+            return Err(error);
+        }
+        let tce = self.policy.tce;
+        let binding = Binding::over(host, liobn, geometry, tce, Use::NotYet, lingering);
+        state.window = Some(Window {
+            binding: binding.map_err(refused)?,
+            ..Window::new(liobn, geometry)
+        });
+        Ok(geometry)
+    }
+
+    /// Makes the window at the host now instead of on its first entry. It is bound to the kernel's table only if
     /// the guest cannot use it yet.
     ///
     /// # Errors
@@ -141,6 +184,25 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
             return Err(WindowError::NoWindow(liobn));
         }
         Self::take_window(bridge, &mut state)
+    }
+
+    /// Tries again to remove what windows the host refused to remove from bridge `number`: an LPAR's kernel makes no
+    /// default window beside another.
+    ///
+    /// # Errors
+    /// It refuses still.
+    pub fn remove_left_overs(&self, number: u8) -> Result<(), WindowError> {
+        let Some(bridge) = self.registry.bridge(number) else {
+            return Ok(());
+        };
+        let mut outcome = Ok(());
+        for slot in &bridge.slots {
+            let liobn = slot.liobn;
+            let removed = slot.lock().lingering.remove(&bridge.host);
+            let removed = removed.map_err(|source| WindowError::Remove { liobn, source });
+            outcome = outcome.and(removed);
+        }
+        outcome
     }
 
     /// Does what has to be done before the guest runs: windows are made and bound in the kernel where

@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use crate::address::{Ioba, Liobn};
+use crate::address::{Ioba, Liobn, PageShift};
 use crate::sync::AtomicU64;
 use crate::tce::Permission;
 use crate::world::{BindRefusal, Geometry, HostError, HostIommu, HostRange, KernelTable};
@@ -24,8 +24,8 @@ impl KernelTable for NoTable {
 impl HostIommu for AgreeingHost {
     type KernelTable = NoTable;
 
-    fn create_window(&self, _: Geometry) -> Result<(), HostError> {
-        Ok(())
+    fn create_window(&self, _: PageShift, _: u64, place: Option<Ioba>) -> Result<Ioba, HostError> {
+        Ok(place.unwrap_or(Ioba(0)))
     }
 
     fn remove_window(&self, _: Ioba) -> Result<(), HostError> {

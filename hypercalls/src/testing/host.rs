@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use crate::abi::ReturnCode;
-use crate::address::{HostVirtualAddress, Ioba, Liobn};
+use crate::address::{HostVirtualAddress, Ioba, Liobn, PageShift};
 use crate::sync::{AtomicU64, Mutex, MutexGuard};
 use crate::tce::{Permission, Tce};
 use crate::world::{
@@ -63,6 +63,8 @@ struct State {
     unmap_failures: u64,
     violations: Vec<String>,
     miscounts: bool,
+    /// Bus address of the next window that may be anywhere.
+    next_place: u64,
 }
 
 /// The host's side of a bridge.
@@ -137,6 +139,11 @@ impl FakeHost {
         let mut state = self.state();
         let at = state.calls + fault.after;
         state.faults.push((at, fault));
+    }
+
+    /// From now on, a window that may be anywhere is put there.
+    pub fn put_windows_at(&self, place: Ioba) {
+        self.state().next_place = place.0;
     }
 
     /// From now on, memory that is unregistered stays with the host.
@@ -298,9 +305,19 @@ impl FakeHost {
 impl HostIommu for FakeHost {
     type KernelTable = FakeTable;
 
-    fn create_window(&self, geometry: Geometry) -> Result<(), HostError> {
+    fn create_window(
+        &self,
+        page_shift: PageShift,
+        entries: u64,
+        place: Option<Ioba>,
+    ) -> Result<Ioba, HostError> {
         let mut state = self.state();
         state.call().map_err(|fault| fault.error)?;
+        let geometry = Geometry {
+            bus_offset: place.unwrap_or(Ioba(state.next_place)),
+            page_shift,
+            entries,
+        };
         if state
             .windows
             .iter()
@@ -309,9 +326,9 @@ impl HostIommu for FakeHost {
             state.violation("a host window is made twice");
             return Err(EBUSY);
         }
-        let entries = vec![None; usize::try_from(geometry.entries).map_err(|_| EINVAL)?];
+        let entries = vec![None; usize::try_from(entries).map_err(|_| EINVAL)?];
         state.windows.push(HostWindow { geometry, entries });
-        Ok(())
+        Ok(geometry.bus_offset)
     }
 
     fn remove_window(&self, bus_offset: Ioba) -> Result<(), HostError> {

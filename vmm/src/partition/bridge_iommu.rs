@@ -6,7 +6,7 @@ use log::Level;
 use spapr_devices::dma_windows::WindowHost;
 use spapr_devices::guest_activity;
 use spapr_devices::vfio::{Container, MemoryLimitError};
-use spapr_hypercalls::address::{Ioba, Liobn};
+use spapr_hypercalls::address::{Ioba, Liobn, PageShift};
 use spapr_hypercalls::tce::Permission;
 use spapr_hypercalls::world::{BindRefusal, Geometry, HostError, HostIommu, HostRange};
 use spapr_kvm::tce_table::TceTable;
@@ -58,10 +58,16 @@ impl BridgeIommu {
 impl HostIommu for BridgeIommu {
     type KernelTable = TceTable;
 
-    fn create_window(&self, geometry: Geometry) -> Result<(), HostError> {
+    fn create_window(
+        &self,
+        page_shift: PageShift,
+        entries: u64,
+        place: Option<Ioba>,
+    ) -> Result<Ioba, HostError> {
         match self {
-            Self::Group(group) => group.create_window(geometry),
-            Self::Virtual(_) => Ok(()),
+            Self::Group(group) => group.create_window(page_shift, entries, place),
+            // A window that may be anywhere is a dynamic one, and none is offered.
+            Self::Virtual(_) => place.ok_or(HostError::Refused(libc::EINVAL)),
         }
     }
 
@@ -140,20 +146,16 @@ impl HostIommu for BridgeIommu {
 impl WindowHost for BridgeIommu {
     fn check_limit(
         &self,
-        geometry: Geometry,
+        page_shift: PageShift,
+        entries: u64,
         memory_bytes: u64,
         kernel_table: bool,
     ) -> Result<(), MemoryLimitError> {
         match self {
-            Self::Group(group) => group.check_limit(geometry, memory_bytes, kernel_table),
+            Self::Group(group) => {
+                group.check_limit(page_shift, entries, memory_bytes, kernel_table)
+            }
             Self::Virtual(_) => Ok(()),
-        }
-    }
-
-    fn take_misplaced(&self) -> Option<Ioba> {
-        match self {
-            Self::Group(group) => group.take_misplaced(),
-            Self::Virtual(_) => None,
         }
     }
 }

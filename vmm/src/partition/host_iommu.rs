@@ -6,15 +6,14 @@ use std::thread;
 use std::time::Duration;
 
 use log::Level;
-use parking_lot::{Mutex, MutexGuard};
 use spapr_devices::dma_windows::WindowHost;
 use spapr_devices::error_chain::chain;
 use spapr_devices::vfio::{
-    Container, IommuVersion, MemoryLimitError, Platform, RegisterError, WindowError, host_error,
+    Container, IommuVersion, MadeWindow, MemoryLimitError, Platform, RegisterError, host_error,
     host_page_bytes,
 };
 use spapr_devices::{guest_activity, guest_message};
-use spapr_hypercalls::address::{HostVirtualAddress, Ioba, Liobn};
+use spapr_hypercalls::address::{HostVirtualAddress, Ioba, Liobn, PageShift};
 use spapr_hypercalls::tce::Permission;
 use spapr_hypercalls::world::{BindRefusal, Geometry, HostError, HostIommu, HostRange};
 use spapr_kvm::tce_table::TceTable;
@@ -33,8 +32,6 @@ pub struct GroupIommu {
     kvm_device: Arc<VfioKvmDevice>,
     /// Whether KVM says it can bind a LIOBN to a group.
     can_bind: bool,
-    /// Where the kernel put a window that was wanted elsewhere.
-    misplaced: Mutex<Option<Ioba>>,
 }
 
 impl GroupIommu {
@@ -49,17 +46,12 @@ impl GroupIommu {
             vm,
             kvm_device,
             can_bind,
-            misplaced: Mutex::new(None),
         }
     }
 
     /// The container.
     pub fn container(&self) -> &Container {
         &self.container
-    }
-
-    fn misplaced(&self) -> MutexGuard<'_, Option<Ioba>> {
-        self.misplaced.lock()
     }
 
     fn group(&self) -> String {
@@ -155,37 +147,33 @@ const NO_WINDOWS_IN_LPAR: &str = "; in an LPAR whose platform makes no dynamic D
 impl HostIommu for GroupIommu {
     type KernelTable = TceTable;
 
-    fn create_window(&self, geometry: Geometry) -> Result<(), HostError> {
-        let Geometry {
-            bus_offset,
-            page_shift,
-            entries,
-        } = geometry;
-        match self.container.create_window(geometry) {
-            Ok(levels) => {
+    fn create_window(
+        &self,
+        page_shift: PageShift,
+        entries: u64,
+        place: Option<Ioba>,
+    ) -> Result<Ioba, HostError> {
+        match self.container.create_window(page_shift, entries, place) {
+            Ok(MadeWindow { start, levels }) => {
                 guest_message!(
                     Level::Info,
                     "{}: made a DMA window of {entries} pages of {page_shift} at bus address \
-                     {bus_offset}, {levels} table levels",
+                     {start}, {levels} table levels",
                     self.group()
                 );
-                Ok(())
+                Ok(start)
             }
             Err(error) => {
-                let mut level = Level::Error;
-                if let WindowError::WrongStart { found, .. } = error {
-                    // Who asked may ask for it there.
-                    *self.misplaced() = Some(found);
-                    level = Level::Info;
-                }
                 let mut reason = chain(&error);
                 let info = self.container.info();
                 if info.platform == Platform::Lpar && info.dynamic_windows == 0 {
                     reason.push_str(NO_WINDOWS_IN_LPAR);
                 }
+                let place =
+                    place.map_or_else(String::new, |place| format!(" at bus address {place}"));
                 guest_message!(
-                    level,
-                    "{}: no DMA window at bus address {bus_offset}: {reason}",
+                    Level::Error,
+                    "{}: no DMA window{place}: {reason}",
                     self.group()
                 );
                 Err(HostError::from(&error))
@@ -311,18 +299,15 @@ impl HostIommu for GroupIommu {
 impl WindowHost for GroupIommu {
     fn check_limit(
         &self,
-        geometry: Geometry,
+        page_shift: PageShift,
+        entries: u64,
         memory_bytes: u64,
         kernel_table: bool,
     ) -> Result<(), MemoryLimitError> {
         let in_kernel = kernel_table && self.can_bind;
         let need = self
             .container
-            .window_need(geometry, memory_bytes, in_kernel);
+            .window_need(page_shift, entries, memory_bytes, in_kernel);
         self.container.check_limit(need.total_bytes())
-    }
-
-    fn take_misplaced(&self) -> Option<Ioba> {
-        self.misplaced().take()
     }
 }

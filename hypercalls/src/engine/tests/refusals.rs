@@ -155,10 +155,37 @@ fn impossible_windows_are_refused_by_name() {
     assert_eq!(occupied, Err(WindowError::Occupied(Liobn(0x8000_0000))));
     let unknown = engine.add_window(Liobn(0x8000_0100), at(12, 16));
     assert_eq!(unknown, Err(WindowError::UnknownLiobn(Liobn(0x8000_0100))));
+    let calls = engine.fake().calls();
+    let make = |liobn, entries| {
+        let page = PageShift::SIZE_4K;
+        let made = engine.make_window(Liobn(liobn), page, entries);
+        made.expect_err("a window that makes no sense")
+    };
+    assert!(matches!(make(second.0, 0), WindowError::BadGeometry(_)));
+    assert!(matches!(make(0x8000_0000, 16), WindowError::Occupied(_)));
+    let unknown = make(0x8000_0100, 16);
+    assert!(matches!(unknown, WindowError::UnknownLiobn(_)));
+    assert_eq!(engine.fake().calls(), calls, "the host is not asked");
     assert_eq!(
         engine.remove_window(second),
         Err(WindowError::NoWindow(second))
     );
+}
+
+#[test]
+fn a_window_that_the_host_puts_where_none_can_be_is_removed_again() {
+    let engine = lazy();
+    let second = Liobn(0x8000_0001);
+    let make = |start| {
+        engine.fake().put_windows_at(Ioba(start));
+        engine.make_window(second, PageShift::SIZE_64K, 16)
+    };
+    for start in [(1 << 59) + 0x1000, u64::MAX << 16] {
+        assert!(matches!(make(start), Err(WindowError::BadGeometry(_))));
+        assert_eq!(engine.fake().hardware(Ioba(start)), None);
+    }
+    assert_eq!(make(1 << 40).unwrap().bus_offset, Ioba(1 << 40));
+    engine.assert_no_violation();
 }
 
 #[test]

@@ -12,11 +12,10 @@ const DYNAMIC: Geometry = Geometry {
 #[test]
 fn a_reset_unmaps_and_unlocks_all_and_puts_the_default_window_back() {
     let engine = lazy();
-    engine.add_window(Liobn(0x8000_0001), DYNAMIC).unwrap();
-    assert_eq!(
-        engine.activate(Liobn(0x8000_0001), Use::NotYet),
-        Ok(WindowState::Bound)
-    );
+    engine.fake().put_windows_at(DYNAMIC.bus_offset);
+    let made = engine.make_window(Liobn(0x8000_0001), DYNAMIC.page_shift, DYNAMIC.entries);
+    assert_eq!(made, Ok(DYNAMIC));
+    assert_eq!(engine.snapshot().windows[1].state, WindowState::Bound);
     assert_eq!(
         engine.call(abi::H_PUT_TCE, &[0x8000_0001, 1 << 59, 0x10_0003]),
         SUCCESS

@@ -232,6 +232,23 @@ impl Machine {
                 }
                 return;
             }
+            Step::MakeWindow { which } => {
+                let (number, _, geometry) = windows()[which];
+                let host = self.engine.host(number).unwrap();
+                host.put_windows_at(geometry.bus_offset);
+                let (page_shift, entries) = (geometry.page_shift, geometry.entries);
+                let made = self.engine.make_window(name(which), page_shift, entries);
+                if self.model.tables[which].is_some() {
+                    assert_eq!(made, Err(WindowError::Occupied(name(which))));
+                    return;
+                }
+                if let Ok(made) = made {
+                    assert_eq!(made, geometry);
+                    let entries = usize::try_from(entries).unwrap();
+                    self.model.tables[which] = Some(vec![0; entries]);
+                }
+                made.map(drop)
+            }
             Step::Activate { which } => self.engine.activate(name(which), Use::NotYet).map(drop),
             Step::RemoveWindow { which } => {
                 self.model.tables[which] = None;

@@ -66,6 +66,10 @@ pub(super) enum Step {
     AddWindow {
         which: usize,
     },
+    /// As [`Step::AddWindow`] and [`Step::Activate`], with the place left to the host.
+    MakeWindow {
+        which: usize,
+    },
     Activate {
         which: usize,
     },
@@ -249,6 +253,7 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         16 => indirect,
         8 => stuff,
         4 => (0..6usize).prop_map(|which| Step::AddWindow { which }),
+        2 => (0..6usize).prop_map(|which| Step::MakeWindow { which }),
         1 => (0..6usize).prop_map(|which| Step::Activate { which }),
         1 => (0..6usize).prop_map(|which| Step::RemoveWindow { which }),
         1 => Just(Step::Reset),

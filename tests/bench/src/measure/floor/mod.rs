@@ -121,7 +121,7 @@ fn attach(
     };
     let container = Container::attach(&paths, group, policy)?;
     kvm_device.add_group(&container.group().as_fd().as_raw_fd())?;
-    container.create_window(WINDOW)?;
+    container.create_window(WINDOW.page_shift, WINDOW.entries, Some(WINDOW.bus_offset))?;
     if arguments.iommu == Iommu::V2 {
         register(&container, ram, arguments.regions)?;
     }
