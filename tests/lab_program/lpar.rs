@@ -138,3 +138,51 @@ fn a_guest_in_an_lpar_with_a_small_window_makes_its_own_though_another_was_kille
         dynamic: true,
     });
 }
+
+/// Each QEMU in turn, with and without dynamic DMA windows, for the guest that reads all that is known.
+const PEERS: &str = r#"
+for qemu in qemu-system-ppc64 qemu-system-ppc64-next; do
+    for ddw in on off; do
+        timeout 120 $qemu -cpu host -m 1G -smp 2 -nodefaults -no-user-config -display none -serial stdio \
+            -M pseries,accel=kvm,ic-mode=xics,x-vof=on,cap-cfpc=broken,cap-sbbc=broken,cap-ibs=broken,cap-ccf-assist=off \
+            -global spapr-pci-host-bridge.ddw=$ddw -device vfio-pci,host=$LAB_NVME,bus=pci.0 \
+            -kernel /boot/vmlinux -initrd /boot/initrd -append 'console=hvc0 job=nvme-digest' \
+            </dev/null >/run/console 2>/run/errors
+        status=$?
+        read=no
+        grep -q "LAB-GUEST-SHA256 $LAB_NVME_DATA_SHA256" /run/console && read=yes
+        echo "LAB-PEER-$qemu-$ddw status=$status read=$read"
+        tail -n 5 /run/errors
+    done
+done
+"#;
+
+/// Fails unless each QEMU does with this host's device what the table in docs/lpar.md says.
+#[track_caller]
+fn check_peers(host: &str, reads: [(&str, bool); 2]) {
+    let mut lab = Command::new(env!("CARGO_BIN_EXE_lab"));
+    lab.args(["exec", "--host", host, "--timeout", "520"]);
+    lab.args(["--with", "qemu", "--with", "next-qemu", "--", PEERS]);
+    let output = lab.stdin(Stdio::null()).output();
+    let output = output.expect("the lab does not start");
+    let all = String::from_utf8_lossy(&output.stdout);
+    for (qemu, reads) in reads {
+        for ddw in ["on", "off"] {
+            let outcome = told(&all, &format!("LAB-PEER-{qemu}-{ddw}"));
+            assert_eq!(
+                outcome == "status=0 read=yes",
+                reads,
+                "{qemu}, ddw={ddw}\n{all}"
+            );
+        }
+    }
+}
+
+const QEMU: &str = "qemu-system-ppc64";
+const NEXT_QEMU: &str = "qemu-system-ppc64-next";
+
+#[test]
+#[ignore = "boots a host of its own: cargo lab test long:: runs it"]
+fn in_an_lpar_with_large_pages_qemu_reads_its_device() {
+    check_peers("lpar9-64k", [(QEMU, true), (NEXT_QEMU, true)]);
+}
