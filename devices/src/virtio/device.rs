@@ -1,6 +1,10 @@
 //! What a kind of virtio device is.
 
+use std::io;
+use std::sync::Arc;
+
 use virtio_queue::Queue;
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::dma::DmaMemory;
 
@@ -22,6 +26,19 @@ pub enum Served {
     All,
     /// There is more, which waits for the next turn.
     Some,
+    /// There may be more, which waits until one of the queue's requests is done.
+    Full,
+}
+
+/// A request that is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// The queue that it came from.
+    pub queue: usize,
+    /// By which it is given back.
+    pub head: u16,
+    /// Bytes that were written into its buffers.
+    pub written: u32,
 }
 
 /// What a driver did that cannot be.
@@ -33,12 +50,20 @@ pub enum ServeError {
     /// A buffer lies where the device reaches no memory.
     #[error("its driver's buffer is out of reach")]
     Buffer(#[from] vm_memory::GuestMemoryError),
+    /// A request lacks what each of its kind has.
+    #[error("its driver's request has {0}")]
+    Request(&'static str),
     /// The host cannot do what is asked for.
     #[error("the host refused")]
     Host(#[from] std::io::Error),
 }
 
 /// A kind of virtio device.
+///
+/// A device that can answer at once does so as it serves a queue. One that has the host work for it takes requests as
+/// it serves, and has them done later: the host signals [`Device::host_event`], [`Device::collect`] learns what is
+/// done, and [`Device::next_done`] gives it back. All calls but those for the configuration are made by the device's
+/// thread, which waits for nothing else meanwhile: what takes long is for the host to do.
 pub trait Device: Send {
     /// What a driver knows it by.
     fn identity(&self) -> Identity;
@@ -49,7 +74,7 @@ pub trait Device: Send {
     }
 
     /// The most entries of each of its queues, powers of two.
-    fn queue_sizes(&self) -> &'static [u16];
+    fn queue_sizes(&self) -> &[u16];
 
     /// Reads its own configuration at `offset`; what lies beyond it reads 0.
     fn read_config(&self, _offset: usize, data: &mut [u8]) {
@@ -58,6 +83,9 @@ pub trait Device: Send {
 
     /// Writes its own configuration at `offset`.
     fn write_config(&mut self, _offset: usize, _data: &[u8]) {}
+
+    /// Its driver is ready, and has accepted `features`.
+    fn start(&mut self, _features: u64) {}
 
     /// Serves what its driver has put into queue number `index`, as much as the queue holds at most.
     ///
@@ -69,4 +97,38 @@ pub trait Device: Send {
         queue: &mut Queue,
         memory: &DmaMemory,
     ) -> Result<Served, ServeError>;
+
+    /// What the host signals when it has done something, if it does anything.
+    fn host_event(&self) -> Option<Arc<EventFd>> {
+        None
+    }
+
+    /// Learns what the host has done.
+    ///
+    /// # Errors
+    /// The host cannot tell.
+    fn collect(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// How many requests the host still works on: it may touch their buffers.
+    fn in_flight(&self) -> usize {
+        0
+    }
+
+    /// Finishes the next request that is done in `memory`, for the driver to get back.
+    ///
+    /// # Errors
+    /// As [`Device::serve`].
+    fn next_done(&mut self, _memory: &DmaMemory) -> Result<Option<Done>, ServeError> {
+        Ok(None)
+    }
+
+    /// Whether the configuration has changed by itself since this was last asked.
+    fn config_has_changed(&mut self) -> bool {
+        false
+    }
+
+    /// Everything as it was at first; nothing is in flight.
+    fn reset(&mut self) {}
 }

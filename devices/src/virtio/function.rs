@@ -1,22 +1,18 @@
 //! A virtio device as the back end of a PCI function.
 
-use std::fmt::Display;
 use std::io;
 use std::sync::Arc;
 
-use log::Level;
-use parking_lot::{Mutex, MutexGuard};
-use virtio_queue::QueueT;
+use parking_lot::{Condvar, Mutex};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::device::{Device, Identity, ServeError, Served};
+use super::device::Device;
 use super::layout::{self, BAR_BYTES, ConfigSpace, MOST_VECTORS, Place};
 use super::msi_x::MsiX;
 use super::registers::{Event, Registers};
+use super::shared::{Shared, State};
 use super::worker::Worker;
 use crate::dma::DmaMemory;
-use crate::error_chain::chain;
-use crate::guest_message;
 use crate::pci::{Bar, BarSpace, Doorbell, FunctionBackend, InterruptKind};
 
 /// How a virtio device is part of a machine.
@@ -36,28 +32,6 @@ pub struct VirtioFunction {
     shared: Arc<Shared>,
     /// The thread that serves the queues.
     _worker: Worker,
-}
-
-/// What processors and the device's thread share.
-///
-/// Locks: `state` may be held when `msi_x` is taken, not the other way round.
-pub(super) struct Shared {
-    pub(super) name: String,
-    pub(super) identity: Identity,
-    memory: DmaMemory,
-    pub(super) doorbells: Vec<Arc<EventFd>>,
-    state: Mutex<State>,
-    msi_x: Mutex<MsiX>,
-}
-
-struct State {
-    config: ConfigSpace,
-    registers: Registers,
-    device: Box<dyn Device>,
-    /// The machine is paused: memory and rings stay as they are.
-    held: bool,
-    /// The device's thread has ended.
-    dead: bool,
 }
 
 impl VirtioFunction {
@@ -82,6 +56,7 @@ impl VirtioFunction {
             .map(|_| EventFd::new(EFD_NONBLOCK).map(Arc::new))
             .collect::<io::Result<_>>()?;
         let registers = Registers::new(device.features(), sizes, vectors, by_bus_address);
+        let host_event = device.host_event();
         let state = State {
             config: ConfigSpace::new(identity, vectors, queues),
             registers,
@@ -94,7 +69,9 @@ impl VirtioFunction {
             identity,
             memory,
             doorbells,
+            host_event,
             state: Mutex::new(state),
+            idle: Condvar::new(),
             msi_x: Mutex::new(MsiX::new(vectors.into())),
         });
         Ok(Self {
@@ -127,121 +104,6 @@ impl VirtioFunction {
             Place::MsiXTable(offset) => shared.msi_x.lock().write_table(offset, data),
             Place::Doorbell(queue) => shared.ring(queue),
             Place::Isr | Place::MsiXPending(_) | Place::Nowhere => {}
-        }
-    }
-}
-
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
-    }
-
-    fn write_registers(&self, offset: usize, data: &[u8]) -> Event {
-        let mut state = self.state();
-        let event = state.registers.write(offset, data);
-        match event {
-            Event::Reset => state.registers.reset(),
-            Event::DriverOk if state.dead => {
-                state.registers.stop();
-            }
-            Event::DriverOk | Event::None => {}
-        }
-        event
-    }
-
-    fn ring(&self, queue: usize) {
-        if let Some(doorbell) = self.doorbells.get(queue) {
-            // It fails only where 2^64 - 2 rings have not been heard.
-            let _ = doorbell.write(1);
-        }
-    }
-
-    fn ring_all(&self) {
-        (0..self.doorbells.len()).for_each(|queue| self.ring(queue));
-    }
-
-    /// Serves queue `index`, as much as it holds at most; true if there is more.
-    pub(super) fn serve(&self, index: usize) -> bool {
-        let mut state = self.state();
-        match self.try_serve(&mut state, index) {
-            Ok(Served::Some) => true,
-            Ok(Served::All) => false,
-            Err(error) => {
-                self.stop(state, &error);
-                false
-            }
-        }
-    }
-
-    fn try_serve(&self, state: &mut State, index: usize) -> Result<Served, ServeError> {
-        let State {
-            config,
-            registers,
-            device,
-            held,
-            ..
-        } = state;
-        let is_running = registers.is_running();
-        let can_work = config.is_master() && !*held;
-        let Some(registers) = registers.queues.get_mut(index).filter(|_| is_running) else {
-            return Ok(Served::All);
-        };
-        let queue = &mut registers.queue;
-        if !queue.ready() {
-            return Ok(Served::All);
-        }
-        if !can_work {
-            registers.unheard = true;
-            return Ok(Served::All);
-        }
-        let before = queue.next_used();
-        queue.disable_notification(&self.memory)?;
-        let mut served = device.serve(index, queue, &self.memory)?;
-        if served == Served::All && queue.enable_notification(&self.memory)? {
-            served = Served::Some;
-        }
-        if queue.next_used() != before && queue.needs_notification(&self.memory)? {
-            self.msi_x.lock().signal(registers.vector.into());
-        }
-        Ok(served)
-    }
-
-    /// Says that the device's thread ends, for a reason of the host's, and with it the device.
-    #[cold]
-    pub(super) fn give_up(&self, reason: &dyn Display) {
-        guest_message!(
-            Level::Error,
-            "{}: the device does not work: {reason}",
-            self.name
-        );
-        let mut state = self.state();
-        state.dead = true;
-        let error = ServeError::Host(io::Error::other("its thread has ended"));
-        self.stop(state, &error);
-    }
-
-    /// Stops the device until its driver resets it, which is told, if it runs.
-    #[cold]
-    fn stop(&self, mut state: MutexGuard<'_, State>, reason: &ServeError) {
-        if state.registers.stop() {
-            let vector = state.registers.config_vector;
-            self.msi_x.lock().signal(vector.into());
-            drop(state);
-            guest_message!(
-                Level::Warn,
-                "{}: {}; the device waits for a reset",
-                self.name,
-                chain(reason)
-            );
-        }
-    }
-
-    /// Rings for the queues whose doorbells rang when the device could not work.
-    fn ring_unheard(&self, state: &mut State) {
-        for (index, registers) in state.registers.queues.iter_mut().enumerate() {
-            if std::mem::take(&mut registers.unheard) {
-                self.ring(index);
-            }
         }
     }
 }
@@ -336,7 +198,9 @@ impl FunctionBackend for VirtioFunction {
     fn hold(&self, held: bool) {
         let mut state = self.shared.state();
         state.held = held;
-        if !held {
+        if held {
+            self.shared.wait_until_idle(&mut state);
+        } else {
             self.shared.ring_unheard(&mut state);
         }
     }
@@ -359,7 +223,9 @@ impl FunctionBackend for VirtioFunction {
 
     fn reset(&self) -> io::Result<()> {
         let mut state = self.shared.state();
-        state.registers.reset();
+        state.registers.begin_reset();
+        self.shared.wait_until_idle(&mut state);
+        state.reset();
         state.config.reset();
         let mut msi_x = self.shared.msi_x.lock();
         *msi_x = MsiX::new(msi_x.vectors());

@@ -12,6 +12,7 @@
 //! | `registers` | the common configuration: status, features, queues |
 //! | `layout` | configuration space, and what lies where in the BAR |
 //! | `msi_x` | the table of MSI-X vectors |
+//! | `shared` | a device with its registers, and how its queues are served |
 //! | `function` | all that as the back end of a PCI function |
 //! | `worker` | the thread that serves the queues |
 //!
@@ -26,10 +27,11 @@ mod msi_x;
 mod registers;
 mod requests;
 mod rng;
+mod shared;
 #[cfg(test)]
 mod tests;
 mod worker;
 
-pub use device::{Device, Identity, ServeError, Served};
+pub use device::{Device, Done, Identity, ServeError, Served};
 pub use function::{VirtioFunction, VirtioOptions};
 pub use rng::Rng;

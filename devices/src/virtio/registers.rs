@@ -19,6 +19,7 @@ mod offset {
     pub(super) const CONFIG_VECTOR: usize = 0x10;
     pub(super) const QUEUES: usize = 0x12;
     pub(super) const STATUS: usize = 0x14;
+    pub(super) const CONFIG_GENERATION: usize = 0x15;
     pub(super) const QUEUE_SELECT: usize = 0x16;
     pub(super) const QUEUE_SIZE: usize = 0x18;
     pub(super) const QUEUE_VECTOR: usize = 0x1a;
@@ -43,6 +44,8 @@ pub(super) struct QueueRegisters {
     pub(super) vector: u16,
     /// Its doorbell rang while the device could do no DMA.
     pub(super) unheard: bool,
+    /// It is not served before one of its requests is done.
+    pub(super) full: bool,
     /// Addresses as the driver has written them: descriptors, driver's ring, device's ring.
     addresses: [u64; 3],
 }
@@ -66,6 +69,11 @@ pub(super) struct Registers {
     offered_select: u32,
     accepted_select: u32,
     status: u8,
+    /// Its driver has reset it while the host worked for it: it is reset when that is over, and reads as it was until
+    /// then (virtio 2.4.2).
+    is_resetting: bool,
+    /// Changes with the device's own configuration.
+    pub(super) config_generation: u8,
     pub(super) config_vector: u16,
     queue_select: u16,
     pub(super) queues: Vec<QueueRegisters>,
@@ -94,6 +102,7 @@ impl Registers {
                 queue: Queue::new(size).ok()?,
                 vector: NO_VECTOR,
                 unheard: false,
+                full: false,
                 addresses: [0; 3],
             })
         });
@@ -103,6 +112,8 @@ impl Registers {
             offered_select: 0,
             accepted_select: 0,
             status: 0,
+            is_resetting: false,
+            config_generation: 0,
             config_vector: NO_VECTOR,
             queue_select: 0,
             queues: queues.collect(),
@@ -112,7 +123,28 @@ impl Registers {
 
     /// Whether queues are to be served.
     pub(super) const fn is_running(&self) -> bool {
-        self.status & (status::DRIVER_OK | status::NEEDS_RESET) == status::DRIVER_OK
+        let running = self.status & (status::DRIVER_OK | status::NEEDS_RESET);
+        running == status::DRIVER_OK && !self.is_resetting
+    }
+
+    /// Features that the driver has accepted.
+    pub(super) const fn accepted(&self) -> u64 {
+        self.accepted
+    }
+
+    /// Has the device do nothing more before it is [reset](Self::reset).
+    pub(super) const fn begin_reset(&mut self) {
+        self.is_resetting = true;
+    }
+
+    /// Whether it waits for its reset.
+    pub(super) const fn is_resetting(&self) -> bool {
+        self.is_resetting
+    }
+
+    /// Whether the driver is ready, so that it is to hear of changes.
+    pub(super) const fn driver_is_ready(&self) -> bool {
+        self.status & status::DRIVER_OK != 0 && !self.is_resetting
     }
 
     /// Stops the device until its driver resets it, unless it does not run. True if the driver is to be told.
@@ -130,12 +162,14 @@ impl Registers {
         self.offered_select = 0;
         self.accepted_select = 0;
         self.status = 0;
+        self.is_resetting = false;
         self.config_vector = NO_VECTOR;
         self.queue_select = 0;
         for registers in &mut self.queues {
             registers.queue.reset();
             registers.vector = NO_VECTOR;
             registers.unheard = false;
+            registers.full = false;
             registers.addresses = [0; 3];
         }
     }
@@ -164,6 +198,7 @@ impl Registers {
         let queues = u16::try_from(self.queues.len()).unwrap_or(u16::MAX);
         put(offset::QUEUES, &queues.to_le_bytes());
         put(offset::STATUS, &[self.status]);
+        put(offset::CONFIG_GENERATION, &[self.config_generation]);
         put(offset::QUEUE_SELECT, &self.queue_select.to_le_bytes());
         // Of a queue that is not there, the size is 0 (virtio 4.1.4.3.1).
         if let Some(selected) = self.queues.get(usize::from(self.queue_select)) {
@@ -191,6 +226,9 @@ impl Registers {
     /// Writes `data` at `offset`. What is no register of that size is ignored, and so is what a driver may not
     /// write at that time.
     pub(super) fn write(&mut self, offset: usize, data: &[u8]) -> Event {
+        if self.is_resetting {
+            return Event::None;
+        }
         match *data {
             [value] => self.write_u8(offset, value),
             [a, b] => self.write_u16(offset, u16::from_le_bytes([a, b])),

@@ -62,7 +62,7 @@ impl Device for Rng {
         }
     }
 
-    fn queue_sizes(&self) -> &'static [u16] {
+    fn queue_sizes(&self) -> &[u16] {
         QUEUE_SIZES
     }
 

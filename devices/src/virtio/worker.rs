@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::function::Shared;
+use super::shared::Shared;
 
 /// The thread; it ends when this is dropped.
 pub(super) struct Worker {
@@ -64,9 +64,11 @@ impl Drop for Worker {
 }
 
 fn run(shared: &Shared, ends: &EventFd) {
-    let descriptors = shared.doorbells.iter().map(|bell| bell.as_raw_fd());
-    let mut polled: Vec<libc::pollfd> = descriptors
-        .chain([ends.as_raw_fd()])
+    let descriptors = shared.doorbells.iter().chain(&shared.host_event);
+    let descriptors = descriptors.map(|event| event.as_raw_fd());
+    let mut polled: Vec<libc::pollfd> = [ends.as_raw_fd()]
+        .into_iter()
+        .chain(descriptors)
         .map(polled_for_input)
         .collect();
     loop {
@@ -74,8 +76,13 @@ fn run(shared: &Shared, ends: &EventFd) {
             shared.give_up(&error);
             return;
         }
-        if polled.last().is_none_or(|end| end.revents != 0) {
-            return;
+        if let Some(event) = &shared.host_event
+            && event.read().is_ok()
+        {
+            shared.finish();
+        }
+        if polled.first().is_none_or(|end| end.revents != 0) {
+            break;
         }
         for (queue, bell) in shared.doorbells.iter().enumerate() {
             // Heard before the queue is looked at: what is put in later rings anew.
@@ -85,6 +92,22 @@ fn run(shared: &Shared, ends: &EventFd) {
                 let _ = bell.write(1);
             }
         }
+    }
+    if let Some(event) = &shared.host_event {
+        drain(shared, event);
+    }
+}
+
+/// Waits until the host no longer touches memory for this device.
+fn drain(shared: &Shared, event: &EventFd) {
+    let mut polled = [polled_for_input(event.as_raw_fd())];
+    while shared.is_busy() {
+        if let Err(error) = wait(&mut polled) {
+            shared.give_up(&error);
+            return;
+        }
+        let _spurious = event.read();
+        shared.finish();
     }
 }
 
