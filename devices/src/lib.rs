@@ -8,6 +8,7 @@ pub mod board;
 pub mod dma;
 pub mod dma_windows;
 pub mod error_chain;
+pub mod image;
 pub mod interrupts;
 pub mod pci;
 pub mod rate_limit;

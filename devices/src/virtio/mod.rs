@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `device` | what a kind of device is, to the rest |
 //! | `rng` | the entropy device |
+//! | `block` | the disk |
 //! | `requests` | what a driver has put into a queue |
 //! | `registers` | the common configuration: status, features, queues |
 //! | `layout` | configuration space, and what lies where in the BAR |
@@ -20,8 +21,13 @@
 //! be reset (DEVICE_NEEDS_RESET, virtio 2.1.1); memory is reached through [`DmaMemory`](crate::dma::DmaMemory) alone,
 //! and no more is done for it at a time than a queue holds.
 
+pub mod block;
 mod device;
+#[cfg(test)]
+mod driver;
 mod function;
+#[cfg(test)]
+mod later_tests;
 mod layout;
 mod msi_x;
 mod registers;

@@ -1,0 +1,33 @@
+//! Disk images of the host: files and block devices that hold what a guest's disk has.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `options` | how an image is to be used |
+//! | `open` | an image that is open: its files, its size, what the host says of it |
+//! | `lock` | locks that keep two programs from writing to one image, as QEMU has them |
+//! | `operation` | what is asked of an image, and the guest memory that it is for |
+//! | `engine` | doing that without waiting for it |
+//! | `ring` | the host's kernel does it (io_uring) |
+//! | `helper` | a thread does it: what the kernel does not, and all where there is no io_uring |
+//! | `raw` | one step of it, waited for |
+//! | `counters` | what was done |
+
+mod counters;
+mod engine;
+mod helper;
+mod lock;
+mod open;
+mod operation;
+mod options;
+mod raw;
+mod ring;
+#[cfg(test)]
+mod tests;
+
+pub use counters::{Counters, Kind, Tally};
+pub use engine::{Completion, Engine, EngineOptions};
+pub use lock::LockError;
+pub use open::{Image, OpenError};
+pub use operation::Operation;
+pub use options::{Format, ImageOptions};
+pub use ring::allowed_in_steady_state;

@@ -1,0 +1,245 @@
+//! An image that is open.
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::lock::{self, LockError};
+use super::{Counters, Format, ImageOptions};
+
+/// Bytes of a sector, by which a virtio disk counts.
+pub(super) const SECTOR_BYTES: u64 = 512;
+
+/// What images of other formats begin with.
+const OTHER_FORMATS: &[(&[u8], &str)] = &[
+    (b"QFI\xfb", "qcow2"),
+    (b"KDMV", "vmdk"),
+    (b"conectix", "vpc"),
+    (b"vhdxfile", "vhdx"),
+    (b"QED\0", "qed"),
+    (b"LUKS\xba\xbe", "luks"),
+];
+
+/// Why an image cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It cannot be opened.
+    #[error("it cannot be opened")]
+    Open(#[source] io::Error),
+    /// It cannot be opened past the page cache.
+    #[error(
+        "its file system may not do O_DIRECT: choose another cache mode than none and directsync"
+    )]
+    Direct(#[source] io::Error),
+    /// It is no file or block device.
+    #[error("it is neither a file nor a block device")]
+    Kind,
+    /// It begins as an image of another format, and the user has not said what it is.
+    #[error("it begins as an image of the format {0}: say which format it has, this one or raw")]
+    Ambiguous(&'static str),
+    /// It is in use.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The host does not say what there is to know of it.
+    #[error("what the host says of it cannot be read")]
+    Facts(#[source] io::Error),
+}
+
+/// What O_DIRECT wants, each a power of two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Alignment {
+    /// Of memory.
+    pub(super) memory: usize,
+    /// Of offsets and lengths.
+    pub(super) offset: usize,
+}
+
+/// An image that is open, and locked.
+#[derive(Debug)]
+pub struct Image {
+    options: ImageOptions,
+    file: File,
+    /// The same through the page cache, where `file` goes past it: for what is not aligned.
+    cached: Option<(File, Alignment)>,
+    bytes: AtomicU64,
+    counters: Counters,
+}
+
+impl Image {
+    /// Opens and locks the image.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub fn open(options: ImageOptions) -> Result<Self, OpenError> {
+        let through_cache = open(&options, 0).map_err(OpenError::Open)?;
+        let kind = through_cache
+            .metadata()
+            .map_err(OpenError::Facts)?
+            .file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(OpenError::Kind);
+        }
+        if options.format.is_none()
+            && let Some(format) = other_format(&through_cache).map_err(OpenError::Facts)?
+        {
+            return Err(OpenError::Ambiguous(format));
+        }
+        if options.locks {
+            let purpose = lock::Use {
+                writes: !options.read_only,
+                resizes: false,
+            };
+            lock::lock(&through_cache, purpose)?;
+        }
+        let bytes = size(&through_cache).map_err(OpenError::Facts)?;
+        let (file, cached) = match options.direct {
+            false => (through_cache, None),
+            true => {
+                let direct = open(&options, libc::O_DIRECT).map_err(OpenError::Direct)?;
+                let alignment = alignment(&direct);
+                (direct, Some((through_cache, alignment)))
+            }
+        };
+        Ok(Self {
+            options,
+            file,
+            cached,
+            bytes: AtomicU64::new(bytes),
+            counters: Counters::default(),
+        })
+    }
+
+    /// As it was asked for.
+    pub const fn options(&self) -> &ImageOptions {
+        &self.options
+    }
+
+    /// What it holds.
+    pub fn format(&self) -> Format {
+        self.options.format.unwrap_or(Format::Raw)
+    }
+
+    /// Bytes of the disk: whole sectors of 512.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// What was done with it.
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Its file.
+    pub(super) const fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Its file, for what has to go `through_cache` and what has not.
+    pub(super) fn file_for(&self, through_cache: bool) -> &File {
+        match &self.cached {
+            Some((cached, _)) if through_cache => cached,
+            _ => &self.file,
+        }
+    }
+
+    /// What its file wants of memory and offsets, if anything.
+    pub(super) fn alignment(&self) -> Option<Alignment> {
+        self.cached.as_ref().map(|(_, alignment)| *alignment)
+    }
+
+    /// Bytes that the host has for it.
+    ///
+    /// # Errors
+    /// The host does not say.
+    pub fn allocated_bytes(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.blocks() * 512)
+    }
+
+    /// Looks at the size anew; true if it has changed.
+    ///
+    /// # Errors
+    /// The host does not say.
+    pub fn look_at_size(&self) -> io::Result<bool> {
+        let bytes = size(&self.file)?;
+        Ok(self.bytes.swap(bytes, Ordering::Relaxed) != bytes)
+    }
+
+    /// Has the disk be of `bytes`, whole sectors. A block device cannot be.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn resize(&self, bytes: u64) -> io::Result<()> {
+        if !bytes.is_multiple_of(SECTOR_BYTES) || self.options.read_only {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        self.file.set_len(bytes)?;
+        self.look_at_size().map(drop)
+    }
+}
+
+fn open(options: &ImageOptions, flags: libc::c_int) -> io::Result<File> {
+    File::options()
+        .read(true)
+        .write(!options.read_only)
+        .custom_flags(flags)
+        .open(&options.path)
+}
+
+/// Bytes of whole sectors; the end of a block device is where it ends, as of a file.
+fn size(mut file: &File) -> io::Result<u64> {
+    let bytes = file.seek(SeekFrom::End(0))?;
+    Ok(bytes - bytes % SECTOR_BYTES)
+}
+
+/// The format that a file begins as, if it is one that is no raw image.
+fn other_format(file: &File) -> io::Result<Option<&'static str>> {
+    let mut head = [0; 16];
+    let mut filled = 0;
+    while filled < head.len() {
+        match file.read_at(&mut head[filled..], filled as u64) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let found = OTHER_FORMATS
+        .iter()
+        .find(|(start, _)| head.starts_with(start));
+    Ok(found.map(|(_, format)| *format))
+}
+
+/// What the kernel says that O_DIRECT wants of this file (STATX_DIOALIGN, from Linux 6.1 on); without, what does on
+/// any disk.
+fn alignment(file: &File) -> Alignment {
+    let usual = Alignment {
+        memory: 4096,
+        offset: 4096,
+    };
+    // SAFETY: the structure is plain numbers, for which 0 is a value.
+    let mut facts: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: the path is empty and ends, and the pointer is good for the structure.
+    let result = unsafe {
+        libc::statx(
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            libc::STATX_DIOALIGN,
+            &raw mut facts,
+        )
+    };
+    let told = result == 0 && facts.stx_mask & libc::STATX_DIOALIGN != 0;
+    let number = |bytes: u32| {
+        let bytes = usize::try_from(bytes).ok()?;
+        bytes.is_power_of_two().then_some(bytes)
+    };
+    match (
+        number(facts.stx_dio_mem_align),
+        number(facts.stx_dio_offset_align),
+    ) {
+        (Some(memory), Some(offset)) if told => Alignment { memory, offset },
+        _ => usual,
+    }
+}

@@ -1,0 +1,44 @@
+//! How an image is to be used.
+
+use std::path::PathBuf;
+
+/// What an image's file holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// The disk's bytes as they are, in a file or a block device.
+    Raw,
+}
+
+/// An image as the user asked for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageOptions {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it holds; `None` if the user has not said: raw then, unless it begins as an image of another format.
+    pub format: Option<Format>,
+    /// Nothing of it may change.
+    pub read_only: bool,
+    /// Past the host's page cache (O_DIRECT).
+    pub direct: bool,
+    /// The guest's flushes do nothing: a host that crashes may leave anything.
+    pub ignores_flush: bool,
+    /// Blocks that the guest has no use for are given back to the host.
+    pub discards: bool,
+    /// Refused if another program has it open so that one could get in the other's way, as QEMU does.
+    pub locks: bool,
+}
+
+impl ImageOptions {
+    /// An image at `path` that is written to by way of the host's page cache.
+    pub const fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            format: None,
+            read_only: false,
+            direct: false,
+            ignores_flush: false,
+            discards: true,
+            locks: true,
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! One step of an operation with a raw image, waited for.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use super::Image;
+use super::operation::{Job, Operation};
+
+/// Zeroes that are written where the host has no better way.
+static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+
+/// Does a whole job.
+///
+/// # Errors
+/// The host's.
+pub(super) fn perform(image: &Image, job: &mut Job) -> io::Result<()> {
+    match job.operation {
+        Operation::Read | Operation::Write { .. } => {
+            while job.bytes != 0 {
+                let count = transfer(image, job)?;
+                if count == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                job.advance(count);
+            }
+            Ok(())
+        }
+        Operation::Flush => image.file().sync_data(),
+        Operation::Discard => discard(image, job),
+        Operation::Zero { unmaps, durable } => {
+            zero(image, job, unmaps)?;
+            match durable {
+                true => image.file().sync_data(),
+                false => Ok(()),
+            }
+        }
+    }
+}
+
+/// Reads or writes what one call does.
+fn transfer(image: &Image, job: &Job) -> io::Result<usize> {
+    let file = image.file_for(job.through_cache).as_raw_fd();
+    let pieces = job.pieces.next();
+    let count = libc::c_int::try_from(pieces.len()).unwrap_or(0);
+    let offset = offset(job.offset)?;
+    loop {
+        let result = match job.operation {
+            Operation::Write { durable } => {
+                let flags = if durable { libc::RWF_DSYNC } else { 0 };
+                // SAFETY: the pieces are guest memory, which the engine keeps; the kernel only reads it.
+                unsafe { libc::pwritev2(file, pieces.as_ptr(), count, offset, flags) }
+            }
+            // SAFETY: the pieces are guest memory, which the engine keeps, and which anyone may write.
+            _ => unsafe { libc::preadv(file, pieces.as_ptr(), count, offset) },
+        };
+        if let Ok(count) = usize::try_from(result) {
+            return Ok(count);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+fn offset(bytes: u64) -> io::Result<libc::off_t> {
+    libc::off_t::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
+fn fallocate(file: &File, mode: libc::c_int, job: &Job) -> io::Result<()> {
+    let (start, bytes) = (offset(job.offset)?, offset(job.bytes)?);
+    // SAFETY: no pointers are passed.
+    match unsafe {
+        libc::fallocate(
+            file.as_raw_fd(),
+            mode | libc::FALLOC_FL_KEEP_SIZE,
+            start,
+            bytes,
+        )
+    } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Whether the host cannot do that with this file, in no case.
+fn is_unsupported(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL | libc::ENODEV)
+    )
+}
+
+/// Gives blocks back. A discard is a hint: where the host cannot, nothing is lost.
+fn discard(image: &Image, job: &Job) -> io::Result<()> {
+    if !image.options().discards {
+        return Ok(());
+    }
+    match fallocate(image.file(), libc::FALLOC_FL_PUNCH_HOLE, job) {
+        Err(error) if is_unsupported(&error) => Ok(()),
+        result => result,
+    }
+}
+
+fn zero(image: &Image, job: &mut Job, unmaps: bool) -> io::Result<()> {
+    let ways = [libc::FALLOC_FL_PUNCH_HOLE, libc::FALLOC_FL_ZERO_RANGE];
+    let first = usize::from(!(unmaps && image.options().discards));
+    for way in &ways[first..] {
+        match fallocate(image.file(), *way, job) {
+            Err(error) if is_unsupported(&error) => {}
+            result => return result,
+        }
+    }
+    // What is not aligned for O_DIRECT goes through the cache.
+    while job.bytes != 0 {
+        let most = ZEROES.len() as u64;
+        let bytes = usize::try_from(job.bytes.min(most)).unwrap_or(ZEROES.len());
+        let file = image.file_for(true).as_raw_fd();
+        let start = offset(job.offset)?;
+        // SAFETY: the pointer is good for as many bytes as are said.
+        let result = unsafe { libc::pwrite(file, ZEROES.as_ptr().cast(), bytes, start) };
+        match usize::try_from(result) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => {
+                job.advance(count);
+            }
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,290 @@
+//! Images through a ring and without one.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use super::{Completion, Engine, EngineOptions, Image, ImageOptions, Kind, OpenError, Operation};
+use crate::dma::DmaMemory;
+
+const RAM_BYTES: usize = 0x4_0000;
+const DISK_BYTES: u64 = 0x2_0000;
+
+fn options(path: &Path) -> ImageOptions {
+    ImageOptions::new(path.to_owned())
+}
+
+struct Fixture {
+    folder: tempfile::TempDir,
+    ram: GuestMemoryMmap,
+    engine: Engine,
+}
+
+impl Fixture {
+    fn new(uses_ring: bool, direct: bool) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("image");
+        File::create(&path).unwrap().set_len(DISK_BYTES).unwrap();
+        let mut options = options(&path);
+        options.direct = direct;
+        let image = match Image::open(options) {
+            // Not each file system does it.
+            Err(OpenError::Direct(_)) => return None,
+            image => image.unwrap(),
+        };
+        let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM_BYTES)]).unwrap();
+        let options = EngineOptions {
+            slots: 8,
+            uses_ring,
+            prepare_thread: || Ok(()),
+        };
+        let memory = DmaMemory::by_guest_address(ram.clone());
+        let engine = Engine::new(Arc::new(image), memory, options).unwrap();
+        // Where the kernel has none, as under qemu-user, there is nothing to try.
+        (engine.has_ring() == uses_ring).then_some(Self {
+            folder,
+            ram,
+            engine,
+        })
+    }
+
+    /// All the ways in which an image may be used here.
+    fn all() -> Vec<Self> {
+        let ways = [(false, false), (true, false), (false, true), (true, true)];
+        let fixtures = ways.map(|(uses_ring, direct)| Self::new(uses_ring, direct));
+        fixtures.into_iter().flatten().collect()
+    }
+
+    fn wait(&mut self) -> Vec<Completion> {
+        let mut done = Vec::new();
+        while self.engine.in_flight() != 0 {
+            let mut polled = libc::pollfd {
+                fd: self.engine.event().as_raw_fd(),
+                events: libc::POLLIN,
+                revents: 0,
+            };
+            // SAFETY: the pointer is to one structure.
+            let count = unsafe { libc::poll(&raw mut polled, 1, 20_000) };
+            assert_eq!(count, 1, "nothing is done");
+            self.engine.event().read().unwrap();
+            self.engine.collect(&mut done).unwrap();
+        }
+        done
+    }
+
+    fn perform(
+        &mut self,
+        operation: Operation,
+        offset: u64,
+        bytes: u64,
+        ranges: &[(u64, usize)],
+    ) -> std::io::Result<()> {
+        let ranges = ranges.iter().map(|&(at, bytes)| (GuestAddress(at), bytes));
+        self.engine
+            .give(3, operation, offset, bytes, ranges)
+            .unwrap();
+        self.engine.start().unwrap();
+        let [Completion { slot: 3, result }] = <[_; 1]>::try_from(self.wait()).unwrap() else {
+            panic!("another slot")
+        };
+        result
+    }
+
+    fn file(&self) -> File {
+        File::open(self.folder.path().join("image")).unwrap()
+    }
+
+    fn on_disk(&self, offset: u64, bytes: usize) -> Vec<u8> {
+        let mut data = vec![0; bytes];
+        self.file().read_exact_at(&mut data, offset).unwrap();
+        data
+    }
+}
+
+#[test]
+fn what_is_written_is_read_back_wherever_it_lies_in_memory() {
+    for mut fixture in Fixture::all() {
+        let data: Vec<u8> = (0..8192_u32)
+            .map(|byte| byte.to_le_bytes()[0] ^ 0x5a)
+            .collect();
+        fixture
+            .ram
+            .write_slice(&data[..4096], GuestAddress(0x3000))
+            .unwrap();
+        fixture
+            .ram
+            .write_slice(&data[4096..], GuestAddress(0x8000))
+            .unwrap();
+        let write = Operation::Write { durable: true };
+        fixture
+            .perform(write, 0x1000, 8192, &[(0x3000, 4096), (0x8000, 4096)])
+            .unwrap();
+        fixture.perform(Operation::Flush, 0, 0, &[]).unwrap();
+        assert_eq!(fixture.on_disk(0x1000, 8192), data);
+        // Neither aligned nor in pieces of a sector.
+        let ranges = [(0x1_0001, 1000), (0x2_0003, 1048)];
+        fixture
+            .perform(Operation::Read, 0x1200, 2048, &ranges)
+            .unwrap();
+        let mut back = vec![0; 2048];
+        fixture
+            .ram
+            .read_slice(&mut back[..1000], GuestAddress(0x1_0001))
+            .unwrap();
+        fixture
+            .ram
+            .read_slice(&mut back[1000..], GuestAddress(0x2_0003))
+            .unwrap();
+        assert_eq!(back, data[0x200..0xa00]);
+        let reads = fixture.engine.image().counters().tally(Kind::Read);
+        assert_eq!((reads.operations, reads.bytes, reads.failed), (1, 2048, 0));
+        let writes = fixture.engine.image().counters().tally(Kind::Write);
+        assert_eq!((writes.operations, writes.bytes), (1, 8192));
+        assert_eq!(fixture.engine.image().counters().highest_write(), 0x3000);
+    }
+}
+
+#[test]
+fn many_pieces_take_more_than_one_call() {
+    for mut fixture in Fixture::all() {
+        // Each apart from the one before.
+        let ranges: Vec<(u64, usize)> = (0..3000).map(|piece| (piece * 32, 16)).collect();
+        for &(at, _) in &ranges {
+            fixture.ram.write_obj(at.to_le(), GuestAddress(at)).unwrap();
+        }
+        let write = Operation::Write { durable: false };
+        fixture.perform(write, 512, 48_000, &ranges).unwrap();
+        let data = fixture.on_disk(512, 48_000);
+        for (piece, chunk) in (0_u64..).zip(data.chunks(16)) {
+            assert_eq!(chunk[..8], (piece * 32).to_le_bytes());
+        }
+    }
+}
+
+#[test]
+fn zeroes_and_discards_leave_the_rest_alone() {
+    for mut fixture in Fixture::all() {
+        let file = File::options()
+            .write(true)
+            .open(fixture.folder.path().join("image"))
+            .unwrap();
+        file.write_all_at(&[0xff; 0x8000], 0).unwrap();
+        for (unmaps, offset) in [(false, 0x1200), (true, 0x3400)] {
+            let zero = Operation::Zero {
+                unmaps,
+                durable: true,
+            };
+            fixture.perform(zero, offset, 0x1000, &[]).unwrap();
+            let at = usize::try_from(offset).unwrap();
+            let all = fixture.on_disk(0, 0x8000);
+            assert!(all[at..at + 0x1000].iter().all(|byte| *byte == 0));
+            assert_eq!((all[at - 1], all[at + 0x1000]), (0xff, 0xff));
+        }
+        fixture
+            .perform(Operation::Discard, 0x6000, 0x1000, &[])
+            .unwrap();
+        let all = fixture.on_disk(0, 0x8000);
+        assert_eq!((all[0x5fff], all[0x7000]), (0xff, 0xff));
+    }
+}
+
+#[test]
+fn what_the_file_does_not_have_any_more_is_an_error() {
+    for mut fixture in Fixture::all() {
+        let path = fixture.folder.path().join("image");
+        let file = File::options().write(true).open(path).unwrap();
+        file.set_len(0x1000).unwrap();
+        let read = fixture.perform(Operation::Read, 0x2000, 512, &[(0, 512)]);
+        assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::UnexpectedEof);
+        let reads = fixture.engine.image().counters().tally(Kind::Read);
+        assert_eq!((reads.operations, reads.failed), (0, 1));
+        assert!(fixture.engine.image().look_at_size().unwrap());
+        assert_eq!(fixture.engine.image().bytes(), 0x1000);
+    }
+}
+
+#[test]
+fn memory_out_of_reach_is_refused_before_anything_is_done() {
+    let mut fixture = Fixture::new(false, false).unwrap();
+    let far = [(GuestAddress(RAM_BYTES as u64 - 8), 16)];
+    let refused = fixture
+        .engine
+        .give(0, Operation::Read, 0, 16, far.into_iter());
+    assert!(refused.is_err());
+    assert_eq!(fixture.engine.in_flight(), 0);
+}
+
+#[test]
+fn an_image_of_another_format_is_not_taken_for_raw_unless_that_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image");
+    std::fs::write(&path, b"QFI\xfb then whatever").unwrap();
+    let refused = Image::open(options(&path)).unwrap_err().to_string();
+    assert!(refused.contains("format qcow2"), "{refused}");
+    let mut said = options(&path);
+    said.format = Some(super::Format::Raw);
+    assert_eq!(Image::open(said).unwrap().bytes(), 0);
+    assert!(matches!(
+        Image::open(options(folder.path())),
+        Err(OpenError::Open(_) | OpenError::Kind)
+    ));
+    let null = options(Path::new("/dev/null"));
+    assert!(matches!(Image::open(null), Err(OpenError::Kind)));
+}
+
+#[test]
+fn a_second_writer_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image");
+    std::fs::write(&path, [0; 1024]).unwrap();
+    let first = Image::open(options(&path)).unwrap();
+    let refused = Image::open(options(&path)).unwrap_err().to_string();
+    assert!(refused.contains("another program has it open"), "{refused}");
+    drop(first);
+    let mut reads = options(&path);
+    reads.read_only = true;
+    let _both = [(); 2].map(|()| Image::open(reads.clone()).unwrap());
+    assert!(Image::open(options(&path)).is_err());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn a_disk_is_what_was_written_to_it(
+        steps in proptest::collection::vec((0_u8..4, 0_u64..200, 1_u64..40, any::<u8>()), 1..40)
+    ) {
+        for mut fixture in Fixture::all() {
+            let mut model = vec![0_u8; usize::try_from(DISK_BYTES).unwrap()];
+            for &(what, sector, sectors, byte) in &steps {
+                let (offset, bytes) = (sector * 512, sectors * 512);
+                let (from, count) = (usize::try_from(offset).unwrap(), usize::try_from(bytes).unwrap());
+                let at = 0x1000 + u64::from(byte);
+                match what {
+                    0 => {
+                        fixture.ram.write_slice(&vec![byte; count], GuestAddress(at)).unwrap();
+                        let write = Operation::Write { durable: false };
+                        fixture.perform(write, offset, bytes, &[(at, count)]).unwrap();
+                        model[from..from + count].fill(byte);
+                    }
+                    1 => {
+                        let zero = Operation::Zero { unmaps: byte % 2 == 0, durable: false };
+                        fixture.perform(zero, offset, bytes, &[]).unwrap();
+                        model[from..from + count].fill(0);
+                    }
+                    _ => {
+                        fixture.perform(Operation::Read, offset, bytes, &[(at, count)]).unwrap();
+                        let mut back = vec![0; count];
+                        fixture.ram.read_slice(&mut back, GuestAddress(at)).unwrap();
+                        prop_assert_eq!(&back, &model[from..from + count]);
+                    }
+                }
+            }
+            prop_assert_eq!(fixture.on_disk(0, model.len()), model);
+        }
+    }
+}

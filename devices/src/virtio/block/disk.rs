@@ -1,0 +1,123 @@
+//! A disk of the machine.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::dma::DmaMemory;
+use crate::image::{Engine, EngineOptions, Image};
+
+/// How a disk is to look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskOptions {
+    /// The serial number that it tells, of which [`MOST_SERIAL_BYTES`](super::MOST_SERIAL_BYTES) count.
+    pub serial: String,
+    /// Number of queues, from 1 on.
+    pub queues: u16,
+    /// The most entries of each, a power of two.
+    pub queue_size: u16,
+    /// A driver has to flush before what it has written lasts. Without, each write lasts when it is done.
+    pub write_cache: bool,
+    /// The driver is offered to discard, and to fill with zeroes.
+    pub discards: bool,
+    /// Bytes of the smallest block that it reads and writes, a power of two from 512 on.
+    pub logical_block_bytes: u32,
+    /// Bytes of the smallest block that it writes without reading first, a power of two, not less than the former.
+    pub physical_block_bytes: u32,
+    /// Offered to drivers that split what they ask for, in bytes; 0 for nothing.
+    pub min_io_bytes: u32,
+    /// As that, for the best size.
+    pub opt_io_bytes: u32,
+}
+
+impl Default for DiskOptions {
+    fn default() -> Self {
+        Self {
+            serial: String::new(),
+            queues: 1,
+            queue_size: 256,
+            write_cache: true,
+            discards: true,
+            logical_block_bytes: 512,
+            physical_block_bytes: 512,
+            min_io_bytes: 0,
+            opt_io_bytes: 0,
+        }
+    }
+}
+
+/// A disk with its image. It outlasts a machine's life: the image stays open and locked, and who works on it stays,
+/// since a sandbox has no calls to make either anew.
+pub struct Disk {
+    options: DiskOptions,
+    image: Arc<Image>,
+    event: Arc<EventFd>,
+    /// Where the engine is while no device has it.
+    engine: Mutex<Option<Engine>>,
+    size_has_changed: AtomicBool,
+}
+
+impl Disk {
+    /// A disk with `image`.
+    ///
+    /// # Errors
+    /// When there are no descriptors or threads left.
+    pub fn new(
+        image: Image,
+        options: DiskOptions,
+        memory: DmaMemory,
+        uses_ring: bool,
+        prepare_thread: fn() -> io::Result<()>,
+    ) -> io::Result<Self> {
+        let image = Arc::new(image);
+        let engine_options = EngineOptions {
+            slots: usize::from(options.queues) * usize::from(options.queue_size),
+            uses_ring,
+            prepare_thread,
+        };
+        let engine = Engine::new(Arc::clone(&image), memory, engine_options)?;
+        Ok(Self {
+            options,
+            image,
+            event: Arc::clone(engine.event()),
+            engine: Mutex::new(Some(engine)),
+            size_has_changed: AtomicBool::new(false),
+        })
+    }
+
+    /// How it looks.
+    pub const fn options(&self) -> &DiskOptions {
+        &self.options
+    }
+
+    /// Its image.
+    pub fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// Has the image be of `bytes`, and its driver told.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn resize(&self, bytes: u64) -> io::Result<()> {
+        self.image.resize(bytes)?;
+        self.size_has_changed.store(true, Ordering::Release);
+        self.event.write(1)
+    }
+
+    /// Whether the size has changed since this was last asked.
+    pub(super) fn take_size_change(&self) -> bool {
+        self.size_has_changed.swap(false, Ordering::AcqRel)
+    }
+
+    pub(super) fn take_engine(&self) -> Option<Engine> {
+        self.engine.lock().take()
+    }
+
+    pub(super) fn put_engine(&self, engine: Engine) {
+        *self.engine.lock() = Some(engine);
+    }
+}
