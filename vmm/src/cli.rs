@@ -14,7 +14,7 @@ use crate::setting::Setting;
 use crate::spec::choice::{self, Choice};
 use crate::spec::speculation::Wanted;
 use crate::spec::{
-    ByteSize, ConsoleKind, DdwMode, DmaWindowSize, DmaWindowSizes, HugepageSize,
+    ByteSize, ConsoleKind, DdwMode, DiskDescription, DmaWindowSize, DmaWindowSizes, HugepageSize,
     InterruptControllerMode, LockRegion, MachineDescription, PassedThroughDevice, VirtualDevice,
     VirtualDeviceKind,
 };
@@ -73,6 +73,18 @@ pub struct RunArguments {
     /// it: without DDDD it is in domain 0, without F it is function 0.
     #[arg(long, value_name = "DDDD:BB:DD.F")]
     pub vfio: Vec<PciAddress>,
+
+    /// Give the guest a virtio disk; may be repeated. FILE is an image or a block device; a comma in its name is
+    /// written twice. format=raw says that it holds the disk's bytes: without, an image of another format is refused.
+    /// cache: writeback (through the host's page cache, the default), none (past it), writethrough and directsync
+    /// (as those, and each write on stable storage before the guest hears of it), unsafe (never flushed). discard:
+    /// unmap (the default) gives the host blocks back that the guest discards, ignore does not. aio: io_uring (the
+    /// default, where the host lets) or threads.
+    #[arg(
+        long,
+        value_name = "FILE[,format=raw][,cache=MODE][,readonly][,serial=TEXT][,queues=COUNT][,discard=MODE][,aio=WHO]"
+    )]
+    pub disk: Vec<DiskDescription>,
 
     /// Give the guest a virtio entropy device, with random bytes of this host's kernel.
     #[arg(long)]
@@ -155,6 +167,7 @@ pub const fn option_of(setting: Setting) -> Option<&'static str> {
         Setting::InterruptController => "--interrupt-controller",
         Setting::KernelCommandLine => "--append",
         Setting::Device | Setting::HostBridge => "--vfio",
+        Setting::Disk => "--disk",
         Setting::DmaWindow => "--dma-window",
         Setting::Console => "--console",
         Setting::Stats => "--stats",
@@ -264,7 +277,7 @@ impl From<&RunArguments> for MachineDescription {
                 .iter()
                 .map(|&host| PassedThroughDevice { host, place: None })
                 .collect(),
-            virtual_devices: arguments.rng.then(|| rng(arguments)).into_iter().collect(),
+            virtual_devices: virtual_devices(arguments),
             tce: arguments.tce,
             lock: arguments.lock,
             lock_region: arguments.lock_region.map(|region| region.0),
@@ -283,13 +296,21 @@ impl From<&RunArguments> for MachineDescription {
     }
 }
 
-fn rng(arguments: &RunArguments) -> VirtualDevice {
-    VirtualDevice {
-        kind: VirtualDeviceKind::Rng,
-        name: "--rng".to_owned(),
-        place: None,
-        by_bus_address: arguments.iommu_platform,
-    }
+fn virtual_devices(arguments: &RunArguments) -> Vec<VirtualDevice> {
+    let disks = arguments.disk.iter().map(|disk| {
+        let name = format!("--disk {}", disk.image.path.display());
+        (VirtualDeviceKind::Disk(Box::new(disk.clone())), name)
+    });
+    let rng = (VirtualDeviceKind::Rng, "--rng".to_owned());
+    let devices = disks.chain(arguments.rng.then_some(rng));
+    devices
+        .map(|(kind, name)| VirtualDevice {
+            kind,
+            name,
+            place: None,
+            by_bus_address: arguments.iommu_platform,
+        })
+        .collect()
 }
 
 #[cfg(test)]

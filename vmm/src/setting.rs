@@ -27,6 +27,8 @@ pub enum Setting {
     KernelCommandLine,
     /// A passed-through device.
     Device,
+    /// A disk.
+    Disk,
     /// A host bridge that it is behind.
     HostBridge,
     /// The default DMA window of a host bridge.
@@ -57,7 +59,8 @@ mod tests {
     use crate::cli;
     use crate::qemu::command_line;
 
-    const ALL: [Setting; 12] = [
+    const ALL: [Setting; 13] = [
+        Setting::Disk,
         Setting::Speculation,
         Setting::Memory,
         Setting::Hugepages,

@@ -88,7 +88,7 @@ pub(super) fn attach_devices(
 ) -> Result<Attached, MachineError> {
     let mut behind = BTreeMap::new();
     let notices = pass_through(description, ram, kept, vm, capabilities, &mut behind)?;
-    let windows = make_virtual(description, ram, vm, capabilities, &mut behind)?;
+    let windows = make_virtual(description, ram, kept, vm, capabilities, &mut behind)?;
     let policy = policy(description);
     let mut bridges = Vec::new();
     let mut engine_bridges = Vec::new();
@@ -163,13 +163,20 @@ fn pass_through(
 fn make_virtual(
     description: &MachineDescription,
     ram: &GuestRam,
+    kept: &mut Kept,
     vm: &Arc<Vm>,
     capabilities: &Capabilities,
     behind: &mut BTreeMap<u8, Behind>,
 ) -> Result<Windows, MachineError> {
     let windows = Windows::default();
     let groups: Vec<u8> = behind.keys().copied().collect();
-    let made = virtual_devices::make(&description.virtual_devices, &groups, ram.mmap(), &windows);
+    let made = virtual_devices::make(
+        &description.virtual_devices,
+        &groups,
+        kept.disks(description, ram)?,
+        ram.mmap(),
+        &windows,
+    );
     let made = made.map_err(|source| MachineError::Resource {
         what: "descriptors and threads for virtio devices",
         source,

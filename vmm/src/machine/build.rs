@@ -10,6 +10,7 @@ use spapr_devices::interrupts::{ControllerKind, LisnAllocator};
 use spapr_devices::pci::HostBridge;
 use spapr_devices::rtas::KERNEL_SERVICES;
 use spapr_devices::vfio::host_page_bytes;
+use spapr_devices::virtio::block::Disk;
 use spapr_hypercalls::abi;
 use spapr_hypercalls::engine::Engine;
 use spapr_kvm::host::{Capabilities, Kvm, create_vm, require_radix};
@@ -76,6 +77,11 @@ impl Machine {
         kept: Kept,
     ) -> Result<Self, MachineError> {
         Self::on(&Host::this(), description, lasting, kept)
+    }
+
+    /// Its disks, in the order of its description. They outlast its lives.
+    pub fn disks(&self) -> &[Arc<Disk>] {
+        self.kept.open_disks()
     }
 
     /// [`Machine::new`] on that host.

@@ -12,6 +12,7 @@ use spapr_kvm::vm::VmError;
 use spapr_kvm::xive::XiveError;
 use vmm_sys_util::errno;
 
+use super::disks::DiskRefusal;
 use super::memory_check::MemoryCheckError;
 use super::passthrough::PassthroughError;
 use super::processor_facts::ProcessorError;
@@ -50,6 +51,9 @@ pub enum MachineError {
     /// A device cannot be passed through.
     #[error(transparent)]
     Passthrough(#[from] PassthroughError),
+    /// A disk cannot be used.
+    #[error(transparent)]
+    Disk(#[from] DiskRefusal),
     /// A PCI host bridge cannot be made.
     #[error(transparent)]
     Pci(#[from] PciError),
@@ -118,6 +122,7 @@ impl MachineError {
             | Self::Processor(_)
             | Self::Speculation(_)
             | Self::Passthrough(_)
+            | Self::Disk(_)
             | Self::Pci(_)
             | Self::Window(_)
             | Self::MemoryLimit(_)
@@ -140,6 +145,7 @@ impl MachineError {
             Self::Speculation(_) => Some(Setting::Speculation),
             Self::Processor(ProcessorError::OtherProcessor { .. }) => Some(Setting::Processor),
             Self::Passthrough(error) => error.setting(),
+            Self::Disk(_) => Some(Setting::Disk),
             Self::Boot(error) => error.setting(),
             _ => None,
         }

@@ -1,14 +1,19 @@
 //! What a machine has of the host and keeps from one life to the next, so that nobody else gets it in between:
-//! its memory, the IOMMU groups of its devices in their containers, and KVM's device.
+//! its memory, the IOMMU groups of its devices in their containers, its disks, and KVM's device.
 //!
 //! The VM itself and all that KVM has for it are made anew, and each device is opened anew: the kernel gives
 //! one back the configuration that it had before it was first opened, and thaws what EEH has frozen. Only
 //! who has the group can open it.
 
+use std::sync::Arc;
+
 use log::Level;
+use spapr_devices::dma::DmaMemory;
 use spapr_devices::guest_message;
+use spapr_devices::virtio::block::Disk;
 use spapr_kvm::host::{HostError, Kvm, NoXive};
 
+use super::disks::{self, DiskRefusal};
 use super::host::Host;
 use super::passthrough::{self, PassthroughError, TakenGroup};
 use crate::memory::{self, Backing, GuestRam, MemoryError};
@@ -20,6 +25,7 @@ use crate::spec::MachineDescription;
 #[derive(Default)]
 pub struct Kept {
     groups: Option<Vec<TakenGroup>>,
+    disks: Option<Vec<Arc<Disk>>>,
     ram: Option<GuestRam>,
     kvm: Option<Kvm>,
     /// Why guests have XICS, if that was told.
@@ -71,6 +77,27 @@ impl Kept {
                 "the guest's interrupt controller is XICS, not XIVE: {why}"
             );
         }
+    }
+
+    /// The disks, in the order of the description, opened when they are first asked for.
+    pub(super) fn disks(
+        &mut self,
+        description: &MachineDescription,
+        ram: &GuestRam,
+    ) -> Result<&[Arc<Disk>], DiskRefusal> {
+        let disks = match self.disks.take() {
+            Some(disks) => disks,
+            None => disks::open(
+                description,
+                &DmaMemory::by_guest_address(ram.mmap().clone()),
+            )?,
+        };
+        Ok(self.disks.insert(disks))
+    }
+
+    /// The disks that are open.
+    pub(super) fn open_disks(&self) -> &[Arc<Disk>] {
+        self.disks.as_deref().unwrap_or_default()
     }
 
     /// Gives the host what it may have until the next life begins: memory that is not set aside for the guest.

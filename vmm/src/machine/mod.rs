@@ -11,6 +11,7 @@ mod bulk_calls;
 mod controller_kind;
 mod device_interrupts;
 mod device_notices;
+mod disks;
 mod error;
 #[cfg(all(test, not(target_arch = "powerpc64")))]
 mod fake_kvm_tests;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use spapr_devices::dma::{DmaMemory, Windows};
 use spapr_devices::pci::{DeviceFunction, FunctionBackend};
+use spapr_devices::virtio::block::{Block, Disk};
 use spapr_devices::virtio::{Device, Rng, VirtioFunction, VirtioOptions};
 use vm_memory::GuestMemoryMmap;
 
@@ -19,16 +20,19 @@ pub(super) struct PlacedFunction {
 }
 
 /// Makes `devices`, with their DMA by way of `ram` and `windows`. Those that name no place are behind the first host
-/// bridge that is not among `groups`, the numbers of those with passed-through devices.
+/// bridge that is not among `groups`, the numbers of those with passed-through devices. `disks` are those among them,
+/// in their order.
 ///
 /// # Errors
 /// When there are no descriptors or threads left.
 pub(super) fn make(
     devices: &[VirtualDevice],
     groups: &[u8],
+    disks: &[Arc<Disk>],
     ram: &GuestMemoryMmap,
     windows: &Windows,
 ) -> io::Result<Vec<PlacedFunction>> {
+    let mut disks = disks.iter();
     places(devices, groups)
         .into_iter()
         .zip(devices)
@@ -37,23 +41,35 @@ pub(super) fn make(
                 true => DmaMemory::by_bus_address(ram.clone(), place.bridge, windows.clone()),
                 false => DmaMemory::by_guest_address(ram.clone()),
             };
+            let made = of_kind(&device.kind, &mut disks, &memory)?;
             let options = VirtioOptions {
                 name: device.name.clone(),
                 by_bus_address: device.by_bus_address,
                 memory,
                 prepare_thread: sandbox::enter_device,
             };
-            let function = VirtioFunction::new(of_kind(device.kind), options)?;
+            let function = VirtioFunction::new(made, options)?;
             let backend = Arc::new(function);
             Ok(PlacedFunction { place, backend })
         })
         .collect()
 }
 
-fn of_kind(kind: VirtualDeviceKind) -> Box<dyn Device> {
-    match kind {
+/// A device of that kind, which does DMA by way of `memory`; a disk is the next of `disks`.
+fn of_kind<'a>(
+    kind: &VirtualDeviceKind,
+    disks: &mut impl Iterator<Item = &'a Arc<Disk>>,
+    memory: &DmaMemory,
+) -> io::Result<Box<dyn Device>> {
+    Ok(match kind {
         VirtualDeviceKind::Rng => Box::new(Rng::new(random::fill)),
-    }
+        VirtualDeviceKind::Disk(_) => {
+            let block = disks
+                .next()
+                .and_then(|disk| Block::new(Arc::clone(disk), memory.clone()));
+            Box::new(block.ok_or_else(|| io::Error::other("its disk is another device's still"))?)
+        }
+    })
 }
 
 /// Where each of `devices` is.

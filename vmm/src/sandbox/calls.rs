@@ -16,6 +16,8 @@ pub enum Role {
     Processor,
     /// One that serves the queues of a device that this process makes.
     Device,
+    /// One that reads and writes the image of a disk.
+    Disk,
     /// One that writes what others queue: console and log.
     Writer,
     /// One that reads what a user types.
@@ -25,11 +27,12 @@ pub enum Role {
 impl Role {
     /// All of them.
     #[cfg(test)]
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::Main,
         Self::Monitor,
         Self::Processor,
         Self::Device,
+        Self::Disk,
         Self::Writer,
         Self::Reader,
     ];
@@ -182,6 +185,29 @@ const MACHINE: &[Rule] = &[
     },
 ];
 
+/// Having the kernel do what rings were made for: with the images of disks, which are open. Rings are made before
+/// filters are, and are no way past them: each can do nothing else.
+const RINGS: &[Rule] = &[Call(libc::SYS_io_uring_enter)];
+
+/// What the host has for an open image of a disk, and having it be of another size.
+const RESIZING: &[Rule] = &[
+    Call(libc::SYS_statx),
+    Call(libc::SYS_fstat),
+    Call(libc::SYS_ftruncate),
+];
+
+/// Reading and writing images of disks, which are open.
+const IMAGES: &[Rule] = &[
+    Call(libc::SYS_pread64),
+    Call(libc::SYS_pwrite64),
+    Call(libc::SYS_preadv),
+    Call(libc::SYS_pwritev),
+    Call(libc::SYS_pwritev2),
+    Call(libc::SYS_fdatasync),
+    Call(libc::SYS_fallocate),
+    Call(libc::SYS_ftruncate),
+];
+
 /// For threads that open nothing. The C library's allocator would look into /proc and /sys now and
 /// then, and does without.
 const NO_FILES: &[Rule] = &[Refused {
@@ -273,9 +299,19 @@ pub(super) fn rules(role: Role) -> Vec<Rule> {
     };
     match role {
         Role::Processor => [&ioctls(KVM_AND_VFIO)[..], EVERYONE, DEVICES].concat(),
-        Role::Main => [EVERYONE, EVENTS, &ioctls(OF_MAIN)[..], DEVICES, MACHINE].concat(),
-        Role::Monitor => [EVERYONE, EVENTS, SOCKETS, NON_BLOCKING, NO_FILES].concat(),
-        Role::Device => [EVERYONE, NO_FILES].concat(),
+        // What it starts has its filter, too: a machine's next life has devices with rings.
+        Role::Main => [
+            EVERYONE,
+            EVENTS,
+            &ioctls(OF_MAIN)[..],
+            DEVICES,
+            MACHINE,
+            RINGS,
+        ]
+        .concat(),
+        Role::Monitor => [EVERYONE, EVENTS, SOCKETS, NON_BLOCKING, RESIZING, NO_FILES].concat(),
+        Role::Device => [EVERYONE, RINGS, NO_FILES].concat(),
+        Role::Disk => [EVERYONE, IMAGES, NO_FILES].concat(),
         Role::Writer | Role::Reader => [EVERYONE, SOCKETS, NO_FILES].concat(),
     }
 }

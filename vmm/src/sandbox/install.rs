@@ -125,7 +125,13 @@ mod tests {
             )
         };
         let allowed = libc::SECCOMP_RET_ALLOW;
-        for role in [Role::Device, Role::Monitor, Role::Reader, Role::Writer] {
+        for role in [
+            Role::Device,
+            Role::Disk,
+            Role::Monitor,
+            Role::Reader,
+            Role::Writer,
+        ] {
             assert_ne!(verdict(role, libc::SYS_openat, 0), allowed, "{role:?}");
         }
         let thread = 0x3d_0f00;
@@ -134,6 +140,7 @@ mod tests {
         assert_ne!(verdict(Role::Main, libc::SYS_clone, 0x120_0011), allowed);
         for role in [
             Role::Device,
+            Role::Disk,
             Role::Monitor,
             Role::Reader,
             Role::Writer,

@@ -19,6 +19,7 @@ mod paths;
 mod program;
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use spapr_devices::vfio::HostPaths;
@@ -61,10 +62,26 @@ pub fn machine_paths(machine: &MachineDescription) -> Paths {
     let groups = machine.vfio.iter();
     let groups = groups.filter_map(|device| host.group_of(device.host).ok());
     Paths {
-        read: files.into_iter().flatten().cloned().collect(),
-        written: groups.map(|group| host.group_node(group)).collect(),
+        read: files
+            .into_iter()
+            .flatten()
+            .cloned()
+            .chain(images(machine, true))
+            .collect(),
+        written: groups
+            .map(|group| host.group_node(group))
+            .chain(images(machine, false))
+            .collect(),
         written_in: Vec::new(),
     }
+}
+
+/// The images of a machine's disks, those that are only read or the others.
+fn images(machine: &MachineDescription, read_only: bool) -> impl Iterator<Item = PathBuf> {
+    let images = machine.disks().map(|(_, disk)| &disk.image);
+    images
+        .filter(move |image| image.read_only == read_only)
+        .map(|image| image.path.clone())
 }
 
 /// [`enter`] for a thread that runs a processor.
@@ -89,6 +106,14 @@ pub fn enter_monitor() -> io::Result<()> {
 /// As for [`enter`].
 pub fn enter_device() -> io::Result<()> {
     enter(Role::Device)
+}
+
+/// [`enter`] for a thread that reads and writes a disk's image.
+///
+/// # Errors
+/// As for [`enter`].
+pub fn enter_disk() -> io::Result<()> {
+    enter(Role::Disk)
 }
 
 /// Gives the calling thread the filter of its role, if the sandbox is on. From then on, a call that

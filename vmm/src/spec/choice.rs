@@ -1,11 +1,12 @@
 //! Values that a user picks by name: one table for the help, the errors and the readers of both programs.
 
 use log::LevelFilter;
+use spapr_devices::image::Format;
 use spapr_devices::vfio::IommuPolicy;
 use spapr_hypercalls::policy::{LockPolicy, TcePolicy};
 
 use super::speculation::{BranchSafety, Safety};
-use super::{HugepageSize, InterruptControllerMode};
+use super::{Aio, CacheMode, HugepageSize, InterruptControllerMode};
 
 /// A value, the name that a user has for it, and what help says of it.
 #[derive(Debug)]
@@ -59,6 +60,50 @@ pub static LOCK: [Choice<LockPolicy>; 2] = [
         LockPolicy::Attach,
         "All of it, before the guest starts",
     ),
+];
+
+/// What a disk's image holds.
+pub static DISK_FORMAT: [Choice<Format>; 1] = [choice("raw", Format::Raw, "The disk's bytes")];
+
+/// What becomes of what a guest writes to a disk.
+pub static DISK_CACHE: [Choice<CacheMode>; 5] = [
+    choice("none", CacheMode::None, "Past the host's page cache"),
+    choice(
+        "writeback",
+        CacheMode::Writeback,
+        "Through the host's page cache",
+    ),
+    choice(
+        "writethrough",
+        CacheMode::Writethrough,
+        "Through the host's page cache, and on stable storage before the guest hears of it",
+    ),
+    choice(
+        "directsync",
+        CacheMode::Directsync,
+        "Past the host's page cache, and on stable storage before the guest hears of it",
+    ),
+    choice(
+        "unsafe",
+        CacheMode::Unsafe,
+        "Through the host's page cache, and flushed never: lost when the host crashes",
+    ),
+];
+
+/// Whether a disk gives back blocks that the guest discards.
+pub static DISK_DISCARD: [Choice<bool>; 2] = [
+    choice("unmap", true, "They are given back to the host"),
+    choice("ignore", false, "They stay"),
+];
+
+/// Who does what is asked of a disk.
+pub static DISK_AIO: [Choice<Aio>; 2] = [
+    choice(
+        "io_uring",
+        Aio::IoUring,
+        "The host's kernel, where it lets this process have io_uring",
+    ),
+    choice("threads", Aio::Threads, "A thread"),
 ];
 
 /// Version of the VFIO container.

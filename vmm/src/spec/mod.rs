@@ -5,6 +5,7 @@ pub mod choice;
 pub mod speculation;
 
 mod console;
+mod disk;
 mod dma;
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use uuid::Uuid;
 
 pub use byte_size::ByteSize;
 pub use console::ConsoleKind;
+pub use disk::{Aio, CacheMode, DiskDescription, DiskError, MOST_DISK_QUEUES};
 pub use dma::{DdwMode, DmaWindowSize, DmaWindowSizes, LockRegion};
 
 /// A machine as the user asked for it.
@@ -90,10 +92,24 @@ pub struct VirtualDevice {
 }
 
 /// A kind of device that this process makes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VirtualDeviceKind {
     /// An entropy device, with random bytes of the host's kernel.
     Rng,
+    /// A disk.
+    Disk(Box<DiskDescription>),
+}
+
+impl MachineDescription {
+    /// The disks among the devices that this process makes, each with how messages name it.
+    pub fn disks(&self) -> impl Iterator<Item = (&str, &DiskDescription)> {
+        self.virtual_devices.iter().filter_map(|device| {
+            let VirtualDeviceKind::Disk(disk) = &device.kind else {
+                return None;
+            };
+            Some((device.name.as_str(), &**disk))
+        })
+    }
 }
 
 /// Where a guest finds a function of a device.
