@@ -44,11 +44,11 @@ fn the_front_end_refuses_in_qemus_words_and_says_what_to_do_instead() {
     for (wrong, parts) in [
         (
             &["-drive", "file=disk.img"][..],
-            ["error: -drive is not supported", "-device vfio-pci,host="],
+            ["error: -drive is not supported", "-blockdev driver=file"],
         ),
         (
             &["-device", "virtio-blk-pci,drive=d"],
-            ["-device virtio-blk-pci", "-kernel and -initrd"],
+            ["-device virtio-blk-pci", "no block node d"],
         ),
         (&["-serial", "vc"], ["-serial: vc", "stdio, mon:stdio, pty"]),
         (&["-vga", "std"], ["-vga std", "-serial stdio"]),

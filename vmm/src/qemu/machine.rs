@@ -1,5 +1,6 @@
 //! A machine under monitors.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use log::Level;
@@ -45,6 +46,10 @@ fn run_machine(
     let fixtures = session.make_fixtures(&mut console)?;
     waiting.facts.processors = fixtures.threads.ids();
     waiting.facts.uuid = session.uuid();
+    let disks = waiting.facts.disks.iter_mut();
+    for (facts, disk) in disks.zip(machine.disks()) {
+        facts.disk = Some(Arc::clone(disk));
+    }
     let mut monitored = Monitored {
         serving: serving.insert(waiting.serve()?),
         terminal: &fixtures.terminal,

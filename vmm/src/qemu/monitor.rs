@@ -1,7 +1,10 @@
 //! What monitors know of the machine and may do with it.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+
+use spapr_devices::virtio::block::Disk;
 
 use super::dumps::Dumps;
 use super::fd_sets::FdSets;
@@ -28,6 +31,28 @@ pub struct Facts {
     pub chardevs: Vec<ChardevFacts>,
     /// Devices that have a name: it, and their type.
     pub devices: Vec<(String, &'static str)>,
+    /// The disks, in the order of the machine's.
+    pub disks: Vec<DiskFacts>,
+}
+
+/// A disk.
+#[derive(Clone)]
+pub struct DiskFacts {
+    /// The name of its device, if it has one.
+    pub device: Option<String>,
+    /// Its block nodes with their drivers, the device's first.
+    pub nodes: Vec<(String, &'static str)>,
+    /// The disk itself, once there is a machine.
+    pub disk: Option<Arc<Disk>>,
+}
+
+impl fmt::Debug for DiskFacts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DiskFacts")
+            .field("device", &self.device)
+            .field("nodes", &self.nodes)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A character device.
@@ -90,6 +115,7 @@ pub(crate) mod tests {
                     ("pci.1".to_owned(), "spapr-pci-host-bridge"),
                     ("serial0".to_owned(), "spapr-vty"),
                 ],
+                disks: Vec::new(),
             },
             guest: Arc::clone(&guest),
             dumps: Dumps::start(guest, events).expect("a thread"),

@@ -7,13 +7,15 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use super::chardev::{self, ChardevError, Endpoints, Open};
-use super::command_line::{self, CommandLine, CommandLineError, DeviceKind, ProcessOptions};
+use super::command_line::{
+    self, CommandLine, CommandLineError, DeviceKind, ProcessOptions, VirtioDevice, VirtioKind,
+};
 use super::daemon::{DaemonError, PidFile, Readiness};
 use super::dumps::Dumps;
 use super::events::{self, EventSource, Events};
 use super::fd_sets::FdSets;
 use super::inherited::{Inherited, InheritedError};
-use super::monitor::{ChardevFacts, Facts, Monitor};
+use super::monitor::{ChardevFacts, DiskFacts, Facts, Monitor};
 use super::qmp::Server;
 use super::state::{GuestState, Policy};
 use crate::console::Console;
@@ -178,7 +180,32 @@ fn facts(line: &CommandLine, chardevs: Vec<ChardevFacts>) -> Facts {
         host_processor: super::host::processor_name(),
         chardevs,
         devices: devices.collect(),
+        disks: disks(line),
     }
+}
+
+/// The disks, before there is a machine.
+fn disks(line: &CommandLine) -> Vec<DiskFacts> {
+    let disks = line.devices.iter().filter_map(|device| match &device.kind {
+        DeviceKind::Virtio(VirtioDevice {
+            kind: VirtioKind::Disk { drive, .. },
+            ..
+        }) => Some((device.id.clone(), drive)),
+        _ => None,
+    });
+    let find = |name: &str| line.nodes.iter().find(|node| node.name == name);
+    disks
+        .map(|(device, drive)| {
+            let nodes = std::iter::successors(find(drive), |node| find(node.driver.below()?));
+            DiskFacts {
+                device,
+                nodes: nodes
+                    .map(|node| (node.name.clone(), node.driver.name()))
+                    .collect(),
+                disk: None,
+            }
+        })
+        .collect()
 }
 
 /// Locks all memory of the process, what it has and what it will have.

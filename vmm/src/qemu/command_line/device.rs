@@ -5,6 +5,7 @@ use spapr_devices::vfio::PciAddress;
 use spapr_devices::vty::DEFAULT_UNIT_ADDRESS;
 
 use super::properties::Properties;
+use super::virtio::{self, DISK_PROPERTIES, RNG_PROPERTIES, VirtioDevice};
 use super::{CommandLineError, instead};
 use crate::spec::DmaWindowSize;
 
@@ -43,17 +44,8 @@ pub enum DeviceKind {
         /// Where it is on that bus; when not given, in the first place that is free.
         place: Option<DeviceFunction>,
     },
-    /// A virtio entropy device.
-    Rng {
-        /// The object that its bytes come from.
-        source: String,
-        /// The bus it is on: that of a host bridge.
-        bus: String,
-        /// Where it is on that bus; when not given, in the first place that is free.
-        place: Option<DeviceFunction>,
-        /// Whether its driver gives it bus addresses.
-        iommu_platform: bool,
-    },
+    /// A virtio device.
+    Virtio(VirtioDevice),
 }
 
 /// A type of device.
@@ -68,32 +60,11 @@ pub struct DeviceType {
 }
 
 /// Properties that every PCI device has.
-const PLACE: (&str, &str, &str) = (
+pub(super) const PLACE: (&str, &str, &str) = (
     "addr",
     "str",
     "Slot and optional function number, example: 06.0 or 06",
 );
-
-/// Properties of virtio-rng-pci, by whichever of its names.
-const RNG_PROPERTIES: &[(&str, &str, &str)] = &[
-    PLACE,
-    (
-        "disable-legacy",
-        "OnOffAuto",
-        "Always on: modern virtio alone",
-    ),
-    ("disable-modern", "bool", "Always off: modern virtio alone"),
-    (
-        "iommu_platform",
-        "bool",
-        "Bus addresses, through the DMA window of the host bridge",
-    ),
-    (
-        "rng",
-        "link<rng-backend>",
-        "ID of an object rng-random or rng-builtin",
-    ),
-];
 
 /// The property of a host bridge for its default DMA window.
 const DMA_WIN_SIZE: &str = "dma_win_size";
@@ -133,6 +104,16 @@ pub const DEVICE_TYPES: &[DeviceType] = &[
         ],
     },
     DeviceType {
+        name: "virtio-blk-pci",
+        parent: "pci-device",
+        properties: DISK_PROPERTIES,
+    },
+    DeviceType {
+        name: "virtio-blk-pci-non-transitional",
+        parent: "pci-device",
+        properties: DISK_PROPERTIES,
+    },
+    DeviceType {
         name: "virtio-rng-pci",
         parent: "pci-device",
         properties: RNG_PROPERTIES,
@@ -151,14 +132,16 @@ impl DeviceKind {
             Self::HostBridge { .. } => "spapr-pci-host-bridge",
             Self::Vty { .. } => "spapr-vty",
             Self::Vfio { .. } => "vfio-pci",
-            Self::Rng { .. } => "virtio-rng-pci",
+            Self::Virtio(device) => device.kind.type_name(),
         }
     }
 
     /// The bus of a PCI device and its place there, if that is given.
     pub(super) fn pci_place(&self) -> Option<(&str, Option<DeviceFunction>)> {
         match self {
-            Self::Vfio { bus, place, .. } | Self::Rng { bus, place, .. } => Some((bus, *place)),
+            Self::Vfio { bus, place, .. } | Self::Virtio(VirtioDevice { bus, place, .. }) => {
+                Some((bus, *place))
+            }
             Self::HostBridge { .. } | Self::Vty { .. } => None,
         }
     }
@@ -183,24 +166,29 @@ impl Device {
             "spapr-pci-host-bridge" => host_bridge(&mut properties)?,
             "spapr-vty" => vty(&mut properties)?,
             "vfio-pci" => vfio(&mut properties)?,
-            "virtio-rng-pci" | "virtio-rng-pci-non-transitional" => rng(&mut properties)?,
-            _ => {
-                if let Some(instead) = instead::of_device(&driver) {
-                    return Err(CommandLineError::Instead {
-                        option: format!("-device {driver}"),
-                        instead,
-                    });
-                }
-                let names: Vec<_> = DEVICE_TYPES.iter().map(|kind| kind.name).collect();
-                return Err(CommandLineError::Kind {
-                    option: "-device",
-                    name: driver,
-                    supported: names.join(", "),
-                });
-            }
+            _ => match virtio::read(&driver, &mut properties)? {
+                Some(kind) => kind,
+                None => return Err(unsupported(driver)),
+            },
         };
         properties.finish()?;
         Ok(Self { id, kind })
+    }
+}
+
+/// Why there is no device of that type.
+fn unsupported(driver: String) -> CommandLineError {
+    if let Some(instead) = instead::of_device(&driver) {
+        return CommandLineError::Instead {
+            option: format!("-device {driver}"),
+            instead,
+        };
+    }
+    let names: Vec<_> = DEVICE_TYPES.iter().map(|kind| kind.name).collect();
+    CommandLineError::Kind {
+        option: "-device",
+        name: driver,
+        supported: names.join(", "),
     }
 }
 
@@ -260,36 +248,12 @@ fn vfio(properties: &mut Properties) -> Result<DeviceKind, CommandLineError> {
     Ok(DeviceKind::Vfio { host, bus, place })
 }
 
-fn bus_and_place(
+pub(super) fn bus_and_place(
     properties: &mut Properties,
 ) -> Result<(String, Option<DeviceFunction>), CommandLineError> {
     let bus = properties.text("bus")?;
     let place = properties.place("addr")?;
     Ok((bus.unwrap_or_else(|| "pci.0".to_owned()), place))
-}
-
-fn rng(properties: &mut Properties) -> Result<DeviceKind, CommandLineError> {
-    let source = properties.required("rng")?;
-    let (bus, place) = bus_and_place(properties)?;
-    let iommu_platform = virtio(properties)?;
-    Ok(DeviceKind::Rng {
-        source,
-        bus,
-        place,
-        iommu_platform,
-    })
-}
-
-/// What all virtio devices have: whether their driver gives them bus addresses.
-fn virtio(properties: &mut Properties) -> Result<bool, CommandLineError> {
-    let iommu_platform = properties.switch("iommu_platform")?.unwrap_or(false);
-    // Guests that would need legacy virtio are older than KVM on these processors.
-    properties.only("disable-legacy", &["on", "true", "off", "false", "auto"])?;
-    properties.always("disable-modern", false)?;
-    properties.always("ats", false)?;
-    properties.always("packed", false)?;
-    properties.either("multifunction")?;
-    Ok(iommu_platform)
 }
 
 #[cfg(test)]
@@ -355,10 +319,14 @@ mod tests {
         assert_eq!(
             refusal("virtio-balloon-pci,id=balloon0"),
             "-device: virtio-balloon-pci is not supported; there are spapr-pci-host-bridge, \
-             spapr-vty, vfio-pci, virtio-rng-pci, virtio-rng-pci-non-transitional"
+             spapr-vty, vfio-pci, virtio-blk-pci, virtio-blk-pci-non-transitional, virtio-rng-pci, \
+             virtio-rng-pci-non-transitional"
         );
-        let disk = refusal("virtio-blk-pci,drive=d");
-        assert!(disk.starts_with("-device virtio-blk-pci is not supported: there are no disks"));
+        let disk = refusal("ide-hd,drive=d");
+        assert!(
+            disk.starts_with("-device ide-hd is not supported: disks are virtio's"),
+            "{disk}"
+        );
         assert_eq!(
             refusal("vfio-pci,host=0001:01:00.0,x-igd-opregion=on"),
             "-device vfio-pci: the property x-igd-opregion=on is not supported"

@@ -1,8 +1,8 @@
 //! What QEMU has and this program has not, and what to do instead.
 
 /// Disks of any kind.
-const DISKS: &str = "there are no disks yet; pass a disk's controller through \
-    (-device vfio-pci,host=ADDRESS, <hostdev> in a libvirt domain), or boot with -kernel and -initrd alone";
+const DISKS: &str = "disks are virtio's: -blockdev driver=file,node-name=NODE,filename=FILE with -device \
+    virtio-blk-pci,drive=NODE (<disk> with <target bus='virtio'/> in a libvirt domain)";
 
 /// Network cards.
 const NETWORK: &str = "there are no network cards yet; pass one of the host's through \
@@ -35,8 +35,8 @@ const SHARED: &str =
 /// What to do in place of one of QEMU's options; `None` for a word that is none of them.
 pub(super) fn of_option(name: &str) -> Option<&'static str> {
     Some(match name {
-        "blockdev" | "drive" | "hda" | "hdb" | "hdc" | "hdd" | "cdrom" | "fda" | "fdb" | "sd"
-        | "mtdblock" | "snapshot" | "iscsi" => DISKS,
+        "drive" | "hda" | "hdb" | "hdc" | "hdd" | "cdrom" | "fda" | "fdb" | "sd" | "mtdblock"
+        | "snapshot" | "iscsi" => DISKS,
         "netdev" => NETWORK,
         "vnc" | "spice" | "sdl" | "gtk" | "curses" | "usb" | "usbdevice" | "full-screen"
         | "audio" | "k" | "g" => GRAPHICS,
@@ -54,7 +54,6 @@ pub(super) fn of_option(name: &str) -> Option<&'static str> {
 pub(super) fn of_device(name: &str) -> Option<&'static str> {
     let begins = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
     if begins(&[
-        "virtio-blk",
         "virtio-scsi",
         "vhost-user-blk",
         "vhost-scsi",

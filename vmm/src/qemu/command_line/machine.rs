@@ -7,6 +7,7 @@ use spapr_hypercalls::policy::{LockPolicy, TcePolicy};
 use time::{Date, Month, OffsetDateTime, Time};
 use uuid::Uuid;
 
+use super::blockdev::Nodes;
 use super::device::{Device, DeviceKind};
 use super::memory::MemoryOptions;
 use super::pci;
@@ -325,6 +326,7 @@ impl MachineOptions {
         self,
         memory: &MemoryOptions,
         devices: &[Device],
+        nodes: &Nodes,
     ) -> Result<Option<MachineDescription>, CommandLineError> {
         if self.kind.as_deref() == Some("none") {
             return Ok(None);
@@ -354,7 +356,7 @@ impl MachineOptions {
             DeviceKind::Vty { reg, .. } => Some(reg),
             _ => None,
         });
-        let (vfio, virtual_devices) = pci::devices(devices)?;
+        let (vfio, virtual_devices) = pci::devices(devices, nodes)?;
         Ok(Some(MachineDescription {
             kernel,
             initrd: self.initrd,

@@ -3,6 +3,7 @@
 //! Whatever is not supported is refused by its name. Options that change nothing for the guests
 //! that there can be are taken as hints: docs/libvirt.md lists them.
 
+mod blockdev;
 mod chardev;
 mod device;
 mod error;
@@ -19,10 +20,13 @@ mod rng;
 #[cfg(test)]
 mod tests;
 mod values;
+mod virtio;
 
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
+use blockdev::Nodes;
+pub use blockdev::{Driver, NODE_DRIVERS, Node};
 use chardev::Serial;
 pub use chardev::{BACKENDS, Backend, Chardev, OutputFile, SocketAddress};
 pub use device::{DEVICE_TYPES, Device, DeviceKind, DeviceType};
@@ -36,6 +40,7 @@ pub(crate) use options::names as option_names;
 pub use parameters::{OBJECT_TYPES, OPTION_PARAMETERS};
 use properties::Properties;
 use rng::RngSources;
+pub use virtio::{VirtioDevice, VirtioKind};
 
 use log::LevelFilter;
 
@@ -49,6 +54,8 @@ pub struct CommandLine {
     pub machine: Option<MachineDescription>,
     /// The devices as they were asked for.
     pub devices: Vec<Device>,
+    /// The block nodes, in the order in which they were given.
+    pub nodes: Vec<Node>,
     /// The character device of the guest's terminal.
     pub terminal: Option<Chardev>,
     /// Character devices in the order in which they were given, those of monitors among them.
@@ -112,6 +119,7 @@ pub const fn option_of(setting: Setting) -> Option<&'static str> {
         Setting::InterruptController => "-machine ic-mode",
         Setting::KernelCommandLine => "-append",
         Setting::Device => "-device vfio-pci",
+        Setting::Disk => "-blockdev",
         Setting::HostBridge => {
             "-device spapr-pci-host-bridge (<controller type='pci' model='pci-root'/> in a libvirt domain)"
         }
@@ -130,6 +138,7 @@ struct Reader {
     machine: MachineOptions,
     memory: MemoryOptions,
     rngs: RngSources,
+    nodes: Nodes,
     process: ProcessOptions,
     devices: Vec<Device>,
     chardevs: Vec<Chardev>,
@@ -174,6 +183,7 @@ impl CommandLine {
 impl Reader {
     fn read(&mut self, option: &'static str, value: &str) -> Result<(), CommandLineError> {
         match option {
+            "blockdev" => self.nodes.read(value)?,
             "chardev" => {
                 let chardev = Chardev::parse(value)?;
                 self.add_chardev("-chardev", chardev)?;
@@ -311,11 +321,15 @@ impl Reader {
             }
         }
         self.rngs.check(&self.devices)?;
-        let machine = self.machine.finish(&self.memory, &self.devices)?;
+        self.nodes.check(&self.devices)?;
+        let machine = self
+            .machine
+            .finish(&self.memory, &self.devices, &self.nodes)?;
         Ok(CommandLine {
             machine,
             terminal,
             devices: self.devices,
+            nodes: self.nodes.0,
             chardevs: self.chardevs,
             monitors: self.monitors,
             descriptors: self.descriptors,

@@ -21,6 +21,7 @@ const OPTIONS: &[(&str, Shape)] = &[
     ("add-fd", Value),
     ("append", Value),
     ("audiodev", Value),
+    ("blockdev", Value),
     ("boot", Value),
     ("chardev", Value),
     ("cpu", Value),
@@ -123,14 +124,13 @@ mod tests {
     fn options_of_qemu_that_are_not_there_say_what_to_do_instead() {
         for (text, parts) in [
             (
-                "-S -blockdev driver=file",
-                ["-blockdev", "no disks", "-device vfio-pci,host="],
+                "--drive file=disk.img",
+                ["-drive", "disks are virtio's", "-blockdev driver=file"],
             ),
             (
-                "--drive file=disk.img",
-                ["-drive", "no disks", "-kernel and -initrd"],
+                "-hda disk.img",
+                ["-hda", "virtio-blk-pci", "<target bus='virtio'/>"],
             ),
-            ("-hda disk.img", ["-hda", "no disks", "<hostdev>"]),
             (
                 "-netdev user,id=n",
                 ["-netdev", "no network cards", "-device vfio-pci,host="],

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use spapr_devices::pci::DeviceFunction;
 
 use super::CommandLineError;
+use super::blockdev::Nodes;
 use super::device::{Device, DeviceKind};
+use super::virtio::VirtioKind;
 use crate::spec::{
     DmaWindowSize, GuestPlace, PassedThroughDevice, VirtualDevice, VirtualDeviceKind,
 };
@@ -22,9 +24,10 @@ pub(super) fn dma_windows(devices: &[Device]) -> BTreeMap<u8, DmaWindowSize> {
     sizes.collect()
 }
 
-/// The PCI devices, with their places behind host bridges.
+/// The PCI devices, with their places behind host bridges; disks have their images from `nodes`.
 pub(super) fn devices(
     devices: &[Device],
+    nodes: &Nodes,
 ) -> Result<(Vec<PassedThroughDevice>, Vec<VirtualDevice>), CommandLineError> {
     let bridges = bridges(devices)?;
     let mut places = Vec::new();
@@ -54,14 +57,26 @@ pub(super) fn devices(
         let place = GuestPlace { bridge, function };
         taken.push(place);
         let place = Some(place);
-        match device.kind {
-            DeviceKind::Vfio { host, .. } => passed.push(PassedThroughDevice { host, place }),
-            DeviceKind::Rng { iommu_platform, .. } => made.push(VirtualDevice {
-                kind: VirtualDeviceKind::Rng,
-                name: name(device),
-                place,
-                by_bus_address: iommu_platform,
-            }),
+        match &device.kind {
+            DeviceKind::Vfio { host, .. } => {
+                passed.push(PassedThroughDevice { host: *host, place });
+            }
+            DeviceKind::Virtio(virtio) => {
+                let kind = match &virtio.kind {
+                    VirtioKind::Rng { .. } => VirtualDeviceKind::Rng,
+                    VirtioKind::Disk {
+                        drive,
+                        options,
+                        shares,
+                    } => VirtualDeviceKind::Disk(Box::new(nodes.disk(drive, options, *shares)?)),
+                };
+                made.push(VirtualDevice {
+                    kind,
+                    name: name(device),
+                    place,
+                    by_bus_address: virtio.iommu_platform,
+                });
+            }
             DeviceKind::HostBridge { .. } | DeviceKind::Vty { .. } => {}
         }
     }

@@ -145,6 +145,37 @@ impl Properties {
         self
     }
 
+    /// Takes an object's members for properties with a dot in their names, as QEMU does: `cache.direct`.
+    pub(super) fn flattened(mut self) -> Self {
+        let mut flat = Vec::new();
+        for (name, written) in self.values {
+            match written {
+                Written::Json(Value::Object(members)) => {
+                    let members = members.into_iter();
+                    flat.extend(
+                        members.map(|(member, value)| {
+                            (format!("{name}.{member}"), Written::Json(value))
+                        }),
+                    );
+                }
+                written => flat.push((name, written)),
+            }
+        }
+        self.values = flat;
+        self
+    }
+
+    /// A property of text that JSON may have as true or false, too, which are `on` and `off`.
+    pub(super) fn text_or_switch(
+        &mut self,
+        name: &str,
+    ) -> Result<Option<String>, CommandLineError> {
+        self.read(name, "a string", |written| match written {
+            Written::Json(Value::Bool(on)) => Some(if *on { "on" } else { "off" }.to_owned()),
+            written => written.text().map(str::to_owned),
+        })
+    }
+
     /// Reads a property, if it is given; what cannot be read should be `expected`.
     fn read<T>(
         &mut self,

@@ -1,6 +1,7 @@
 //! `-object rng-random` and `rng-builtin`: where a virtio entropy device's bytes come from.
 
 use super::properties::Properties;
+use super::virtio::{VirtioDevice, VirtioKind};
 use super::{CommandLineError, Device, DeviceKind};
 
 /// The sources that there are: all are the host's kernel, asked by getrandom(2).
@@ -35,7 +36,10 @@ impl RngSources {
     /// Whether each of `devices` that needs one names a source, and each source has a device.
     pub(super) fn check(&self, devices: &[Device]) -> Result<(), CommandLineError> {
         let named = devices.iter().filter_map(|device| match &device.kind {
-            DeviceKind::Rng { source, .. } => Some(source),
+            DeviceKind::Virtio(VirtioDevice {
+                kind: VirtioKind::Rng { source },
+                ..
+            }) => Some(source),
             _ => None,
         });
         let named: Vec<&String> = named.collect();

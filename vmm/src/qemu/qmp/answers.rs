@@ -362,11 +362,11 @@ mod tests {
         ] {
             assert!(names.contains(&name), "{name}");
         }
-        for name in ["tcg-accel", "virtio-blk-pci", "VGA"] {
+        for name in ["tcg-accel", "virtio-scsi-pci", "VGA"] {
             assert!(!names.contains(&name), "{name}");
         }
         let devices = ask(qom_list_types, &json!({"implements": "device"})).expect("answered");
-        assert_eq!(devices.as_array().map(Vec::len), Some(5));
+        assert_eq!(devices.as_array().map(Vec::len), Some(7));
         let missing = json!({"typename": "virtio-net-ccw"});
         let refused = ask(device_list_properties, &missing).expect_err("refused");
         assert_eq!(refused.to_string(), "Device 'virtio-net-ccw' not found");

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use serde_json::{Map, Value, json};
 
 use super::answers;
+use super::block;
 use super::control;
 use super::descriptors;
 use super::dump;
@@ -180,6 +181,16 @@ pub(super) const COMMANDS: &[Command] = &[
         descriptors::add_fd,
     ),
     command(
+        "block_resize",
+        &[
+            optional("device", Str),
+            optional("node-name", Str),
+            required("size", Int),
+        ],
+        NOTHING,
+        block::block_resize,
+    ),
+    command(
         "closefd",
         &[required("fdname", Str)],
         NOTHING,
@@ -248,13 +259,13 @@ pub(super) const COMMANDS: &[Command] = &[
         Object(&[required("actual", Int)]),
         answers::query_balloon,
     ),
-    none("query-block"),
+    command("query-block", &[], List(&block::BLOCK), block::query_block),
     none("query-block-jobs"),
     command(
         "query-blockstats",
         &[optional("query-nodes", Bool)],
-        List(&NOTHING),
-        |_| Ok(json!([])),
+        List(&block::STATISTICS),
+        block::query_blockstats,
     ),
     command("query-chardev", &[], List(&CHARDEV), answers::query_chardev),
     command(
@@ -329,8 +340,8 @@ pub(super) const COMMANDS: &[Command] = &[
     command(
         "query-named-block-nodes",
         &[optional("flat", Bool)],
-        List(&NOTHING),
-        |_| Ok(json!([])),
+        List(&block::NODE),
+        block::query_named_block_nodes,
     ),
     command("query-qmp-schema", &[], List(&Any), |_| {
         Ok(query_qmp_schema())
@@ -452,6 +463,7 @@ mod tests {
             "qom-get" => json!({"path": "/machine", "property": "type"}),
             "qom-list" => json!({"path": "/machine/peripheral"}),
             "qom-list-properties" => json!({"typename": "pseries-machine"}),
+            "block_resize" => json!({"node-name": "libvirt-1-storage", "size": 1024}),
             "getfd" | "closefd" => json!({"fdname": "x"}),
             "remove-fd" => json!({"fdset-id": 3}),
             "dump-guest-memory" => json!({"paging": false, "protocol": "fd:x"}),
@@ -483,11 +495,12 @@ mod tests {
                 Err(_) => refused.push(command.name),
             }
         }
-        // No descriptor came, there is no balloon, no such set, and no processor.
+        // No descriptor came, there is no disk or balloon, no such set, and no processor.
         assert_eq!(
             refused,
             [
                 "add-fd",
+                "block_resize",
                 "closefd",
                 "dump-guest-memory",
                 "getfd",

@@ -7,11 +7,13 @@
 //! | `types` | types of arguments and returns: checks, and the schema |
 //! | `commands` | the commands and events that there are |
 //! | `answers`, `control`, `descriptors`, `dump` | what commands do |
+//! | `block` | what commands about disks do |
 //! | `session` | one client's requests and replies |
 //! | `client` | one client's connection |
 //! | `server` | the thread that serves all clients |
 
 mod answers;
+mod block;
 mod client;
 mod commands;
 mod control;

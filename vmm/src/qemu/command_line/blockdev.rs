@@ -1,0 +1,375 @@
+//! `-blockdev`: images, as nodes that stand on each other as libvirt has them. A file or block device, and perhaps
+//! a node on it that says what it holds.
+
+use std::path::PathBuf;
+
+use spapr_devices::image::{Format, ImageOptions};
+use spapr_devices::virtio::block::DiskOptions;
+
+use super::properties::Properties;
+use super::virtio::{VirtioDevice, VirtioKind};
+use super::{CommandLineError, Device, DeviceKind};
+use crate::spec::{Aio, DiskDescription};
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub driver: Driver,
+    read_only: bool,
+    direct: bool,
+    ignores_flush: bool,
+    discards: bool,
+}
+
+/// What a node is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Driver {
+    /// A file, or a block device (`host_device`).
+    File {
+        /// Where it is.
+        path: PathBuf,
+        /// Whether it was called a block device.
+        is_device: bool,
+        /// Who reads and writes it.
+        aio: Aio,
+        /// Whether it is locked.
+        locks: bool,
+    },
+    /// What the file of another node holds.
+    Format {
+        /// Which.
+        format: Format,
+        /// The name of that node.
+        file: String,
+    },
+}
+
+impl Driver {
+    /// Its name.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::File {
+                is_device: false, ..
+            } => "file",
+            Self::File {
+                is_device: true, ..
+            } => "host_device",
+            Self::Format {
+                format: Format::Raw,
+                ..
+            } => "raw",
+        }
+    }
+}
+
+impl Driver {
+    /// The name of the node that it stands on.
+    pub fn below(&self) -> Option<&str> {
+        match self {
+            Self::File { .. } => None,
+            Self::Format { file, .. } => Some(file),
+        }
+    }
+}
+
+/// The kinds of nodes that there are.
+pub const NODE_DRIVERS: &[&str] = &["file", "host_device", "raw"];
+
+/// All nodes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Nodes(pub(super) Vec<Node>);
+
+impl Nodes {
+    /// Reads a `-blockdev`.
+    pub(super) fn read(&mut self, value: &str) -> Result<(), CommandLineError> {
+        let mut properties = Properties::parse("-blockdev", Some("driver"), value)?.flattened();
+        let driver = properties.required("driver")?;
+        properties.set_kind(&driver);
+        let name = properties.required("node-name")?;
+        let driver = match driver.as_str() {
+            "file" | "host_device" => file(&mut properties, driver == "host_device")?,
+            "raw" => Driver::Format {
+                format: Format::Raw,
+                file: properties.required("file")?,
+            },
+            "throttle" => {
+                return Err(CommandLineError::Instead {
+                    option: "-blockdev throttle".to_owned(),
+                    instead: "disks are not throttled (<iotune> in a libvirt domain)",
+                });
+            }
+            _ => {
+                return Err(CommandLineError::Kind {
+                    option: "-blockdev",
+                    name: driver,
+                    supported: NODE_DRIVERS.join(", "),
+                });
+            }
+        };
+        properties.only("detect-zeroes", &["off"])?;
+        properties.either("auto-read-only")?;
+        properties.always("force-share", false)?;
+        let node = Node {
+            name,
+            driver,
+            read_only: properties.switch("read-only")?.unwrap_or(false),
+            direct: properties.switch("cache.direct")?.unwrap_or(false),
+            ignores_flush: properties.switch("cache.no-flush")?.unwrap_or(false),
+            discards: discards(&mut properties)?,
+        };
+        properties.finish()?;
+        if self.find(&node.name).is_some() {
+            return Err(CommandLineError::Twice {
+                option: "-blockdev node-name".to_owned(),
+                id: node.name,
+            });
+        }
+        self.0.push(node);
+        Ok(())
+    }
+
+    fn find(&self, name: &str) -> Option<&Node> {
+        self.0.iter().find(|node| node.name == name)
+    }
+
+    /// A node, and those that it stands on.
+    fn below(&self, option: &str, name: &str) -> Result<Vec<&Node>, CommandLineError> {
+        let unknown = |option: &str, name: &str| CommandLineError::Unknown {
+            option: option.to_owned(),
+            what: "block node",
+            id: name.to_owned(),
+        };
+        let first = self.find(name).ok_or_else(|| unknown(option, name))?;
+        let mut nodes = vec![first];
+        if let Driver::Format { file, .. } = &first.driver {
+            let option = format!("-blockdev node-name={name}");
+            let below = self.find(file).ok_or_else(|| unknown(&option, file))?;
+            if !matches!(below.driver, Driver::File { .. }) {
+                return Err(CommandLineError::Combination(format!(
+                    "{option}: {file} is neither a file nor a host_device"
+                )));
+            }
+            nodes.push(below);
+        }
+        Ok(nodes)
+    }
+
+    /// The disk with the node `drive`, which looks like that; others may write to its image if it `shares`.
+    pub(super) fn disk(
+        &self,
+        drive: &str,
+        options: &DiskOptions,
+        shares: bool,
+    ) -> Result<DiskDescription, CommandLineError> {
+        let nodes = self.below("-device virtio-blk-pci", drive)?;
+        let (mut format, mut found) = (Format::Raw, None);
+        for node in &nodes {
+            match &node.driver {
+                Driver::Format { format: it, .. } => format = *it,
+                Driver::File {
+                    path, aio, locks, ..
+                } => found = Some((path, *aio, *locks)),
+            }
+        }
+        let (path, aio, locks) = found.ok_or_else(|| {
+            CommandLineError::Combination(format!("-blockdev node-name={drive}: it has no file"))
+        })?;
+        Ok(DiskDescription {
+            image: ImageOptions {
+                path: path.clone(),
+                format: Some(format),
+                read_only: nodes.iter().any(|node| node.read_only),
+                direct: nodes.iter().any(|node| node.direct),
+                ignores_flush: nodes.iter().any(|node| node.ignores_flush),
+                discards: nodes.iter().all(|node| node.discards),
+                locks: locks && !shares,
+            },
+            options: options.clone(),
+            aio,
+        })
+    }
+
+    /// Whether each node is used, once.
+    pub(super) fn check(&self, devices: &[Device]) -> Result<(), CommandLineError> {
+        let mut used: Vec<&str> = Vec::new();
+        for device in devices {
+            if let DeviceKind::Virtio(VirtioDevice {
+                kind: VirtioKind::Disk { drive, .. },
+                ..
+            }) = &device.kind
+            {
+                let nodes = self.below("-device virtio-blk-pci", drive)?;
+                for node in nodes {
+                    if used.contains(&node.name.as_str()) {
+                        return Err(CommandLineError::Combination(format!(
+                            "-blockdev: two disks have the node {}",
+                            node.name
+                        )));
+                    }
+                    used.push(&node.name);
+                }
+            }
+        }
+        match self
+            .0
+            .iter()
+            .find(|node| !used.contains(&node.name.as_str()))
+        {
+            Some(unused) => Err(CommandLineError::Unused {
+                option: "-blockdev",
+                id: unused.name.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+fn file(properties: &mut Properties, is_device: bool) -> Result<Driver, CommandLineError> {
+    let path = super::absolute("-blockdev filename", &properties.required("filename")?)?;
+    // `native` is Linux' older way; the host's kernel does it here.
+    let aio = match properties.text("aio")?.as_deref() {
+        None | Some("io_uring" | "native") => Aio::IoUring,
+        Some("threads") => Aio::Threads,
+        Some(other) => {
+            return Err(properties.wrong("aio", &other, "io_uring, native or threads"));
+        }
+    };
+    let locks = match properties.text_or_switch("locking")?.as_deref() {
+        None | Some("auto" | "on") => true,
+        Some("off") => false,
+        Some(other) => return Err(properties.wrong("locking", &other, "auto, on or off")),
+    };
+    Ok(Driver::File {
+        path,
+        is_device,
+        aio,
+        locks,
+    })
+}
+
+fn discards(properties: &mut Properties) -> Result<bool, CommandLineError> {
+    match properties.text("discard")?.as_deref() {
+        None | Some("ignore" | "off") => Ok(false),
+        Some("unmap" | "on") => Ok(true),
+        Some(other) => Err(properties.wrong("discard", &other, "ignore or unmap")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nodes(all: &[&str]) -> Result<Nodes, String> {
+        let mut nodes = Nodes::default();
+        for one in all {
+            nodes.read(one).map_err(|error| error.to_string())?;
+        }
+        Ok(nodes)
+    }
+
+    fn device(text: &str) -> Device {
+        Device::parse(text).unwrap()
+    }
+
+    fn disk(nodes: &Nodes, device: VirtioDevice) -> DiskDescription {
+        let VirtioKind::Disk {
+            drive,
+            options,
+            shares,
+        } = device.kind
+        else {
+            panic!("no disk")
+        };
+        nodes.disk(&drive, &options, shares).unwrap()
+    }
+
+    const STORAGE: &str = r#"{"driver":"file","filename":"/d.img","node-name":"libvirt-1-storage","auto-read-only":true,"discard":"unmap","cache":{"direct":true,"no-flush":false}}"#;
+    const FORMAT: &str = r#"{"node-name":"libvirt-1-format","read-only":false,"discard":"unmap","cache":{"direct":true,"no-flush":false},"driver":"raw","file":"libvirt-1-storage"}"#;
+    const DISK: &str = r#"{"driver":"virtio-blk-pci","bus":"pci.0","addr":"0x4","drive":"libvirt-1-format","id":"virtio-disk0","bootindex":1,"write-cache":"off","serial":"s1"}"#;
+
+    #[test]
+    fn a_disk_is_read_as_libvirt_writes_it() {
+        let nodes = nodes(&[STORAGE, FORMAT]).unwrap();
+        let device = device(DISK);
+        nodes.check(std::slice::from_ref(&device)).unwrap();
+        let DeviceKind::Virtio(device) = device.kind else {
+            panic!("no virtio device")
+        };
+        let disk = disk(&nodes, device);
+        assert_eq!(disk.image.path, PathBuf::from("/d.img"));
+        assert!(disk.image.direct && disk.image.discards && !disk.image.ignores_flush);
+        assert!(!disk.options.write_cache && !disk.image.read_only);
+        assert_eq!(disk.image.format, Some(Format::Raw));
+        assert_eq!(disk.options.serial, "s1");
+    }
+
+    #[test]
+    fn a_file_alone_is_raw_and_never_probed() {
+        let pairs = "driver=file,filename=/d.img,node-name=n,cache.no-flush=on,read-only=on,aio=threads,locking=off";
+        let nodes = nodes(&[pairs]).unwrap();
+        let DeviceKind::Virtio(device) = device("virtio-blk-pci,drive=n").kind else {
+            panic!("no virtio device")
+        };
+        let disk = disk(&nodes, device);
+        assert_eq!(disk.image.format, Some(Format::Raw));
+        assert!(disk.image.ignores_flush && disk.image.read_only);
+        assert!(!disk.image.locks && !disk.image.discards);
+        assert_eq!(disk.aio, Aio::Threads);
+    }
+
+    #[test]
+    fn what_is_not_there_is_named() {
+        let refusal = |all: &[&str]| nodes(all).unwrap_err();
+        assert_eq!(
+            refusal(&["throttle,node-name=t,throttle-group=g,file=n"]),
+            "-blockdev throttle is not supported: disks are not throttled (<iotune> in a libvirt domain)"
+        );
+        assert!(
+            refusal(&["nbd,node-name=n"])
+                .starts_with("-blockdev: nbd is not supported; there are file")
+        );
+        assert_eq!(
+            refusal(&["file,node-name=n,filename=/x,pr-manager=p"]),
+            "-blockdev file: the property pr-manager=p is not supported"
+        );
+        assert!(
+            refusal(&["file,node-name=n,filename=/x,detect-zeroes=on"]).contains("should be off")
+        );
+        assert_eq!(
+            refusal(&[STORAGE, STORAGE]),
+            "-blockdev node-name: the id libvirt-1-storage is given twice"
+        );
+    }
+
+    #[test]
+    fn each_node_has_one_disk() {
+        let check = |all: &[&str], devices: &[&str]| {
+            let devices: Vec<Device> = devices.iter().map(|text| device(text)).collect();
+            let checked = nodes(all).unwrap().check(&devices);
+            checked.unwrap_err().to_string()
+        };
+        assert_eq!(
+            check(&[STORAGE], &[]),
+            "-blockdev: libvirt-1-storage is used by nothing"
+        );
+        assert_eq!(
+            check(&[FORMAT], &[DISK]),
+            "-blockdev node-name=libvirt-1-format: there is no block node libvirt-1-storage"
+        );
+        assert_eq!(
+            check(&[], &["virtio-blk-pci,drive=d"]),
+            "-device virtio-blk-pci: there is no block node d"
+        );
+        let twice = check(
+            &[STORAGE, FORMAT],
+            &[DISK, "virtio-blk-pci,drive=libvirt-1-storage"],
+        );
+        assert_eq!(
+            twice,
+            "-blockdev: two disks have the node libvirt-1-storage"
+        );
+    }
+}

@@ -1,0 +1,255 @@
+//! Virtio devices among those of `-device`: the properties of each kind, and those of all.
+
+use spapr_devices::pci::DeviceFunction;
+use spapr_devices::virtio::block::{DiskOptions, MOST_SERIAL_BYTES};
+
+use super::CommandLineError;
+use super::device::{DeviceKind, PLACE, bus_and_place};
+use super::properties::Properties;
+use crate::spec::MOST_DISK_QUEUES;
+
+/// A virtio device in its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VirtioDevice {
+    /// What it is.
+    pub kind: VirtioKind,
+    /// The bus it is on: that of a host bridge.
+    pub bus: String,
+    /// Where it is on that bus; when not given, in the first place that is free.
+    pub place: Option<DeviceFunction>,
+    /// Whether its driver gives it bus addresses.
+    pub iommu_platform: bool,
+}
+
+/// A kind of virtio device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VirtioKind {
+    /// An entropy device.
+    Rng {
+        /// The object that its bytes come from.
+        source: String,
+    },
+    /// A disk.
+    Disk {
+        /// The block node that it has.
+        drive: String,
+        /// How it is to look.
+        options: DiskOptions,
+        /// Others may write to its image.
+        shares: bool,
+    },
+}
+
+impl VirtioKind {
+    /// The name of its type.
+    pub const fn type_name(&self) -> &'static str {
+        match self {
+            Self::Rng { .. } => "virtio-rng-pci",
+            Self::Disk { .. } => "virtio-blk-pci",
+        }
+    }
+}
+
+/// A property with its type and what is said of it.
+type Property = (&'static str, &'static str, &'static str);
+
+const DISABLE_LEGACY: Property = (
+    "disable-legacy",
+    "OnOffAuto",
+    "Always on: modern virtio alone",
+);
+const DISABLE_MODERN: Property = ("disable-modern", "bool", "Always off: modern virtio alone");
+const IOMMU_PLATFORM: Property = (
+    "iommu_platform",
+    "bool",
+    "Bus addresses, through the DMA window of the host bridge",
+);
+
+/// Properties of virtio-rng-pci, by whichever of its names.
+pub(super) const RNG_PROPERTIES: &[Property] = &[
+    PLACE,
+    DISABLE_LEGACY,
+    DISABLE_MODERN,
+    IOMMU_PLATFORM,
+    (
+        "rng",
+        "link<rng-backend>",
+        "ID of an object rng-random or rng-builtin",
+    ),
+];
+
+/// Properties of virtio-blk-pci, by whichever of its names.
+pub(super) const DISK_PROPERTIES: &[Property] = &[
+    PLACE,
+    (
+        "bootindex",
+        "int32",
+        "Changes nothing: there is no firmware",
+    ),
+    DISABLE_LEGACY,
+    DISABLE_MODERN,
+    ("discard", "bool", "Whether the guest is offered to discard"),
+    ("drive", "str", "Node name of a -blockdev"),
+    IOMMU_PLATFORM,
+    (
+        "logical_block_size",
+        "size",
+        "A power of two between 512 B and 2 MiB",
+    ),
+    ("min_io_size", "size", "In bytes"),
+    ("num-queues", "uint16", "1 to 64"),
+    ("opt_io_size", "size", "In bytes"),
+    (
+        "physical_block_size",
+        "size",
+        "A power of two between 512 B and 2 MiB",
+    ),
+    ("queue-size", "uint16", "A power of two, 4 to 1024"),
+    ("rerror", "BlockdevOnError", "report"),
+    ("serial", "str", "At most 20 bytes count"),
+    ("share-rw", "bool", "Others may write to the image"),
+    ("werror", "BlockdevOnError", "report"),
+    (
+        "write-cache",
+        "OnOffAuto",
+        "Whether writes wait for a flush",
+    ),
+    (
+        "write-zeroes",
+        "bool",
+        "Goes with discard: both are offered, or neither",
+    ),
+];
+
+/// Reads the virtio device of that type; `None` for any other.
+pub(super) fn read(
+    driver: &str,
+    properties: &mut Properties,
+) -> Result<Option<DeviceKind>, CommandLineError> {
+    let plain = driver.strip_suffix("-non-transitional").unwrap_or(driver);
+    let kind = match plain {
+        "virtio-rng-pci" => VirtioKind::Rng {
+            source: properties.required("rng")?,
+        },
+        "virtio-blk-pci" => disk(properties)?,
+        _ => return Ok(None),
+    };
+    let (bus, place) = bus_and_place(properties)?;
+    Ok(Some(DeviceKind::Virtio(VirtioDevice {
+        kind,
+        bus,
+        place,
+        iommu_platform: common(properties)?,
+    })))
+}
+
+/// What all virtio devices have: whether their driver gives them bus addresses.
+fn common(properties: &mut Properties) -> Result<bool, CommandLineError> {
+    let iommu_platform = properties.switch("iommu_platform")?.unwrap_or(false);
+    // Guests that would need legacy virtio are older than KVM on these processors.
+    properties.only("disable-legacy", &["on", "true", "off", "false", "auto"])?;
+    properties.always("disable-modern", false)?;
+    properties.always("ats", false)?;
+    properties.always("packed", false)?;
+    properties.either("multifunction")?;
+    // What the bus does when a driver is wrong about it.
+    properties.either("event_idx")?;
+    Ok(iommu_platform)
+}
+
+fn disk(properties: &mut Properties) -> Result<VirtioKind, CommandLineError> {
+    let usual = DiskOptions::default();
+    let drive = properties.required("drive")?;
+    // There is no firmware that would boot from it.
+    properties.ignore(&["bootindex"]);
+    properties.always("scsi", false)?;
+    properties.only("werror", &["report", "auto"])?;
+    properties.only("rerror", &["report", "auto"])?;
+    properties.either("config-wce")?;
+    properties.either("request-merging")?;
+    properties.either("seg-max-adjust")?;
+    // Each disk has a thread of its own in any case.
+    properties.either("ioeventfd")?;
+    let discards = properties.switch("discard")?.unwrap_or(true);
+    let zeroes = properties.switch("write-zeroes")?.unwrap_or(discards);
+    if zeroes != discards {
+        let expected = format!("as discard: {}", if discards { "on" } else { "off" });
+        return Err(properties.wrong("write-zeroes", &zeroes, &expected));
+    }
+    let logical = block_size(properties, "logical_block_size")?;
+    let logical = logical.unwrap_or(usual.logical_block_bytes);
+    let physical = block_size(properties, "physical_block_size")?;
+    let options = DiskOptions {
+        serial: serial(properties)?,
+        queues: number16(properties, "num-queues", "1 to 64", |queues| {
+            (1..=MOST_DISK_QUEUES).contains(&queues)
+        })?
+        .unwrap_or(usual.queues),
+        queue_size: number16(
+            properties,
+            "queue-size",
+            "a power of two, 4 to 1024",
+            |size| size.is_power_of_two() && (4..=1024).contains(&size),
+        )?
+        .unwrap_or(usual.queue_size),
+        write_cache: write_cache(properties)?,
+        discards,
+        logical_block_bytes: logical,
+        physical_block_bytes: physical.unwrap_or(logical).max(logical),
+        min_io_bytes: properties.number32("min_io_size")?.unwrap_or(0),
+        opt_io_bytes: properties.number32("opt_io_size")?.unwrap_or(0),
+    };
+    Ok(VirtioKind::Disk {
+        drive,
+        options,
+        shares: properties.switch("share-rw")?.unwrap_or(false),
+    })
+}
+
+fn serial(properties: &mut Properties) -> Result<String, CommandLineError> {
+    let mut serial = properties.text("serial")?.unwrap_or_default();
+    // As QEMU has it: what is longer is cut.
+    let mut length = serial.len().min(MOST_SERIAL_BYTES);
+    while !serial.is_char_boundary(length) {
+        length -= 1;
+    }
+    serial.truncate(length);
+    Ok(serial)
+}
+
+fn write_cache(properties: &mut Properties) -> Result<bool, CommandLineError> {
+    let cache = properties.text_or_switch("write-cache")?;
+    match cache.as_deref() {
+        None | Some("auto" | "on" | "true" | "yes") => Ok(true),
+        Some("off" | "false" | "no") => Ok(false),
+        Some(other) => Err(properties.wrong("write-cache", &other, "on, off or auto")),
+    }
+}
+
+fn number16(
+    properties: &mut Properties,
+    name: &str,
+    expected: &str,
+    is_good: impl Fn(u16) -> bool,
+) -> Result<Option<u16>, CommandLineError> {
+    let Some(given) = properties.number32(name)? else {
+        return Ok(None);
+    };
+    let number = u16::try_from(given).ok().filter(|number| is_good(*number));
+    match number {
+        Some(number) => Ok(Some(number)),
+        None => Err(properties.wrong(name, &given, expected)),
+    }
+}
+
+fn block_size(properties: &mut Properties, name: &str) -> Result<Option<u32>, CommandLineError> {
+    let Some(given) = properties.number32(name)? else {
+        return Ok(None);
+    };
+    match given {
+        // As QEMU's: the default.
+        0 => Ok(None),
+        512..=0x20_0000 if given.is_power_of_two() => Ok(Some(given)),
+        _ => Err(properties.wrong(name, &given, "a power of two, 512 to 2097152")),
+    }
+}

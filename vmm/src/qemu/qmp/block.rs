@@ -1,0 +1,258 @@
+//! What commands about disks do.
+
+use serde_json::{Value, json};
+use spapr_devices::image::{Image, Kind, Tally};
+use spapr_devices::virtio::block::Disk;
+
+use super::commands::{Answer, Request};
+use super::error::QmpError;
+use super::types::Type::{Bool, Enum, Int, Object, Str};
+use super::types::{Type, optional, required};
+use crate::qemu::command_line::NODE_DRIVERS;
+use crate::qemu::monitor::DiskFacts;
+
+const IMAGE: Type = Object(&[
+    required("filename", Str),
+    required("format", Str),
+    required("virtual-size", Int),
+    optional("actual-size", Int),
+    required("dirty-flag", Bool),
+]);
+
+/// A node, as `query-block` and `query-named-block-nodes` have it.
+pub(super) const NODE: Type = Object(&[
+    required("file", Str),
+    required("node-name", Str),
+    required("ro", Bool),
+    required("drv", Enum(NODE_DRIVERS)),
+    required("backing_file_depth", Int),
+    required("active", Bool),
+    required("encrypted", Bool),
+    required("detect_zeroes", Enum(&["off"])),
+    required("bps", Int),
+    required("bps_rd", Int),
+    required("bps_wr", Int),
+    required("iops", Int),
+    required("iops_rd", Int),
+    required("iops_wr", Int),
+    required("write_threshold", Int),
+    required("image", IMAGE),
+    required(
+        "cache",
+        Object(&[
+            required("writeback", Bool),
+            required("direct", Bool),
+            required("no-flush", Bool),
+        ]),
+    ),
+]);
+
+/// A device, as `query-block` has it.
+pub(super) const BLOCK: Type = Object(&[
+    required("device", Str),
+    optional("qdev", Str),
+    required("type", Str),
+    required("removable", Bool),
+    required("locked", Bool),
+    optional("inserted", NODE),
+    optional("io-status", Enum(&["ok", "failed", "nospace"])),
+]);
+
+const COUNTS: Type = Object(&[
+    required("rd_bytes", Int),
+    required("wr_bytes", Int),
+    required("unmap_bytes", Int),
+    required("rd_operations", Int),
+    required("wr_operations", Int),
+    required("flush_operations", Int),
+    required("unmap_operations", Int),
+    required("rd_total_time_ns", Int),
+    required("wr_total_time_ns", Int),
+    required("flush_total_time_ns", Int),
+    required("unmap_total_time_ns", Int),
+    required("wr_highest_offset", Int),
+    required("rd_merged", Int),
+    required("wr_merged", Int),
+    required("unmap_merged", Int),
+    required("failed_rd_operations", Int),
+    required("failed_wr_operations", Int),
+    required("failed_flush_operations", Int),
+    required("failed_unmap_operations", Int),
+    required("invalid_rd_operations", Int),
+    required("invalid_wr_operations", Int),
+    required("invalid_flush_operations", Int),
+    required("invalid_unmap_operations", Int),
+    required("account_invalid", Bool),
+    required("account_failed", Bool),
+]);
+
+const OF_NODE: Type = Object(&[required("node-name", Str), required("stats", COUNTS)]);
+
+/// What was counted, as `query-blockstats` has it: of a device with the node that it has and the file below, or of
+/// a node.
+pub(super) const STATISTICS: Type = Object(&[
+    optional("device", Str),
+    optional("qdev", Str),
+    optional("node-name", Str),
+    required("stats", COUNTS),
+    optional("parent", OF_NODE),
+]);
+
+/// The disks that there are.
+fn disks<'a>(request: &'a Request<'_>) -> impl Iterator<Item = (&'a DiskFacts, &'a Disk)> {
+    let disks = request.monitor.facts.disks.iter();
+    disks.filter_map(|facts| Some((facts, facts.disk.as_deref()?)))
+}
+
+/// The path of a disk's back end among the machine's objects.
+fn qdev(facts: &DiskFacts) -> Option<String> {
+    let id = facts.device.as_ref()?;
+    Some(format!("/machine/peripheral/{id}/virtio-backend"))
+}
+
+fn node(name: &str, driver: &str, disk: &Disk) -> Value {
+    let image = disk.image();
+    let options = image.options();
+    let path = options.path.display().to_string();
+    json!({
+        "file": path,
+        "node-name": name,
+        "ro": options.read_only,
+        "drv": driver,
+        "backing_file_depth": 0,
+        "active": true,
+        "encrypted": false,
+        "detect_zeroes": "off",
+        "bps": 0, "bps_rd": 0, "bps_wr": 0, "iops": 0, "iops_rd": 0, "iops_wr": 0,
+        "write_threshold": 0,
+        "image": {
+            "filename": path,
+            "format": driver,
+            "virtual-size": number(image.bytes()),
+            "actual-size": number(image.allocated_bytes().unwrap_or(0)),
+            "dirty-flag": false,
+        },
+        "cache": {
+            "writeback": disk.options().write_cache,
+            "direct": options.direct,
+            "no-flush": options.ignores_flush,
+        },
+    })
+}
+
+/// As QMP's numbers go.
+fn number(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+pub(super) fn query_block(request: &mut Request<'_>) -> Answer {
+    let describe = |(facts, disk): (&DiskFacts, &Disk)| {
+        let mut device = json!({
+            "device": "",
+            "type": "unknown",
+            "removable": false,
+            "locked": false,
+            "io-status": "ok",
+        });
+        if let Some(qdev) = qdev(facts) {
+            device["qdev"] = qdev.into();
+        }
+        if let Some((name, driver)) = facts.nodes.first() {
+            device["inserted"] = node(name, driver, disk);
+        }
+        device
+    };
+    Ok(disks(request).map(describe).collect())
+}
+
+pub(super) fn query_named_block_nodes(request: &mut Request<'_>) -> Answer {
+    let nodes = disks(request).flat_map(|(facts, disk)| {
+        let nodes = facts.nodes.iter();
+        nodes.map(move |(name, driver)| node(name, driver, disk))
+    });
+    Ok(nodes.collect())
+}
+
+/// Counts under QEMU's names. Zeroes that are written count as writes.
+fn counts(image: &Image) -> Value {
+    let tally = |kind| image.counters().tally(kind);
+    let (read, flush, unmap) = (tally(Kind::Read), tally(Kind::Flush), tally(Kind::Discard));
+    let (plain, zeroes) = (tally(Kind::Write), tally(Kind::Zero));
+    let write = Tally {
+        operations: plain.operations + zeroes.operations,
+        bytes: plain.bytes + zeroes.bytes,
+        failed: plain.failed + zeroes.failed,
+        invalid: plain.invalid + zeroes.invalid,
+        nanoseconds: plain.nanoseconds.saturating_add(zeroes.nanoseconds),
+    };
+    let mut all = json!({
+        "wr_highest_offset": number(image.counters().highest_write()),
+        "rd_merged": 0, "wr_merged": 0, "unmap_merged": 0,
+        "account_invalid": true, "account_failed": true,
+    });
+    for (name, tally) in [
+        ("rd", read),
+        ("wr", write),
+        ("flush", flush),
+        ("unmap", unmap),
+    ] {
+        if name != "flush" {
+            all[format!("{name}_bytes")] = number(tally.bytes).into();
+        }
+        all[format!("{name}_operations")] = number(tally.operations).into();
+        all[format!("{name}_total_time_ns")] = number(tally.nanoseconds).into();
+        all[format!("failed_{name}_operations")] = number(tally.failed).into();
+        all[format!("invalid_{name}_operations")] = number(tally.invalid).into();
+    }
+    all
+}
+
+pub(super) fn query_blockstats(request: &mut Request<'_>) -> Answer {
+    if request.flag("query-nodes") == Some(true) {
+        let nodes = disks(request).flat_map(|(facts, disk)| {
+            let names = facts.nodes.iter().map(|(name, _)| name);
+            names.map(|name| json!({"node-name": name, "stats": counts(disk.image())}))
+        });
+        return Ok(nodes.collect());
+    }
+    let describe = |(facts, disk): (&DiskFacts, &Disk)| {
+        let stats = counts(disk.image());
+        let mut device = json!({"device": "", "stats": stats});
+        if let Some(qdev) = qdev(facts) {
+            device["qdev"] = qdev.into();
+        }
+        if let Some((name, _)) = facts.nodes.first() {
+            device["node-name"] = name.as_str().into();
+        }
+        if let Some((name, _)) = facts.nodes.get(1) {
+            device["parent"] = json!({"node-name": name, "stats": device["stats"]});
+        }
+        device
+    };
+    Ok(disks(request).map(describe).collect())
+}
+
+pub(super) fn block_resize(request: &mut Request<'_>) -> Answer {
+    let (device, name) = (request.text("device"), request.text("node-name"));
+    let wanted = device.or(name).unwrap_or_default();
+    let is_wanted = |facts: &DiskFacts| {
+        let mut nodes = facts.nodes.iter();
+        nodes.any(|(known, _)| known == wanted) || facts.device.as_deref() == Some(wanted)
+    };
+    let (_, disk) = disks(request)
+        .find(|(facts, _)| is_wanted(facts))
+        .ok_or_else(|| {
+            QmpError::DeviceNotFound(format!("Cannot find device or node '{wanted}'"))
+        })?;
+    let size = request.number("size").unwrap_or(-1);
+    let bytes = u64::try_from(size).map_err(|_| {
+        QmpError::Generic(format!(
+            "Parameter 'size' expects a size of 0 or more, not {size}"
+        ))
+    })?;
+    // As QEMU: what is no whole sector is rounded up.
+    let bytes = bytes.checked_next_multiple_of(512).unwrap_or(bytes);
+    let resized = disk.resize(bytes);
+    resized.map_err(|error| QmpError::Generic(format!("{wanted} cannot be resized: {error}")))?;
+    Ok(json!({}))
+}
