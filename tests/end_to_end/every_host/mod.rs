@@ -1,5 +1,6 @@
 //! Tests that run on each kind of host: CPU and page size may make a difference.
 
+pub(crate) mod disk;
 mod dma;
 pub(crate) mod dma_windows;
 pub(crate) mod entropy;

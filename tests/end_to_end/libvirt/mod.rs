@@ -3,6 +3,7 @@
 
 mod client;
 mod confinement;
+mod disk;
 mod domain;
 mod entropy;
 mod host_device;

@@ -139,7 +139,7 @@ fn what_is_not_supported_is_named_and_nothing_is_left() {
         (
             "-device",
             "virtio-blk-pci,id=d",
-            "virtio-blk-pci is not supported",
+            "-device virtio-blk-pci needs the property drive",
         ),
         (
             "-netdev",

@@ -43,6 +43,7 @@ const GUEST_DRIVERS: &[(&str, &str)] = &[
     ("0x010802", "nvme"),
     ("0x020000", "e1000e"),
     ("0x00ff00", "virtio_rng"),
+    ("0x010000", "virtio_blk"),
 ];
 
 /// Why an image could not be made.

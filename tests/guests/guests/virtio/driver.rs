@@ -1,4 +1,4 @@
-//! A driver of the entropy device that does what it has to (virtio 3.1, 4.1, 5.4).
+//! A driver of an entropy device or a disk that does what it has to (virtio 3.1, 4.1, 5.2, 5.4).
 
 use core::sync::atomic::{Ordering, fence};
 
@@ -11,8 +11,9 @@ use spapr_test_guests::rtas;
 
 use crate::arena::{Arena, Descriptor, QUEUE_SIZE};
 
-/// Vendor and device of a modern entropy device.
+/// Vendor and device of a modern entropy device, and of a disk.
 const ENTROPY: u32 = 0x1044_1af4;
+const DISK: u32 = 0x1042_1af4;
 
 /// Offsets of the common configuration, which is where the BAR begins (`struct virtio_pci_common_cfg`).
 pub(crate) mod register {
@@ -27,6 +28,8 @@ pub(crate) mod register {
     /// Descriptors, driver's ring and device's ring, 8 bytes each.
     pub(crate) const QUEUE_ADDRESSES: u64 = 0x20;
 }
+/// Where a disk's configuration begins, with the number of its sectors.
+const DISK_SECTORS: u64 = 0x2000;
 /// Where the doorbell of queue 0 is.
 pub(crate) const DOORBELL: u64 = 0x3000;
 /// Bytes of the BAR.
@@ -46,10 +49,15 @@ const ACCESS_PLATFORM: u64 = 1 << 1;
 /// VIRTIO_RING_F_INDIRECT_DESC.
 const INDIRECT: u64 = 1 << 28;
 
+/// VIRTQ_DESC_F_NEXT: the chain goes on.
+pub(crate) const NEXT: u16 = 1;
 /// VIRTQ_DESC_F_WRITE: the device writes there.
 pub(crate) const WRITE: u16 = 2;
-/// Bytes of a request.
+/// Bytes of a request for random bytes.
 const REQUEST_BYTES: u32 = 256;
+/// A disk's sector, and the last of them, which nonsense leaves alone.
+const SECTOR_BYTES: u32 = 512;
+pub(crate) const LEFT_SECTORS: u64 = 64;
 /// The time in which a request is served, on the busiest machine.
 const LIMIT_SECONDS: u64 = 30;
 
@@ -60,25 +68,36 @@ pub(crate) struct Driver {
     bar: u64,
     arena: Arena,
     clock: Clock,
+    /// A disk's sectors; `None` of an entropy device.
+    sectors: Option<u64>,
 }
 
 impl Driver {
-    /// Of the machine's entropy device, if it has one.
+    /// Of the machine's disk, or of its entropy device; `None` if it has none.
     pub(crate) fn of(machine: &Machine<'_>, clock: Clock) -> Option<Self> {
+        Self::of_kind(machine, clock, DISK).or_else(|| Self::of_kind(machine, clock, ENTROPY))
+    }
+
+    fn of_kind(machine: &Machine<'_>, clock: Clock, kind: u32) -> Option<Self> {
         for bridge in machine.host_bridges() {
             for function in bridge.functions() {
                 let config = ConfigSpace::of(machine, &bridge, &function)?;
-                if config.read(0) != ENTROPY {
+                if config.read(0) != kind {
                     continue;
                 }
                 config.enable(true);
                 let bar = bridge.bar(&function, 0)?.start;
-                let by_bus_address = Self {
+                let mut driver = Self {
                     bar,
                     arena: Arena::new(0),
                     clock,
+                    sectors: None,
+                };
+                let by_bus_address = driver.takes_bus_addresses();
+                if kind == DISK {
+                    let [low, high] = [0, 4].map(|at| driver.read(DISK_SECTORS + at, Width::Word));
+                    driver.sectors = Some(low | high << 32);
                 }
-                .takes_bus_addresses();
                 let window = Window::of(&bridge.window);
                 let bus_offset = if by_bus_address { window.start } else { 0 };
                 let arena = Arena::new(bus_offset);
@@ -89,10 +108,16 @@ impl Driver {
                         window.map(arena.of_device(offset), memory, Permission::ReadWrite);
                     }
                 }
-                return Some(Self { bar, arena, clock });
+                driver.arena = arena;
+                return Some(driver);
             }
         }
         None
+    }
+
+    /// Sectors of the disk, if it is one.
+    pub(crate) fn sectors(&self) -> Option<u64> {
+        self.sectors
     }
 
     /// Its memory.
@@ -145,8 +170,58 @@ impl Driver {
         Ok(())
     }
 
-    /// Asks for random bytes and waits until they are there. The rings are empty, and stay so.
+    /// Makes a request and waits until it is served as it has to be. The rings are empty, and stay so.
     pub(crate) fn request(&mut self) -> Result<(), &'static str> {
+        match self.sectors {
+            Some(sectors) => self.request_sector(sectors.saturating_sub(1)),
+            None => self.request_random(),
+        }
+    }
+
+    /// Reads a sector that nobody has written to.
+    fn request_sector(&mut self, sector: u64) -> Result<(), &'static str> {
+        let buffer = self.arena.buffer_memory();
+        buffer.fill(|_| u64::MAX);
+        // A read (VIRTIO_BLK_T_IN is 0).
+        buffer.write(0, 0);
+        buffer.write(1, sector);
+        let start = self.arena.buffer();
+        let sector_bytes = u64::from(SECTOR_BYTES);
+        for (index, (offset, bytes, flags)) in (0..).zip([
+            (0, 16, NEXT),
+            (sector_bytes, SECTOR_BYTES, NEXT | WRITE),
+            (16, 1, WRITE),
+        ]) {
+            let descriptor = Descriptor {
+                address: start + offset,
+                bytes,
+                flags,
+                next: index + 1,
+            };
+            self.arena.set_descriptor(index.into(), descriptor);
+        }
+        self.arena.offer([0; 4], 1);
+        self.ring();
+        let served = || self.arena.used() == 1;
+        if !self.clock.wait_until(LIMIT_SECONDS, served) {
+            return Err("a request is not served");
+        }
+        if buffer.read(2) != u64::MAX << 8 {
+            return Err("a read fails");
+        }
+        let sector = sector_bytes / 8..sector_bytes / 4;
+        let mut words = 3..buffer.words();
+        match words.find(|word| {
+            let expected = if sector.contains(word) { 0 } else { u64::MAX };
+            buffer.read(*word) != expected
+        }) {
+            Some(_) => Err("what came is not what the disk has"),
+            None => Ok(()),
+        }
+    }
+
+    /// Asks for random bytes and waits until they are there.
+    fn request_random(&mut self) -> Result<(), &'static str> {
         let buffer = self.arena.buffer_memory();
         buffer.fill(|_| 0);
         let descriptor = Descriptor {

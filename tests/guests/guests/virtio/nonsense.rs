@@ -8,10 +8,9 @@ use spapr_test_guests::access::Width;
 use spapr_test_guests::random::Random;
 
 use crate::arena::{Descriptor, QUEUE_SIZE, TABLE_SIZE};
-use crate::driver::{BAR_BYTES, DOORBELL, Driver, WRITE, register};
+use crate::driver::{BAR_BYTES, DOORBELL, Driver, LEFT_SECTORS, NEXT, WRITE, register};
 
-/// VIRTQ_DESC_F_NEXT and VIRTQ_DESC_F_INDIRECT.
-const NEXT: u16 = 1;
+/// VIRTQ_DESC_F_INDIRECT.
 const INDIRECT: u16 = 4;
 
 /// Makes one kind of nonsense.
@@ -60,6 +59,9 @@ fn queue_addresses(driver: &Driver, random: &mut Random, ram_bytes: u64) {
 /// Chains that go round, or on to what there is not, with buffers of any size anywhere.
 fn chains(driver: &Driver, random: &mut Random, ram_bytes: u64) {
     let arena = driver.arena();
+    if let Some(sectors) = driver.sectors() {
+        headers(driver, random, sectors);
+    }
     for index in 0..QUEUE_SIZE {
         arena.set_descriptor(index, any_descriptor(driver, random, ram_bytes));
     }
@@ -77,6 +79,26 @@ fn chains(driver: &Driver, random: &mut Random, ram_bytes: u64) {
     };
     arena.offer(heads, index);
     driver.ring();
+}
+
+/// Fills the buffer with what a disk's requests could begin with, and ranges to be discarded. The last sectors are not
+/// written to.
+fn headers(driver: &Driver, random: &mut Random, sectors: u64) {
+    let buffer = driver.arena().buffer_memory();
+    for word in (0..buffer.words()).step_by(2) {
+        let kind = match random.below(8) {
+            0 => random.of_any_size() & 0xffff_ffff,
+            // Reads, writes, flushes, serial numbers, discards and zeroes.
+            _ => random.one_of(&[0, 1, 1, 4, 8, 11, 13]),
+        };
+        let sector = match random.below(4) {
+            0 => random.of_any_size(),
+            _ => random.below(sectors.saturating_sub(LEFT_SECTORS)),
+        };
+        let is_left = (sectors.saturating_sub(LEFT_SECTORS)..sectors).contains(&sector);
+        buffer.write(word, kind);
+        buffer.write(word + 1, if is_left { 0 } else { sector });
+    }
 }
 
 fn any_descriptor(driver: &Driver, random: &mut Random, ram_bytes: u64) -> Descriptor {

@@ -1,0 +1,177 @@
+//! Guests with virtio disks of raw images.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::harness::Vmm;
+use crate::harness::finished::Finished;
+use crate::harness::host::assert_nothing_is_left;
+use crate::harness::vmm::Folder;
+
+/// Bytes of the disks.
+const DISK_BYTES: u64 = 64 << 20;
+/// Where the guest writes, and how much.
+const WRITTEN: std::ops::Range<u64> = 8 << 20..12 << 20;
+/// Reads of 512 bytes, each of which is a request.
+const SMALL_READS: u64 = 1_000;
+/// What a guest's setting the device up takes; requests come on top, if they do.
+const SET_UP_EXITS: u64 = 900;
+
+/// Writes random bytes, flushes them, reads them back past the page cache, discards what follows them; says what
+/// there was in the head of the disk before.
+pub(crate) fn job(disk: &str) -> String {
+    let (start, end) = (WRITTEN.start >> 20, WRITTEN.end >> 20);
+    format!(
+        "
+for _ in 1 2 3 4 5 6 7 8 9 10; do [ -b /dev/{disk} ] && break; sleep 0.25; done
+[ -b /dev/{disk} ] || {{ echo LAB-GUEST-ERROR no disk; exit 1; }}
+digest() {{ sha256sum | cut -d' ' -f1; }}
+echo LAB-GUEST-SECTORS $(cat /sys/block/{disk}/size)
+echo LAB-GUEST-SERIAL $(cat /sys/block/{disk}/serial)
+echo LAB-GUEST-HEAD $(dd if=/dev/{disk} bs=64k count=16 iflag=direct 2>/dev/null | digest)
+dd if=/dev/urandom of=/tmp/data bs=1M count=$(({end} - {start})) 2>/dev/null || exit 1
+echo LAB-GUEST-WRITTEN $(digest </tmp/data)
+dd if=/tmp/data of=/dev/{disk} bs=256k seek=$(({start} * 4)) conv=fsync 2>/dev/null || exit 1
+echo 3 >/proc/sys/vm/drop_caches
+echo LAB-GUEST-READ $(dd if=/dev/{disk} bs=1M skip={start} count=$(({end} - {start})) iflag=direct 2>/dev/null | digest)
+blkdiscard -o $(({end} << 20)) -l $((1 << 20)) /dev/{disk} || exit 1
+dd if=/dev/{disk} of=/dev/null bs=512 count={SMALL_READS} iflag=direct 2>/dev/null || exit 1
+"
+    )
+}
+
+/// An image whose first and whose 13th MiB is not empty.
+pub(crate) fn image(folder: &Folder, name: &str) -> PathBuf {
+    let path = folder.file(name);
+    let file = File::create_new(&path).expect("cannot make an image");
+    file.set_len(DISK_BYTES).expect("cannot size an image");
+    for start in [0, WRITTEN.end] {
+        let bytes: Vec<u8> = (0..1_u32 << 18).flat_map(u32::to_le_bytes).collect();
+        file.write_all_at(&bytes, start)
+            .expect("cannot fill an image");
+    }
+    path
+}
+
+/// SHA-256 of some of a file, in whole MiB.
+pub(crate) fn digest(path: &Path, range: std::ops::Range<u64>) -> String {
+    let (skip, count) = (range.start >> 20, (range.end - range.start) >> 20);
+    let path = path.display();
+    let script = format!("dd if={path} bs=1M skip={skip} count={count} 2>/dev/null | sha256sum");
+    let output = Command::new("sh").args(["-c", &script]).output();
+    let text = String::from_utf8(output.expect("cannot run sh").stdout).expect("text");
+    text.split_whitespace().next().expect("a digest").to_owned()
+}
+
+/// Fails unless the guest read what there was and what it wrote, and the image has it.
+#[track_caller]
+pub(crate) fn assert_written(finished: &Finished, path: &Path, head: &str) {
+    assert_eq!(
+        finished.guest("SECTORS"),
+        (DISK_BYTES / 512).to_string(),
+        "{finished}"
+    );
+    assert_eq!(finished.guest("HEAD"), head, "{finished}");
+    assert_eq!(
+        finished.guest("READ"),
+        finished.guest("WRITTEN"),
+        "{finished}"
+    );
+    assert_eq!(
+        finished.guest("WRITTEN"),
+        digest(path, WRITTEN),
+        "{finished}"
+    );
+}
+
+#[test]
+fn a_guest_writes_flushes_and_reads_a_raw_disk_without_an_exit_for_each_request() {
+    for (words, by_bus_address) in [
+        ("", false),
+        (",cache=none,format=raw", true),
+        (",aio=threads,cache=writethrough", false),
+    ] {
+        let folder = Folder::new();
+        let path = image(&folder, "disk.img");
+        let head = digest(&path, 0..1 << 20);
+        let blocks = fs::metadata(&path).expect("an image").blocks();
+        let disk = format!("{}{words},serial=lab-1", path.display());
+        let mut vmm = Vmm::job(&job("vda")).option("--disk", &disk);
+        if by_bus_address {
+            vmm = vmm.argument("--iommu-platform");
+        }
+        let finished = vmm.run().assert_job_done();
+        assert_written(&finished, &path, &head);
+        assert_eq!(finished.guest("SERIAL"), "lab-1", "{finished}");
+        let exits = finished.number("/exits/mmio");
+        assert!(exits < SET_UP_EXITS, "{words}: {exits}: {finished}");
+        // 4 MiB were written, and one was discarded.
+        let more = fs::metadata(&path).expect("an image").blocks() - blocks;
+        assert!(more <= 3 << 11, "{more} blocks more: {finished}");
+        assert_eq!(finished.errors(), "", "{finished}");
+        assert_nothing_is_left();
+    }
+}
+
+#[test]
+fn a_disk_is_there_after_a_reboot_and_refused_to_a_second_machine() {
+    let folder = Folder::new();
+    let path = image(&folder, "disk.img");
+    let job = "
+for _ in 1 2 3 4 5 6 7 8 9 10; do [ -b /dev/vda ] && break; sleep 0.25; done
+mark() { dd if=/dev/vda bs=512 skip=4096 count=1 iflag=direct 2>/dev/null; }
+if ! mark | grep -q been-here; then
+    printf '%-512s' been-here | dd of=/dev/vda bs=512 seek=4096 oflag=direct 2>/dev/null || exit 1
+    # What is under way when it reboots is nobody's.
+    dd if=/dev/vda of=/dev/null bs=64k iflag=direct 2>/dev/null &
+    reboot -f
+    sleep 60
+    exit 1
+fi
+echo LAB-GUEST-AGAIN yes
+";
+    let disk = format!("{},cache=none", path.display());
+    let finished = Vmm::job(job)
+        .option("--disk", &disk)
+        .argument("--sandbox")
+        .run()
+        .assert_job_done();
+    assert_eq!(finished.number("/reboots"), 1, "{finished}");
+    assert_eq!(finished.guest("AGAIN"), "yes", "{finished}");
+    assert_eq!(finished.errors(), "", "{finished}");
+    let twice = Vmm::job("true")
+        .option("--disk", &disk)
+        .option("--disk", &disk)
+        .run();
+    let wanted = format!("--disk: {}: another program has it open", path.display());
+    twice.assert_refused(&[&wanted]);
+    assert_nothing_is_left();
+}
+
+#[test]
+fn a_read_only_disk_stays_as_it_is() {
+    let folder = Folder::new();
+    let path = image(&folder, "disk.img");
+    let before = digest(&path, 0..DISK_BYTES);
+    let job = "
+for _ in 1 2 3 4 5 6 7 8 9 10; do [ -b /dev/vda ] && break; sleep 0.25; done
+echo LAB-GUEST-RO $(cat /sys/block/vda/ro)
+dd if=/dev/zero of=/dev/vda bs=512 count=1 oflag=direct 2>/dev/null && echo LAB-GUEST-ERROR written
+blkdiscard /dev/vda 2>/dev/null && echo LAB-GUEST-ERROR discarded
+true
+";
+    let disk = format!("{},readonly", path.display());
+    let finished = Vmm::job(job)
+        .option("--disk", &disk)
+        .run()
+        .assert_job_done();
+    assert_eq!(finished.guest("RO"), "1", "{finished}");
+    assert!(
+        !finished.console().contains("LAB-GUEST-ERROR"),
+        "{finished}"
+    );
+    assert_eq!(digest(&path, 0..DISK_BYTES), before);
+    assert_nothing_is_left();
+}

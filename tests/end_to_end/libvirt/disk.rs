@@ -1,0 +1,99 @@
+//! Domains with virtio disks.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use crate::every_host::disk::{digest, image, job};
+use crate::harness::libvirt::{Description, virsh, virsh_refuses};
+use crate::harness::vmm::Folder;
+
+/// A folder whose files the emulator may use, whoever runs it.
+fn folder() -> Folder {
+    let folder = Folder::new();
+    let path = folder.file("");
+    fs::set_permissions(&path, Permissions::from_mode(0o777)).expect("chmod");
+    folder
+}
+
+/// A disk of that image.
+fn disk(path: &Path, target: &str, driver: &str, more: &str) -> String {
+    format!(
+        "<disk type='file' device='disk'><driver name='qemu' type='raw' {driver}/><source file='{}'/>\
+         <target dev='{target}' bus='virtio'/>{more}</disk>",
+        path.display()
+    )
+}
+
+/// What follows `name` in what virsh says.
+#[track_caller]
+fn number(text: &str, name: &str) -> u64 {
+    let words = text.split_whitespace();
+    let mut behind = words.skip_while(|word| *word != name).skip(1);
+    let number = behind.next().and_then(|word| word.parse().ok());
+    number.unwrap_or_else(|| panic!("no {name}: {text}"))
+}
+
+#[test]
+fn a_domain_with_disks_writes_reads_is_counted_and_resized() {
+    let folder = folder();
+    let (path, second) = (image(&folder, "a.img"), image(&folder, "b.img"));
+    for path in [&path, &second] {
+        fs::set_permissions(path, Permissions::from_mode(0o666)).expect("chmod");
+    }
+    let head = digest(&path, 0..1 << 20);
+    let wait_for_size = "
+until [ $(cat /sys/block/vda/size) = 262144 ]; do sleep 0.2; done
+echo LAB-GUEST-RESIZED yes
+";
+    let job = [&job("vda"), "echo LAB-GUEST-IDLE yes\n", wait_for_size].concat();
+    let cache = "cache='none' discard='unmap'";
+    let domain = Description::new("disks")
+        .device(&disk(&path, "vda", cache, "<serial>lab-7</serial>"))
+        .device(&disk(
+            &second,
+            "vdb",
+            "iommu='on' queues='2'",
+            "<readonly/>",
+        ))
+        .job(&job)
+        .define();
+    domain.start();
+    domain.wait_for_console("LAB-GUEST-IDLE yes", 1);
+    let console = domain.console();
+    let said = |key: &str| {
+        let start = format!("LAB-GUEST-{key} ");
+        let rest = console.split_once(&start).map(|(_, rest)| rest);
+        rest.and_then(|rest| rest.lines().next())
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
+    };
+    assert_eq!(said("SERIAL"), "lab-7", "{console}");
+    assert_eq!(said("HEAD"), head, "{console}");
+    assert_eq!(said("READ"), said("WRITTEN"), "{console}");
+    assert_eq!(
+        said("WRITTEN"),
+        digest(&path, 8 << 20..12 << 20),
+        "{console}"
+    );
+    let counts = virsh(&["domblkstat", "disks", "vda"]);
+    assert!(number(&counts, "wr_bytes") >= 4 << 20, "{counts}");
+    assert!(number(&counts, "rd_req") >= 1000, "{counts}");
+    assert!(number(&counts, "flush_operations") >= 1, "{counts}");
+    let info = virsh(&["domblkinfo", "disks", "vda"]);
+    assert_eq!(number(&info, "Capacity:"), 64 << 20, "{info}");
+    let list = domain.virsh("domblklist");
+    assert!(list.contains("a.img") && list.contains("b.img"), "{list}");
+    let taken = Description::new("disks-taken")
+        .device(&disk(&path, "vda", "", ""))
+        .define();
+    let refused = virsh_refuses(&["start", &taken.name]);
+    assert!(refused.contains("another program has it open"), "{refused}");
+    virsh(&["blockresize", "disks", "vda", "128M"]);
+    domain.wait_for_console("LAB-GUEST-RESIZED yes", 1);
+    assert_eq!(fs::metadata(&path).expect("an image").len(), 128 << 20);
+    domain.wait_for_state("shut off (shutdown)");
+    taken.virsh("undefine");
+    domain.virsh("undefine");
+}
