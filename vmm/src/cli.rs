@@ -75,14 +75,14 @@ pub struct RunArguments {
     pub vfio: Vec<PciAddress>,
 
     /// Give the guest a virtio disk; may be repeated. FILE is an image or a block device; a comma in its name is
-    /// written twice. format=raw says that it holds the disk's bytes: without, an image of another format is refused.
-    /// cache: writeback (through the host's page cache, the default), none (past it), writethrough and directsync
+    /// written twice. format: raw (the disk's bytes) or qcow2; when not given raw, and an image that begins as one of another
+    /// format is refused. cache: writeback (through the host's page cache, the default), none (past it), writethrough and directsync
     /// (as those, and each write on stable storage before the guest hears of it), unsafe (never flushed). discard:
     /// unmap (the default) gives the host blocks back that the guest discards, ignore does not. aio: io_uring (the
     /// default, where the host lets) or threads.
     #[arg(
         long,
-        value_name = "FILE[,format=raw][,cache=MODE][,readonly][,serial=TEXT][,queues=COUNT][,discard=MODE][,aio=WHO]"
+        value_name = "FILE[,format=FORMAT][,cache=MODE][,readonly][,serial=TEXT][,queues=COUNT][,discard=MODE][,aio=WHO]"
     )]
     pub disk: Vec<DiskDescription>,
 

@@ -9,7 +9,7 @@ use vm_memory::{GuestAddress, GuestMemoryError};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::Image;
-use super::helper::{DoneJob, Helper};
+use super::helper::{DoneJob, Helper, Resizer};
 use super::operation::{Job, Operation, Pieces};
 use super::ring::Ring;
 use crate::dma::DmaMemory;
@@ -68,7 +68,8 @@ impl Engine {
             prepare_thread,
         } = options;
         let event = Arc::new(EventFd::new(EFD_NONBLOCK)?);
-        let ring = match uses_ring.then(|| Ring::new(&image, slots, &event)) {
+        let is_raw = image.qcow2().is_none();
+        let ring = match (uses_ring && is_raw).then(|| Ring::new(&image, slots, &event)) {
             Some(Ok(ring)) => Some(ring),
             Some(Err(error)) => {
                 let path = image.options().path.display();
@@ -96,6 +97,11 @@ impl Engine {
     /// Its image.
     pub const fn image(&self) -> &Arc<Image> {
         &self.image
+    }
+
+    /// What has the image be of another size.
+    pub fn resizer(&self) -> Resizer {
+        self.helper.resizer()
     }
 
     /// What is signalled when something is done.

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
+use std::sync::mpsc::{self, SyncSender};
 use std::thread::{self, JoinHandle};
 
 use parking_lot::{Condvar, Mutex};
@@ -33,7 +34,33 @@ struct Shared {
 #[derive(Default)]
 struct Given {
     jobs: VecDeque<(usize, Job)>,
+    /// Sizes that the image is to have, in bytes, with who waits to hear of it.
+    sizes: VecDeque<(u64, SyncSender<io::Result<()>>)>,
     ends: bool,
+}
+
+/// Has an image be of another size, from whichever thread.
+#[derive(Clone)]
+pub struct Resizer(Arc<Shared>);
+
+impl Resizer {
+    /// Has it be of `bytes`, after what is under way, and waits for that.
+    ///
+    /// # Errors
+    /// The host's, or there is no thread any more that would do it.
+    pub fn resize(&self, bytes: u64) -> io::Result<()> {
+        let (says, hears) = mpsc::sync_channel(1);
+        {
+            let mut given = self.0.given.lock();
+            if given.ends {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            given.sizes.push_back((bytes, says));
+        }
+        self.0.wakes.notify_one();
+        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        hears.recv().map_err(gone)?
+    }
 }
 
 impl Helper {
@@ -64,6 +91,11 @@ impl Helper {
         })
     }
 
+    /// What has it resize the image.
+    pub(super) fn resizer(&self) -> Resizer {
+        Resizer(Arc::clone(&self.shared))
+    }
+
     /// Gives it a job.
     pub(super) fn give(&self, slot: usize, job: Job) {
         self.shared.given.lock().jobs.push_back((slot, job));
@@ -92,27 +124,43 @@ impl Drop for Helper {
 
 fn run(shared: &Shared, prepared: io::Result<()>) {
     let refusal = prepared.err().map(|error| error.to_string());
-    while let Some((slot, mut job)) = next(shared) {
-        let result = match &refusal {
-            Some(why) => Err(io::Error::other(why.clone())),
-            None => {
-                let perform = AssertUnwindSafe(|| raw::perform(&shared.image, &mut job));
-                panic::catch_unwind(perform)
-                    .unwrap_or_else(|_| Err(io::Error::other("the disk's thread panicked")))
+    let perform = |work: &mut dyn FnMut() -> io::Result<()>| match &refusal {
+        Some(why) => Err(io::Error::other(why.clone())),
+        None => panic::catch_unwind(AssertUnwindSafe(work))
+            .unwrap_or_else(|_| Err(io::Error::other("the disk's thread panicked"))),
+    };
+    while let Some(work) = next(shared) {
+        let (slot, mut job) = match work {
+            Work::Job(slot, job) => (slot, job),
+            Work::Resize(bytes, says) => {
+                let result = perform(&mut || shared.image.resize(bytes));
+                // Who asked may have gone.
+                let _ = says.send(result);
+                continue;
             }
         };
+        let result = perform(&mut || raw::perform(&shared.image, &mut job));
         shared.done.lock().push((slot, job, result));
         // It fails only where 2^64 - 2 signals have not been heard.
         let _ = shared.event.write(1);
     }
 }
 
-/// The next job; `None` when there will be none.
-fn next(shared: &Shared) -> Option<(usize, Job)> {
+/// Something to do.
+enum Work {
+    Job(usize, Job),
+    Resize(u64, SyncSender<io::Result<()>>),
+}
+
+/// What is next; `None` when there will be nothing.
+fn next(shared: &Shared) -> Option<Work> {
     let mut given = shared.given.lock();
     loop {
-        if let Some(job) = given.jobs.pop_front() {
-            return Some(job);
+        if let Some((slot, job)) = given.jobs.pop_front() {
+            return Some(Work::Job(slot, job));
+        }
+        if let Some((bytes, says)) = given.sizes.pop_front() {
+            return Some(Work::Resize(bytes, says));
         }
         if given.ends {
             return None;

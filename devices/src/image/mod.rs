@@ -9,7 +9,8 @@
 //! | `engine` | doing that without waiting for it |
 //! | `ring` | the host's kernel does it (io_uring) |
 //! | `helper` | a thread does it: what the kernel does not, and all where there is no io_uring |
-//! | `raw` | one step of it, waited for |
+//! | `raw` | an operation waited for |
+//! | `qcow2` | images of that format, and those that they stand on |
 //! | `counters` | what was done |
 
 mod counters;
@@ -19,6 +20,9 @@ mod lock;
 mod open;
 mod operation;
 mod options;
+mod qcow2;
+#[cfg(test)]
+mod qcow2_tests;
 mod raw;
 mod ring;
 #[cfg(test)]
@@ -26,8 +30,9 @@ mod tests;
 
 pub use counters::{Counters, Kind, Tally};
 pub use engine::{Completion, Engine, EngineOptions};
+pub use helper::Resizer;
 pub use lock::LockError;
 pub use open::{Image, OpenError};
 pub use operation::Operation;
-pub use options::{Format, ImageOptions};
+pub use options::{Backing, Format, ImageOptions};
 pub use ring::allowed_in_steady_state;

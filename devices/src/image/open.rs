@@ -4,9 +4,11 @@ use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::lock::{self, LockError};
+use super::qcow2::{self, Qcow2};
 use super::{Counters, Format, ImageOptions};
 
 /// Bytes of a sector, by which a virtio disk counts.
@@ -39,6 +41,37 @@ pub enum OpenError {
     /// It begins as an image of another format, and the user has not said what it is.
     #[error("it begins as an image of the format {0}: say which format it has, this one or raw")]
     Ambiguous(&'static str),
+    /// It is no image of the format that it is said to have, or one that cannot be used.
+    #[error("it is no image of the format qcow2 that can be used")]
+    Format(#[source] io::Error),
+    /// Its data are in another file.
+    #[error("its data are in a file of their own (data_file), which is not supported")]
+    DataFile,
+    /// What it stands on is not a file.
+    #[error("it stands on {0:?}, which is no path of a file")]
+    BackingName(String),
+    /// What it stands on has a format that is not known.
+    #[error(
+        "it stands on {name:?}, whose format should be raw or qcow2, and is {format}: qemu-img rebase -u -F \
+         FORMAT -b {name} says which it is"
+    )]
+    BackingFormat {
+        /// Its name.
+        name: String,
+        /// Its format as the header has it.
+        format: String,
+    },
+    /// Too many images stand on each other.
+    #[error("more than {0} images stand on each other")]
+    TooMany(usize),
+    /// What it stands on cannot be used.
+    #[error("it stands on {}", path.display())]
+    Backing {
+        /// Where that is.
+        path: PathBuf,
+        /// Why.
+        source: Box<OpenError>,
+    },
     /// It is in use.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -63,6 +96,8 @@ pub struct Image {
     file: File,
     /// The same through the page cache, where `file` goes past it: for what is not aligned.
     cached: Option<(File, Alignment)>,
+    /// What is to be done by way of the format.
+    qcow2: Option<Qcow2>,
     bytes: AtomicU64,
     counters: Counters,
 }
@@ -73,7 +108,7 @@ impl Image {
     /// # Errors
     /// Why it cannot be used.
     pub fn open(options: ImageOptions) -> Result<Self, OpenError> {
-        let through_cache = open(&options, 0).map_err(OpenError::Open)?;
+        let through_cache = open_file(&options, 0).map_err(OpenError::Open)?;
         let kind = through_cache
             .metadata()
             .map_err(OpenError::Facts)?
@@ -86,18 +121,31 @@ impl Image {
         {
             return Err(OpenError::Ambiguous(format));
         }
+        let is_raw = options.format != Some(Format::Qcow2);
         if options.locks {
             let purpose = lock::Use {
                 writes: !options.read_only,
-                resizes: false,
+                resizes: !is_raw,
             };
             lock::lock(&through_cache, purpose)?;
+        }
+        if !is_raw {
+            let qcow2 = Qcow2::open(&options)?;
+            let bytes = AtomicU64::new(whole_sectors(qcow2.bytes()));
+            return Ok(Self {
+                options,
+                file: through_cache,
+                cached: None,
+                qcow2: Some(qcow2),
+                bytes,
+                counters: Counters::default(),
+            });
         }
         let bytes = size(&through_cache).map_err(OpenError::Facts)?;
         let (file, cached) = match options.direct {
             false => (through_cache, None),
             true => {
-                let direct = open(&options, libc::O_DIRECT).map_err(OpenError::Direct)?;
+                let direct = open_file(&options, libc::O_DIRECT).map_err(OpenError::Direct)?;
                 let alignment = alignment(&direct);
                 (direct, Some((through_cache, alignment)))
             }
@@ -106,9 +154,17 @@ impl Image {
             options,
             file,
             cached,
+            qcow2: None,
             bytes: AtomicU64::new(bytes),
             counters: Counters::default(),
         })
+    }
+
+    /// The paths of all files that the image has: its own, and those of the images that it stands on.
+    pub fn paths(options: &ImageOptions) -> Vec<PathBuf> {
+        let mut paths = vec![options.path.clone()];
+        paths.extend(qcow2::paths_below(options));
+        paths
     }
 
     /// As it was asked for.
@@ -134,6 +190,11 @@ impl Image {
     /// Its file.
     pub(super) const fn file(&self) -> &File {
         &self.file
+    }
+
+    /// What is done by way of its format, if it is not raw.
+    pub(super) const fn qcow2(&self) -> Option<&Qcow2> {
+        self.qcow2.as_ref()
     }
 
     /// Its file, for what has to go `through_cache` and what has not.
@@ -162,7 +223,10 @@ impl Image {
     /// # Errors
     /// The host does not say.
     pub fn look_at_size(&self) -> io::Result<bool> {
-        let bytes = size(&self.file)?;
+        let bytes = match &self.qcow2 {
+            Some(qcow2) => whole_sectors(qcow2.bytes()),
+            None => size(&self.file)?,
+        };
         Ok(self.bytes.swap(bytes, Ordering::Relaxed) != bytes)
     }
 
@@ -170,16 +234,19 @@ impl Image {
     ///
     /// # Errors
     /// The host's.
-    pub fn resize(&self, bytes: u64) -> io::Result<()> {
+    pub(super) fn resize(&self, bytes: u64) -> io::Result<()> {
         if !bytes.is_multiple_of(SECTOR_BYTES) || self.options.read_only {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        self.file.set_len(bytes)?;
+        match &self.qcow2 {
+            Some(qcow2) => qcow2.grow(bytes)?,
+            None => self.file.set_len(bytes)?,
+        }
         self.look_at_size().map(drop)
     }
 }
 
-fn open(options: &ImageOptions, flags: libc::c_int) -> io::Result<File> {
+pub(super) fn open_file(options: &ImageOptions, flags: libc::c_int) -> io::Result<File> {
     File::options()
         .read(true)
         .write(!options.read_only)
@@ -190,7 +257,11 @@ fn open(options: &ImageOptions, flags: libc::c_int) -> io::Result<File> {
 /// Bytes of whole sectors; the end of a block device is where it ends, as of a file.
 fn size(mut file: &File) -> io::Result<u64> {
     let bytes = file.seek(SeekFrom::End(0))?;
-    Ok(bytes - bytes % SECTOR_BYTES)
+    Ok(whole_sectors(bytes))
+}
+
+const fn whole_sectors(bytes: u64) -> u64 {
+    bytes - bytes % SECTOR_BYTES
 }
 
 /// The format that a file begins as, if it is one that is no raw image.

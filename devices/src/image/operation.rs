@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use vm_memory::{GuestAddress, GuestMemory, GuestMemoryError, Permissions};
+use vm_memory::{GuestAddress, GuestMemory, GuestMemoryError, Permissions, VolatileSlice};
 
 use super::Kind;
 use crate::dma::DmaMemory;
@@ -95,7 +95,7 @@ impl Pieces {
 
     /// What is next, as much as one call takes.
     pub(super) fn next(&self) -> &[libc::iovec] {
-        let left = self.pieces.get(self.done..).unwrap_or_default();
+        let left = self.left();
         left.get(..MOST_PIECES).unwrap_or(left)
     }
 
@@ -112,6 +112,28 @@ impl Pieces {
         }
     }
 
+    /// Copies `data` into what is next.
+    pub(super) fn write(&self, mut data: &[u8]) {
+        for piece in self.left() {
+            let (now, later) = data.split_at(piece.iov_len.min(data.len()));
+            slice_of(piece).copy_from(now);
+            data = later;
+        }
+    }
+
+    /// Copies what is next into `data`.
+    pub(super) fn read(&self, mut data: &mut [u8]) {
+        for piece in self.left() {
+            let (now, later) = data.split_at_mut(piece.iov_len.min(data.len()));
+            slice_of(piece).copy_to(now);
+            data = later;
+        }
+    }
+
+    fn left(&self) -> &[libc::iovec] {
+        self.pieces.get(self.done..).unwrap_or_default()
+    }
+
     /// Whether all pieces begin and are as long as these say, both powers of two.
     pub(super) fn are_aligned(&self, address: usize, length: usize) -> bool {
         let is_aligned = |piece: &libc::iovec| {
@@ -119,6 +141,12 @@ impl Pieces {
         };
         self.pieces.iter().all(is_aligned)
     }
+}
+
+/// A piece as memory that others may change at any time.
+fn slice_of(piece: &libc::iovec) -> VolatileSlice<'_> {
+    // SAFETY: pieces are made of guest memory, which who has them keeps.
+    unsafe { VolatileSlice::new(piece.iov_base.cast(), piece.iov_len) }
 }
 
 /// What one call takes (UIO_MAXIOV).

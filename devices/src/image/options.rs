@@ -7,6 +7,27 @@ use std::path::PathBuf;
 pub enum Format {
     /// The disk's bytes as they are, in a file or a block device.
     Raw,
+    /// QEMU's own format, version 2 or 3.
+    Qcow2,
+}
+
+impl Format {
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+        }
+    }
+}
+
+/// What an image of the format qcow2 stands on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Backing {
+    /// What its header says.
+    OfHeader,
+    /// Another image, or none, whatever its header says.
+    Given(Option<Box<ImageOptions>>),
 }
 
 /// An image as the user asked for it.
@@ -24,6 +45,8 @@ pub struct ImageOptions {
     pub ignores_flush: bool,
     /// Blocks that the guest has no use for are given back to the host.
     pub discards: bool,
+    /// What it stands on.
+    pub backing: Backing,
     /// Refused if another program has it open so that one could get in the other's way, as QEMU does.
     pub locks: bool,
 }
@@ -38,6 +61,7 @@ impl ImageOptions {
             direct: false,
             ignores_flush: false,
             discards: true,
+            backing: Backing::OfHeader,
             locks: true,
         }
     }

@@ -1,4 +1,4 @@
-//! One step of an operation with a raw image, waited for.
+//! Operations with an image, waited for.
 
 use std::fs::File;
 use std::io;
@@ -15,6 +15,9 @@ static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 /// # Errors
 /// The host's.
 pub(super) fn perform(image: &Image, job: &mut Job) -> io::Result<()> {
+    if let Some(qcow2) = image.qcow2() {
+        return qcow2.perform(job, image.options().discards);
+    }
     match job.operation {
         Operation::Read | Operation::Write { .. } => {
             while job.bytes != 0 {

@@ -60,23 +60,6 @@ impl Fixture {
         fixtures.into_iter().flatten().collect()
     }
 
-    fn wait(&mut self) -> Vec<Completion> {
-        let mut done = Vec::new();
-        while self.engine.in_flight() != 0 {
-            let mut polled = libc::pollfd {
-                fd: self.engine.event().as_raw_fd(),
-                events: libc::POLLIN,
-                revents: 0,
-            };
-            // SAFETY: the pointer is to one structure.
-            let count = unsafe { libc::poll(&raw mut polled, 1, 20_000) };
-            assert_eq!(count, 1, "nothing is done");
-            self.engine.event().read().unwrap();
-            self.engine.collect(&mut done).unwrap();
-        }
-        done
-    }
-
     fn perform(
         &mut self,
         operation: Operation,
@@ -84,15 +67,7 @@ impl Fixture {
         bytes: u64,
         ranges: &[(u64, usize)],
     ) -> std::io::Result<()> {
-        let ranges = ranges.iter().map(|&(at, bytes)| (GuestAddress(at), bytes));
-        self.engine
-            .give(3, operation, offset, bytes, ranges)
-            .unwrap();
-        self.engine.start().unwrap();
-        let [Completion { slot: 3, result }] = <[_; 1]>::try_from(self.wait()).unwrap() else {
-            panic!("another slot")
-        };
-        result
+        perform(&mut self.engine, operation, offset, bytes, ranges)
     }
 
     fn file(&self) -> File {
@@ -104,6 +79,41 @@ impl Fixture {
         self.file().read_exact_at(&mut data, offset).unwrap();
         data
     }
+}
+
+/// Waits until all is done.
+fn wait(engine: &mut Engine) -> Vec<Completion> {
+    let mut done = Vec::new();
+    while engine.in_flight() != 0 {
+        let mut polled = libc::pollfd {
+            fd: engine.event().as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: the pointer is to one structure.
+        let count = unsafe { libc::poll(&raw mut polled, 1, 20_000) };
+        assert_eq!(count, 1, "nothing is done");
+        engine.event().read().unwrap();
+        engine.collect(&mut done).unwrap();
+    }
+    done
+}
+
+/// Does one operation with these ranges of memory.
+pub(super) fn perform(
+    engine: &mut Engine,
+    operation: Operation,
+    offset: u64,
+    bytes: u64,
+    ranges: &[(u64, usize)],
+) -> std::io::Result<()> {
+    let ranges = ranges.iter().map(|&(at, bytes)| (GuestAddress(at), bytes));
+    engine.give(3, operation, offset, bytes, ranges).unwrap();
+    engine.start().unwrap();
+    let [Completion { slot: 3, result }] = <[_; 1]>::try_from(wait(engine)).unwrap() else {
+        panic!("another slot")
+    };
+    result
 }
 
 #[test]

@@ -37,7 +37,9 @@ dd if=/tmp/data of=/dev/{disk} bs=256k seek=$(({start} * 4)) conv=fsync 2>/dev/n
 echo 3 >/proc/sys/vm/drop_caches
 echo LAB-GUEST-READ $(dd if=/dev/{disk} bs=1M skip={start} count=$(({end} - {start})) iflag=direct 2>/dev/null | digest)
 blkdiscard -o $(({end} << 20)) -l $((1 << 20)) /dev/{disk} || exit 1
+echo LAB-GUEST-BEFORE $(cat /sys/block/{disk}/stat)
 dd if=/dev/{disk} of=/dev/null bs=512 count={SMALL_READS} iflag=direct 2>/dev/null || exit 1
+echo LAB-GUEST-AFTER $(cat /sys/block/{disk}/stat)
 "
     )
 }

@@ -189,12 +189,8 @@ const MACHINE: &[Rule] = &[
 /// filters are, and are no way past them: each can do nothing else.
 const RINGS: &[Rule] = &[Call(libc::SYS_io_uring_enter)];
 
-/// What the host has for an open image of a disk, and having it be of another size.
-const RESIZING: &[Rule] = &[
-    Call(libc::SYS_statx),
-    Call(libc::SYS_fstat),
-    Call(libc::SYS_ftruncate),
-];
+/// What the host has for an open image of a disk.
+const FACTS: &[Rule] = &[Call(libc::SYS_statx), Call(libc::SYS_fstat)];
 
 /// Reading and writing images of disks, which are open.
 const IMAGES: &[Rule] = &[
@@ -204,6 +200,7 @@ const IMAGES: &[Rule] = &[
     Call(libc::SYS_pwritev),
     Call(libc::SYS_pwritev2),
     Call(libc::SYS_fdatasync),
+    Call(libc::SYS_fsync),
     Call(libc::SYS_fallocate),
     Call(libc::SYS_ftruncate),
 ];
@@ -309,7 +306,7 @@ pub(super) fn rules(role: Role) -> Vec<Rule> {
             RINGS,
         ]
         .concat(),
-        Role::Monitor => [EVERYONE, EVENTS, SOCKETS, NON_BLOCKING, RESIZING, NO_FILES].concat(),
+        Role::Monitor => [EVERYONE, EVENTS, SOCKETS, NON_BLOCKING, FACTS, NO_FILES].concat(),
         Role::Device => [EVERYONE, RINGS, NO_FILES].concat(),
         Role::Disk => [EVERYONE, IMAGES, NO_FILES].concat(),
         Role::Writer | Role::Reader => [EVERYONE, SOCKETS, NO_FILES].concat(),

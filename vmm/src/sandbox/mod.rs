@@ -22,6 +22,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use spapr_devices::image::Image;
 use spapr_devices::vfio::HostPaths;
 
 use crate::spec::MachineDescription;
@@ -76,12 +77,16 @@ pub fn machine_paths(machine: &MachineDescription) -> Paths {
     }
 }
 
-/// The images of a machine's disks, those that are only read or the others.
-fn images(machine: &MachineDescription, read_only: bool) -> impl Iterator<Item = PathBuf> {
+/// The files of a machine's disks, those that are only read or the others.
+fn images(machine: &MachineDescription, read_only: bool) -> Vec<PathBuf> {
     let images = machine.disks().map(|(_, disk)| &disk.image);
-    images
-        .filter(move |image| image.read_only == read_only)
-        .map(|image| image.path.clone())
+    let files = images.flat_map(|image| {
+        let paths = (0..).zip(Image::paths(image));
+        // Those that an image stands on are never written.
+        paths.map(|(depth, path)| (image.read_only || depth != 0, path))
+    });
+    let wanted = files.filter(|(is_read, _)| *is_read == read_only);
+    wanted.map(|(_, path)| path).collect()
 }
 
 /// [`enter`] for a thread that runs a processor.

@@ -63,7 +63,10 @@ pub static LOCK: [Choice<LockPolicy>; 2] = [
 ];
 
 /// What a disk's image holds.
-pub static DISK_FORMAT: [Choice<Format>; 1] = [choice("raw", Format::Raw, "The disk's bytes")];
+pub static DISK_FORMAT: [Choice<Format>; 2] = [
+    choice("raw", Format::Raw, "The disk's bytes"),
+    choice("qcow2", Format::Qcow2, "QEMU's format"),
+];
 
 /// What becomes of what a guest writes to a disk.
 pub static DISK_CACHE: [Choice<CacheMode>; 5] = [

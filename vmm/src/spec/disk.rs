@@ -72,7 +72,7 @@ pub enum DiskError {
     NoFile,
     /// There is no such word.
     #[error(
-        "{0:?} is none of format=raw, cache=none|writeback|writethrough|directsync|unsafe, readonly, serial=TEXT, \
+        "{0:?} is none of format=raw|qcow2, cache=none|writeback|writethrough|directsync|unsafe, readonly, serial=TEXT, \
          queues=COUNT, discard=unmap|ignore, aio=io_uring|threads"
     )]
     Unknown(String),
@@ -178,7 +178,7 @@ fn split(text: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use spapr_devices::image::Format;
+    use spapr_devices::image::{Backing, Format};
 
     use super::*;
 
@@ -196,6 +196,7 @@ mod tests {
                 direct: true,
                 ignores_flush: false,
                 discards: false,
+                backing: Backing::OfHeader,
                 locks: true,
             },
             options: DiskOptions {

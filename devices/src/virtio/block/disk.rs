@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::dma::DmaMemory;
-use crate::image::{Engine, EngineOptions, Image};
+use crate::image::{Engine, EngineOptions, Image, Resizer};
 
 /// How a disk is to look.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +55,7 @@ pub struct Disk {
     options: DiskOptions,
     image: Arc<Image>,
     event: Arc<EventFd>,
+    resizer: Resizer,
     /// Where the engine is while no device has it.
     engine: Mutex<Option<Engine>>,
     size_has_changed: AtomicBool,
@@ -83,6 +84,7 @@ impl Disk {
             options,
             image,
             event: Arc::clone(engine.event()),
+            resizer: engine.resizer(),
             engine: Mutex::new(Some(engine)),
             size_has_changed: AtomicBool::new(false),
         })
@@ -103,7 +105,7 @@ impl Disk {
     /// # Errors
     /// The host's.
     pub fn resize(&self, bytes: u64) -> io::Result<()> {
-        self.image.resize(bytes)?;
+        self.resizer.resize(bytes)?;
         self.size_has_changed.store(true, Ordering::Release);
         self.event.write(1)
     }

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use spapr_devices::image::{Format, ImageOptions};
+use spapr_devices::image::{Backing, Format, ImageOptions};
 use spapr_devices::virtio::block::DiskOptions;
 
 use super::properties::Properties;
@@ -44,7 +44,20 @@ pub enum Driver {
         format: Format,
         /// The name of that node.
         file: String,
+        /// What the image stands on.
+        backing: NodeBacking,
     },
+}
+
+/// What a node's image stands on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodeBacking {
+    /// What its header says.
+    OfHeader,
+    /// Nothing, whatever its header says.
+    Nothing,
+    /// The node of that name.
+    Node(String),
 }
 
 impl Driver {
@@ -57,10 +70,7 @@ impl Driver {
             Self::File {
                 is_device: true, ..
             } => "host_device",
-            Self::Format {
-                format: Format::Raw,
-                ..
-            } => "raw",
+            Self::Format { format, .. } => format.name(),
         }
     }
 }
@@ -76,7 +86,7 @@ impl Driver {
 }
 
 /// The kinds of nodes that there are.
-pub const NODE_DRIVERS: &[&str] = &["file", "host_device", "raw"];
+pub const NODE_DRIVERS: &[&str] = &["file", "host_device", "qcow2", "raw"];
 
 /// All nodes.
 #[derive(Clone, Debug, Default)]
@@ -94,7 +104,9 @@ impl Nodes {
             "raw" => Driver::Format {
                 format: Format::Raw,
                 file: properties.required("file")?,
+                backing: NodeBacking::Nothing,
             },
+            "qcow2" => qcow2(&mut properties)?,
             "throttle" => {
                 return Err(CommandLineError::Instead {
                     option: "-blockdev throttle".to_owned(),
@@ -135,26 +147,78 @@ impl Nodes {
         self.0.iter().find(|node| node.name == name)
     }
 
-    /// A node, and those that it stands on.
-    fn below(&self, option: &str, name: &str) -> Result<Vec<&Node>, CommandLineError> {
-        let unknown = |option: &str, name: &str| CommandLineError::Unknown {
+    /// The node that an option names.
+    fn named(&self, option: &str, name: &str) -> Result<&Node, CommandLineError> {
+        self.find(name).ok_or_else(|| CommandLineError::Unknown {
             option: option.to_owned(),
             what: "block node",
             id: name.to_owned(),
+        })
+    }
+
+    /// The image of the node `name`, which `option` names; the nodes that it is made of go to `used`.
+    fn image<'a>(
+        &'a self,
+        option: &str,
+        name: &str,
+        used: &mut Vec<&'a str>,
+    ) -> Result<(ImageOptions, Aio), CommandLineError> {
+        let own = format!("-blockdev node-name={name}");
+        let node = self.take(option, name, used)?;
+        let (below, format, backing) = match &node.driver {
+            Driver::File { .. } => (node, Format::Raw, &NodeBacking::Nothing),
+            Driver::Format {
+                format,
+                file,
+                backing,
+            } => (self.take(&own, file, used)?, *format, backing),
         };
-        let first = self.find(name).ok_or_else(|| unknown(option, name))?;
-        let mut nodes = vec![first];
-        if let Driver::Format { file, .. } = &first.driver {
-            let option = format!("-blockdev node-name={name}");
-            let below = self.find(file).ok_or_else(|| unknown(&option, file))?;
-            if !matches!(below.driver, Driver::File { .. }) {
-                return Err(CommandLineError::Combination(format!(
-                    "{option}: {file} is neither a file nor a host_device"
-                )));
+        let Driver::File {
+            path, aio, locks, ..
+        } = &below.driver
+        else {
+            return Err(CommandLineError::Combination(format!(
+                "{own}: {} is neither a file nor a host_device",
+                below.name
+            )));
+        };
+        let backing = match backing {
+            NodeBacking::OfHeader => Backing::OfHeader,
+            NodeBacking::Nothing => Backing::Given(None),
+            NodeBacking::Node(name) => {
+                let (mut image, _) = self.image(&own, name, used)?;
+                image.read_only = true;
+                Backing::Given(Some(Box::new(image)))
             }
-            nodes.push(below);
+        };
+        let image = ImageOptions {
+            path: path.clone(),
+            format: Some(format),
+            read_only: node.read_only || below.read_only,
+            direct: node.direct || below.direct,
+            ignores_flush: node.ignores_flush || below.ignores_flush,
+            discards: node.discards && below.discards,
+            backing,
+            locks: *locks,
+        };
+        Ok((image, *aio))
+    }
+
+    /// The node that an option names, which nothing else has.
+    fn take<'a>(
+        &'a self,
+        option: &str,
+        name: &str,
+        used: &mut Vec<&'a str>,
+    ) -> Result<&'a Node, CommandLineError> {
+        let node = self.named(option, name)?;
+        if used.contains(&node.name.as_str()) {
+            return Err(CommandLineError::Combination(format!(
+                "-blockdev: the node {name} is used twice"
+            )));
         }
-        Ok(nodes)
+        used.push(&node.name);
+        Ok(node)
     }
 
     /// The disk with the node `drive`, which looks like that; others may write to its image if it `shares`.
@@ -164,29 +228,10 @@ impl Nodes {
         options: &DiskOptions,
         shares: bool,
     ) -> Result<DiskDescription, CommandLineError> {
-        let nodes = self.below("-device virtio-blk-pci", drive)?;
-        let (mut format, mut found) = (Format::Raw, None);
-        for node in &nodes {
-            match &node.driver {
-                Driver::Format { format: it, .. } => format = *it,
-                Driver::File {
-                    path, aio, locks, ..
-                } => found = Some((path, *aio, *locks)),
-            }
-        }
-        let (path, aio, locks) = found.ok_or_else(|| {
-            CommandLineError::Combination(format!("-blockdev node-name={drive}: it has no file"))
-        })?;
+        let (mut image, aio) = self.image("-device virtio-blk-pci", drive, &mut Vec::new())?;
+        image.locks &= !shares;
         Ok(DiskDescription {
-            image: ImageOptions {
-                path: path.clone(),
-                format: Some(format),
-                read_only: nodes.iter().any(|node| node.read_only),
-                direct: nodes.iter().any(|node| node.direct),
-                ignores_flush: nodes.iter().any(|node| node.ignores_flush),
-                discards: nodes.iter().all(|node| node.discards),
-                locks: locks && !shares,
-            },
+            image,
             options: options.clone(),
             aio,
         })
@@ -201,16 +246,7 @@ impl Nodes {
                 ..
             }) = &device.kind
             {
-                let nodes = self.below("-device virtio-blk-pci", drive)?;
-                for node in nodes {
-                    if used.contains(&node.name.as_str()) {
-                        return Err(CommandLineError::Combination(format!(
-                            "-blockdev: two disks have the node {}",
-                            node.name
-                        )));
-                    }
-                    used.push(&node.name);
-                }
+                self.image("-device virtio-blk-pci", drive, &mut used)?;
             }
         }
         match self
@@ -247,6 +283,31 @@ fn file(properties: &mut Properties, is_device: bool) -> Result<Driver, CommandL
         is_device,
         aio,
         locks,
+    })
+}
+
+fn qcow2(properties: &mut Properties) -> Result<Driver, CommandLineError> {
+    // How much of an image's tables is kept is this program's to choose.
+    properties.ignore(&[
+        "l2-cache-size",
+        "l2-cache-entry-size",
+        "refcount-cache-size",
+        "cache-size",
+        "cache-clean-interval",
+    ]);
+    properties.either("lazy-refcounts")?;
+    properties.either("pass-discard-request")?;
+    properties.either("pass-discard-snapshot")?;
+    properties.either("pass-discard-other")?;
+    properties.either("discard-no-unref")?;
+    Ok(Driver::Format {
+        format: Format::Qcow2,
+        file: properties.required("file")?,
+        backing: match properties.text_or_null("backing")? {
+            None => NodeBacking::OfHeader,
+            Some(None) => NodeBacking::Nothing,
+            Some(Some(node)) => NodeBacking::Node(node),
+        },
     })
 }
 
@@ -321,6 +382,34 @@ mod tests {
     }
 
     #[test]
+    fn a_chain_of_images_is_read_as_libvirt_writes_it() {
+        let base_file =
+            r#"{"driver":"file","filename":"/b.img","node-name":"s2","read-only":true}"#;
+        let base = r#"{"node-name":"f2","read-only":true,"driver":"raw","file":"s2"}"#;
+        let top_file = r#"{"driver":"file","filename":"/t.qcow2","node-name":"s1"}"#;
+        let top =
+            r#"{"node-name":"f1","read-only":false,"driver":"qcow2","file":"s1","backing":"f2"}"#;
+        let all = nodes(&[base_file, base, top_file, top]).unwrap();
+        let DeviceKind::Virtio(device) = device("virtio-blk-pci,drive=f1").kind else {
+            panic!("no virtio device")
+        };
+        let disk = disk(&all, device);
+        assert_eq!(disk.image.format, Some(Format::Qcow2));
+        assert!(!disk.image.read_only);
+        let Backing::Given(Some(backing)) = disk.image.backing else {
+            panic!("no backing image")
+        };
+        assert_eq!((backing.path, backing.read_only), ("/b.img".into(), true));
+        assert_eq!(backing.format, Some(Format::Raw));
+        let alone = nodes(&[top_file, &top.replace("\"f2\"", "null")]).unwrap();
+        let (image, _) = alone.image("-device", "f1", &mut Vec::new()).unwrap();
+        assert_eq!(image.backing, Backing::Given(None));
+        let circle = nodes(&[top_file, &top.replace("f2", "f1")]).unwrap();
+        let refused = circle.image("-device", "f1", &mut Vec::new()).unwrap_err();
+        assert_eq!(refused.to_string(), "-blockdev: the node f1 is used twice");
+    }
+
+    #[test]
     fn what_is_not_there_is_named() {
         let refusal = |all: &[&str]| nodes(all).unwrap_err();
         assert_eq!(
@@ -367,9 +456,6 @@ mod tests {
             &[STORAGE, FORMAT],
             &[DISK, "virtio-blk-pci,drive=libvirt-1-storage"],
         );
-        assert_eq!(
-            twice,
-            "-blockdev: two disks have the node libvirt-1-storage"
-        );
+        assert_eq!(twice, "-blockdev: the node libvirt-1-storage is used twice");
     }
 }

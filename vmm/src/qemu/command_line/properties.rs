@@ -165,6 +165,17 @@ impl Properties {
         self
     }
 
+    /// A property of text that JSON may have as null, too.
+    pub(super) fn text_or_null(
+        &mut self,
+        name: &str,
+    ) -> Result<Option<Option<String>>, CommandLineError> {
+        self.read(name, "a string or null", |written| match written {
+            Written::Json(Value::Null) => Some(None),
+            written => Some(Some(written.text()?.to_owned())),
+        })
+    }
+
     /// A property of text that JSON may have as true or false, too, which are `on` and `off`.
     pub(super) fn text_or_switch(
         &mut self,
