@@ -11,6 +11,7 @@
 //! | `helper` | a thread does it: what the kernel does not, and all where there is no io_uring |
 //! | `raw` | an operation waited for |
 //! | `qcow2` | images of that format, and those that they stand on |
+//! | `ordered` | the file of such an image, whose tables are written in an order that leaves it whole |
 //! | `counters` | what was done |
 
 mod counters;
@@ -20,6 +21,7 @@ mod lock;
 mod open;
 mod operation;
 mod options;
+mod ordered;
 mod qcow2;
 #[cfg(test)]
 mod qcow2_tests;

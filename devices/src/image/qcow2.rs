@@ -12,14 +12,18 @@ use imago::io_buffers::IoBuffer;
 use imago::qcow2::Qcow2 as Driver;
 use imago::raw::Raw;
 use imago::{FormatAccess, StorageOpenOptions};
+use log::Level;
 use parking_lot::Mutex;
+
+use crate::guest_message;
 
 use super::lock::{self, Use};
 use super::open::{OpenError, open_file};
 use super::operation::{Job, Operation};
 use super::options::{Backing, Format, ImageOptions};
+use super::ordered::OrderedFile;
 
-type Storage = imago::file::File;
+type Storage = OrderedFile;
 type Access = FormatAccess<Storage>;
 
 /// How many images may stand on each other.
@@ -37,8 +41,23 @@ pub(super) struct Qcow2 {
 
 struct Inner {
     access: Access,
+    /// The image's file, as `access` has it.
+    file: OrderedFile,
     /// Where guest memory is copied to and from, as aligned as a page.
     chunk: IoBuffer,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // What the guest has not flushed may be lost, but the image is to be whole.
+        if let Err(error) = settle(&self.access, &self.file, true) {
+            guest_message!(
+                Level::Error,
+                "{}: what was written last is lost: {error}",
+                self.file
+            );
+        }
+    }
 }
 
 impl std::fmt::Debug for Qcow2 {
@@ -51,11 +70,12 @@ impl Qcow2 {
     /// Opens the image; the file at its path is locked already.
     pub(super) fn open(options: &ImageOptions) -> Result<Self, OpenError> {
         let mut locked = Vec::new();
-        let access = open_access(options, &mut locked, 0)?;
+        let (access, file) = open_access(options, &mut locked, 0)?;
         let chunk = IoBuffer::new(CHUNK_BYTES, 4096);
         Ok(Self {
             inner: Mutex::new(Inner {
                 access,
+                file,
                 chunk: chunk.map_err(OpenError::Facts)?,
             }),
             _locked: locked,
@@ -76,15 +96,18 @@ impl Qcow2 {
                 "a qcow2 image does not shrink",
             ));
         }
-        let access = &mut inner.access;
+        let Inner { access, file, .. } = &mut *inner;
         access.resize_grow(bytes, PreallocateMode::None)?;
-        access.flush()?;
-        access.sync()
+        settle(access, file, true)
     }
 
     /// Does a whole job; blocks that are discarded go back to the host if it `discards`.
     pub(super) fn perform(&self, job: &mut Job, discards: bool) -> io::Result<()> {
-        let Inner { access, chunk } = &mut *self.inner.lock();
+        let Inner {
+            access,
+            file,
+            chunk,
+        } = &mut *self.inner.lock();
         match job.operation {
             Operation::Read => {
                 while job.bytes != 0 {
@@ -102,27 +125,35 @@ impl Qcow2 {
                     access.write(chunk.as_ref_range(0..bytes).into_slice(), job.offset)?;
                     job.advance(bytes);
                 }
-                settle(access, durable)
+                settle(access, file, durable)
             }
-            Operation::Flush => settle(access, true),
+            Operation::Flush => settle(access, file, true),
             Operation::Discard if !discards => Ok(()),
             Operation::Discard => match access.discard_to_any(job.offset, job.bytes) {
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
-                result => result,
+                result => result.and_then(|()| settle(access, file, false)),
             },
             Operation::Zero { durable, .. } => {
                 access.write_zeroes(job.offset, job.bytes)?;
-                settle(access, durable)
+                settle(access, file, durable)
             }
         }
     }
 }
 
-/// Has what was written last, if it is to.
-fn settle(access: &Access, durable: bool) -> io::Result<()> {
-    if durable {
+/// Has what was written last, if it is to be `durable`. What is kept of it is written in any case, once all that it
+/// leads to is on stable storage.
+fn settle(access: &Access, file: &OrderedFile, durable: bool) -> io::Result<()> {
+    let keeps_writes = file.keeps_writes();
+    if durable || keeps_writes {
         access.flush()?;
         access.sync()?;
+    }
+    if file.keeps_writes() {
+        file.write_kept()?;
+        if durable {
+            access.sync()?;
+        }
     }
     Ok(())
 }
@@ -136,13 +167,13 @@ fn open_access(
     options: &ImageOptions,
     locked: &mut Vec<File>,
     depth: usize,
-) -> Result<Access, OpenError> {
-    let storage = storage(options)?;
+) -> Result<(Access, OrderedFile), OpenError> {
+    let file = storage(options)?;
     if options.format != Some(Format::Qcow2) {
-        let raw = Raw::open_image(storage, !options.read_only);
-        return Ok(FormatAccess::new(raw.map_err(OpenError::Format)?));
+        let raw = Raw::open_image(file.clone(), !options.read_only);
+        return Ok((FormatAccess::new(raw.map_err(OpenError::Format)?), file));
     }
-    let mut driver = open_driver(storage, !options.read_only)?;
+    let mut driver = open_driver(file.clone(), !options.read_only)?;
     let backing = backing_of(&driver, options)?;
     driver.set_backing(match backing {
         None => None,
@@ -153,10 +184,10 @@ fn open_access(
                 source: Box::new(source),
             };
             lock_backing(&backing, locked).map_err(within)?;
-            Some(open_access(&backing, locked, depth + 1).map_err(within)?)
+            Some(open_access(&backing, locked, depth + 1).map_err(within)?.0)
         }
     });
-    Ok(FormatAccess::new(driver))
+    Ok((FormatAccess::new(driver), file))
 }
 
 /// Nobody else writes to an image that another one stands on.
@@ -182,7 +213,13 @@ fn storage(options: &ImageOptions) -> Result<Storage, OpenError> {
         .filename(&options.path)
         .write(!options.read_only)
         .direct(options.direct);
-    Storage::from_open_file(file, how).map_err(OpenError::Facts)
+    let file = imago::file::File::from_open_file(file, how).map_err(OpenError::Facts)?;
+    match options.format {
+        Some(Format::Qcow2) if !options.read_only => {
+            OrderedFile::of_image(file).map_err(OpenError::Facts)
+        }
+        _ => Ok(OrderedFile::plain(file)),
+    }
 }
 
 fn open_driver(storage: Storage, writable: bool) -> Result<Driver<Storage>, OpenError> {

@@ -227,7 +227,7 @@ fn sectors(sector: u64, count: u64) -> std::ops::Range<usize> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(16))]
     #[test]
     fn a_disk_is_what_was_written_to_it_and_has_what_was_flushed_if_this_ends_at_once(
         steps in proptest::collection::vec((0_u8..6, 0_u64..2000, 1_u64..200, any::<u8>()), 1..60),
