@@ -57,6 +57,44 @@ pub(crate) fn image(folder: &Folder, name: &str) -> PathBuf {
     path
 }
 
+/// An empty qcow2 image of the disk's size that stands on a raw one (docs/interop/qcow2.rst in QEMU): header, refcount
+/// table, refcount block and L1 table, a cluster of 64 KiB each.
+pub(crate) fn qcow2(folder: &Folder, name: &str, backing: &str) -> PathBuf {
+    const CLUSTER: usize = 0x1_0000;
+    let mut bytes = vec![0; 4 * CLUSTER];
+    let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+    put(0, b"QFI\xfb");
+    let name_at = 128_u64;
+    let length = u32::try_from(backing.len()).expect("short");
+    for (at, value) in [
+        (4, 3),
+        (16, length),
+        (20, 16),
+        (36, 1),
+        (56, 1),
+        (96, 4),
+        (100, 104),
+    ] {
+        put(at, &u32::to_be_bytes(value));
+    }
+    for (at, value) in [
+        (8, name_at),
+        (24, DISK_BYTES),
+        (40, 0x3_0000),
+        (48, 0x1_0000),
+    ] {
+        put(at, &value.to_be_bytes());
+    }
+    // The extension for the format of what it stands on, and the end of extensions.
+    put(104, &[0xe2, 0x79, 0x2a, 0xca, 0, 0, 0, 3, b'r', b'a', b'w']);
+    put(128, backing.as_bytes());
+    put(CLUSTER, &0x2_0000_u64.to_be_bytes());
+    put(2 * CLUSTER, &[0, 1, 0, 1, 0, 1, 0, 1]);
+    let path = folder.file(name);
+    fs::write(&path, bytes).expect("cannot make an image");
+    path
+}
+
 /// SHA-256 of some of a file, in whole MiB.
 pub(crate) fn digest(path: &Path, range: std::ops::Range<u64>) -> String {
     let (skip, count) = (range.start >> 20, (range.end - range.start) >> 20);
@@ -175,5 +213,45 @@ true
         "{finished}"
     );
     assert_eq!(digest(&path, 0..DISK_BYTES), before);
+    assert_nothing_is_left();
+}
+
+#[test]
+fn a_guest_writes_to_a_qcow2_disk_and_what_it_stands_on_stays() {
+    let folder = Folder::new();
+    let base = image(&folder, "base.img");
+    let before = digest(&base, 0..DISK_BYTES);
+    let head = digest(&base, 0..1 << 20);
+    let top = qcow2(&folder, "top.qcow2", "base.img");
+    let disk = format!("{},format=qcow2,cache=none", top.display());
+    let finished = Vmm::job(&job("vda"))
+        .option("--disk", &disk)
+        .argument("--sandbox")
+        .argument("--iommu-platform")
+        .run()
+        .assert_job_done();
+    assert_eq!(finished.guest("HEAD"), head, "{finished}");
+    let written = finished.guest("WRITTEN").to_owned();
+    assert_eq!(finished.guest("READ"), written, "{finished}");
+    assert_eq!(finished.errors(), "", "{finished}");
+    assert_eq!(digest(&base, 0..DISK_BYTES), before);
+    // As a machine finds it that is made anew.
+    let (start, end) = (WRITTEN.start >> 20, WRITTEN.end >> 20);
+    let again = format!(
+        "
+for _ in 1 2 3 4 5 6 7 8 9 10; do [ -b /dev/vda ] && break; sleep 0.25; done
+echo LAB-GUEST-READ $(dd if=/dev/vda bs=1M skip={start} count=$(({end} - {start})) 2>/dev/null | sha256sum | cut -d' ' -f1)
+"
+    );
+    let disk = format!("{},format=qcow2,readonly", top.display());
+    let finished = Vmm::job(&again)
+        .option("--disk", &disk)
+        .run()
+        .assert_job_done();
+    assert_eq!(finished.guest("READ"), written, "{finished}");
+    let unsaid = Vmm::job("true")
+        .option("--disk", &top.display().to_string())
+        .run();
+    unsaid.assert_refused(&["--disk: ", "it begins as an image of the format qcow2"]);
     assert_nothing_is_left();
 }

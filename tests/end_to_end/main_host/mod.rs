@@ -7,6 +7,7 @@ mod compressed_kernels;
 mod console;
 mod device_notices;
 mod devices;
+mod disk;
 mod disturbed_monitor;
 mod dma;
 mod dma_isolation;

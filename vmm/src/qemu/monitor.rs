@@ -80,9 +80,32 @@ pub struct Monitor {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use spapr_devices::dma::DmaMemory;
+    use spapr_devices::image::{Image, ImageOptions};
+    use spapr_devices::virtio::block::DiskOptions;
+    use vm_memory::{GuestAddress, GuestMemoryMmap};
+
     use super::super::events::{EventSource, channel};
     use super::super::state::Policy;
     use super::*;
+
+    /// A disk of 4 KiB as libvirt names it.
+    fn disk() -> DiskFacts {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        file.as_file().set_len(4096).expect("a size");
+        let image = Image::open(ImageOptions::new(file.path().to_owned())).expect("an image");
+        let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 4096)]).expect("memory");
+        let memory = DmaMemory::by_guest_address(ram);
+        let disk = Disk::new(image, DiskOptions::default(), memory, false, || Ok(()));
+        let nodes = [("libvirt-1-format", "raw"), ("libvirt-1-storage", "file")];
+        DiskFacts {
+            device: Some("virtio-disk0".to_owned()),
+            nodes: nodes
+                .map(|(name, driver)| (name.to_owned(), driver))
+                .to_vec(),
+            disk: Some(Arc::new(disk.expect("a thread"))),
+        }
+    }
 
     /// A monitor of a machine that is about to start, with all kinds of things.
     pub(crate) fn monitor() -> (Monitor, EventSource) {
@@ -115,7 +138,7 @@ pub(crate) mod tests {
                     ("pci.1".to_owned(), "spapr-pci-host-bridge"),
                     ("serial0".to_owned(), "spapr-vty"),
                 ],
-                disks: Vec::new(),
+                disks: vec![disk()],
             },
             guest: Arc::clone(&guest),
             dumps: Dumps::start(guest, events).expect("a thread"),

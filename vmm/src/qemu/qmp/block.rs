@@ -256,3 +256,61 @@ pub(super) fn block_resize(request: &mut Request<'_>) -> Answer {
     resized.map_err(|error| QmpError::Generic(format!("{wanted} cannot be resized: {error}")))?;
     Ok(json!({}))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::qemu::monitor::tests::monitor;
+
+    fn ask(
+        monitor: &crate::qemu::monitor::Monitor,
+        run: fn(&mut Request<'_>) -> Answer,
+        arguments: &Value,
+    ) -> Answer {
+        run(&mut Request {
+            monitor,
+            arguments: arguments.as_object().cloned().unwrap_or_default(),
+            descriptor: None,
+            awaits: None,
+        })
+    }
+
+    #[test]
+    fn a_disk_is_found_by_its_device_and_its_nodes() {
+        let (monitor, _events) = monitor();
+        let block = ask(&monitor, query_block, &json!({})).unwrap();
+        assert_eq!(
+            block[0]["qdev"],
+            "/machine/peripheral/virtio-disk0/virtio-backend"
+        );
+        assert_eq!(block[0]["inserted"]["node-name"], "libvirt-1-format");
+        assert_eq!(block[0]["inserted"]["image"]["virtual-size"], 4096);
+        let nodes = ask(&monitor, query_named_block_nodes, &json!({})).unwrap();
+        assert_eq!(nodes[1]["drv"], "file");
+        let counts = ask(&monitor, query_blockstats, &json!({})).unwrap();
+        assert_eq!(counts[0]["stats"]["rd_operations"], 0);
+        assert_eq!(counts[0]["parent"]["node-name"], "libvirt-1-storage");
+        let counts = ask(&monitor, query_blockstats, &json!({"query-nodes": true})).unwrap();
+        assert_eq!(counts.as_array().map(Vec::len), Some(2));
+    }
+
+    #[test]
+    fn a_disk_is_resized_by_any_of_its_names() {
+        let (monitor, _events) = monitor();
+        let size = || {
+            let nodes = ask(&monitor, query_named_block_nodes, &json!({})).unwrap();
+            nodes[0]["image"]["virtual-size"].clone()
+        };
+        let resize = |name: &str, of: &str, size: i64| {
+            let arguments = json!({ name: of, "size": size });
+            ask(&monitor, block_resize, &arguments)
+        };
+        resize("node-name", "libvirt-1-storage", 1 << 20).unwrap();
+        assert_eq!(size(), 1 << 20);
+        resize("device", "virtio-disk0", 1000).unwrap();
+        assert_eq!(size(), 1024);
+        let refused = resize("node-name", "other", 1024).unwrap_err();
+        assert_eq!(refused.to_json()["class"], "DeviceNotFound");
+        assert!(resize("device", "virtio-disk0", -1).is_err());
+    }
+}

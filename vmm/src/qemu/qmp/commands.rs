@@ -495,12 +495,11 @@ mod tests {
                 Err(_) => refused.push(command.name),
             }
         }
-        // No descriptor came, there is no disk or balloon, no such set, and no processor.
+        // No descriptor came, there is no balloon, no such set, and no processor.
         assert_eq!(
             refused,
             [
                 "add-fd",
-                "block_resize",
                 "closefd",
                 "dump-guest-memory",
                 "getfd",
