@@ -42,13 +42,13 @@ pub enum OpenError {
     #[error("it begins as an image of the format {0}: say which format it has, this one or raw")]
     Ambiguous(&'static str),
     /// It is no image of the format that it is said to have, or one that cannot be used.
-    #[error("it is no image of the format qcow2 that can be used")]
+    #[error("it is not a qcow2 image that can be used")]
     Format(#[source] io::Error),
     /// Its data are in another file.
     #[error("its data are in a file of their own (data_file), which is not supported")]
     DataFile,
     /// What it stands on is not a file.
-    #[error("it stands on {0:?}, which is no path of a file")]
+    #[error("it stands on {0:?}, which is not the path of a file")]
     BackingName(String),
     /// What it stands on has a format that is not known.
     #[error(

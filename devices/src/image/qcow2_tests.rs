@@ -160,7 +160,7 @@ fn a_chain_that_is_not_whole_is_refused_where_it_breaks() {
     let gone = refusal("a", ("gone.img", "raw"));
     assert!(gone.contains("gone.img: it cannot be opened"), "{gone}");
     let url = refusal("b", ("nbd://host/x", "raw"));
-    assert!(url.contains("no path of a file"), "{url}");
+    assert!(url.contains("not the path of a file"), "{url}");
     let format = refusal("c", ("a", "vmdk"));
     assert!(
         format.contains("should be raw or qcow2, and is vmdk"),
