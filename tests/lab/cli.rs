@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::host::{HostKind, LparOption};
 use crate::kernels::KernelArgs;
 use crate::workspace::Workspace;
-use crate::{bench, demo, exec, prepare, shell, suite};
+use crate::{bench, demo, exec, fuzz, prepare, shell, suite};
 
 /// Emulated POWER hosts, to run, test and measure spapr-vmm on.
 #[derive(Debug, Parser)]
@@ -29,6 +29,9 @@ enum Command {
     Test(TestArgs),
     /// Measure spapr-vmm beside QEMU and beside what the kernel alone costs, and write a report
     Bench(BenchArgs),
+    /// Run fuzz targets on this machine: bytes that nobody thought of, in place of what guests, monitors, users
+    /// and hosts pass
+    Fuzz(FuzzArgs),
     /// Boot a host, run a shell script in it, and exit with the script's status
     Exec(ExecArgs),
     /// Boot a host and open a shell in it
@@ -163,6 +166,24 @@ pub(crate) struct BenchArgs {
     pub(crate) from: Option<PathBuf>,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct FuzzArgs {
+    /// Run these targets; all of them when none is named
+    pub(crate) target: Vec<String>,
+    /// How long each of them runs
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) seconds: u32,
+    /// How many run at a time
+    #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = parse_jobs)]
+    pub(crate) jobs: usize,
+    /// Add what was found to reach something new to the inputs in the tree, tests/fuzz/corpus
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// List the targets, and run none
+    #[arg(long)]
+    pub(crate) list: bool,
+}
+
 /// A program that is in the host only when asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Extra {
@@ -216,6 +237,7 @@ impl Cli {
             Command::Demo(_) => "demo",
             Command::Test(_) => "test",
             Command::Bench(_) => "bench",
+            Command::Fuzz(_) => "fuzz",
             Command::Exec(_) => "exec",
             Command::Shell(_) => "shell",
             Command::Prepare(_) => "prepare",
@@ -225,6 +247,7 @@ impl Cli {
             Command::Demo(args) => demo::run(&workspace, args)?,
             Command::Test(args) => suite::run(&workspace, args)?,
             Command::Bench(args) => bench::run(&workspace, args)?,
+            Command::Fuzz(args) => fuzz::run(&workspace, args)?,
             Command::Exec(args) => exec::run(&workspace, args)?,
             Command::Shell(args) => shell::run(&workspace, args)?,
             Command::Prepare(args) => prepare::run(&workspace, args)?,
@@ -261,6 +284,11 @@ fn absolute_in_host(path: &str) -> Result<String, String> {
             "{path:?} in the host must be an absolute path below / without '..'"
         ))
     }
+}
+
+fn parse_jobs(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok().filter(|&count| count > 0);
+    count.ok_or_else(|| format!("{text:?} is no number of targets"))
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, String> {

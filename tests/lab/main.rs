@@ -10,6 +10,7 @@ mod command;
 mod cross_build;
 mod demo;
 mod exec;
+mod fuzz;
 mod host;
 mod images;
 mod kernels;

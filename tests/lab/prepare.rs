@@ -17,6 +17,7 @@ pub(crate) fn run(workspace: &Workspace, args: &PrepareArgs) -> Result<u8, Suite
     tools::for_packages()?;
     tools::for_cross_builds()?;
     tools::for_user_emulation()?;
+    tools::for_fuzzing()?;
     if args.tools {
         return Ok(0);
     }

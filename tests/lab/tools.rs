@@ -92,6 +92,17 @@ const USER_EMULATION: &[Requirement] = &[Requirement {
     package: "qemu-user-static",
 }];
 
+/// To build libFuzzer.
+const FUZZING: &[Requirement] = &[Requirement {
+    wanted: &["c++", "g++", "clang++"],
+    package: "g++",
+}];
+
+/// Makes sure that fuzz targets can be built.
+pub(crate) fn for_fuzzing() -> Result<(), ToolError> {
+    install_missing(FUZZING)
+}
+
 /// Makes sure that packages can be fetched and unpacked.
 pub(crate) fn for_packages() -> Result<(), ToolError> {
     install_missing(UNPACKING)

@@ -11,7 +11,15 @@
 //! asked for once, and is where the host put it: in an LPAR a creation that fails, or is tried again in vain, costs
 //! the device all its windows (docs/lpar.md).
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzz"))]
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        clippy::unwrap_used,
+        reason = "what tests alone use and rely on"
+    )
+)]
 pub(crate) mod fake;
 mod limits;
 #[cfg(test)]

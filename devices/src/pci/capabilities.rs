@@ -43,7 +43,7 @@ pub(super) fn emulate(
     config: &mut ConfigSpace,
 ) -> io::Result<Capabilities> {
     let mut capabilities = Capabilities::default();
-    let standard = standard_list(backend)?;
+    let (standard, is_whole) = standard_list(backend)?;
     let mut shown = Vec::with_capacity(standard.len());
     for &entry in &standard {
         match u8::try_from(entry.id).unwrap_or_default() {
@@ -69,27 +69,27 @@ pub(super) fn emulate(
         }
         shown.push(entry);
     }
-    if shown.len() != standard.len() {
+    if shown.len() != standard.len() || !is_whole {
         relink_standard(config, &shown);
     }
     hide_extended(backend, config)?;
     Ok(capabilities)
 }
 
-fn standard_list(backend: &dyn FunctionBackend) -> io::Result<Vec<Entry>> {
+/// The standard list, and whether it ends as it has to: a broken device's may be a ring, or lead into the header.
+fn standard_list(backend: &dyn FunctionBackend) -> io::Result<(Vec<Entry>, bool)> {
     let mut list: Vec<Entry> = Vec::new();
     if read_u16(backend, register::STATUS)? & STATUS_CAPABILITIES == 0 {
-        return Ok(list);
+        return Ok((list, true));
     }
     let mut offset = u16::from(read_u8(backend, register::CAPABILITIES)? & 0xfc);
-    // A broken device's list may be a ring.
     while offset >= 0x40 && list.iter().all(|entry| entry.offset != offset) {
         let id = u16::from(read_u8(backend, offset)?);
         let next = u16::from(read_u8(backend, offset + 1)? & 0xfc);
         list.push(Entry { offset, id, next });
         offset = next;
     }
-    Ok(list)
+    Ok((list, offset == 0))
 }
 
 /// Emulates MSI but for its id, link and (if any) pending bits. The message that the guest writes

@@ -13,7 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::address::DeviceFunction;
 use super::backend::*;
-use super::host_bridge::HostBridge;
+use super::host_bridge::{HostBridge, PciError};
 use crate::board::{AddressSpace, Board};
 use crate::interrupts::{InterruptLines, LevelLine, Lisn, LisnAllocator, LisnBlock};
 
@@ -435,6 +435,14 @@ impl Fixture {
 
     /// The function behind host bridge `number`.
     pub(crate) fn behind(number: u8, change: impl FnOnce(FakeFunction) -> FakeFunction) -> Self {
+        Self::try_behind(number, change).unwrap()
+    }
+
+    /// The same, of a function that may be none that can be passed through.
+    pub(crate) fn try_behind(
+        number: u8,
+        change: impl FnOnce(FakeFunction) -> FakeFunction,
+    ) -> Result<Self, PciError> {
         let space = Arc::new(FakeSpace::default());
         let lines = Arc::new(FakeLines::default());
         let board = Board {
@@ -446,13 +454,13 @@ impl Fixture {
         let backend = Arc::new(change(FakeFunction::new("0000:01:00.0", space.clone())));
         let at: Vec<(DeviceFunction, Arc<dyn FunctionBackend>)> =
             vec![(DeviceFunction::from_byte(0), backend.clone())];
-        let bridge = HostBridge::new(number, &board, at).unwrap();
-        Self {
+        let bridge = HostBridge::new(number, &board, at)?;
+        Ok(Self {
             bridge,
             backend,
             space,
             lines,
             board,
-        }
+        })
     }
 }

@@ -207,6 +207,24 @@ fn a_ring_of_capabilities_ends() {
         function
     });
     assert_eq!(fixture.read(0x34, 1), 0x40);
+    // A guest that follows it comes to an end, too.
+    let mut list = vec![fixture.read(0x34, 1)];
+    while let Some(at @ 1..) = list.last().copied()
+        && list.len() < 8
+    {
+        list.push(fixture.read(u16::try_from(at).unwrap() + 1, 1));
+    }
+    assert_eq!(list, [0x40, 0x60, 0x80, 0xa0, 0]);
+}
+
+#[test]
+fn a_list_of_capabilities_that_leads_into_the_header_ends_before_it() {
+    let fixture = Fixture::with(|function| {
+        function.poke(0x41, 0x0a);
+        function
+    });
+    assert_eq!(fixture.read(0x34, 1), 0x40);
+    assert_eq!(fixture.read(0x41, 1), 0);
 }
 
 #[test]

@@ -27,9 +27,19 @@ mod bars;
 mod capabilities;
 mod config_space;
 mod description;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzz"))]
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        clippy::unwrap_used,
+        reason = "what tests alone use and rely on"
+    )
+)]
 pub(crate) mod fake;
 mod function;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod header;
 mod host_bridge;
 mod line;

@@ -394,7 +394,10 @@ fn find(token: u32) -> Option<&'static Service> {
 
 #[cfg(test)]
 mod dma_window_tests;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzz"))]
+#[cfg_attr(not(test), expect(clippy::unwrap_used, reason = "what tests rely on"))]
 mod fake;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 #[cfg(test)]
 mod tests;

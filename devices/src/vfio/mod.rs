@@ -25,6 +25,8 @@ mod container;
 mod device;
 mod dma;
 mod function;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod group;
 mod interrupts;
 #[cfg(not(test))]

@@ -30,8 +30,8 @@ pub struct VirtioOptions {
 /// A virtio device behind a PCI host bridge.
 pub struct VirtioFunction {
     shared: Arc<Shared>,
-    /// The thread that serves the queues.
-    _worker: Worker,
+    /// The thread that serves the queues; none where a fuzzer does, in an order of its own.
+    worker: Option<Worker>,
 }
 
 impl VirtioFunction {
@@ -40,11 +40,23 @@ impl VirtioFunction {
     /// # Errors
     /// When there are no descriptors left for doorbells, or no thread.
     pub fn new(device: Box<dyn Device>, options: VirtioOptions) -> io::Result<Self> {
+        let prepare_thread = options.prepare_thread;
+        let mut function = Self::without_thread(device, options)?;
+        let worker = Worker::start(Arc::clone(&function.shared), prepare_thread)?;
+        function.worker = Some(worker);
+        Ok(function)
+    }
+
+    /// The same, of which nobody serves the queues.
+    pub(super) fn without_thread(
+        device: Box<dyn Device>,
+        options: VirtioOptions,
+    ) -> io::Result<Self> {
         let VirtioOptions {
             name,
             by_bus_address,
             memory,
-            prepare_thread,
+            ..
         } = options;
         let (identity, sizes) = (device.identity(), device.queue_sizes());
         let queues = u16::try_from(sizes.len()).unwrap_or(u16::MAX);
@@ -75,9 +87,15 @@ impl VirtioFunction {
             msi_x: Mutex::new(MsiX::new(vectors.into())),
         });
         Ok(Self {
-            _worker: Worker::start(Arc::clone(&shared), prepare_thread)?,
+            worker: None,
             shared,
         })
+    }
+
+    /// What processors and the device's thread share.
+    #[cfg(feature = "fuzz")]
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     fn read_place(&self, place: Place, data: &mut [u8]) {

@@ -28,6 +28,8 @@ mod driver;
 mod function;
 #[cfg(test)]
 mod later_tests;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod layout;
 mod msi_x;
 mod registers;

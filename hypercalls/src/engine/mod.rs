@@ -33,12 +33,20 @@
 //! unaligned or no RAM; an unknown LIOBN) or do not check (the end of a range), it is H_PARAMETER.
 
 mod coalesce;
+#[cfg(all(feature = "fuzz", not(shuttle)))]
+pub mod fuzz;
 mod get;
 mod indirect;
 #[cfg(test)]
 #[cfg(shuttle)]
 mod interleavings;
 mod lists;
+#[cfg(all(any(test, feature = "fuzz"), not(shuttle)))]
+#[cfg_attr(
+    not(test),
+    expect(clippy::unwrap_used, reason = "what a test relies on")
+)]
+pub(crate) mod model;
 mod put;
 mod stuff;
 #[cfg(test)]

@@ -15,6 +15,8 @@ mod disks;
 mod error;
 #[cfg(all(test, not(target_arch = "powerpc64")))]
 mod fake_kvm_tests;
+#[cfg(all(feature = "fuzz", not(target_arch = "powerpc64")))]
+pub mod fuzz;
 mod host;
 mod kept;
 mod memory_check;

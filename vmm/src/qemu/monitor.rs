@@ -78,8 +78,8 @@ pub struct Monitor {
     pub migration_events: AtomicBool,
 }
 
-#[cfg(test)]
-pub(crate) mod tests {
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod sample {
     use spapr_devices::dma::DmaMemory;
     use spapr_devices::image::{Image, ImageOptions};
     use spapr_devices::virtio::block::DiskOptions;

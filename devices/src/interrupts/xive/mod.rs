@@ -14,8 +14,11 @@
 //! | `book` | what is known of sources and queues |
 
 mod book;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzz"))]
+#[cfg_attr(not(test), expect(clippy::unwrap_used, reason = "what tests rely on"))]
 mod fake;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod hypercalls;
 #[cfg(test)]
 mod tests;

@@ -121,6 +121,13 @@ impl Guest {
         self.waits_for(|vcpu| vcpu.is_idle && vcpu.to_do.is_empty())
     }
 
+    /// Whether the guest has done all that it was told.
+    pub fn is_idle(&self) -> bool {
+        let state = self.shared.lock();
+        let vcpu = state.vcpus.get(&self.id);
+        vcpu.is_some_and(|vcpu| vcpu.is_idle && vcpu.to_do.is_empty())
+    }
+
     /// Waits until the guest is in no KVM_RUN; false when it has been for long.
     pub fn is_out(&self) -> bool {
         self.waits_for(|vcpu| !vcpu.is_idle)

@@ -10,8 +10,8 @@
 
 mod elf;
 mod format;
-#[cfg(test)]
-pub(crate) mod samples;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod samples;
 #[cfg(test)]
 mod tests;
 mod unpack;

@@ -1,41 +1,10 @@
-//! Kernels and compressed files for tests.
+//! Kernels for tests.
 
-use std::io::Write;
-
-use flate2::Compression;
-use flate2::write::GzEncoder;
-use lzma_rust2::{XzOptions, XzWriter};
-use ruzstd::encoding::{CompressionLevel, compress_to_vec};
-
-use super::format::Packing;
-
-/// Each way to compress.
-pub(super) const ALL: [Packing; 3] = [Packing::Gzip, Packing::Xz, Packing::Zstd];
+#[cfg(test)]
+pub(super) mod packed;
 
 /// Where [`elf`] is linked.
 pub(super) const LINKED: u64 = 0xc000_0000_0000_0000;
-
-/// `bytes`, compressed.
-pub(super) fn pack(packing: Packing, bytes: &[u8]) -> Vec<u8> {
-    match packing {
-        Packing::Gzip => {
-            let mut writer = GzEncoder::new(Vec::new(), Compression::default());
-            writer.write_all(bytes).expect("memory");
-            writer.finish().expect("memory")
-        }
-        Packing::Xz => {
-            let mut writer = XzWriter::new(Vec::new(), XzOptions::with_preset(0)).expect("options");
-            writer.write_all(bytes).expect("memory");
-            writer.finish().expect("memory")
-        }
-        Packing::Zstd => compress_to_vec(bytes, CompressionLevel::Fastest),
-    }
-}
-
-/// 1 MiB of zeros, compressed.
-pub(super) fn bomb(packing: Packing) -> Vec<u8> {
-    pack(packing, &vec![0; 1 << 20])
-}
 
 /// A segment of a file that [`elf`] makes.
 pub(super) struct Part<'a> {
@@ -48,7 +17,7 @@ pub(super) struct Part<'a> {
 }
 
 /// A kernel that does nothing.
-pub(crate) fn kernel() -> Vec<u8> {
+pub fn kernel() -> Vec<u8> {
     let part = part(b"0123456789abcdef", 0x2000);
     elf(object::elf::EM_PPC64, &[part], &[object::elf::PT_LOAD])
 }

@@ -8,7 +8,8 @@ use object::elf::{EM_PPC64, EM_X86_64, PT_INTERP, PT_LOAD, PT_TLS};
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::samples::{ALL, Part, bomb, elf, pack, part};
+use super::samples::packed::{ALL, bomb, pack};
+use super::samples::{Part, elf, part};
 use super::*;
 use crate::boot::layout::room_for_kernel;
 use crate::memory::{Backing, LEAST_BYTES};

@@ -307,7 +307,7 @@ mod tests {
     use serde_json::Map;
 
     use super::*;
-    use crate::qemu::monitor::tests::monitor;
+    use crate::qemu::monitor::sample::monitor;
 
     fn ask(run: fn(&mut Request<'_>) -> Answer, arguments: &Value) -> Answer {
         let (monitor, _events) = monitor();

@@ -260,7 +260,7 @@ pub(super) fn block_resize(request: &mut Request<'_>) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::qemu::monitor::tests::monitor;
+    use crate::qemu::monitor::sample::monitor;
 
     fn ask(
         monitor: &crate::qemu::monitor::Monitor,

@@ -452,7 +452,7 @@ fn query_qmp_schema() -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::qemu::monitor::tests::monitor;
+    use crate::qemu::monitor::sample::monitor;
     use crate::qemu::state::RunState;
 
     /// Arguments with which a command can be called, where it needs some.

@@ -21,6 +21,8 @@ mod descriptors;
 mod dump;
 mod error;
 mod framing;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod server;
 mod session;
 #[cfg(test)]

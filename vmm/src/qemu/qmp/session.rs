@@ -192,7 +192,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::qemu::monitor::tests::monitor;
+    use crate::qemu::monitor::sample::monitor;
     use crate::qemu::state::RunState;
 
     struct Fixture {

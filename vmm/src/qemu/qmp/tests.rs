@@ -13,7 +13,7 @@ use super::*;
 use crate::qemu::dumps::Dumps;
 use crate::qemu::events::{self, EventSource};
 use crate::qemu::monitor::Monitor;
-use crate::qemu::monitor::tests::monitor;
+use crate::qemu::monitor::sample::monitor;
 use crate::qemu::state::GuestState;
 
 mod dumps;

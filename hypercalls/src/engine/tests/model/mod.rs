@@ -3,15 +3,13 @@
 //!
 //! `PROPTEST_CASES` raises the number of sequences; a failing one is printed with its seed.
 
-mod machine;
-mod reference;
 mod steps;
 
 use proptest::prelude::*;
 
 use super::*;
-use machine::Machine;
-use steps::{Step, step, windows};
+use crate::engine::model::{Machine, Step, run_all};
+use steps::step;
 
 fn policy(tce: TcePolicy) -> impl Strategy<Value = Policy> {
     let lock = prop_oneof![4 => Just(LockPolicy::FirstMap), 1 => Just(LockPolicy::Attach)];
@@ -28,27 +26,6 @@ fn sequence() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step(), 1..60)
 }
 
-fn leaves_view_and_hardware_equal(policy: Policy, steps: &[Step]) {
-    let mut machine = Machine::new(policy);
-    for step in steps {
-        machine.run(step);
-        machine.check_after(step);
-    }
-    machine.check(|_| true);
-    machine.hosts().for_each(FakeHost::clear_faults);
-    let was_dirty = machine.model.dirty.contains(&true);
-    // A host that refuses nothing any more lets everything go.
-    machine.engine.reset_windows().unwrap();
-    if !was_dirty {
-        assert_eq!(machine.engine.snapshot().locked.bytes, 0);
-    }
-    for host in machine.hosts() {
-        for (_, _, geometry) in windows() {
-            assert!(host.hardware(geometry.bus_offset).is_none());
-        }
-    }
-}
-
 proptest! {
     // Shorter sequences are nice to have, not worth minutes of shrinking.
     #![proptest_config(ProptestConfig { max_shrink_time: 20_000, ..ProptestConfig::default() })]
@@ -58,7 +35,7 @@ proptest! {
         policy in policy(TcePolicy::Auto),
         steps in sequence(),
     ) {
-        leaves_view_and_hardware_equal(policy, &steps);
+        run_all(policy, &steps);
     }
 
     #[test]
@@ -66,7 +43,7 @@ proptest! {
         policy in policy(TcePolicy::Kernel),
         steps in sequence(),
     ) {
-        leaves_view_and_hardware_equal(policy, &steps);
+        run_all(policy, &steps);
     }
 
     #[test]
@@ -74,7 +51,7 @@ proptest! {
         policy in policy(TcePolicy::User),
         steps in sequence(),
     ) {
-        leaves_view_and_hardware_equal(policy, &steps);
+        run_all(policy, &steps);
     }
 }
 

@@ -1,24 +1,24 @@
 //! The engine, its hosts and KVM's handlers, beside the model.
 
-use super::super::*;
 use super::reference::Model;
-use super::steps::{STORAGE, Step, ram, windows};
+use super::step::{STORAGE, Step, ram, windows};
+use super::*;
 use crate::testing::{FakeHandlers, Mapping};
 use crate::world::BulkCall;
 
 /// How often a call is made at the most: here, in the kernel, and for each block of 256 KiB of 7 MiB.
 const MOST_TIMES: u32 = 2 + 4 * 7;
 
-pub(super) struct Machine {
-    pub(super) engine: TestEngine,
-    pub(super) model: Model,
+pub(crate) struct Machine {
+    pub(crate) engine: TestEngine,
+    pub(crate) model: Model,
     handlers: FakeHandlers,
     /// Bulk calls that the kernel's handlers carried out.
-    pub(super) in_kernel: u64,
+    pub(crate) in_kernel: u64,
 }
 
 impl Machine {
-    pub(super) fn new(policy: Policy) -> Self {
+    pub(crate) fn new(policy: Policy) -> Self {
         let versions = [
             ContainerVersion::V2,
             ContainerVersion::V2,
@@ -47,7 +47,7 @@ impl Machine {
         }
     }
 
-    pub(super) fn hosts(&self) -> impl Iterator<Item = &FakeHost> {
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = &FakeHost> {
         [0, 1, 4]
             .into_iter()
             .filter_map(|number| self.engine.host(number))
@@ -147,7 +147,7 @@ impl Machine {
         view.ok()
     }
 
-    pub(super) fn run(&mut self, step: &Step) {
+    pub(crate) fn run(&mut self, step: &Step) {
         if let Step::Indirect { list, .. } = step {
             let fits = &list[..list.len().min(1024)];
             self.engine
@@ -283,7 +283,7 @@ impl Machine {
     }
 
     /// What must hold after every step: in the window that it named, or in all of them.
-    pub(super) fn check_after(&mut self, step: &Step) {
+    pub(crate) fn check_after(&mut self, step: &Step) {
         let named = match *step {
             Step::Put { liobn, .. }
             | Step::Get { liobn, .. }
@@ -295,7 +295,7 @@ impl Machine {
     }
 
     /// What must hold at any time in the windows chosen by LIOBN.
-    pub(super) fn check(&mut self, is_chosen: impl Fn(u64) -> bool) {
+    pub(crate) fn check(&mut self, is_chosen: impl Fn(u64) -> bool) {
         for host in self.hosts() {
             assert_eq!(host.violations(), Vec::<String>::new());
         }

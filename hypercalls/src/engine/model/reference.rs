@@ -1,20 +1,20 @@
 //! The plain model: the tables that the guest should see, and the code of each call.
 
-use super::super::*;
-use super::steps::{Step, ram, windows};
+use super::step::{Step, ram, windows};
+use super::*;
 
 /// A window as the model knows it: its table, if the guest has the window.
-pub(super) struct Model {
-    pub(super) tables: [Option<Vec<u64>>; 6],
+pub(crate) struct Model {
+    pub(crate) tables: [Option<Vec<u64>>; 6],
     /// Windows that the host refused to unmap: the view may show more than is live.
-    pub(super) dirty: [bool; 6],
+    pub(crate) dirty: [bool; 6],
 }
 
 /// What a call should write, or its refusal.
-pub(super) type Expected = Result<Option<(usize, usize, Vec<u64>)>, ReturnCode>;
+pub(crate) type Expected = Result<Option<(usize, usize, Vec<u64>)>, ReturnCode>;
 
 impl Model {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut model = Self {
             tables: Default::default(),
             dirty: [false; 6],
@@ -23,7 +23,7 @@ impl Model {
         model
     }
 
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         for (which, (_, liobn, geometry)) in windows().iter().enumerate() {
             let is_default = liobn & 1 == 0;
             self.tables[which] =
@@ -32,7 +32,7 @@ impl Model {
     }
 
     /// The window and first entry of a range, every page of which is in the window.
-    pub(super) fn range(&self, liobn: u64, ioba: u64, count: u64) -> Option<(usize, usize)> {
+    pub(crate) fn range(&self, liobn: u64, ioba: u64, count: u64) -> Option<(usize, usize)> {
         let which = windows().iter().position(|(_, name, _)| *name == liobn)?;
         self.tables[which].as_ref()?;
         let geometry = windows()[which].2;
@@ -65,7 +65,7 @@ impl Model {
         Ok(Some((which, first, values.to_vec())))
     }
 
-    pub(super) fn expected(&self, step: &Step, memory: &FakeMemory) -> Expected {
+    pub(crate) fn expected(&self, step: &Step, memory: &FakeMemory) -> Expected {
         match *step {
             Step::Put { liobn, ioba, tce } => self.write(liobn, ioba, &[tce]),
             Step::Stuff {
