@@ -1,5 +1,7 @@
 //! The command line of `spapr-vmm`.
 
+pub mod config;
+
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -47,9 +49,19 @@ pub enum Command {
 #[derive(Args, Clone, Debug)]
 #[command(after_help = RUN_EXAMPLES)]
 pub struct RunArguments {
+    /// Take options from FILE, in TOML, under their names here without the dashes: memory = "4G",
+    /// vfio = ["0001:01:00.0"], sandbox = true. Options that are typed win over the file's.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Write the options that are given, here and in the file of --config, as such a file, with all others as
+    /// comments, and run nothing.
+    #[arg(long)]
+    pub print_config: bool,
+
     /// Kernel: an ELF vmlinux for ppc64le, as distributions ship it in /boot, as it is or compressed by
     /// gzip, xz or zstd.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", required = false, required_unless_present_any = ["config", "print_config"])]
     pub kernel: PathBuf,
 
     /// Initial RAM disk, compressed in whatever way the kernel can unpack.
@@ -154,6 +166,11 @@ Examples:
 
   Pass an NVMe drive through; it has to be bound to vfio-pci first:
     spapr-vmm run --kernel /boot/vmlinux --initrd /boot/initrd.img --vfio 0001:01:00.0
+
+  Write the same into a file, and run a guest from that:
+    spapr-vmm run --kernel /boot/vmlinux --initrd /boot/initrd.img --vfio 0001:01:00.0 \
+        --print-config > guest.toml
+    spapr-vmm run --config guest.toml
 
 Exit status: 0 when the guest powers off or you leave it with Ctrl-A x, 2 for a wrong command line
 or missing host support, 1 for any other failure.";

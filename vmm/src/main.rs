@@ -1,10 +1,11 @@
 //! `spapr-vmm`: a VMM for ppc64le KVM (pseries) guests with passed-through PCI devices.
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use clap::Parser;
-use spapr_vmm::cli::{Command, CommandLine};
+use spapr_vmm::cli::Command;
+use spapr_vmm::cli::config::{self, Asked, ConfigError};
 use spapr_vmm::{iommu_report, logging, process_limits, run, sandbox};
 
 fn main() -> ExitCode {
@@ -21,7 +22,20 @@ fn main() -> ExitCode {
 /// With stack enough; it must not become part of `main`'s own frame.
 #[inline(never)]
 fn run_program(started: Instant) -> ExitCode {
-    let command_line = CommandLine::parse();
+    let command_line = match config::read(std::env::args_os()) {
+        Ok(Asked::Command(command_line)) => command_line,
+        Ok(Asked::Text(text)) => {
+            return match std::io::stdout().write_all(text.as_bytes()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(_) => ExitCode::FAILURE,
+            };
+        }
+        Err(ConfigError::Typed(error)) => error.exit(),
+        Err(error) => {
+            logging::tell(&format!("error: {error}"));
+            return ExitCode::from(2);
+        }
+    };
     if matches!(&command_line.command, Command::Run(arguments) if arguments.sandbox) {
         // Before there is a second thread.
         sandbox::turn_on();

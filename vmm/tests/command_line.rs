@@ -39,6 +39,27 @@ fn wrong_command_lines_exit_with_2_and_name_what_is_wrong() {
 }
 
 #[test]
+fn a_file_of_options_is_written_and_read_and_what_is_wrong_in_it_has_a_line() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("guest.toml");
+    let given = ["--kernel", "/none/vmlinux", "--memory", "2G"];
+    let printed = spapr_vmm(&[&["run"], &given[..], &["--print-config"]].concat());
+    assert_eq!(printed.status.code(), Some(0));
+    std::fs::write(&path, &printed.stdout).expect("a file");
+    let name = path.to_str().expect("a path of ours");
+    // Where a guest cannot run, it is tried with what the file says.
+    let tried = spapr_vmm(&["run", "--config", name]);
+    assert_ne!(tried.status.code(), Some(0));
+    let text = standard_error(&tried);
+    assert!(!text.contains("Usage"), "{text}");
+    std::fs::write(&path, "kernel = \"k\"\nmemory = \"2X\"\n").expect("a file");
+    let refused = spapr_vmm(&["run", "--config", name]);
+    let text = standard_error(&refused);
+    assert_eq!(refused.status.code(), Some(2), "{text}");
+    assert!(text.contains("guest.toml:2: memory = \"2X\""), "{text}");
+}
+
+#[test]
 fn the_front_end_refuses_in_qemus_words_and_says_what_to_do_instead() {
     let machine = ["-machine", "pseries,accel=kvm", "-kernel", "vmlinux"];
     for (wrong, parts) in [

@@ -120,6 +120,12 @@ pub const TARGETS: &[Target] = &[
         "a user's options of spapr-vmm run",
     ),
     target(
+        "run_config",
+        1024,
+        readers::run_config,
+        "a user's file of options for spapr-vmm run",
+    ),
+    target(
         "qemu_options",
         2048,
         readers::qemu_options,

@@ -1,5 +1,6 @@
 //! Targets that read what users, libvirt and makers of kernels write.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::sync::OnceLock;
 
@@ -7,6 +8,7 @@ use clap::Parser;
 use spapr_vmm::boot::files::BootFile;
 use spapr_vmm::boot::kernel::Kernel;
 use spapr_vmm::boot::layout::{Layout, room_for_kernel};
+use spapr_vmm::cli::config::{self, Asked, ConfigError};
 use spapr_vmm::cli::{Command, CommandLine};
 use spapr_vmm::memory::{GuestRam, LEAST_BYTES};
 use spapr_vmm::qemu::command_line;
@@ -51,6 +53,26 @@ pub(crate) fn run_options(bytes: &[u8]) {
         Ok(_) => {}
         // What is wrong can be said.
         Err(error) => assert!(!error.render().to_string().is_empty()),
+    }
+}
+
+/// A file of options; what is printed of them means the same.
+pub(crate) fn run_config(bytes: &[u8]) {
+    let read_file = |bytes: &[u8], more: &[&str]| {
+        let mut file = tempfile::NamedTempFile::new().expect("room for a file");
+        file.write_all(bytes).expect("room for a file");
+        let words = ["spapr-vmm", "run", "--kernel", "k", "--config"].iter();
+        let words = words.map(OsString::from).chain([file.path().into()]);
+        config::read(words.chain(more.iter().map(OsString::from)))
+    };
+    match read_file(bytes, &["--print-config"]) {
+        Ok(Asked::Text(text)) => match read_file(text.as_bytes(), &["--print-config"]) {
+            Ok(Asked::Text(again)) => assert_eq!(again, text),
+            other => panic!("{other:?} of {text}"),
+        },
+        Ok(Asked::Command(_)) => panic!("it was to be printed"),
+        Err(ConfigError::Typed(error)) => panic!("not told by its line: {error}"),
+        Err(error) => assert!(!error.to_string().is_empty()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Kernels for tests.
 
 #[cfg(test)]
-pub(super) mod packed;
+pub(in crate::boot::kernel) mod packed;
 
 /// Where [`elf`] is linked.
 pub(super) const LINKED: u64 = 0xc000_0000_0000_0000;

@@ -196,7 +196,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::samples::{ALL, bomb, pack};
+    use super::super::samples::packed::{ALL, bomb, pack};
     use super::*;
 
     /// What comes of `packed`, of which there may be `most` bytes.
