@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::host::{HostKind, LparOption};
 use crate::kernels::KernelArgs;
 use crate::workspace::Workspace;
-use crate::{bench, demo, exec, fuzz, prepare, shell, suite};
+use crate::{bench, demo, exec, fuzz, package, prepare, shell, suite};
 
 /// Emulated POWER hosts, to run, test and measure spapr-vmm on.
 #[derive(Debug, Parser)]
@@ -36,6 +36,9 @@ enum Command {
     Exec(ExecArgs),
     /// Boot a host and open a shell in it
     Shell(HostArgs),
+    /// Make a deb and an rpm for ppc64le in target/package, with manual pages, completions, and files for systemd
+    /// and udev
+    Package,
     /// Install what is missing on this machine, fetch all crates and packages, and make all images,
     /// so that later commands need no network
     Prepare(PrepareArgs),
@@ -240,6 +243,7 @@ impl Cli {
             Command::Fuzz(_) => "fuzz",
             Command::Exec(_) => "exec",
             Command::Shell(_) => "shell",
+            Command::Package => "package",
             Command::Prepare(_) => "prepare",
         };
         let workspace = Workspace::open(name)?;
@@ -250,6 +254,7 @@ impl Cli {
             Command::Fuzz(args) => fuzz::run(&workspace, args)?,
             Command::Exec(args) => exec::run(&workspace, args)?,
             Command::Shell(args) => shell::run(&workspace, args)?,
+            Command::Package => package::run(&workspace)?,
             Command::Prepare(args) => prepare::run(&workspace, args)?,
         })
     }

@@ -2,6 +2,7 @@
 //! `cargo lab test` runs them.
 
 mod lpar;
+mod package;
 
 use std::fs;
 use std::process::{Command, Stdio};

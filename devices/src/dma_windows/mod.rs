@@ -12,14 +12,8 @@
 //! the device all its windows (docs/lpar.md).
 
 #[cfg(any(test, feature = "fuzz"))]
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        clippy::unwrap_used,
-        reason = "what tests alone use and rely on"
-    )
-)]
+#[cfg_attr(not(test), expect(dead_code, reason = "what tests alone use"))]
+#[expect(clippy::unwrap_used, reason = "what tests rely on")]
 pub(crate) mod fake;
 mod limits;
 #[cfg(test)]

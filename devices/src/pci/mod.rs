@@ -28,14 +28,8 @@ mod capabilities;
 mod config_space;
 mod description;
 #[cfg(any(test, feature = "fuzz"))]
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        clippy::unwrap_used,
-        reason = "what tests alone use and rely on"
-    )
-)]
+#[cfg_attr(not(test), expect(dead_code, reason = "what tests alone use"))]
+#[expect(clippy::unwrap_used, reason = "what tests rely on")]
 pub(crate) mod fake;
 mod function;
 #[cfg(feature = "fuzz")]

@@ -395,7 +395,7 @@ fn find(token: u32) -> Option<&'static Service> {
 #[cfg(test)]
 mod dma_window_tests;
 #[cfg(any(test, feature = "fuzz"))]
-#[cfg_attr(not(test), expect(clippy::unwrap_used, reason = "what tests rely on"))]
+#[expect(clippy::unwrap_used, reason = "what tests rely on")]
 mod fake;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;

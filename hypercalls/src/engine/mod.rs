@@ -42,10 +42,7 @@ mod indirect;
 mod interleavings;
 mod lists;
 #[cfg(all(any(test, feature = "fuzz"), not(shuttle)))]
-#[cfg_attr(
-    not(test),
-    expect(clippy::unwrap_used, reason = "what a test relies on")
-)]
+#[expect(clippy::unwrap_used, reason = "what tests rely on")]
 pub(crate) mod model;
 mod put;
 mod stuff;

@@ -91,6 +91,7 @@ pub(crate) fn run(workspace: &Workspace, args: &TestArgs) -> Result<u8, SuiteErr
     }
     if hosts::are_all_long(args) {
         parts.push(part("LPARs with other DMA windows", || lpars(workspace))?);
+        parts.push(part("the deb, installed in a host", || package(workspace))?);
     }
     parts.extend(hosts::run(workspace, args)?);
     Ok(summary(&parts))
@@ -200,8 +201,8 @@ fn user_emulation(workspace: &Workspace) -> Result<Tally, SuiteError> {
     cargo.args(["--target", TARGET]);
     // What measures in a host is for this target alone.
     cargo.args(["--features", "spapr-bench/measure"]);
-    // The lab itself runs on this machine only.
-    cargo.args(["--exclude", "spapr-lab"]);
+    // The lab itself runs on this machine only; fuzz targets are tried natively.
+    cargo.args(["--exclude", "spapr-lab", "--exclude", "spapr-fuzz"]);
     // What is special here is the architecture, which a few cases show as well as many.
     cargo.env("PROPTEST_CASES", "64");
     cargo.env(
@@ -231,6 +232,13 @@ fn lpars(workspace: &Workspace) -> Result<Tally, SuiteError> {
     let mut cargo = lab_tests(workspace);
     cargo.args(["--test", "lab_program", "--", "--test-threads=1"]);
     cargo.args(["--ignored", "lpar::"]);
+    counted(cargo)
+}
+
+/// Makes packages, and has a host install one.
+fn package(workspace: &Workspace) -> Result<Tally, SuiteError> {
+    let mut cargo = lab_tests(workspace);
+    cargo.args(["--test", "lab_program", "--", "--ignored", "package::"]);
     counted(cargo)
 }
 

@@ -15,7 +15,7 @@
 
 mod book;
 #[cfg(any(test, feature = "fuzz"))]
-#[cfg_attr(not(test), expect(clippy::unwrap_used, reason = "what tests rely on"))]
+#[expect(clippy::unwrap_used, reason = "what tests rely on")]
 mod fake;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;

@@ -1,0 +1,78 @@
+//! The deb, as it is installed, used and removed in a host.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// What is done in the host. Its dpkg is busybox', which lets a package do all that this one does.
+const SCRIPT: &str = r#"set -eu
+mkdir -p /var/lib/dpkg/info
+touch /var/lib/dpkg/status
+everything() { find / -xdev ! -path '/tmp/*' ! -path '/var/lib/dpkg*' ! -path '/etc/spapr-vmm*' | sort; }
+everything >/tmp/before
+dpkg -i /srv/spapr-vmm.deb
+spapr-vmm --version
+zcat /usr/share/man/man1/spapr-vmm-run.1.gz | grep -q print
+zcat /usr/share/man/man1/spapr-vmm-qemu.1.gz | grep -q libvirt
+grep -q -e --print-config /usr/share/bash-completion/completions/spapr-vmm
+grep -q 'SUBSYSTEM=="vfio"' /usr/lib/udev/rules.d/70-spapr-vmm.rules
+jq -e '.components | length > 20' /usr/share/doc/spapr-vmm/spapr-vmm.cdx.json
+mkdir -p /etc/spapr-vmm
+spapr-vmm run --kernel /boot/vmlinux --initrd /boot/initrd --vfio "$LAB_NVME" --console file=/tmp/console \
+    --print-config >/etc/spapr-vmm/guest.toml
+unit=/usr/lib/systemd/system/spapr-vmm@.service
+start=$(sed -n 's/^ExecStart=//p' "$unit" | sed 's/%i/guest/')
+echo "starting: $start"
+$start &
+vmm=$!
+for second in $(seq 120); do
+    grep -q LAB-GUEST-INIT /tmp/console 2>/dev/null && break
+    kill -0 $vmm
+    sleep 1
+done
+grep LAB-GUEST-INIT /tmp/console
+kill $vmm
+wait $vmm || echo "ended with $?"
+dpkg -r spapr-vmm
+everything >/tmp/after
+cmp /tmp/before /tmp/after || { diff /tmp/before /tmp/after; exit 3; }
+echo nothing is left
+"#;
+
+fn run(command: &mut Command) -> String {
+    let output = command.stdin(Stdio::null()).output().expect("it starts");
+    let said = [&output.stdout[..], &output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert!(output.status.success(), "{}: {said}", output.status);
+    said
+}
+
+#[test]
+#[ignore = "builds cargo's packaging tools and both programs: cargo lab test long::"]
+fn the_deb_is_installed_used_by_its_units_own_line_and_removed_whole() {
+    let lab = env!("CARGO_BIN_EXE_lab");
+    let made = run(Command::new(lab).arg("package"));
+    let deb = made.lines().find_map(|line| {
+        line.strip_prefix("lab: made ")
+            .filter(|it| it.ends_with(".deb"))
+    });
+    let deb = Path::new(deb.expect("a deb is made"));
+    assert!(
+        deb.to_str()
+            .is_some_and(|deb| deb.ends_with("_ppc64el.deb"))
+    );
+    let copy = format!("{}:/srv/spapr-vmm.deb", deb.display());
+    let mut exec = Command::new(lab);
+    exec.args([
+        "exec",
+        "--host",
+        "p9-64k",
+        "--without-vmm",
+        "--timeout",
+        "300",
+    ])
+    .args(["--copy", &copy, "--", SCRIPT]);
+    let said = run(&mut exec);
+    for part in ["LAB-GUEST-INIT", "ended with", "nothing is left"] {
+        assert!(said.contains(part), "no {part:?}: {said}");
+    }
+}
