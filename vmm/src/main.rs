@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use spapr_devices::error_chain::chain;
 use spapr_vmm::cli::Command;
 use spapr_vmm::cli::config::{self, Asked, ConfigError};
 use spapr_vmm::{iommu_report, logging, process_limits, run, sandbox};
@@ -32,7 +33,7 @@ fn run_program(started: Instant) -> ExitCode {
         }
         Err(ConfigError::Typed(error)) => error.exit(),
         Err(error) => {
-            logging::tell(&format!("error: {error}"));
+            logging::tell(&format!("error: {}", chain(&error)));
             return ExitCode::from(2);
         }
     };

@@ -39,10 +39,10 @@ pub enum Asked {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// What was typed is wrong, or asks for help. clap tells of it in its own way.
-    #[error("{0}")]
+    #[error(transparent)]
     Typed(#[from] clap::Error),
     /// The file cannot be read.
-    #[error("--config: cannot read {}: {source}", .path.display())]
+    #[error("--config: cannot read {}", .path.display())]
     Read {
         /// The file.
         path: PathBuf,
