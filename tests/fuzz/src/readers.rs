@@ -10,7 +10,7 @@ use spapr_vmm::boot::kernel::Kernel;
 use spapr_vmm::boot::layout::{Layout, room_for_kernel};
 use spapr_vmm::cli::config::{self, Asked, ConfigError};
 use spapr_vmm::cli::{Command, CommandLine};
-use spapr_vmm::memory::{GuestRam, LEAST_BYTES};
+use spapr_vmm::memory::{Backing, GuestRam, LEAST_BYTES};
 use spapr_vmm::qemu::command_line;
 use spapr_vmm::spec::{ByteSize, MachineDescription};
 
@@ -21,7 +21,8 @@ const KERNEL_MOST_BYTES: u64 = 1 << 20;
 pub(crate) fn kernel(bytes: &[u8]) {
     static RAM: OnceLock<GuestRam> = OnceLock::new();
     // What earlier kernels left in it is nothing to the next one.
-    let ram = RAM.get_or_init(|| GuestRam::new(ByteSize(LEAST_BYTES)).expect("memory"));
+    let ram = RAM
+        .get_or_init(|| GuestRam::new(ByteSize(LEAST_BYTES), Backing::Anonymous).expect("memory"));
     let layout = Layout::for_memory(ram.bytes());
     let mut file = tempfile::NamedTempFile::new().expect("room for a file");
     file.write_all(bytes).expect("room for a file");

@@ -2,6 +2,7 @@
 
 use arbitrary::{Result, Unstructured};
 use spapr_hypercalls::abi::{self, ReturnCode};
+use spapr_hypercalls::world::GuestRange;
 
 use super::fake::{FakeDevice, fail_call};
 use super::*;
@@ -20,7 +21,11 @@ const MOST_CALLS: usize = 64;
 /// When the device is asked for what there is not, a call that fails has results, or the guest is told otherwise
 /// than the device does.
 pub fn calls(bytes: &[u8]) {
-    let xive = Xive::new(FakeDevice::new(SERVERS, RAM_BYTES), SERVERS, RAM_BYTES);
+    let ram = GuestRange {
+        start: GuestPhysicalAddress(0),
+        bytes: RAM_BYTES,
+    };
+    let xive = Xive::new(FakeDevice::new(SERVERS, RAM_BYTES), SERVERS, vec![ram]);
     let processors = LisnBlock::new(Lisn::IPI, SERVERS).expect("there are so many");
     for (block, trigger) in [
         (processors, Trigger::Edge),
