@@ -49,11 +49,11 @@ pub(crate) struct CargoTool {
 
 const DEB: CargoTool = CargoTool {
     name: "cargo-deb",
-    version: "3.6.0",
+    version: "3.8.0",
 };
 const RPM: CargoTool = CargoTool {
     name: "cargo-generate-rpm",
-    version: "0.18.1",
+    version: "0.21.1",
 };
 /// CycloneDX: a bill of materials.
 const BILL: CargoTool = CargoTool {

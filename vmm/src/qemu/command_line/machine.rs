@@ -243,6 +243,11 @@ impl MachineOptions {
         for one in ["dies", "clusters", "modules", "books", "drawers"] {
             properties.only(one, &["1"])?;
         }
+        for (name, count) in [("sockets", sockets), ("cores", cores)] {
+            if count == Some(0) {
+                return Err(properties.wrong(name, &0, "1 or more"));
+            }
+        }
         let places = [sockets.unwrap_or(1), cores.unwrap_or(1), threads]
             .into_iter()
             .try_fold(1, u32::checked_mul);

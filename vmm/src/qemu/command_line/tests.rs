@@ -148,6 +148,17 @@ fn topologies_have_a_place_for_each_processor() {
 }
 
 #[test]
+fn no_cores_or_sockets_are_refused() {
+    for name in ["cores", "sockets"] {
+        let topology = format!("2,{name}=0");
+        assert_eq!(
+            refusal("2,sockets=2,cores=1,threads=1", &topology),
+            format!("-smp: {name}=0 should be 1 or more")
+        );
+    }
+}
+
+#[test]
 fn paths_mean_the_same_after_the_process_has_left_its_folder() {
     let line = domain_with("/boot/vmlinux", "vmlinux").expect("parses");
     let kernel = line.machine.expect("a machine").kernel;
