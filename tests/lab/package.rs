@@ -58,7 +58,7 @@ const RPM: CargoTool = CargoTool {
 /// CycloneDX: a bill of materials.
 const BILL: CargoTool = CargoTool {
     name: "cargo-cyclonedx",
-    version: "0.5.7",
+    version: "0.5.9",
 };
 
 /// The package of both programs.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use spapr_fuzz::{TARGETS, find};
 
 /// A corpus is kept small: what it reaches, not all of the ways there.
-const MOST_INPUTS: usize = 200;
+const MOST_INPUTS: usize = 400;
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
