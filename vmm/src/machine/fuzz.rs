@@ -199,14 +199,11 @@ pub fn guest(folder: &Folder, bytes: &[u8]) {
     let running = machine.start(&terminal, &lasting, &Arc::new(threads), false);
     let running = running.expect("it starts");
     let mut input = Unstructured::new(bytes);
-    if fill_scratch(&mut input, &running).is_ok() {
-        let guest = host.guest(0);
-        for _ in 0..MOST_STEPS {
-            match step(&mut input) {
-                Ok(what) if !input.is_empty() => guest.make(what),
-                _ => break,
-            }
-        }
+    let steps = steps(&mut input).unwrap_or_default();
+    // Zeros where the bytes have ended.
+    let _ = fill_scratch(&mut input, &running);
+    for what in steps {
+        host.guest(0).make(what);
     }
     wait(&running, &host.guest(0));
     let (_, released) = running.stop(Instant::now(), &mut Statistics::default());
@@ -259,6 +256,12 @@ fn fill_scratch(input: &mut Unstructured<'_>, running: &RunningMachine) -> Resul
         memory.write_obj(word, GuestAddress(place)).expect("RAM");
     }
     Ok(())
+}
+
+/// What the guest does: before what memory holds, so that few bytes do something.
+fn steps(input: &mut Unstructured<'_>) -> Result<Vec<Does>> {
+    let count = input.int_in_range(0..=MOST_STEPS)?;
+    (0..count).map(|_| step(input)).collect()
 }
 
 fn step(input: &mut Unstructured<'_>) -> Result<Does> {
