@@ -11,6 +11,7 @@ pub mod error_chain;
 pub mod image;
 pub mod interrupts;
 pub mod pci;
+mod poll;
 pub mod rate_limit;
 pub mod rtas;
 pub mod tree;

@@ -1,13 +1,14 @@
 //! Interrupt source numbers (PAPR "Logical Interrupt Source Number", LISN), numbered as QEMU's
 //! pseries machine numbers them, so that one guest runs under both; and the interrupt controllers
 //! that they belong to. [`xive`] has the hypercalls of one of them. The other, XICS, the kernel
-//! serves alone.
+//! serves alone; [`sampled`] has what is to be done for its level-triggered sources.
 
+pub mod sampled;
 pub mod xive;
 
 use std::fmt;
 use std::io;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use vmm_sys_util::eventfd::EventFd;
@@ -31,7 +32,7 @@ impl Lisn {
     pub const MSI: Self = Self(0x1300);
     /// One above the last number of all.
     pub const END: Self = Self(0x2000);
-    /// How many numbers there are for MSI and MSI-X (`ibm,pe-total-#msi`).
+    /// How many numbers there are for MSI and MSI-X.
     pub const MSI_COUNT: u32 = Self::END.0 - Self::MSI.0;
 }
 
@@ -75,9 +76,21 @@ pub enum Trigger {
 
 /// A line that interrupts by a level-triggered source.
 pub trait LevelLine: Send + Sync {
-    /// Signals if the line is raised. Called whenever the guest lets the source interrupt: when it
-    /// has ended an interrupt, and when it has unmasked the source.
+    /// Signals if the line is raised, and has it signal from now on. Called whenever the guest lets the
+    /// source interrupt: when it has ended an interrupt, and when it has unmasked the source.
     fn sample(&self);
+
+    /// Signals if the line is raised and was let signal before.
+    fn sample_again(&self);
+}
+
+/// Who has lines sampled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sampling {
+    /// The guest, which lets the controller know when it listens and when it has ended an interrupt.
+    ByGuest,
+    /// The controller, some time after each signal. When the guest listens, nobody knows.
+    ByTime,
 }
 
 /// What connects an interrupt source to the guest's interrupt controller: KVM_IRQFD on the VM.
@@ -92,16 +105,28 @@ pub trait InterruptLines: Send + Sync {
     /// The kernel's refusal.
     fn make(&self, block: LisnBlock) -> io::Result<()>;
 
-    /// Whether the controller has level-triggered sources: it says then when the guest has ended
-    /// an interrupt.
-    fn has_level_sources(&self) -> bool;
+    /// Who has the lines of level-triggered sources sampled.
+    fn sampling(&self) -> Sampling;
 
     /// Makes level-triggered source `lisn`, masked, unless another line has it already, and has
     /// `line` sampled from now on.
     ///
     /// # Errors
-    /// The kernel's refusal, or there are no such sources.
+    /// The kernel's refusal.
     fn make_level(&self, lisn: Lisn, line: Weak<dyn LevelLine>) -> io::Result<()>;
+
+    /// Makes every signal of `event`, that of a line, an interrupt from level-triggered source `lisn`. An
+    /// event that was signalled before counts.
+    ///
+    /// # Errors
+    /// The kernel's refusal; nothing is connected then.
+    fn connect_level(&self, lisn: Lisn, event: &Arc<EventFd>) -> io::Result<()>;
+
+    /// Undoes [`InterruptLines::connect_level`].
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    fn disconnect_level(&self, lisn: Lisn, event: &Arc<EventFd>) -> io::Result<()>;
 
     /// Makes every signal of `event` an interrupt from source `lisn`. An event that was signalled
     /// before counts.
@@ -224,11 +249,53 @@ impl LisnAllocator {
         None
     }
 
+    /// How many numbers a block can have that [`LisnAllocator::allocate`] would now return, of at most
+    /// `count`. Of aligned ones it is a power of two.
+    pub fn most(&self, count: u32, aligned: bool) -> u32 {
+        let used = self.used.lock();
+        if !aligned {
+            let runs = used.split(|&taken| taken).map(<[bool]>::len);
+            let longest = runs.max().and_then(|longest| u32::try_from(longest).ok());
+            return longest.unwrap_or_default().min(count);
+        }
+        let offset = Lisn::MSI.0;
+        let is_free = |first: u32, size: u32| {
+            let start = (first - offset) as usize;
+            let block = used.get(start..start + size as usize);
+            block.is_some_and(|block| !block.contains(&true))
+        };
+        let mut size = 1
+            << count
+                .min(Lisn::MSI_COUNT)
+                .checked_ilog2()
+                .unwrap_or_default();
+        while size > 0 {
+            let mut starts = (offset.next_multiple_of(size)..Lisn::END.0).step_by(size as usize);
+            if starts.any(|first| is_free(first, size)) {
+                return size.min(count);
+            }
+            size /= 2;
+        }
+        0
+    }
+
     /// Gives a block back, as [`LisnAllocator::allocate`] returned it.
     pub fn free(&self, block: LisnBlock) {
         let mut used = self.used.lock();
         let start = (block.first.0 - Lisn::MSI.0) as usize;
         used[start..start + block.count as usize].fill(false);
+    }
+
+    /// What of all numbers each can have who wants so many: all that it wants if there are enough for
+    /// everyone, else a share in proportion.
+    pub fn shares(wanted: &[u32]) -> Vec<u32> {
+        let sum: u64 = wanted.iter().copied().map(u64::from).sum();
+        let all = u64::from(Lisn::MSI_COUNT);
+        let share = |&wanted: &u32| match sum > all {
+            true => u32::try_from(u64::from(wanted) * all / sum).unwrap_or(wanted),
+            false => wanted,
+        };
+        wanted.iter().map(share).collect()
     }
 
     /// How many numbers are in use.
@@ -267,6 +334,42 @@ mod tests {
     }
 
     #[test]
+    fn shares_are_what_is_wanted_or_all_there_is_in_proportion() {
+        let shares = LisnAllocator::shares;
+        assert_eq!(shares(&[]), [0; 0]);
+        assert_eq!(shares(&[128, 0, 32]), [128, 0, 32]);
+        assert_eq!(shares(&[2048, 2048]), [1664, 1664]);
+        assert_eq!(shares(&[u32::MAX, 0]), [Lisn::MSI_COUNT, 0]);
+        // A guest with many processors, each of whose bridges has a function for all of them.
+        let all = shares(&[256; 31]);
+        assert_eq!(all, [107; 31]);
+        assert!(all.iter().sum::<u32>() <= Lisn::MSI_COUNT);
+    }
+
+    #[test]
+    fn what_is_left_is_told_as_one_block_has_it() {
+        let allocator = LisnAllocator::new();
+        assert_eq!(allocator.most(u32::MAX, false), Lisn::MSI_COUNT);
+        assert_eq!(allocator.most(65, false), 65);
+        assert_eq!(
+            (allocator.most(32, true), allocator.most(31, true)),
+            (32, 16)
+        );
+        assert_eq!((allocator.most(0, true), allocator.most(0, false)), (0, 0));
+        // 0x1fe9 to 0x1fff are left, of which 16 are on their boundary.
+        allocator.allocate(Lisn::MSI_COUNT - 23, false).unwrap();
+        assert_eq!(allocator.most(65, false), 23);
+        assert_eq!(allocator.most(32, true), 16);
+        allocator.allocate(16, true).unwrap();
+        assert_eq!(
+            (allocator.most(32, false), allocator.most(32, true)),
+            (7, 4)
+        );
+        allocator.allocate(7, false).unwrap();
+        assert_eq!((allocator.most(1, false), allocator.most(1, true)), (0, 0));
+    }
+
+    #[test]
     fn plain_msi_gets_numbers_on_its_boundary() {
         let allocator = LisnAllocator::new();
         allocator.allocate(1, false).unwrap();
@@ -299,6 +402,16 @@ mod tests {
                 }
                 let expected: usize = blocks.iter().map(|block| block.count() as usize).sum();
                 prop_assert_eq!(allocator.in_use(), expected);
+                let most = allocator.most(count, aligned);
+                prop_assert!(most <= count);
+                if let Some(block) = allocator.allocate(most, aligned) {
+                    allocator.free(block);
+                } else {
+                    prop_assert_eq!(most, 0);
+                }
+                if most < count && !aligned {
+                    prop_assert_eq!(allocator.allocate(most + 1, false), None);
+                }
             }
         }
     }

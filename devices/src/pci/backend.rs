@@ -74,6 +74,15 @@ pub enum InterruptKind {
     MsiX,
 }
 
+/// What came of a request to enable vectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VectorsEnabled {
+    /// All are.
+    All,
+    /// None is: the host has this many at present, at least one.
+    AtMost(u32),
+}
+
 /// What is behind a PCI function: a VFIO device, or one that this process makes.
 ///
 /// Configuration space is little-endian, as VFIO shows it: BARs and capabilities already filtered
@@ -126,7 +135,11 @@ pub trait FunctionBackend: Send + Sync {
     ///
     /// # Errors
     /// The host's refusal; no vector is enabled then.
-    fn set_interrupts(&self, kind: InterruptKind, events: &[Arc<EventFd>]) -> io::Result<()>;
+    fn set_interrupts(
+        &self,
+        kind: InterruptKind,
+        events: &[Arc<EventFd>],
+    ) -> io::Result<VectorsEnabled>;
 
     /// Disables all vectors of that kind.
     ///

@@ -27,6 +27,9 @@ const MSI_X_CONTROL_WRITABLE: u16 = 1 << 14 | 1 << 15;
 pub(super) struct Capabilities {
     /// Offset of the power management control and status register.
     pub(super) power_control: Option<u16>,
+    /// Whether its messages have addresses of 32 bits only. The host's kernel then gives it none else, of
+    /// MSI-X neither (`pci_msi_init` in drivers/pci/msi/msi.c).
+    pub(super) short_messages: bool,
 }
 
 /// A list entry: where it is, its id, and where the next one is (0 at the end).
@@ -51,7 +54,8 @@ pub(super) fn emulate(
                 capabilities.power_control = Some(entry.offset + 4);
             }
             ID_MSI if backend.interrupt_vectors(InterruptKind::Msi) > 0 => {
-                emulate_msi(backend, config, entry.offset)?;
+                let control = emulate_msi(backend, config, entry.offset)?;
+                capabilities.short_messages = control & MSI_CONTROL_64_BIT == 0;
             }
             ID_MSI_X if backend.interrupt_vectors(InterruptKind::MsiX) > 0 => {
                 let control = read_u16(backend, entry.offset + 2)? & !MSI_X_CONTROL_WRITABLE;
@@ -93,12 +97,12 @@ fn standard_list(backend: &dyn FunctionBackend) -> io::Result<(Vec<Entry>, bool)
 }
 
 /// Emulates MSI but for its id, link and (if any) pending bits. The message that the guest writes
-/// goes nowhere: the host's kernel programs the device.
+/// goes nowhere: the host's kernel programs the device. What the device has as its control register.
 fn emulate_msi(
     backend: &dyn FunctionBackend,
     config: &mut ConfigSpace,
     offset: u16,
-) -> io::Result<()> {
+) -> io::Result<u16> {
     let control = read_u16(backend, offset + 2)?;
     config.emulate(
         offset + 2,
@@ -116,7 +120,7 @@ fn emulate_msi(
     if control & MSI_CONTROL_MASKING != 0 {
         config.emulate(data + 4, &[0; 4], &[0xff; 4]);
     }
-    Ok(())
+    Ok(control)
 }
 
 /// Lets up to `bytes` of a hidden capability read 0, without touching the one that follows.

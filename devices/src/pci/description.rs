@@ -66,10 +66,15 @@ type MapEntry = (u32, u32, Lisn);
 const ROUTE_MASK: [u32; 4] = [0xf800, 0, 0, 7];
 
 impl HostBridge {
-    /// What the device tree says about the bridge, whose default DMA window is `dma_window`, and whose guest may make
-    /// windows by the services of `ibm,ddw-applicable` and `ibm,ddw-extensions` where there are any (PAPR, "PCI Host
-    /// Bridge Nodes").
-    pub fn describe(&self, dma_window: Geometry, dynamic_windows: Option<[[u32; 3]; 2]>) -> Node {
+    /// What the device tree says about the bridge, whose default DMA window is `dma_window`, whose functions can have
+    /// `vectors` of MSI and MSI-X together, and whose guest may make windows by the services of `ibm,ddw-applicable`
+    /// and `ibm,ddw-extensions` where there are any (PAPR, "PCI Host Bridge Nodes").
+    pub fn describe(
+        &self,
+        dma_window: Geometry,
+        vectors: u32,
+        dynamic_windows: Option<[[u32; 3]; 2]>,
+    ) -> Node {
         let windows = self.windows();
         let [buid_high, buid_low] = cells(windows.buid);
         let ranges = [
@@ -100,7 +105,7 @@ impl HostBridge {
             .cells("ranges", ranges.as_flattened())
             .flag("used-by-rtas")
             .cell(CONFIG_SPACE_TYPE, REGISTERS_OF_12_BITS)
-            .cell("ibm,pe-total-#msi", Lisn::MSI_COUNT)
+            .cell("ibm,pe-total-#msi", vectors)
             .cell("ibm,#dma-address-cells", 2)
             .cell("ibm,#dma-size-cells", 2)
             .cells("ibm,dma-window", &default_window);

@@ -13,7 +13,7 @@ const WINDOW: Geometry = Geometry {
 
 #[test]
 fn bridge_node_equals_qemu_s() {
-    let node = Fixture::new().bridge.describe(WINDOW, None);
+    let node = Fixture::new().bridge.describe(WINDOW, 97, None);
     let cells = |name: &str| node.cells_of(name).unwrap();
     assert_eq!(node.name(), "pci@800000020000000");
     assert_eq!(cells("reg"), [0x0800_0000, 0x2000_0000, 0, 0]);
@@ -43,7 +43,7 @@ fn bridge_node_equals_qemu_s() {
             0,
         ]
     );
-    assert_eq!(cells("ibm,pe-total-#msi"), [0xd00]);
+    assert_eq!(cells("ibm,pe-total-#msi"), [97]);
     assert_eq!(cells("ibm,dma-window"), [0x8000_0000, 0, 0, 0, 0x4000_0000]);
 }
 
@@ -53,16 +53,16 @@ fn a_bridge_names_the_services_for_dynamic_windows_only_where_it_has_them() {
     let services = Some([[1, 2, 3], [2, 4, 5]]);
     let both = ["ibm,ddw-applicable", "ibm,ddw-extensions"];
     let of = |node: &Node| both.map(|name| node.cells_of(name));
-    let with = bridge.describe(WINDOW, services);
+    let with = bridge.describe(WINDOW, 97, services);
     assert_eq!(of(&with), [Some(vec![1, 2, 3]), Some(vec![2, 4, 5])]);
-    assert_eq!(of(&bridge.describe(WINDOW, None)), [None, None]);
+    assert_eq!(of(&bridge.describe(WINDOW, 97, None)), [None, None]);
 }
 
 /// What Linux looks at, in `of_irq_parse_pci` and `of_irq_parse_raw`.
 #[test]
 fn a_guest_finds_where_the_line_of_a_device_goes() {
     let with_line = Fixture::behind(1, |function| function);
-    let node = with_line.bridge.describe(WINDOW, None);
+    let node = with_line.bridge.describe(WINDOW, 97, None);
     let cells = |name: &str| node.cells_of(name).unwrap();
     assert_eq!(cells("#interrupt-cells"), [1]);
     assert_eq!(cells("interrupt-map-mask"), [0xf800, 0, 0, 7]);
@@ -70,14 +70,14 @@ fn a_guest_finds_where_the_line_of_a_device_goes() {
     assert_eq!(cells("interrupt-map"), route);
     assert_eq!(node.children()[0].cells_of("interrupts"), Some(vec![1]));
     let without = Fixture::with(FakeFunction::without_line);
-    let node = without.bridge.describe(WINDOW, None);
+    let node = without.bridge.describe(WINDOW, 97, None);
     assert_eq!(node.property("interrupt-map"), None);
     assert_eq!(node.children()[0].property("interrupts"), None);
 }
 
 #[test]
 fn function_node_tells_bars_and_vectors() {
-    let bridge = Fixture::new().bridge.describe(WINDOW, None);
+    let bridge = Fixture::new().bridge.describe(WINDOW, 97, None);
     let node = &bridge.children()[0];
     let cells = |name: &str| node.cells_of(name).unwrap();
     assert_eq!(node.name(), "mass-storage@0");
@@ -123,7 +123,7 @@ fn functions_of_one_device_say_so() {
         (at(4, 0), function("c")),
     ];
     let bridge = HostBridge::new(1, &fixture.board, functions).unwrap();
-    let node = bridge.describe(WINDOW, None);
+    let node = bridge.describe(WINDOW, 97, None);
     let names: Vec<_> = node.children().iter().map(Node::name).collect();
     assert_eq!(
         names,

@@ -15,7 +15,7 @@ use super::address::DeviceFunction;
 use super::backend::*;
 use super::host_bridge::{HostBridge, PciError};
 use crate::board::{AddressSpace, Board};
-use crate::interrupts::{InterruptLines, LevelLine, Lisn, LisnAllocator, LisnBlock};
+use crate::interrupts::{InterruptLines, LevelLine, Lisn, LisnAllocator, LisnBlock, Sampling};
 
 pub(crate) const PAGE: u64 = 0x1_0000;
 
@@ -50,6 +50,8 @@ pub(crate) struct FakeFunction {
     writable: Vec<u8>,
     bars: [Option<Bar>; NUM_BARS],
     pub(crate) vectors: [u32; 2],
+    /// How many vectors the host has.
+    pub(crate) host_vectors: AtomicU32,
     /// Whether VFIO gives its line.
     pub(crate) has_line: bool,
     /// The event that the line signals, and how often it was unmasked.
@@ -109,6 +111,7 @@ impl FakeFunction {
                 Some(bar(0x1000, BarSpace::Memory32, false, 0x40_0000)),
             ],
             vectors: [32, 65],
+            host_vectors: AtomicU32::new(u32::MAX),
             has_line: true,
             line: Mutex::new(None),
             enabled: Mutex::new(None),
@@ -243,13 +246,21 @@ impl FunctionBackend for FakeFunction {
         }
     }
 
-    fn set_interrupts(&self, kind: InterruptKind, events: &[Arc<EventFd>]) -> io::Result<()> {
+    fn set_interrupts(
+        &self,
+        kind: InterruptKind,
+        events: &[Arc<EventFd>],
+    ) -> io::Result<VectorsEnabled> {
         self.interrupt_fault.check()?;
+        let most = self.host_vectors.load(Ordering::Relaxed);
+        if events.len() > most as usize {
+            return Ok(VectorsEnabled::AtMost(most));
+        }
         let mut enabled = self.enabled.lock();
         assert!(enabled.is_none(), "vectors are enabled already");
         assert_eq!(self.unmasked(), None, "the line is connected");
         *enabled = Some((kind, events.iter().map(AsRawFd::as_raw_fd).collect()));
-        Ok(())
+        Ok(VectorsEnabled::All)
     }
 
     fn disable_interrupts(&self, kind: InterruptKind) -> io::Result<()> {
@@ -350,14 +361,26 @@ pub(crate) struct FakeLines {
     pub(crate) connected: Mutex<BTreeMap<Lisn, i32>>,
     /// Lines of level-triggered sources.
     pub(crate) level: Mutex<Vec<(Lisn, Weak<dyn LevelLine>)>>,
-    /// Whether there are no such sources.
-    pub(crate) edge_only: bool,
+    /// Whether nobody knows when the guest listens to them.
+    pub(crate) by_time: bool,
     pub(crate) fault: Fault,
 }
 
 impl InterruptLines for FakeLines {
-    fn has_level_sources(&self) -> bool {
-        !self.edge_only
+    fn sampling(&self) -> Sampling {
+        if self.by_time {
+            Sampling::ByTime
+        } else {
+            Sampling::ByGuest
+        }
+    }
+
+    fn connect_level(&self, lisn: Lisn, event: &Arc<EventFd>) -> io::Result<()> {
+        self.connect(lisn, event)
+    }
+
+    fn disconnect_level(&self, lisn: Lisn, event: &Arc<EventFd>) -> io::Result<()> {
+        self.disconnect(lisn, event)
     }
 
     fn make_level(&self, lisn: Lisn, line: Weak<dyn LevelLine>) -> io::Result<()> {
@@ -403,11 +426,19 @@ impl InterruptLines for FakeLines {
 impl FakeLines {
     /// The guest lets level-triggered source `lisn` interrupt.
     pub(crate) fn sample(&self, lisn: Lisn) {
+        self.lines_of(lisn).iter().for_each(|line| line.sample());
+    }
+
+    /// Some time has gone since the source signalled.
+    pub(crate) fn sample_again(&self, lisn: Lisn) {
+        let lines = self.lines_of(lisn);
+        lines.iter().for_each(|line| line.sample_again());
+    }
+
+    fn lines_of(&self, lisn: Lisn) -> Vec<Arc<dyn LevelLine>> {
         let level = self.level.lock();
         let lines = level.iter().filter(|(known, _)| *known == lisn);
-        lines
-            .filter_map(|(_, line)| line.upgrade())
-            .for_each(|line| line.sample());
+        lines.filter_map(|(_, line)| line.upgrade()).collect()
     }
 
     pub(crate) fn sources(&self) -> BTreeSet<Lisn> {
@@ -443,8 +474,25 @@ impl Fixture {
         number: u8,
         change: impl FnOnce(FakeFunction) -> FakeFunction,
     ) -> Result<Self, PciError> {
+        Self::with_lines(number, FakeLines::default(), change)
+    }
+
+    /// The function in a machine whose lines nobody knows to be listened to.
+    pub(crate) fn sampled_by_time() -> Self {
+        let lines = FakeLines {
+            by_time: true,
+            ..FakeLines::default()
+        };
+        Self::with_lines(0, lines, |function| function).unwrap()
+    }
+
+    fn with_lines(
+        number: u8,
+        lines: FakeLines,
+        change: impl FnOnce(FakeFunction) -> FakeFunction,
+    ) -> Result<Self, PciError> {
         let space = Arc::new(FakeSpace::default());
-        let lines = Arc::new(FakeLines::default());
+        let lines = Arc::new(lines);
         let board = Board {
             space: space.clone(),
             lines: lines.clone(),

@@ -64,8 +64,8 @@ pub(super) struct State {
 
 /// One passed-through function behind a host bridge.
 ///
-/// Locks: `vectors` is never taken while `state` is held, nor the other way round; the lock of `line`
-/// may be taken while `vectors` is held, and none while it is. `state` is held
+/// Locks: `vectors` is never taken while `state` is held; that, for a moment, and the lock of `line` may be
+/// taken while `vectors` is held, and none while the lock of `line` is. `state` is held
 /// across configuration accesses of the device and changes of memory slots, so that no other
 /// thread sees a BAR mapped whose decoding is off (vfio-pci answers an access to it with SIGBUS).
 pub struct Function {
@@ -138,6 +138,11 @@ impl Function {
         self.line.is_some()
     }
 
+    /// Whether all of its messages have addresses of 32 bits.
+    pub const fn has_short_messages(&self) -> bool {
+        self.capabilities.short_messages
+    }
+
     /// Its address on the host.
     pub fn name(&self) -> &str {
         self.backend.name()
@@ -201,7 +206,17 @@ impl Function {
             guest_message!(Level::Warn, "{}: cannot unmap a BAR: {error}", self.name());
         }
         self.map_missing(&mut state);
+        let is_used = is_decoding(&state);
+        drop(state);
+        if let Some(line) = self.line.as_ref().filter(|_| is_used) {
+            line.device_is_used();
+        }
         result.map_err(|source| self.host_error(offset, source))
+    }
+
+    /// Whether the guest has it decode addresses.
+    pub(super) fn is_decoded(&self) -> bool {
+        is_decoding(&self.state())
     }
 
     /// Which BAR decodes `bytes` at `guest`, and where in the BAR that is.
@@ -220,15 +235,14 @@ impl Function {
     /// The first refusal of the host; all that could be stopped is.
     pub fn quiesce(&self) -> io::Result<()> {
         let mastering = self.clear_command(COMMAND_BUS_MASTER);
-        let interrupts = self.free_msi().map_err(io::Error::other);
-        let line = self.line.as_ref().map_or(Ok(()), |line| line.give_up());
+        let interrupts = self.stop_interrupts();
         let decoding = {
             let mut state = self.state();
             state.command &= !(COMMAND_IO | COMMAND_MEMORY);
             self.unmap_stale(&mut state)
         };
         let decoding = decoding.and_then(|()| self.clear_command(COMMAND_IO | COMMAND_MEMORY));
-        mastering.and(interrupts).and(line).and(decoding)
+        mastering.and(interrupts).and(decoding)
     }
 
     /// Stops the function, resets the device, and brings configuration space back to what a guest
@@ -341,6 +355,10 @@ impl Drop for Function {
             guest_message!(Level::Warn, "{}: cannot be stopped: {error}", self.name());
         }
     }
+}
+
+fn is_decoding(state: &State) -> bool {
+    state.command & (COMMAND_IO | COMMAND_MEMORY) != 0
 }
 
 /// The part of `bytes` that an access has, if it is one.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use spapr_hypercalls::address::Liobn;
 
 use super::address::{ConfigAddress, DeviceFunction};
-use super::backend::FunctionBackend;
+use super::backend::{FunctionBackend, InterruptKind};
 use super::bars::{self, Bars};
 use super::description::Identity;
 use super::function::{ConfigError, Function};
@@ -160,6 +160,21 @@ impl HostBridge {
     /// LIOBN of its DMA window number `window`.
     pub const fn liobn(&self, window: u8) -> Liobn {
         Liobn::of_pci_window(self.index, window)
+    }
+
+    /// How many vectors its functions ask for at most, all together. Linux asks for as many as the next
+    /// power of two (`rtas_prepare_msi_irqs` in arch/powerpc/platforms/pseries/msi.c).
+    pub fn wanted_vectors(&self) -> u32 {
+        let wanted = |function: &Function| {
+            let kinds = [InterruptKind::Msi, InterruptKind::MsiX];
+            let most = kinds.map(|kind| function.max_vectors(kind));
+            let most = most.into_iter().max().unwrap_or_default();
+            most.checked_next_power_of_two().filter(|_| most > 0)
+        };
+        self.functions
+            .iter()
+            .filter_map(wanted)
+            .fold(0, u32::saturating_add)
     }
 
     /// All functions, in the order of their addresses.

@@ -3,11 +3,15 @@
 //! A line is raised until the device has been served, and VFIO masks it when it signals: then one
 //! signal is one interrupt, and when the guest has ended that, the line is unmasked; if it is still
 //! raised, VFIO signals at once. So the guest's interrupt source needs no level of its own, but a
-//! controller that says when an interrupt has ended.
+//! controller that says when an interrupt has ended, or samples the line now and then.
 //!
 //! A device has either its line or message-signalled interrupts. The line is connected when the
 //! guest first lets its source interrupt, which a guest with MSI never does: nothing is asked of
-//! the host for it.
+//! the host for it. Where nobody knows when that is, it is connected when the guest has the device decode
+//! addresses, until it asks for MSI.
+//!
+//! That the guest has the device raise no line (the command register's Interrupt Disable) is VFIO's to
+//! see: it masks the line then and says nothing of it (`vfio_basic_config_write`).
 
 use std::io;
 use std::sync::{Arc, Weak};
@@ -21,7 +25,7 @@ use super::backend::FunctionBackend;
 use super::config_space::{read_u8, register};
 use crate::board::Board;
 use crate::guest_message;
-use crate::interrupts::{InterruptLines, LevelLine, Lisn};
+use crate::interrupts::{InterruptLines, LevelLine, Lisn, Sampling};
 
 /// Lines of a bus, which its functions share.
 const LINES: u32 = 4;
@@ -58,14 +62,13 @@ enum State {
     /// The guest has not let it interrupt yet.
     Idle,
     /// The device signals this event.
-    Connected(EventFd),
+    Connected(Arc<EventFd>),
     /// The function has MSI vectors, or is stopped.
     GivenUp,
 }
 
 impl Line {
-    /// The line of `backend`; `None` when the device or the host has none, or the controller does
-    /// not say when interrupts end.
+    /// The line of `backend`; `None` when the device or the host has none.
     ///
     /// # Errors
     /// The device's or the host's refusal.
@@ -75,7 +78,7 @@ impl Line {
         backend: &Arc<dyn FunctionBackend>,
         board: &Board,
     ) -> io::Result<Option<Arc<Self>>> {
-        if !board.lines.has_level_sources() || !backend.has_line() {
+        if !backend.has_line() {
             return Ok(None);
         }
         let pin = read_u8(&**backend, register::INTERRUPT_LINE + 1)?;
@@ -103,7 +106,7 @@ impl Line {
             return Ok(());
         };
         let disabled = self.backend.disconnect_line();
-        disabled.and(self.lines.disconnect(self.route.lisn, &event))
+        disabled.and(self.lines.disconnect_level(self.route.lisn, &event))
     }
 
     /// Lets the line be connected when the guest lets its source interrupt next.
@@ -114,16 +117,38 @@ impl Line {
         }
     }
 
-    fn connect(&self) -> io::Result<EventFd> {
-        let event = EventFd::new(EFD_NONBLOCK)?;
+    /// The guest has the device decode addresses: it may listen, if nobody is to know of that.
+    pub(super) fn device_is_used(&self) {
+        if self.lines.sampling() == Sampling::ByGuest {
+            return;
+        }
+        let mut state = self.state();
+        if let State::Idle = *state {
+            let connected = self.connect();
+            self.tell(connected.map(|event| *state = State::Connected(event)));
+        }
+    }
+
+    fn connect(&self) -> io::Result<Arc<EventFd>> {
+        let event = Arc::new(EventFd::new(EFD_NONBLOCK)?);
         // The interrupt first: a line that is raised signals at once.
-        self.lines.connect(self.route.lisn, &event)?;
+        self.lines.connect_level(self.route.lisn, &event)?;
         if let Err(error) = self.backend.connect_line(&event) {
             // The device's refusal is the one to report.
-            let _ = self.lines.disconnect(self.route.lisn, &event);
+            let _ = self.lines.disconnect_level(self.route.lisn, &event);
             return Err(error);
         }
         Ok(event)
+    }
+
+    fn tell(&self, result: io::Result<()>) {
+        if let Err(error) = result {
+            guest_message!(
+                Level::Warn,
+                "{}: its interrupt line (INTx) does not work: {error}",
+                self.backend.name()
+            );
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -139,12 +164,13 @@ impl LevelLine for Line {
             State::Connected(_) => self.backend.unmask_line(),
             State::GivenUp => Ok(()),
         };
-        if let Err(error) = done {
-            guest_message!(
-                Level::Warn,
-                "{}: its interrupt line (INTx) does not work: {error}",
-                self.backend.name()
-            );
+        self.tell(done);
+    }
+
+    fn sample_again(&self) {
+        let state = self.state();
+        if let State::Connected(_) = *state {
+            self.tell(self.backend.unmask_line());
         }
     }
 }

@@ -43,7 +43,9 @@ mod reach;
 mod windows;
 
 pub use address::{ConfigAddress, DeviceFunction};
-pub use backend::{Bar, BarMapping, BarSpace, Doorbell, FunctionBackend, InterruptKind, NUM_BARS};
+pub use backend::{
+    Bar, BarMapping, BarSpace, Doorbell, FunctionBackend, InterruptKind, NUM_BARS, VectorsEnabled,
+};
 pub use function::{ConfigError, Function};
 pub use host_bridge::{HostBridge, PciError};
 pub use msi::{MsiError, MsiGrant};

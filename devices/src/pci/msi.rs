@@ -9,7 +9,7 @@ use std::sync::Arc;
 use log::Level;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::backend::InterruptKind;
+use super::backend::{InterruptKind, VectorsEnabled};
 use super::function::Function;
 use crate::guest_message;
 use crate::interrupts::{InterruptLines, Lisn, LisnBlock};
@@ -28,13 +28,11 @@ pub enum MsiError {
         /// What was asked for.
         kind: InterruptKind,
     },
-    /// All interrupt source numbers are in use, or no block of them is long enough.
-    #[error("no {count} consecutive interrupt source numbers are free for {function}")]
+    /// All interrupt source numbers are in use.
+    #[error("no interrupt source numbers are left for {function}")]
     NoNumbers {
         /// The function's address on the host.
         function: String,
-        /// How many were asked for.
-        count: u32,
     },
     /// eventfd(2) failed.
     #[error("no event can be made for {function}; the limit of open files may be too low")]
@@ -91,8 +89,8 @@ pub enum MsiError {
 pub enum MsiGrant {
     /// The function has as many vectors as were asked for.
     Granted(u32),
-    /// More were asked for than the function has, which is this many. Nothing was changed; the
-    /// guest asks again.
+    /// More were asked for than the function can have, which is this many, at least one. It has those that
+    /// it had before, or none; the guest asks again.
     AtMost(u32),
 }
 
@@ -151,11 +149,11 @@ impl Function {
         }
         let mut vectors = self.vectors.lock();
         let replaced = self.replace(&mut vectors, kind, count);
-        if let (Err(_), Some(line)) = (&replaced, &self.line) {
+        if vectors.is_none() {
             // The guest's driver may do with it.
-            line.want();
+            self.use_line();
         }
-        replaced.map(|()| MsiGrant::Granted(count))
+        replaced
     }
 
     fn replace(
@@ -163,7 +161,7 @@ impl Function {
         vectors: &mut Option<Vectors>,
         kind: InterruptKind,
         count: u32,
-    ) -> Result<(), MsiError> {
+    ) -> Result<MsiGrant, MsiError> {
         if let Some(old) = vectors.take() {
             self.release(&old)?;
         }
@@ -174,20 +172,33 @@ impl Function {
             })?;
         }
         let numbers = &self.board.lisns;
-        let block = numbers
-            .allocate(count, kind == InterruptKind::Msi)
-            .ok_or_else(|| MsiError::NoNumbers {
-                function: self.name().into(),
-                count,
-            })?;
-        let enabled = self.enable(kind, block);
-        let events = enabled.inspect_err(|_| numbers.free(block))?;
-        *vectors = Some(Vectors {
-            kind,
-            block,
-            events,
-        });
-        Ok(())
+        let is_aligned = kind == InterruptKind::Msi;
+        let Some(block) = numbers.allocate(count, is_aligned) else {
+            return match numbers.most(count, is_aligned) {
+                0 => Err(MsiError::NoNumbers {
+                    function: self.name().into(),
+                }),
+                most => Ok(MsiGrant::AtMost(most)),
+            };
+        };
+        match self.enable(kind, block) {
+            Ok(Ok(events)) => {
+                *vectors = Some(Vectors {
+                    kind,
+                    block,
+                    events,
+                });
+                Ok(MsiGrant::Granted(count))
+            }
+            Ok(Err(most)) => {
+                numbers.free(block);
+                Ok(MsiGrant::AtMost(most))
+            }
+            Err(error) => {
+                numbers.free(block);
+                Err(error)
+            }
+        }
     }
 
     /// Takes all vectors from the function, which may use its interrupt line again. That it has
@@ -199,10 +210,29 @@ impl Function {
     pub fn free_msi(&self) -> Result<(), MsiError> {
         let mut vectors = self.vectors.lock();
         let released = vectors.take().map_or(Ok(()), |old| self.release(&old));
+        self.use_line();
+        released
+    }
+
+    /// Takes all vectors and the line from the function, for good.
+    ///
+    /// # Errors
+    /// The first refusal; it has neither then all the same.
+    pub(super) fn stop_interrupts(&self) -> io::Result<()> {
+        let mut vectors = self.vectors.lock();
+        let released = vectors.take().map_or(Ok(()), |old| self.release(&old));
+        let line = self.line.as_ref().map_or(Ok(()), |line| line.give_up());
+        released.map_err(io::Error::other).and(line)
+    }
+
+    /// Without vectors, the function interrupts by its line, if it has one.
+    fn use_line(&self) {
         if let Some(line) = &self.line {
             line.want();
+            if self.is_decoded() {
+                line.device_is_used();
+            }
         }
-        released
     }
 
     /// The interrupt source that vector `index` became.
@@ -212,8 +242,12 @@ impl Function {
     }
 
     /// Connects the lines before the device can use them: an interrupt that comes at once finds
-    /// its way.
-    fn enable(&self, kind: InterruptKind, block: LisnBlock) -> Result<Vec<Arc<EventFd>>, MsiError> {
+    /// its way. The number of vectors there could be, when the host has fewer.
+    fn enable(
+        &self,
+        kind: InterruptKind,
+        block: LisnBlock,
+    ) -> Result<Result<Vec<Arc<EventFd>>, u32>, MsiError> {
         let function = || self.name().to_owned();
         self.board
             .lines
@@ -244,14 +278,18 @@ impl Function {
                 })?;
             lines.events.push(Arc::new(event));
         }
-        self.backend
+        let enabled = self
+            .backend
             .set_interrupts(kind, &lines.events)
             .map_err(|source| MsiError::Enable {
                 function: function(),
                 count: block.count(),
                 source,
             })?;
-        Ok(std::mem::take(&mut lines.events))
+        Ok(match enabled {
+            VectorsEnabled::All => Ok(std::mem::take(&mut lines.events)),
+            VectorsEnabled::AtMost(most) => Err(most),
+        })
     }
 
     /// Stops the device before its lines go.

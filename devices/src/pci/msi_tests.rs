@@ -1,3 +1,5 @@
+use std::sync::atomic::Ordering;
+
 use proptest::prelude::*;
 
 use super::super::backend::InterruptKind::{Msi, MsiX};
@@ -36,6 +38,52 @@ fn asking_for_too_many_says_how_many_there_are_and_keeps_the_old_ones() {
         MsiGrant::AtMost(32)
     );
     assert_eq!(fixture.lines.sources().len(), 2);
+}
+
+#[test]
+fn when_the_host_has_fewer_vectors_the_guest_is_told_how_many_and_can_have_those() {
+    let fixture = Fixture::new();
+    let function = &fixture.bridge.functions()[0];
+    fixture.backend.host_vectors.store(9, Ordering::Relaxed);
+    function.change_msi(MsiX, 4).unwrap();
+    assert_eq!(function.change_msi(MsiX, 65).unwrap(), MsiGrant::AtMost(9));
+    // None of the others is left, and nothing of these.
+    assert!(fixture.lines.sources().is_empty());
+    assert_eq!(fixture.board.lisns.in_use(), 0);
+    assert_eq!(function.interrupt_source(0), None);
+    assert_eq!(function.change_msi(MsiX, 9).unwrap(), MsiGrant::Granted(9));
+    assert_eq!(fixture.lines.sources().len(), 9);
+}
+
+#[test]
+fn when_few_numbers_are_left_the_guest_is_told_how_many_and_can_have_those() {
+    let fixture = Fixture::new();
+    let function = &fixture.bridge.functions()[0];
+    let numbers = &fixture.board.lisns;
+    // 0x1fe9 to 0x1fff are left: 23 of them, 16 on their boundary.
+    numbers.allocate(Lisn::MSI_COUNT - 23, false).unwrap();
+    assert_eq!(function.change_msi(MsiX, 65).unwrap(), MsiGrant::AtMost(23));
+    assert_eq!(function.change_msi(Msi, 32).unwrap(), MsiGrant::AtMost(16));
+    assert_eq!(function.change_msi(Msi, 16).unwrap(), MsiGrant::Granted(16));
+    assert_eq!(function.interrupt_source(0), Some(Lisn(0x1ff0)));
+    function.free_msi().unwrap();
+    numbers.allocate(23, false).unwrap();
+    let error = function.change_msi(MsiX, 1).unwrap_err();
+    let text = "no interrupt source numbers are left for 0000:01:00.0";
+    assert_eq!(error.to_string(), text);
+}
+
+#[test]
+fn plain_msi_has_any_number_of_vectors_up_to_32() {
+    let fixture = Fixture::new();
+    let function = &fixture.bridge.functions()[0];
+    for count in 1..=32 {
+        let granted = function.change_msi(Msi, count).unwrap();
+        assert_eq!(granted, MsiGrant::Granted(count));
+        let first = function.interrupt_source(0).unwrap();
+        assert!(first.0.is_multiple_of(count.next_power_of_two()), "{count}");
+        assert_eq!(fixture.lines.sources().len(), count as usize);
+    }
 }
 
 #[test]

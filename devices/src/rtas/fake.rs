@@ -9,7 +9,7 @@ use super::*;
 use crate::dma_windows::fake::{FakeBridge, FakeMachine};
 use crate::dma_windows::{Available, DmaWindowError, DynamicWindows, NewWindow};
 use crate::pci::HostBridge;
-use crate::pci::fake::Fixture;
+use crate::pci::fake::{FakeFunction, Fixture};
 
 /// Guest memory has a hole of a page in the middle.
 pub(super) const MEMORY: [(GuestAddress, usize); 2] =
@@ -32,8 +32,17 @@ impl FakePlatform {
 
     /// A machine whose one host bridge has `number`.
     pub(super) fn with_bridge(number: u8) -> Self {
+        Self::on(Fixture::behind(number, |function| function), number)
+    }
+
+    /// A machine with that function.
+    pub(super) fn with(change: impl FnOnce(FakeFunction) -> FakeFunction) -> Self {
+        Self::on(Fixture::with(change), 0)
+    }
+
+    fn on(fixture: Fixture, number: u8) -> Self {
         Self {
-            fixture: Fixture::behind(number, |function| function),
+            fixture,
             console: RefCell::default(),
             console_busy: Cell::new(false),
             started: RefCell::default(),

@@ -12,6 +12,9 @@ use crate::pci::{Function, InterruptKind, MsiError, MsiGrant};
 const FUNCTION_ANY: u32 = 1;
 const FUNCTION_MSI: u32 = 3;
 const FUNCTION_MSI_X: u32 = 4;
+/// The same with addresses of 32 bits.
+const FUNCTION_SHORT_MSI: u32 = 5;
+const FUNCTION_SHORT_MSI_X: u32 = 6;
 
 /// The fourth return word: the kind of the vectors.
 const TYPE_MSI: u32 = 1;
@@ -19,20 +22,25 @@ const TYPE_MSI_X: u32 = 2;
 
 /// Arguments: configuration address, BUID (two words), function, number of vectors, sequence
 /// number. Returns: number of vectors, next sequence number, kind. A request for more vectors than
-/// there are succeeds with the number there are and changes nothing, as in QEMU; Linux then asks
-/// for so many.
+/// there are, of the function's, the host's or this machine's, succeeds with the number there could be and
+/// gives none, as in QEMU; Linux then asks for so many.
+///
+/// Addresses of 32 bits are the host's to give: it does so where the device can have no others.
 pub(super) fn change_msi(call: &mut Call<'_>, platform: &dyn Platform) -> Outcome {
     let [address, buid_high, buid_low, kind, count, sequence] = call.arguments();
-    let (kind, code) = match kind {
-        FUNCTION_ANY | FUNCTION_MSI => (InterruptKind::Msi, TYPE_MSI),
-        FUNCTION_MSI_X => (InterruptKind::MsiX, TYPE_MSI_X),
-        // 32-bit messages cannot be promised: the host chooses the address.
+    let (kind, code, is_short) = match kind {
+        FUNCTION_ANY | FUNCTION_MSI => (InterruptKind::Msi, TYPE_MSI, false),
+        FUNCTION_MSI_X => (InterruptKind::MsiX, TYPE_MSI_X, false),
+        FUNCTION_SHORT_MSI => (InterruptKind::Msi, TYPE_MSI, true),
+        FUNCTION_SHORT_MSI_X => (InterruptKind::MsiX, TYPE_MSI_X, true),
         _ => {
             call.status(Status::Parameter);
             return Outcome::Done;
         }
     };
-    let Some(function) = pci::function(platform, (buid_high, buid_low), address) else {
+    let function = pci::function(platform, (buid_high, buid_low), address)
+        .filter(|function| !is_short || function.has_short_messages());
+    let Some(function) = function else {
         call.status(Status::Parameter);
         return Outcome::Done;
     };

@@ -8,10 +8,12 @@ use log::Level;
 use spapr_hypercalls::world::HostRange;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{Device, DeviceError, Irq, RegionIndex, RegionMapping};
+use super::{Device, DeviceError, Irq, IrqError, RegionIndex, RegionMapping};
 use crate::error_chain::chain;
 use crate::guest_message;
-use crate::pci::{Bar, BarMapping, BarSpace, FunctionBackend, InterruptKind, NUM_BARS};
+use crate::pci::{
+    Bar, BarMapping, BarSpace, FunctionBackend, InterruptKind, NUM_BARS, VectorsEnabled,
+};
 
 /// A VFIO device as the host bridge knows it.
 pub struct VfioFunction {
@@ -158,9 +160,21 @@ impl FunctionBackend for VfioFunction {
         }
     }
 
-    fn set_interrupts(&self, kind: InterruptKind, events: &[Arc<EventFd>]) -> io::Result<()> {
+    fn set_interrupts(
+        &self,
+        kind: InterruptKind,
+        events: &[Arc<EventFd>],
+    ) -> io::Result<VectorsEnabled> {
         let events: Vec<_> = events.iter().map(|event| event.as_raw_fd()).collect();
-        self.device.set_vectors(irq(kind), &events).map_err(other)
+        match self.device.set_vectors(irq(kind), &events) {
+            Ok(()) => Ok(VectorsEnabled::All),
+            Err(IrqError::TooMany {
+                available, wanted, ..
+            }) if (1..wanted).contains(&(available as usize)) => {
+                Ok(VectorsEnabled::AtMost(available))
+            }
+            Err(error) => Err(other(error)),
+        }
     }
 
     fn disable_interrupts(&self, _kind: InterruptKind) -> io::Result<()> {

@@ -1,6 +1,9 @@
 use super::super::device::tests::open_device;
+use super::super::function::VfioFunction;
 use super::super::kernel::{Call, Kernel};
 use super::*;
+use crate::pci::{FunctionBackend, InterruptKind, VectorsEnabled};
+use std::sync::Arc;
 use vmm_sys_util::eventfd::EventFd;
 
 const ENABLE: u32 = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
@@ -100,6 +103,17 @@ fn more_vectors_than_the_device_or_the_host_has_are_refused_with_their_number() 
         assert!(message.contains(&format!("cannot have {wanted} {irq} vectors")));
         Kernel::with(|k| assert!(k.eventfds.is_empty()));
     }
+}
+
+#[test]
+fn a_function_says_how_many_vectors_the_host_has_left() {
+    let events = |count| -> Vec<_> { eventfds(count).into_iter().map(Arc::new).collect() };
+    let function = VfioFunction::new(open_device(|k| k.vectors_left = 3)).unwrap();
+    let set = |count| function.set_interrupts(InterruptKind::MsiX, &events(count));
+    assert_eq!(set(3).unwrap(), VectorsEnabled::All);
+    function.disable_interrupts(InterruptKind::MsiX).unwrap();
+    assert_eq!(set(4).unwrap(), VectorsEnabled::AtMost(3));
+    Kernel::with(|k| assert!(k.eventfds.is_empty()));
 }
 
 #[test]

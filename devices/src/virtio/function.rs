@@ -13,7 +13,7 @@ use super::registers::{Event, Registers};
 use super::shared::{Shared, State};
 use super::worker::Worker;
 use crate::dma::DmaMemory;
-use crate::pci::{Bar, BarSpace, Doorbell, FunctionBackend, InterruptKind};
+use crate::pci::{Bar, BarSpace, Doorbell, FunctionBackend, InterruptKind, VectorsEnabled};
 
 /// How a virtio device is part of a machine.
 pub struct VirtioOptions {
@@ -203,9 +203,13 @@ impl FunctionBackend for VirtioFunction {
         }
     }
 
-    fn set_interrupts(&self, _kind: InterruptKind, events: &[Arc<EventFd>]) -> io::Result<()> {
+    fn set_interrupts(
+        &self,
+        _kind: InterruptKind,
+        events: &[Arc<EventFd>],
+    ) -> io::Result<VectorsEnabled> {
         self.shared.msi_x.lock().connect(events.to_vec());
-        Ok(())
+        Ok(VectorsEnabled::All)
     }
 
     fn disable_interrupts(&self, _kind: InterruptKind) -> io::Result<()> {

@@ -1,13 +1,14 @@
 //! The thread that serves a device's queues when their doorbells ring.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::shared::Shared;
+use crate::poll::{polled_for_input, wait};
 
 /// The thread; it ends when this is dropped.
 pub(super) struct Worker {
@@ -72,7 +73,7 @@ fn run(shared: &Shared, ends: &EventFd) {
         .map(polled_for_input)
         .collect();
     loop {
-        if let Err(error) = wait(&mut polled) {
+        if let Err(error) = wait(&mut polled, None) {
             shared.give_up(&error);
             return;
         }
@@ -102,34 +103,11 @@ fn run(shared: &Shared, ends: &EventFd) {
 fn drain(shared: &Shared, event: &EventFd) {
     let mut polled = [polled_for_input(event.as_raw_fd())];
     while shared.is_busy() {
-        if let Err(error) = wait(&mut polled) {
+        if let Err(error) = wait(&mut polled, None) {
             shared.give_up(&error);
             return;
         }
         let _spurious = event.read();
         shared.finish();
-    }
-}
-
-const fn polled_for_input(descriptor: RawFd) -> libc::pollfd {
-    libc::pollfd {
-        fd: descriptor,
-        events: libc::POLLIN,
-        revents: 0,
-    }
-}
-
-/// Waits until one of them has input.
-fn wait(polled: &mut [libc::pollfd]) -> io::Result<()> {
-    let count = libc::nfds_t::try_from(polled.len()).unwrap_or(libc::nfds_t::MAX);
-    loop {
-        // SAFETY: the pointer is to as many structures as are said.
-        if unsafe { libc::poll(polled.as_mut_ptr(), count, -1) } >= 0 {
-            return Ok(());
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
     }
 }

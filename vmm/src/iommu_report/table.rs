@@ -88,9 +88,8 @@ fn without_messages(group: &GroupReport) -> impl Iterator<Item = String> {
                 intx,
             } => Some(if intx {
                 format!(
-                    "{name} has neither MSI nor MSI-X. A guest with the XIVE interrupt controller gets \
-                     its INTx;\none with XICS does not, and then its driver has no interrupt \
-                     (--interrupt-controller)."
+                    "{name} has neither MSI nor MSI-X: a guest gets its INTx, at the price of work of \
+                     this host's\nfor each interrupt."
                 )
             } else {
                 format!(
@@ -431,7 +430,7 @@ mod tests {
         let mut report = sample(LIMIT);
         assert!(!render(&report).contains("neither MSI"));
         for (intx, shown, part) in [
-            (true, "INTx", "XIVE interrupt controller gets its INTx"),
+            (true, "INTx", "a guest gets its INTx"),
             (false, "none", "nor MSI-X nor INTx"),
         ] {
             report.groups[0].members[0].interrupts = Some(Interrupts {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use spapr_devices::board::Board;
 use spapr_devices::dma::Windows;
 use spapr_devices::dma_windows::DmaWindows;
-use spapr_devices::interrupts::ControllerKind;
+use spapr_devices::interrupts::LisnAllocator;
 use spapr_devices::pci::{DeviceFunction, FunctionBackend, HostBridge};
 use spapr_devices::rtas;
 use spapr_devices::tree::Node;
@@ -38,13 +38,15 @@ pub(super) fn describe(
     dma_windows: &DmaWindows,
 ) -> Vec<Node> {
     let services = [rtas::DDW_APPLICABLE, rtas::DDW_EXTENSIONS];
-    let describe = |bridge: &HostBridge| {
+    let wanted: Vec<u32> = bridges.iter().map(HostBridge::wanted_vectors).collect();
+    let vectors = LisnAllocator::shares(&wanted);
+    let describe = |(bridge, vectors): (&HostBridge, u32)| {
         let number = bridge.index();
         let offered = dma_windows.are_offered(number);
         let window = engine.default_window(number)?;
-        Some(bridge.describe(window, offered.then_some(services)))
+        Some(bridge.describe(window, vectors, offered.then_some(services)))
     };
-    bridges.iter().filter_map(describe).collect()
+    bridges.iter().zip(vectors).filter_map(describe).collect()
 }
 
 /// Devices, and how they do DMA.
@@ -83,7 +85,6 @@ pub(super) fn attach_devices(
     kept: &mut Kept,
     vm: &Arc<Vm>,
     capabilities: &Capabilities,
-    controller: ControllerKind,
     board: &Board,
 ) -> Result<Attached, MachineError> {
     let mut behind = BTreeMap::new();
@@ -94,7 +95,7 @@ pub(super) fn attach_devices(
     let mut engine_bridges = Vec::new();
     for (number, it) in behind {
         let bridge = HostBridge::new(number, board, it.functions)?;
-        device_interrupts::tell(&bridge, controller);
+        device_interrupts::tell(&bridge);
         bridges.push(bridge);
         engine_bridges.push(EngineBridge {
             number,

@@ -37,6 +37,7 @@ use crate::partition::bridge_iommu::BridgeIommu;
 use crate::partition::interrupt_controller::InterruptController;
 use crate::partition::lasting::Lasting;
 use crate::random;
+use crate::sandbox;
 use crate::spec::MachineDescription;
 use crate::speculation::Told;
 
@@ -114,6 +115,7 @@ impl Machine {
                 &slots,
                 description.cpus,
                 ram.guest_ranges(),
+                sandbox::enter_lines,
             )
             .map_err(KvmRefusal::from)?,
         );
@@ -128,15 +130,7 @@ impl Machine {
             dma_windows,
             windows,
             bridges,
-        } = bridges::attach_devices(
-            description,
-            &ram,
-            &mut kept,
-            &vm,
-            &capabilities,
-            controller,
-            &board,
-        )?;
+        } = bridges::attach_devices(description, &ram, &mut kept, &vm, &capabilities, &board)?;
         let tree = MachineTree {
             ram: ram.guest_ranges(),
             cpus: description.cpus,

@@ -205,6 +205,7 @@ impl RunningMachine {
     fn halt(&mut self) -> Counters {
         self.partition.processors.end();
         self.partition.pause.end();
+        self.partition.interrupts.leave_devices();
         // It gives way to the processors, so that it might have to wait for them if they were not told first.
         self.populator = None;
         let mut sum = Counters::default();

@@ -3,9 +3,11 @@
 use std::io;
 use std::sync::{Arc, Weak};
 
+use parking_lot::Mutex;
+use spapr_devices::interrupts::sampled::SampledLines;
 use spapr_devices::interrupts::xive::Xive;
 use spapr_devices::interrupts::{
-    ControllerKind, InterruptLines, LevelLine, Lisn, LisnBlock, Trigger,
+    ControllerKind, InterruptLines, LevelLine, Lisn, LisnBlock, Sampling, Trigger,
 };
 use spapr_hypercalls::abi::{Arguments, ReturnCode};
 use spapr_hypercalls::world::GuestRange;
@@ -14,7 +16,7 @@ use spapr_kvm::vcpu::Vcpu;
 use spapr_kvm::vm::Vm;
 use spapr_kvm::xics::{Xics, XicsError};
 use spapr_kvm::xive::{XiveError, XiveKvm};
-use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// Why the interrupt controller could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -39,13 +41,18 @@ pub struct InterruptController {
 
 #[derive(Debug)]
 enum Controller {
-    Xics(Xics),
+    Xics {
+        xics: Xics,
+        /// Made with the first line.
+        lines: Mutex<Option<SampledLines>>,
+        prepare_thread: fn() -> io::Result<()>,
+    },
     Xive(Box<Xive<XiveKvm>>),
 }
 
 impl InterruptController {
     /// Makes the interrupt controller of `vm`, whose `cpus` processors are still to be made and whose
-    /// memory is `ram`.
+    /// memory is `ram`. If it takes a thread, that does `prepare_thread` first.
     ///
     /// # Errors
     /// KVM's refusal; all is given back then.
@@ -55,9 +62,14 @@ impl InterruptController {
         slots: &Arc<MemorySlots>,
         cpus: u32,
         ram: Vec<GuestRange>,
+        prepare_thread: fn() -> io::Result<()>,
     ) -> Result<Self, InterruptControllerError> {
         let controller = match kind {
-            ControllerKind::Xics => Controller::Xics(Xics::new(vm, cpus)?),
+            ControllerKind::Xics => Controller::Xics {
+                xics: Xics::new(vm, cpus)?,
+                lines: Mutex::default(),
+                prepare_thread,
+            },
             ControllerKind::Xive => {
                 let xive = Xive::new(XiveKvm::new(vm, slots, cpus)?, cpus, ram);
                 // A machine has a processor, and fewer than there are numbers.
@@ -80,7 +92,7 @@ impl InterruptController {
     /// KVM's refusal.
     pub fn connect_vcpu(&self, vcpu: &Vcpu, server: u32) -> Result<(), InterruptControllerError> {
         match &self.controller {
-            Controller::Xics(xics) => Ok(xics.connect_vcpu(vcpu, server)?),
+            Controller::Xics { xics, .. } => Ok(xics.connect_vcpu(vcpu, server)?),
             Controller::Xive(xive) => Ok(xive.device().connect_vcpu(vcpu, server)?),
         }
     }
@@ -89,17 +101,34 @@ impl InterruptController {
     /// of XICS the kernel serves.
     pub fn serve(&self, number: u64, args: &mut Arguments) -> ReturnCode {
         match &self.controller {
-            Controller::Xics(_) => None,
+            Controller::Xics { .. } => None,
             Controller::Xive(xive) => xive.serve(number, args),
         }
         .unwrap_or(ReturnCode::FUNCTION)
+    }
+
+    /// Asks nothing more of devices, from when this returns. Their lines interrupt nobody then.
+    pub fn leave_devices(&self) {
+        if let Controller::Xics { lines, .. } = &self.controller {
+            // Dropped, its thread ends.
+            *lines.lock() = None;
+        }
+    }
+
+    /// Makes an edge-triggered source of an event.
+    fn make_and_connect(&self, xics: &Xics, lisn: Lisn) -> io::Result<EventFd> {
+        xics.create_source(lisn.0, Trigger::Edge)
+            .map_err(io::Error::other)?;
+        let event = EventFd::new(EFD_NONBLOCK)?;
+        self.connect(lisn, &event)?;
+        Ok(event)
     }
 }
 
 impl InterruptLines for InterruptController {
     fn make(&self, block: LisnBlock) -> io::Result<()> {
         match &self.controller {
-            Controller::Xics(xics) => block
+            Controller::Xics { xics, .. } => block
                 .iter()
                 .try_for_each(|lisn| xics.create_source(lisn.0, Trigger::Edge))
                 .map_err(io::Error::other),
@@ -107,16 +136,50 @@ impl InterruptLines for InterruptController {
         }
     }
 
-    fn has_level_sources(&self) -> bool {
-        // The kernel serves the hypercall that ends an interrupt of XICS, and says nothing of it on
-        // hosts with XIVE (KVM_CAP_IRQFD_RESAMPLE).
-        matches!(&self.controller, Controller::Xive(_))
+    fn sampling(&self) -> Sampling {
+        match &self.controller {
+            Controller::Xics { .. } => Sampling::ByTime,
+            Controller::Xive(_) => Sampling::ByGuest,
+        }
     }
 
     fn make_level(&self, lisn: Lisn, line: Weak<dyn LevelLine>) -> io::Result<()> {
         match &self.controller {
-            Controller::Xics(_) => Err(io::ErrorKind::Unsupported.into()),
+            Controller::Xics {
+                xics,
+                lines,
+                prepare_thread,
+            } => {
+                let mut lines = lines.lock();
+                let lines = match &*lines {
+                    Some(lines) => lines,
+                    None => lines.insert(SampledLines::new(*prepare_thread)?),
+                };
+                lines.add(lisn, line, || self.make_and_connect(xics, lisn))
+            }
             Controller::Xive(xive) => xive.make_level(lisn, line),
+        }
+    }
+
+    fn connect_level(&self, lisn: Lisn, event: &Arc<EventFd>) -> io::Result<()> {
+        match &self.controller {
+            Controller::Xics { lines, .. } => match &*lines.lock() {
+                Some(lines) => lines.connect(lisn, event),
+                None => Err(io::ErrorKind::NotFound.into()),
+            },
+            Controller::Xive(_) => self.connect(lisn, event),
+        }
+    }
+
+    fn disconnect_level(&self, lisn: Lisn, event: &Arc<EventFd>) -> io::Result<()> {
+        match &self.controller {
+            Controller::Xics { lines, .. } => {
+                if let Some(lines) = &*lines.lock() {
+                    lines.disconnect(lisn, event);
+                }
+                Ok(())
+            }
+            Controller::Xive(_) => self.disconnect(lisn, event),
         }
     }
 

@@ -18,6 +18,8 @@ pub enum Role {
     Device,
     /// One that reads and writes the image of a disk.
     Disk,
+    /// One that samples interrupt lines.
+    Lines,
     /// One that writes what others queue: console and log.
     Writer,
     /// One that reads what a user types.
@@ -27,12 +29,13 @@ pub enum Role {
 impl Role {
     /// All of them.
     #[cfg(test)]
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Main,
         Self::Monitor,
         Self::Processor,
         Self::Device,
         Self::Disk,
+        Self::Lines,
         Self::Writer,
         Self::Reader,
     ];
@@ -253,6 +256,9 @@ const fn number(request: c_ulong) -> u32 {
     request as u32
 }
 
+/// What lets a line signal again.
+const UNMASKING: &[u32] = &[number(spapr_devices::vfio::requests::DEVICE_SET_IRQS)];
+
 /// The calls of KVM and VFIO.
 const KVM_AND_VFIO: &[u32] = &{
     use spapr_devices::vfio::requests::ALL;
@@ -309,6 +315,7 @@ pub(super) fn rules(role: Role) -> Vec<Rule> {
         Role::Monitor => [EVERYONE, EVENTS, SOCKETS, NON_BLOCKING, FACTS, NO_FILES].concat(),
         Role::Device => [EVERYONE, RINGS, NO_FILES].concat(),
         Role::Disk => [EVERYONE, IMAGES, NO_FILES].concat(),
+        Role::Lines => [&ioctls(UNMASKING)[..], EVERYONE, NO_FILES].concat(),
         Role::Writer | Role::Reader => [EVERYONE, SOCKETS, NO_FILES].concat(),
     }
 }

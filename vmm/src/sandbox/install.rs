@@ -128,6 +128,7 @@ mod tests {
         for role in [
             Role::Device,
             Role::Disk,
+            Role::Lines,
             Role::Monitor,
             Role::Reader,
             Role::Writer,
@@ -141,6 +142,7 @@ mod tests {
         for role in [
             Role::Device,
             Role::Disk,
+            Role::Lines,
             Role::Monitor,
             Role::Reader,
             Role::Writer,

@@ -121,6 +121,14 @@ pub fn enter_disk() -> io::Result<()> {
     enter(Role::Disk)
 }
 
+/// [`enter`] for a thread that samples interrupt lines.
+///
+/// # Errors
+/// As for [`enter`].
+pub fn enter_lines() -> io::Result<()> {
+    enter(Role::Lines)
+}
+
 /// Gives the calling thread the filter of its role, if the sandbox is on. From then on, a call that
 /// the role does not have kills the process.
 ///
