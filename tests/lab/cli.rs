@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::host::{HostKind, LparOption};
+use crate::host::{DeviceKind, HostKind, LparOption};
 use crate::kernels::KernelArgs;
 use crate::workspace::Workspace;
 use crate::{bench, demo, exec, fuzz, package, prepare, shell, suite};
@@ -65,6 +65,9 @@ pub(crate) struct HostArgs {
     /// window-start=ADDRESS (its default DMA window); may be repeated
     #[arg(long, value_name = "OPTION=VALUE")]
     pub(crate) lpar: Vec<LparOption>,
+    /// A further device, bound to vfio-pci; may be repeated
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub(crate) device: Vec<DeviceKind>,
     /// More programs to have in the host
     #[arg(long, value_enum, value_name = "PROGRAM")]
     pub(crate) with: Vec<Extra>,
@@ -128,6 +131,9 @@ pub(crate) struct TestArgs {
     /// What hosts that are LPARs have, as for `exec`
     #[arg(long, value_name = "OPTION=VALUE", requires = "host")]
     pub(crate) lpar: Vec<LparOption>,
+    /// A further device of each host, beside those that tests are for, as for `exec`
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub(crate) device: Vec<DeviceKind>,
     /// Run those with libvirt, too, in a host of their own beside the others
     #[arg(long, conflicts_with_all = ["host", "filter"])]
     pub(crate) with_libvirt: bool,
@@ -224,6 +230,7 @@ impl HostArgs {
             icount: false,
             hugepages: false,
             lpar: Vec::new(),
+            device: Vec::new(),
             with: Vec::new(),
             without_vmm: false,
             gives_way: false,
@@ -308,8 +315,8 @@ mod tests {
 
     #[test]
     fn exec_takes_the_documented_options() {
-        let line =
-            "cargo-lab exec --host p9-4k --icount --with qemu --copy a:/b --fetch /s:t -- true";
+        let line = "cargo-lab exec --host p9-4k --icount --with qemu --device e1000 --device ich9-ahci \
+                    --copy a:/b --fetch /s:t -- true";
         let cli = Cli::try_parse_from(line.split(' ')).unwrap();
         let Command::Exec(args) = cli.command else {
             panic!("not exec")
@@ -317,6 +324,8 @@ mod tests {
         assert_eq!(args.host.host, HostKind::P9Pages4k);
         assert!(args.host.icount);
         assert_eq!(args.host.with, [Extra::Qemu]);
+        let devices = [DeviceKind::E1000, DeviceKind::Ich9Ahci];
+        assert_eq!(args.host.device, devices);
         assert_eq!(
             args.host.copy,
             [Copy {

@@ -69,6 +69,10 @@ pub(crate) enum SessionError {
     },
     #[error("--lpar is for hosts that are LPARs (--host lpar9-64k or lpar9-4k), and {0} is none")]
     NoLpar(&'static str),
+    #[error(
+        "{0} has no host bridge left for --device beside two --with: leave one of them out, or take an LPAR"
+    )]
+    NoBridge(&'static str),
     #[error("{0}")]
     GuestKernel(String),
     #[error("not in the host, so not fetched: {}", paths.join(", "))]
@@ -162,6 +166,8 @@ impl Session<'_> {
             extra: extra.as_ref().map(Packages::root),
             next: next.as_ref().map(Packages::root),
             nvme: &nvme,
+            devices: &self.host.device,
+            disk: &stock.disk,
             logs: &logs,
             timeout: self.timeout,
         }
@@ -191,6 +197,10 @@ impl Session<'_> {
         let kind = self.host.host;
         if !self.host.lpar.is_empty() && !kind.is_lpar() {
             return Err(SessionError::NoLpar(kind.name()));
+        }
+        let has_both = extra_packages(self.host).is_some() && next_emulator(self.host).is_some();
+        if !self.host.device.is_empty() && has_both && !kind.is_lpar() {
+            return Err(SessionError::NoBridge(kind.name()));
         }
         let mut sources = self.host.copy.iter().map(|copy| &copy.source);
         match sources.find(|source| !source.exists()) {
@@ -260,8 +270,10 @@ impl Session<'_> {
             Some(_) => format!("export {SANDBOX}=1\n"),
             None => String::new(),
         };
+        let devices: Vec<String> = self.host.device.iter().map(|kind| kind.name()).collect();
+        let devices = devices.join(" ");
         format!(
-            "{sandbox}export LAB_HOST={}\nexport LAB_KERNEL={kernel}\nexport LAB_NVME_SHA256={}\nexport LAB_NVME_DATA_SHA256={}\n\
+            "{sandbox}LAB_DEVICE_NAMES='{devices}'\nexport LAB_HOST={}\nexport LAB_KERNEL={kernel}\nexport LAB_NVME_SHA256={}\nexport LAB_NVME_DATA_SHA256={}\n\
              export LAB_NVME_HEAD_SHA256={}\nLAB_EXTRA='{extra}'\n{}\n",
             self.host.host.name(),
             stock.sha256,

@@ -50,6 +50,17 @@ pub(crate) fn nic() -> String {
     lab("LAB_NIC")
 }
 
+/// PCI address of the host's further device of this name, which is bound to vfio-pci.
+pub(crate) fn device(name: &str) -> String {
+    let devices = lab("LAB_DEVICES");
+    let mut named = devices
+        .split_whitespace()
+        .filter_map(|word| word.split_once('='));
+    let found = named.find(|(device, _)| *device == name);
+    let (_, address) = found.unwrap_or_else(|| panic!("no {name} among the devices {devices:?}"));
+    address.to_owned()
+}
+
 /// Number of the NVMe's IOMMU group.
 pub(crate) fn group() -> String {
     lab("LAB_NVME_GROUP")

@@ -4,11 +4,11 @@ use std::fs::File;
 use std::path::Path;
 
 use crate::harness::Vmm;
-use crate::harness::faults::{Answer, Fault};
 use crate::harness::finished::Finished;
-use crate::harness::host::{self, assert_nothing_is_left, lab};
-use crate::harness::jobs::{JOIN_NETWORK, READ_ALL, WAIT_FOR_NVME, data_sha256, head_sha256};
-use crate::harness::refusal::request;
+use crate::harness::host::{assert_nothing_is_left, lab};
+use crate::harness::jobs::{
+    JOIN_NETWORK, LIST_LINES, READ_ALL, WAIT_FOR_NVME, data_sha256, head_sha256,
+};
 use crate::harness::tce_handlers::Handler;
 
 /// Takes the NVMe from its driver and gives it back, time and again; says how many interrupt
@@ -38,11 +38,6 @@ for device in /sys/bus/pci/devices/*; do
 done
 ";
 
-/// Says by which interrupts devices were served: number, trigger and name.
-const LIST_INTERRUPTS: &str = "
-awk '{ for (i = 2; i < NF; i++) if ($i ~ /^(Level|Edge)$/) print \"LAB-GUEST-INTERRUPT\", $(i - 1), $i, $(i + 1) }' /proc/interrupts
-";
-
 /// Reads the NVMe's first 8 MiB again and again, while 1 MiB goes to the echo server and comes back.
 const READ_AND_ECHO: &str = "
 read_nvme() {
@@ -70,17 +65,17 @@ echo LAB-GUEST-SHA256 $(sort -u /tmp/digests)
 ";
 
 /// What one frame of the network card carries at most.
-const FRAME_BYTES: u64 = 1500;
-const ECHOED_BYTES: u64 = 1 << 20;
+pub(super) const FRAME_BYTES: u64 = 1500;
+pub(super) const ECHOED_BYTES: u64 = 1 << 20;
 
 /// Has a guest with devices of two groups do DMA with both at once.
-fn use_both(options: &[(&str, &str)]) -> Finished {
+pub(super) fn use_both(options: &[(&str, &str)]) -> Finished {
     let job = [
         WAIT_FOR_NVME,
         LIST_DEVICES,
         JOIN_NETWORK,
         READ_AND_ECHO,
-        LIST_INTERRUPTS,
+        LIST_LINES,
     ];
     let vmm = Vmm::job(&job.concat()).nic().nvme().option("--cpus", "2");
     let vmm = options
@@ -136,72 +131,6 @@ fn devices_of_two_groups_do_dma_at_once_in_auto_mode() {
         // The first mapping of each region of memory.
         assert!(calls_of(&finished, window) > 0, "{finished}");
     }
-}
-
-/// The level-triggered interrupts of a guest, with their names.
-fn lines_of(finished: &Finished) -> Vec<&str> {
-    let lines = finished.console().lines();
-    let interrupts = lines.filter_map(|line| Some(line.split_once("LAB-GUEST-INTERRUPT ")?.1));
-    let mut lines: Vec<&str> = interrupts
-        .map(str::trim)
-        .filter(|line| line.contains(" Level "))
-        .collect();
-    lines.sort_unstable();
-    lines
-}
-
-#[test]
-fn drivers_that_use_no_msi_are_served_by_the_lines_of_their_devices() {
-    let finished = use_both(&[("--append", "console=hvc0 pci=nomsi")]);
-    // Source numbers: the first of each bridge's four, the bridges' from 0x1200 on.
-    assert_eq!(
-        lines_of(&finished),
-        ["4608 Level eth0", "4612 Level nvme0q0,"],
-        "{finished}"
-    );
-    assert!(
-        // Each ends here; one can be for several frames.
-        finished.number("/hypercalls/H_INT_ESB") > ECHOED_BYTES / FRAME_BYTES / 4,
-        "{finished}"
-    );
-}
-
-/// Where the argument of VFIO_DEVICE_GET_IRQ_INFO has the kind of interrupt.
-const KIND: u64 = 8;
-
-/// A guest whose NVMe seems to have neither MSI (VFIO's kind 1) nor MSI-X (2).
-fn without_msi(job: &str) -> Vmm {
-    [1, 2].into_iter().fold(Vmm::job(job).nvme(), |vmm, kind| {
-        let none = Fault::always(request::VFIO_DEVICE_GET_IRQ_INFO, Answer::Value(0));
-        vmm.with_fault(&none.with_field((KIND, kind)))
-    })
-}
-
-#[test]
-fn a_device_that_has_its_line_alone_works_and_that_is_told() {
-    let job = [WAIT_FOR_NVME, READ_ALL].concat();
-    let vmm = without_msi(&job).option("--log", "info");
-    let finished = vmm.run().assert_job_done();
-    assert_eq!(finished.guest("SHA256"), data_sha256(), "{finished}");
-    let message = format!(
-        "PCI device {} has neither MSI nor MSI-X: it interrupts by its line (INTx)",
-        host::nvme()
-    );
-    assert!(finished.errors().contains(&message), "{finished}");
-    assert_nothing_is_left();
-}
-
-#[test]
-fn a_guest_with_xics_is_told_of_a_device_that_will_not_interrupt() {
-    let vmm = without_msi("true\n").option("--interrupt-controller", "xics");
-    let finished = vmm.run().assert_job_done();
-    let message = format!(
-        "PCI device {} has neither MSI nor MSI-X, and a guest with the XICS interrupt controller \
-         gets no INTx",
-        host::nvme()
-    );
-    assert!(finished.errors().contains(&message), "{finished}");
-    assert_nothing_is_left();
 }
 
 /// Without the kernel.

@@ -17,6 +17,7 @@ mod entropy;
 mod first_mappings_at_once;
 mod front_end_by_hand;
 mod interrupt_controllers;
+mod interrupt_lines;
 mod iommu;
 mod kexec;
 mod limit_to_set;

@@ -3,6 +3,7 @@
 mod channels;
 mod console;
 mod device_tree;
+mod devices;
 mod live;
 mod lpar;
 mod outcome;
@@ -14,6 +15,7 @@ use clap::ValueEnum;
 
 use crate::kernels::{HostKernel, PageSize};
 
+pub(crate) use devices::DeviceKind;
 pub(crate) use lpar::LparOption;
 pub(crate) use outcome::{HostError, Input, Output};
 pub(crate) use run::{HostRun, fresh_copy};

@@ -7,13 +7,14 @@ use std::process::{Command, Stdio};
 use rustix::process::nice;
 
 use super::channels::Channel;
+use super::devices::{self, DeviceKind};
 use super::{HostKind, LparOption, Platform};
 use crate::command::ends_with_its_starter;
 
 const KERNEL_COMMAND_LINE: &str = "console=hvc0 panic=-1";
 
 /// The one server in the network card's network, which no packet leaves: it sends back what it gets.
-const ECHO: &str = "guestfwd=tcp:10.0.2.100:7-cmd:cat";
+pub(super) const ECHO: &str = "guestfwd=tcp:10.0.2.100:7-cmd:cat";
 
 /// The socket of the emulator's monitor, in the folder of the channels' sockets.
 pub(super) const MONITOR: &str = "monitor";
@@ -39,6 +40,10 @@ pub(super) struct Settings<'a> {
     pub(super) next: Option<&'a Path>,
     /// This run's copy of the NVMe.
     pub(super) nvme: &'a Path,
+    /// Further devices.
+    pub(super) devices: &'a [DeviceKind],
+    /// What is on disks among them.
+    pub(super) disk: &'a Path,
     /// Folder of the channels' sockets.
     pub(super) sockets: &'a Path,
     /// The device tree to give it in place of the emulator's own.
@@ -59,7 +64,7 @@ pub(super) fn command(settings: &Settings<'_>) -> Command {
         command.args(["-append", KERNEL_COMMAND_LINE]);
     }
     monitor(&mut command, settings);
-    devices(&mut command, settings);
+    add_devices(&mut command, settings);
     // Not in the terminal's process group: the lab decides what Ctrl-C means.
     command.process_group(0);
     prepare_process(&mut command, settings.gives_way);
@@ -132,7 +137,7 @@ fn monitor(command: &mut Command, settings: &Settings<'_>) {
     command.args(["-mon", "chardev=monitor,mode=readline"]);
 }
 
-fn devices(command: &mut Command, settings: &Settings<'_>) {
+fn add_devices(command: &mut Command, settings: &Settings<'_>) {
     for channel in Channel::ALL {
         let name = channel.name();
         command.arg("-chardev").arg(joined(
@@ -192,6 +197,18 @@ fn devices(command: &mut Command, settings: &Settings<'_>) {
     if let Some(next) = settings.next {
         share(command, "next", next, ",readonly=on", 5);
     }
+    let platform = settings.kind.platform();
+    let bridge = match (platform, settings.next) {
+        (Platform::Lpar, _) => 6,
+        (Platform::BareMetal, None) => 5,
+        (Platform::BareMetal, Some(_)) => 2,
+    };
+    command.args(devices::options(
+        platform,
+        bridge,
+        settings.devices,
+        settings.disk,
+    ));
 }
 
 /// A folder of this machine, by a device with these properties.
@@ -207,7 +224,7 @@ fn share(command: &mut Command, name: &str, folder: &Path, options: &str, proper
 }
 
 /// An option with a path in it; QEMU wants commas doubled.
-fn joined(before: &str, path: &Path) -> String {
+pub(super) fn joined(before: &str, path: &Path) -> String {
     let path = path.to_string_lossy().replace(',', ",,");
     format!("{before}{path}")
 }

@@ -14,7 +14,7 @@ use super::device_tree;
 use super::live::{Boot, Emulator, Host, Interruption, State};
 use super::outcome::{HostError, Input, Output, Run};
 use super::qemu::{self, Settings};
-use super::{HostKind, LparOption};
+use super::{DeviceKind, HostKind, LparOption};
 use crate::progress::{Step, say};
 
 /// How often a host that hangs while booting is started again.
@@ -50,6 +50,10 @@ pub(crate) struct HostRun<'a> {
     /// Root folder of the next Debian's QEMU.
     pub(crate) next: Option<&'a Path>,
     pub(crate) nvme: &'a Path,
+    /// Further devices.
+    pub(crate) devices: &'a [DeviceKind],
+    /// What is on disks among them.
+    pub(crate) disk: &'a Path,
     /// Where the logs go.
     pub(crate) logs: &'a Path,
     /// The script's time limit.
@@ -141,6 +145,8 @@ impl HostRun<'_> {
             extra: self.extra,
             next: self.next,
             nvme: self.nvme,
+            devices: self.devices,
+            disk: self.disk,
             sockets: sockets.path(),
             device_tree: None,
         };

@@ -7,11 +7,14 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 mount -t tmpfs tmpfs /tmp
 ln -s /proc/self/fd /dev/fd
-# The drivers of the devices that are there, each list in loading order.
-for class in $(cat /sys/bus/pci/devices/*/class 2>/dev/null | sort -u); do
-    [ -e "/lib/modules/$class" ] || continue
-    for module in $(cat "/lib/modules/$class"); do
-        insmod "/lib/modules/$module.ko" || echo "LAB-GUEST-MODULE $module: cannot load"
+# The drivers of the devices that are there, by class or by vendor and device, each list in loading order.
+for kind in $(for device in /sys/bus/pci/devices/*; do
+    [ -e $device ] && cat $device/class && echo $(cat $device/vendor)-$(cat $device/device)
+done | sort -u); do
+    [ -e "/lib/modules/$kind" ] || continue
+    for module in $(cat "/lib/modules/$kind"); do
+        grep -q "^$module " /proc/modules ||
+            insmod "/lib/modules/$module.ko" || echo "LAB-GUEST-MODULE $module: cannot load"
     done
 done
 echo "LAB-GUEST-INIT uptime=$(cut -d' ' -f1 /proc/uptime)"

@@ -82,14 +82,23 @@ load() {
 load $(cat /lib/modules/first)
 LAB_NVME=$(device 0001)
 LAB_NIC=$(device 0003)
-for device in $LAB_NVME $LAB_NIC; do
+# Further devices are behind the host bridges with these numbers; what is not theirs is the lab's own (virtio).
+more=
+for device in /sys/bus/pci/devices/0002:* /sys/bus/pci/devices/0005:* /sys/bus/pci/devices/000[6-9a-f]:*; do
+    [ -e $device ] || continue
+    case $(cat $device/vendor),$(cat $device/class) in
+    0x1af4,* | *,0x0604??) ;;
+    *) more="$more ${device##*/}" ;;
+    esac
+done
+for device in $LAB_NVME $LAB_NIC $more; do
     [ -e /sys/bus/pci/devices/$device ] || fail "no PCI device $device"
     echo vfio-pci >/sys/bus/pci/devices/$device/driver_override
 done
 load $(cat /lib/modules/then)
 # As Debian's udev has it.
 chmod 666 /dev/net/tun
-for device in $LAB_NVME $LAB_NIC; do
+for device in $LAB_NVME $LAB_NIC $more; do
     echo $device >/sys/bus/pci/drivers_probe
 done
 group() {
@@ -108,6 +117,16 @@ cp /lab/vmlinux /boot/vmlinux || fail "cannot copy the guest's kernel"
 cp /lab/initrd /boot/initrd || fail "cannot copy the guest's initrd"
 cp -r -P /lab/files/. / || fail "cannot copy the lab's files"
 . /lab/environment
+# In the order in which they were asked for, which is that of their addresses.
+LAB_DEVICES=
+for name in $LAB_DEVICE_NAMES; do
+    set -- $more
+    [ -n "$1" ] || fail "no device $name"
+    LAB_DEVICES="$LAB_DEVICES $name=$1"
+    shift
+    more="$*"
+done
+export LAB_DEVICES
 for extra in $LAB_EXTRA; do
     case $extra in
     extra) folder=/opt ;;

@@ -38,12 +38,17 @@ const HOST_FIRST: &[&str] = &[
 /// Modules a host loads afterwards: the drivers that would take those devices, and what networks of guests
 /// are made of.
 const HOST_THEN: &[&str] = &["nvme", "e1000e", "tun", "bridge"];
-/// Modules a guest loads: the drivers of the devices it may be given, by PCI class as sysfs has it.
-const GUEST_DRIVERS: &[(&str, &str)] = &[
-    ("0x010802", "nvme"),
-    ("0x020000", "e1000e"),
-    ("0x00ff00", "virtio_rng"),
-    ("0x010000", "virtio_blk"),
+/// Modules a guest loads: the drivers of the devices it may be given, by PCI class as sysfs has it, or by vendor and
+/// device.
+const GUEST_DRIVERS: &[(&str, &[&str])] = &[
+    ("0x010802", &["nvme"]),
+    ("0x8086-0x10d3", &["e1000e"]),
+    ("0x8086-0x100e", &["e1000"]),
+    ("0x10ec-0x8139", &["8139cp"]),
+    ("0x010601", &["ahci", "sd_mod"]),
+    ("0x0c0320", &["ehci_pci", "usb_storage", "sd_mod"]),
+    ("0x00ff00", &["virtio_rng"]),
+    ("0x010000", &["virtio_blk"]),
 ];
 
 /// Why an image could not be made.
@@ -87,8 +92,12 @@ pub(crate) fn of_host(workspace: &Workspace, kernel: Kernel) -> Result<BootFiles
 /// What a guest with this kernel boots from.
 pub(crate) fn of_guest(workspace: &Workspace, kernel: Kernel) -> Result<BootFiles, ImageError> {
     let mut recipe = vec![GUEST_INIT.as_bytes()];
-    for (name, text) in GUEST_JOBS.iter().chain(GUEST_DRIVERS) {
+    for (name, text) in GUEST_JOBS {
         recipe.extend([name.as_bytes(), text.as_bytes()]);
+    }
+    for (device, drivers) in GUEST_DRIVERS {
+        recipe.push(device.as_bytes());
+        recipe.extend(drivers.iter().map(|driver| driver.as_bytes()));
     }
     boot_files(workspace, kernel, "guest", &recipe, guest_initrd)
 }
@@ -204,10 +213,13 @@ fn guest_initrd(modules: &KernelModules, busybox: &[u8]) -> Result<Vec<u8>, Imag
     for (name, job) in GUEST_JOBS {
         archive.file(&format!("jobs/{name}"), 0o755, job.as_bytes())?;
     }
-    for (class, driver) in GUEST_DRIVERS {
-        let order = modules.add_to(&mut archive, &[driver], &[])?;
-        let list = format!("lib/modules/{class}");
+    let mut packed: Vec<String> = Vec::new();
+    for (device, drivers) in GUEST_DRIVERS {
+        let order = modules.in_order(drivers)?;
+        modules.pack(&mut archive, &order, &packed)?;
+        let list = format!("lib/modules/{device}");
         archive.file(&list, 0o644, order.join("\n").as_bytes())?;
+        packed.extend(order);
     }
     Ok(archive.finish()?)
 }

@@ -58,10 +58,30 @@ impl KernelModules {
             self.order(name, &mut order)?;
         }
         let order = order.split_off(present.len());
-        for name in &order {
-            archive.file(&format!("lib/modules/{name}.ko"), 0o644, &self.read(name)?)?;
+        self.pack(archive, &order, &[])?;
+        Ok(order)
+    }
+
+    /// The modules and what they depend on, in loading order.
+    pub(crate) fn in_order(&self, names: &[&str]) -> Result<Vec<String>, ModuleError> {
+        let mut order = Vec::new();
+        for name in names {
+            self.order(name, &mut order)?;
         }
         Ok(order)
+    }
+
+    /// Adds modules to `lib/modules` in the archive, except for those in `present`.
+    pub(crate) fn pack(
+        &self,
+        archive: &mut Archive,
+        names: &[String],
+        present: &[String],
+    ) -> Result<(), ModuleError> {
+        for name in names.iter().filter(|name| !present.contains(name)) {
+            archive.file(&format!("lib/modules/{name}.ko"), 0o644, &self.read(name)?)?;
+        }
+        Ok(())
     }
 
     /// Appends the module to `order`, after what it depends on. The kernel refuses modules that

@@ -15,7 +15,7 @@ use super::{LONGEST, Part, SuiteError, part};
 use crate::cli::{Copy, Extra, HostArgs, TestArgs};
 use crate::command::quoted;
 use crate::cross_build;
-use crate::host::{HostError, HostKind};
+use crate::host::{DeviceKind, HostError, HostKind};
 use crate::kernels::{HostKernel, KernelArgs};
 use crate::prepare;
 use crate::progress::{report, say};
@@ -85,6 +85,9 @@ const LEFT_OUT: [(HostKind, HostKernel, &[&str]); 3] = [
 ];
 /// A host of which a run of everything shows nothing that others do not.
 const SELDOM: HostKind = HostKind::Lpar9Pages4k;
+/// Devices that the main host has for its tests.
+const TESTS_DEVICES: [DeviceKind; 3] =
+    [DeviceKind::E1000, DeviceKind::Ich9Ahci, DeviceKind::UsbEhci];
 /// The host that runs them, unless hosts are named.
 const MAIN_HOST: HostKind = HostKind::P9Pages64k;
 /// The most time a host's tests may take in all, so that a change that slows them down fails.
@@ -367,6 +370,10 @@ impl InHosts<'_> {
         host.hugepages = true;
         host.kernels = wanted.kernels;
         host.lpar.clone_from(&self.args.lpar);
+        if wanted.kind == MAIN_HOST {
+            host.device.extend(TESTS_DEVICES);
+        }
+        host.device.extend(&self.args.device);
         host.all_guest_kernels = true;
         if matches!(wanted.tests, Tests::Libvirt | Tests::LongLibvirt) {
             host.with.push(Extra::Libvirt);

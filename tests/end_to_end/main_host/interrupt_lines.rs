@@ -1,0 +1,252 @@
+//! Interrupt lines (INTx): of drivers that use no MSI and of devices that have none, with both interrupt
+//! controllers.
+
+use std::time::Duration;
+
+use super::devices::{ECHOED_BYTES, FRAME_BYTES, use_both};
+use crate::harness::Vmm;
+use crate::harness::faults::{Answer, Fault};
+use crate::harness::finished::Finished;
+use crate::harness::host::{self, assert_nothing_is_left};
+use crate::harness::jobs::{
+    JOIN_NETWORK, LIST_LINES, NAME_CONTROLLER, READ_ALL, READ_HEAD, SCRATCH_MIB, WAIT_FOR_NVME,
+    data_sha256, head_sha256,
+};
+use crate::harness::refusal::request;
+
+/// Linux' drivers then use no MSI.
+const NO_MSI: (&str, &str) = ("--append", "console=hvc0 pci=nomsi");
+const CONTROLLERS: [(&str, &str); 2] = [("xive", "XIVE-IRQ"), ("xics", "XICS")];
+
+/// The level-triggered interrupts of a guest, with their names.
+fn lines_of(finished: &Finished) -> Vec<&str> {
+    let lines = finished.console().lines();
+    let interrupts = lines.filter_map(|line| Some(line.split_once("LAB-GUEST-LINE ")?.1));
+    let mut lines: Vec<&str> = interrupts.map(str::trim).collect();
+    lines.sort_unstable();
+    lines
+}
+
+/// Has two devices do DMA at once, each by its line; lines are numbered from 0x1200 on, four for each bridge.
+fn use_lines_of_both(controller: &str) -> Finished {
+    let finished = use_both(&[NO_MSI, ("--interrupt-controller", controller)]);
+    let expected = ["4608 Level eth0", "4612 Level nvme0q0,"];
+    assert_eq!(lines_of(&finished), expected, "{finished}");
+    finished
+}
+
+#[test]
+fn drivers_that_use_no_msi_are_served_by_the_lines_of_their_devices() {
+    let finished = use_lines_of_both("xive");
+    assert!(
+        // Each ends here; one can be for several frames.
+        finished.number("/hypercalls/H_INT_ESB") > ECHOED_BYTES / FRAME_BYTES / 4,
+        "{finished}"
+    );
+}
+
+#[test]
+fn with_xics_drivers_that_use_no_msi_are_served_by_the_lines_of_their_devices() {
+    use_lines_of_both("xics");
+}
+
+/// Takes so many interrupts, one for each read; says how many came, and what the kernel says of lost
+/// or unwanted ones.
+fn take_interrupts(count: u64) -> String {
+    format!(
+        "
+count() {{
+    awk -v cpus=$(nproc) '/nvme/ {{ for (i = 2; i < 2 + cpus; i++) sum += $i }} END {{ print sum + 0 }}' \
+        /proc/interrupts
+}}
+before=$(count)
+began=$(cut -d' ' -f1 /proc/uptime)
+dd if=/dev/nvme0n1 of=/dev/null bs=512 count={count} iflag=direct 2>/dev/null || exit 1
+echo LAB-GUEST-TAKEN $(($(count) - before))
+echo LAB-GUEST-SECONDS $began $(cut -d' ' -f1 /proc/uptime)
+echo LAB-GUEST-TROUBLE $(dmesg | grep -c -i -e 'nvme.*timeout' -e 'nobody cared')
+"
+    )
+}
+
+/// Has a guest with two processors take as many interrupts of a line, its driver and the device in turns.
+fn take_all(count: u64, limit: Duration) {
+    for (controller, name) in CONTROLLERS {
+        let take = take_interrupts(count);
+        let job = [WAIT_FOR_NVME, NAME_CONTROLLER, &take, LIST_LINES, READ_ALL].concat();
+        let vmm = Vmm::job(&job).nvme_with_windows().time_limit(limit);
+        let finished = vmm
+            .option("--cpus", "2")
+            .option(NO_MSI.0, NO_MSI.1)
+            .option("--interrupt-controller", controller)
+            .run()
+            .assert_job_done();
+        assert_eq!(finished.guest("CONTROLLER"), name, "{finished}");
+        let expected = ["4608 Level nvme0q0,"];
+        assert_eq!(lines_of(&finished), expected, "{finished}");
+        assert_eq!(finished.guest("TROUBLE"), "0", "{finished}");
+        let taken: u64 = finished.guest("TAKEN").parse().expect("a number");
+        // None is lost; one that is served late may be followed by one that finds nothing to do.
+        assert!((count..=count * 5 / 2).contains(&taken), "{finished}");
+        assert_eq!(finished.guest("SHA256"), data_sha256(), "{finished}");
+        assert_nothing_is_left();
+    }
+}
+
+#[test]
+fn of_twenty_thousand_interrupts_none_is_lost_and_few_are_too_many() {
+    take_all(20_000, Duration::from_secs(300));
+}
+
+/// The block of the NVMe that says whether the guest has been here before.
+const MARK_BLOCK: u64 = (SCRATCH_MIB + 5) * 256;
+
+#[test]
+fn after_a_reboot_lines_work_as_before() {
+    for (controller, _) in CONTROLLERS {
+        let reboot = format!(
+            "
+mark='before the reboot with {controller}'
+if ! dd if=/dev/nvme0n1 bs=4096 skip={MARK_BLOCK} count=1 iflag=direct 2>/dev/null | grep -q \"$mark\"; then
+    printf '%-4096s' \"$mark\" |
+        dd of=/dev/nvme0n1 bs=4096 seek={MARK_BLOCK} iflag=fullblock oflag=direct || exit 1
+    reboot -f
+    sleep 60
+    exit 1
+fi
+"
+        );
+        let job = [WAIT_FOR_NVME, &reboot, READ_HEAD, LIST_LINES].concat();
+        let vmm = Vmm::job(&job).nvme().option(NO_MSI.0, NO_MSI.1);
+        let vmm = vmm.option("--interrupt-controller", controller);
+        let finished = vmm.run().assert_job_done();
+        assert_eq!(finished.number("/reboots"), 1, "{finished}");
+        let expected = ["4608 Level nvme0q0,"];
+        assert_eq!(lines_of(&finished), expected, "{finished}");
+        assert_eq!(finished.guest("SHA256"), head_sha256(), "{finished}");
+        assert_nothing_is_left();
+    }
+}
+
+/// Reads with a device that may raise no line, and then may again (Interrupt Disable, bit 10 of the command
+/// register): what is read meanwhile comes when it may.
+const DISABLE_LINE: &str = "
+config=$(readlink -f /sys/block/nvme0n1/device/device)/config
+command() { printf \"\\\\x$1\" | dd of=$config bs=1 seek=5 count=1 conv=notrunc 2>/dev/null || exit 1; }
+command 04
+dd if=/dev/nvme0n1 of=/tmp/read bs=4096 count=1 iflag=direct 2>/dev/null &
+reader=$!
+sleep 2
+echo LAB-GUEST-MEANWHILE $(stat -c %s /tmp/read)
+command 00
+wait $reader || exit 1
+echo LAB-GUEST-THEN $(stat -c %s /tmp/read)
+echo LAB-GUEST-TROUBLE $(dmesg | grep -c -i -e 'nvme.*timeout' -e 'nobody cared')
+";
+
+#[test]
+fn a_line_that_the_guest_has_its_device_not_raise_is_silent_until_it_may() {
+    for (controller, _) in CONTROLLERS {
+        let job = [WAIT_FOR_NVME, DISABLE_LINE, READ_HEAD].concat();
+        let vmm = Vmm::job(&job).nvme().option(NO_MSI.0, NO_MSI.1);
+        let vmm = vmm.option("--interrupt-controller", controller);
+        let finished = vmm.run().assert_job_done();
+        assert_eq!(finished.guest("MEANWHILE"), "0", "{finished}");
+        assert_eq!(finished.guest("THEN"), "4096", "{finished}");
+        assert_eq!(finished.guest("TROUBLE"), "0", "{finished}");
+        assert_eq!(finished.guest("SHA256"), head_sha256(), "{finished}");
+    }
+}
+
+/// Where the argument of VFIO_DEVICE_GET_IRQ_INFO has the kind of interrupt.
+const KIND: u64 = 8;
+
+/// A guest whose NVMe seems to have neither MSI (VFIO's kind 1) nor MSI-X (2).
+fn without_msi(job: &str) -> Vmm {
+    [1, 2].into_iter().fold(Vmm::job(job).nvme(), |vmm, kind| {
+        let none = Fault::always(request::VFIO_DEVICE_GET_IRQ_INFO, Answer::Value(0));
+        vmm.with_fault(&none.with_field((KIND, kind)))
+    })
+}
+
+#[test]
+fn a_device_that_has_its_line_alone_works_and_that_is_told() {
+    for (controller, _) in CONTROLLERS {
+        let job = [WAIT_FOR_NVME, READ_ALL].concat();
+        let vmm = without_msi(&job).option("--log", "info");
+        let vmm = vmm.option("--interrupt-controller", controller);
+        let finished = vmm.run().assert_job_done();
+        assert_eq!(finished.guest("SHA256"), data_sha256(), "{finished}");
+        let message = format!(
+            "PCI device {} has neither MSI nor MSI-X: it interrupts by its line (INTx)",
+            host::nvme()
+        );
+        assert!(finished.errors().contains(&message), "{finished}");
+        assert_nothing_is_left();
+    }
+}
+
+/// Sends 256 KiB to the echo server, and reads the heads of two disks, each by another device.
+const USE_ALL: &str = "
+for _ in $(seq 80); do
+    [ -b /dev/sda ] && [ -b /dev/sdb ] && break
+    sleep 0.25
+done
+digest() { sha256sum | cut -d' ' -f1; }
+for disk in sda sdb; do
+    # The device, the port and so on are above it: which controller has it is told by the interrupts.
+    echo LAB-GUEST-DISK $(dd if=/dev/$disk bs=1M count=8 iflag=direct,fullblock 2>/dev/null | digest)
+done
+dd if=/dev/urandom of=/tmp/sent bs=1k count=256 2>/dev/null
+nc 10.0.2.100 7 </tmp/sent >/tmp/received || exit 1
+echo LAB-GUEST-SENT $(digest </tmp/sent)
+echo LAB-GUEST-RECEIVED $(digest </tmp/received)
+";
+
+/// A guest with an e1000, an AHCI controller and a USB controller, which do their work; its level-triggered interrupts.
+fn use_three(options: &[(&str, &str)]) -> Vec<String> {
+    let job = [JOIN_NETWORK, USE_ALL, LIST_LINES].concat();
+    let devices = ["e1000", "ich9-ahci", "usb-ehci"].map(host::device);
+    let vmm = devices
+        .iter()
+        .fold(Vmm::job(&job), |vmm, device| vmm.option("--vfio", device));
+    let vmm = options
+        .iter()
+        .fold(vmm, |vmm, (name, value)| vmm.option(name, value));
+    let finished = vmm.run().assert_job_done();
+    let digests: Vec<&str> = finished
+        .console()
+        .lines()
+        .filter_map(|line| Some(line.split_once("LAB-GUEST-DISK ")?.1.trim()))
+        .collect();
+    let head = head_sha256();
+    assert_eq!(digests, [&head, &head], "{finished}");
+    assert_eq!(finished.guest("RECEIVED"), finished.guest("SENT"));
+    lines_of(&finished).into_iter().map(str::to_owned).collect()
+}
+
+#[test]
+fn devices_that_have_nothing_but_a_line_work_beside_one_with_msi() {
+    let lines = use_three(&[("--interrupt-controller", "xive")]);
+    assert_eq!(lines, ["4608 Level eth0", "4616 Level ehci_hcd:usb1"]);
+}
+
+#[test]
+fn with_xics_devices_of_each_kind_work_by_their_lines() {
+    let lines = use_three(&[NO_MSI, ("--interrupt-controller", "xics")]);
+    let expected = [
+        "4608 Level eth0",
+        "4612 Level ahci[0000:00:00.0]",
+        "4616 Level ehci_hcd:usb1",
+    ];
+    assert_eq!(lines, expected);
+}
+
+mod long {
+    use super::*;
+
+    #[test]
+    fn of_a_hundred_thousand_interrupts_none_is_lost_and_few_are_too_many() {
+        take_all(100_000, Duration::from_secs(1200));
+    }
+}
