@@ -66,11 +66,8 @@ impl Source {
     /// Interrupts the guest if a line has signalled, and has it sampled some time later.
     fn hear(&mut self, now: Instant) {
         // All are read: one interrupt is for whatever came before it.
-        let heard = self
-            .events
-            .iter()
-            .fold(false, |heard, event| event.read().is_ok() || heard);
-        if !heard {
+        let heard = self.events.iter().filter(|event| event.read().is_ok());
+        if heard.count() == 0 {
             return;
         }
         // It fails only when 2^64 events are pending.

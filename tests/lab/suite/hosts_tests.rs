@@ -9,6 +9,7 @@ fn args(host: &[HostKind], filter: &[&str]) -> TestArgs {
         kernels: KernelArgs::default(),
         host: host.to_vec(),
         lpar: Vec::new(),
+        device: Vec::new(),
         with_libvirt: false,
         filter: filters(filter),
     }

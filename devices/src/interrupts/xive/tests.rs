@@ -451,6 +451,33 @@ proptest! {
     }
 
     #[test]
+    fn whatever_a_guest_does_with_a_source_its_line_is_sampled_when_it_accepts_events_and_only_then(
+        calls in prop::collection::vec(
+            (0u64..3, prop::bool::weighted(0.8), 0u64..0x200, prop::bool::weighted(0.1)),
+            1..80,
+        )
+    ) {
+        let xive = xive();
+        let line = Arc::new(FakeLine::default());
+        let shared: Weak<FakeLine> = Arc::downgrade(&line);
+        xive.make_level(LSI, shared).unwrap();
+        for (flags, is_level, doubleword, is_odd) in calls {
+            let lisn = if is_level { LSI } else { EDGE };
+            let offset = 8 * doubleword + u64::from(is_odd);
+            let pq = || xive.device().state().pq.get(&LSI).copied();
+            let before = pq();
+            let code = code(&xive, abi::H_INT_ESB, &[flags, lisn.0.into(), offset, 0]);
+            let does = offset & 0xfff;
+            let accepts = (does < 0x400 && before != Some(1)) || (0xc00..0xd00).contains(&does);
+            let expected = code == SUCCESS && flags == 0 && is_level && accepts;
+            prop_assert_eq!(line.0.swap(0, Ordering::Relaxed), u32::from(expected));
+            if expected {
+                prop_assert_eq!(pq(), Some(0));
+            }
+        }
+    }
+
+    #[test]
     fn pages_of_sources_are_apart_and_below_those_of_processors(a in 0..Lisn::END.0, b in 0..Lisn::END.0) {
         let pages = |lisn| [trigger_page(Lisn(lisn)).0, management_page(Lisn(lisn)).0];
         if a != b {
