@@ -205,7 +205,6 @@ impl RunningMachine {
     fn halt(&mut self) -> Counters {
         self.partition.processors.end();
         self.partition.pause.end();
-        self.partition.interrupts.leave_devices();
         // It gives way to the processors, so that it might have to wait for them if they were not told first.
         self.populator = None;
         let mut sum = Counters::default();
@@ -215,6 +214,7 @@ impl RunningMachine {
                 None => guest_message!(Level::Error, "a processor's thread panicked"),
             }
         }
+        self.partition.interrupts.leave_devices();
         sum
     }
 

@@ -81,7 +81,7 @@ pub(crate) fn run(arguments: &FloorArguments) -> Result<(), AnyError> {
         Ok(()) => ControllerKind::Xive,
         Err(_) => ControllerKind::Xics,
     };
-    let interrupts = InterruptController::new(controller, &vm, &slots, 1, ram.bytes())?;
+    let interrupts = InterruptController::new(controller, &vm, &slots, 1, ram.bytes(), || Ok(()))?;
     let vcpu = make_vcpu(&vm, &interrupts)?;
     if controller == ControllerKind::Xics {
         for service in KERNEL_SERVICES {
