@@ -68,14 +68,14 @@ echo LAB-GUEST-TROUBLE $(dmesg | grep -c -i -e 'nvme.*timeout' -e 'nobody cared'
     )
 }
 
-/// Has a guest with two processors take as many interrupts of a line, its driver and the device in turns.
+/// Has a guest take as many interrupts of a line. It has one processor: the emulator's NVMe keeps its line raised for
+/// longer than there is something to do, when two processors write its queues' doorbells in memory.
 fn take_all(count: u64, limit: Duration) {
     for (controller, name) in CONTROLLERS {
         let take = take_interrupts(count);
         let job = [WAIT_FOR_NVME, NAME_CONTROLLER, &take, LIST_LINES, READ_HEAD].concat();
         let vmm = Vmm::job(&job).nvme_with_windows().time_limit(limit);
         let finished = vmm
-            .option("--cpus", "2")
             .option(NO_MSI.0, NO_MSI.1)
             .option("--interrupt-controller", controller)
             .run()
@@ -209,10 +209,10 @@ echo LAB-GUEST-SENT $(digest </tmp/sent)
 echo LAB-GUEST-RECEIVED $(digest </tmp/received)
 ";
 
-/// A guest with an e1000, an AHCI controller and a USB controller, which do their work; its level-triggered interrupts.
+/// A guest with an RTL8139, an AHCI controller and a USB controller, which do their work; its level-triggered interrupts.
 fn use_three(options: &[(&str, &str)]) -> Vec<String> {
     let job = [JOIN_NETWORK, USE_ALL, LIST_LINES].concat();
-    let devices = ["e1000", "ich9-ahci", "usb-ehci"].map(host::device);
+    let devices = ["rtl8139", "ich9-ahci", "usb-ehci"].map(host::device);
     let vmm = devices
         .iter()
         .fold(Vmm::job(&job), |vmm, device| vmm.option("--vfio", device));

@@ -86,8 +86,11 @@ const LEFT_OUT: [(HostKind, HostKernel, &[&str]); 3] = [
 /// A host of which a run of everything shows nothing that others do not.
 const SELDOM: HostKind = HostKind::Lpar9Pages4k;
 /// Devices that the main host has for its tests.
-const TESTS_DEVICES: [DeviceKind; 3] =
-    [DeviceKind::E1000, DeviceKind::Ich9Ahci, DeviceKind::UsbEhci];
+const TESTS_DEVICES: [DeviceKind; 3] = [
+    DeviceKind::Rtl8139,
+    DeviceKind::Ich9Ahci,
+    DeviceKind::UsbEhci,
+];
 /// The host that runs them, unless hosts are named.
 const MAIN_HOST: HostKind = HostKind::P9Pages64k;
 /// The most time a host's tests may take in all, so that a change that slows them down fails.
