@@ -68,8 +68,8 @@ echo LAB-GUEST-TROUBLE $(dmesg | grep -c -i -e 'nvme.*timeout' -e 'nobody cared'
     )
 }
 
-/// Has a guest take as many interrupts of a line. It has one processor: the emulator's NVMe keeps its line raised for
-/// longer than there is something to do, when two processors write its queues' doorbells in memory.
+/// Has a guest with one processor take as many interrupts of a line. With two, the emulated NVMe keeps its line raised
+/// although its queue is empty (docs/devices.md).
 fn take_all(count: u64, limit: Duration) {
     for (controller, name) in CONTROLLERS {
         let take = take_interrupts(count);
