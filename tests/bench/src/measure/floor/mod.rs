@@ -24,7 +24,7 @@ use spapr_kvm::vm::Vm;
 use spapr_vmm::boot::files::BootFile;
 use spapr_vmm::boot::kernel::Kernel;
 use spapr_vmm::boot::layout::Layout;
-use spapr_vmm::memory::GuestRam;
+use spapr_vmm::memory::{Backing, GuestRam};
 use spapr_vmm::partition::interrupt_controller::InterruptController;
 use spapr_vmm::spec::ByteSize;
 use vm_memory::{Bytes, GuestAddress};
@@ -67,12 +67,12 @@ pub(crate) fn run(arguments: &FloorArguments) -> Result<(), AnyError> {
     let kvm = host::open()?;
     let vm = Arc::new(host::create_vm(&kvm)?);
     let capabilities = Capabilities::of(&vm);
-    let ram = GuestRam::new(ByteSize(GUEST_BYTES))?;
+    let ram = GuestRam::new(ByteSize(GUEST_BYTES), Backing::Anonymous)?;
     let slots = Arc::new(MemorySlots::new(
         Arc::clone(&vm),
         capabilities.max_memory_slots,
     ));
-    let range = ram.host_range();
+    let range = host_range(&ram)?;
     // SAFETY: the memory outlives the VM's run, which ends before this function does, and is
     // accessed as volatile guest memory alone.
     unsafe { slots.add(GuestPhysicalAddress(0), range.start, range.bytes) }?;
@@ -81,7 +81,8 @@ pub(crate) fn run(arguments: &FloorArguments) -> Result<(), AnyError> {
         Ok(()) => ControllerKind::Xive,
         Err(_) => ControllerKind::Xics,
     };
-    let interrupts = InterruptController::new(controller, &vm, &slots, 1, ram.bytes(), || Ok(()))?;
+    let ranges = ram.guest_ranges();
+    let interrupts = InterruptController::new(controller, &vm, &slots, 1, ranges, || Ok(()))?;
     let vcpu = make_vcpu(&vm, &interrupts)?;
     if controller == ControllerKind::Xics {
         for service in KERNEL_SERVICES {
@@ -145,10 +146,16 @@ fn attach(
     })
 }
 
+/// Where this process has guest memory, all of which is one block.
+fn host_range(ram: &GuestRam) -> Result<HostRange, AnyError> {
+    let block = ram.blocks().next().ok_or("guest memory has no block")?;
+    Ok(block.host_range())
+}
+
 /// Registers the memory that the guest maps, and `regions` - 1 other pieces of a page each. The kernel
 /// puts each new one at the head of its list, so that the first comes last.
 fn register(container: &Container, ram: &GuestRam, regions: u32) -> Result<(), AnyError> {
-    let all = ram.host_range();
+    let all = host_range(ram)?;
     let page = host_page_bytes();
     let first = HostRange {
         start: all.start,
