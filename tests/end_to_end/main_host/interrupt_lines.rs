@@ -227,28 +227,28 @@ fn use_three(options: &[(&str, &str)]) -> Vec<String> {
     lines_of(&finished).into_iter().map(str::to_owned).collect()
 }
 
-#[test]
-fn devices_that_have_nothing_but_a_line_work_beside_one_with_msi() {
-    let lines = use_three(&[("--interrupt-controller", "xive")]);
-    assert_eq!(lines, ["4608 Level eth0", "4616 Level ehci_hcd:usb1"]);
-}
-
-#[test]
-fn with_xics_devices_of_each_kind_work_by_their_lines() {
-    let lines = use_three(&[NO_MSI, ("--interrupt-controller", "xics")]);
-    let expected = [
-        "4608 Level eth0",
-        "4612 Level ahci[0000:00:00.0]",
-        "4616 Level ehci_hcd:usb1",
-    ];
-    assert_eq!(lines, expected);
-}
-
 mod long {
     use super::*;
 
     #[test]
     fn of_a_hundred_thousand_interrupts_none_is_lost_and_few_are_too_many() {
         take_all(100_000, Duration::from_secs(1200));
+    }
+
+    #[test]
+    fn devices_that_have_nothing_but_a_line_work_beside_one_with_msi() {
+        let lines = use_three(&[("--interrupt-controller", "xive")]);
+        assert_eq!(lines, ["4608 Level eth0", "4616 Level ehci_hcd:usb1"]);
+    }
+
+    #[test]
+    fn with_xics_devices_of_each_kind_work_by_their_lines() {
+        let lines = use_three(&[NO_MSI, ("--interrupt-controller", "xics")]);
+        let expected = [
+            "4608 Level eth0",
+            "4612 Level ahci[0000:00:00.0]",
+            "4616 Level ehci_hcd:usb1",
+        ];
+        assert_eq!(lines, expected);
     }
 }
