@@ -101,24 +101,14 @@ impl Machine {
             capabilities,
             controller,
             speculation,
-        } = make_vm(kept.kvm(host)?, description)?;
-        if let Some(why) = controller.why_not_xive {
-            kept.tell_of_xics(why);
-        }
-        let controller = controller.kind;
+        } = make_vm(host, description, &mut kept)?;
         let ram = kept.cleared_ram(description)?;
         let slots = slots_with(&ram, &vm, &capabilities)?;
-        let interrupts = Arc::new(
-            InterruptController::new(
-                controller,
-                &vm,
-                &slots,
-                description.cpus,
-                ram.guest_ranges(),
-                sandbox::enter_lines,
-            )
-            .map_err(KvmRefusal::from)?,
-        );
+        let (cpus, ranges) = (description.cpus, ram.guest_ranges());
+        let prepare = sandbox::enter_lines;
+        let interrupts =
+            InterruptController::new(controller, &vm, &slots, cpus, ranges, prepare);
+        let interrupts = Arc::new(interrupts.map_err(KvmRefusal::from)?);
         let (vcpus, processor) = make_vcpus(host, &vm, &interrupts, description)?;
         if controller == ControllerKind::Xics {
             define_kernel_services(&vm)?;
@@ -204,17 +194,24 @@ fn slots_with(
 struct EmptyVm {
     vm: Arc<Vm>,
     capabilities: Capabilities,
-    controller: controller_kind::Choice,
+    controller: ControllerKind,
     speculation: Told,
 }
 
-fn make_vm(kvm: &Kvm, description: &MachineDescription) -> Result<EmptyVm, MachineError> {
-    let vm = Arc::new(create_vm(kvm)?);
+fn make_vm(
+    host: &Host<'_>,
+    description: &MachineDescription,
+    kept: &mut Kept,
+) -> Result<EmptyVm, MachineError> {
+    let vm = Arc::new(create_vm(kept.kvm(host)?)?);
     require_radix(&vm)?;
     let capabilities = Capabilities::of(&vm);
     let controller = controller_kind::choose(description.interrupt_controller, &capabilities)?;
     let bulk_calls = policy(description).tce.bulk_calls_in_kernel();
     capabilities.require(controller.kind, bulk_calls)?;
+    if let Some(why) = controller.why_not_xive {
+        kept.tell_of_xics(why);
+    }
     if description.cpus > capabilities.max_vcpus {
         let most = capabilities.max_vcpus;
         return Err(MachineError::TooManyProcessors {
@@ -231,7 +228,7 @@ fn make_vm(kvm: &Kvm, description: &MachineDescription) -> Result<EmptyVm, Machi
     Ok(EmptyVm {
         vm,
         capabilities,
-        controller,
+        controller: controller.kind,
         speculation,
     })
 }
