@@ -9,7 +9,9 @@ use super::*;
 use crate::dma_windows::fake::{FakeBridge, FakeMachine};
 use crate::dma_windows::{Available, DmaWindowError, DynamicWindows, NewWindow};
 use crate::pci::HostBridge;
-use crate::pci::fake::{FakeFunction, Fixture};
+#[cfg(test)]
+use crate::pci::fake::FakeFunction;
+use crate::pci::fake::Fixture;
 
 /// Guest memory has a hole of a page in the middle.
 pub(super) const MEMORY: [(GuestAddress, usize); 2] =
@@ -35,6 +37,7 @@ impl FakePlatform {
         Self::on(Fixture::behind(number, |function| function), number)
     }
 
+    #[cfg(test)]
     /// A machine with that function.
     pub(super) fn with(change: impl FnOnce(FakeFunction) -> FakeFunction) -> Self {
         Self::on(Fixture::with(change), 0)

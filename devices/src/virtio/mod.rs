@@ -26,10 +26,10 @@ mod device;
 #[cfg(test)]
 mod driver;
 mod function;
-#[cfg(test)]
-mod later_tests;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
+#[cfg(test)]
+mod later_tests;
 mod layout;
 mod msi_x;
 mod registers;

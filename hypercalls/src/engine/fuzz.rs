@@ -58,6 +58,7 @@ fn step(input: &mut Unstructured<'_>) -> Result<Step> {
                 count: odd_or(input, |input| input.int_in_range(0..=700))?,
             }
         }
+        9 if input.arbitrary()? => Step::MakeWindow { which },
         9 => Step::AddWindow { which },
         10 => Step::Activate { which },
         11 => Step::RemoveWindow { which },

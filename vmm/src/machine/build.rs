@@ -106,8 +106,7 @@ impl Machine {
         let slots = slots_with(&ram, &vm, &capabilities)?;
         let (cpus, ranges) = (description.cpus, ram.guest_ranges());
         let prepare = sandbox::enter_lines;
-        let interrupts =
-            InterruptController::new(controller, &vm, &slots, cpus, ranges, prepare);
+        let interrupts = InterruptController::new(controller, &vm, &slots, cpus, ranges, prepare);
         let interrupts = Arc::new(interrupts.map_err(KvmRefusal::from)?);
         let (vcpus, processor) = make_vcpus(host, &vm, &interrupts, description)?;
         if controller == ControllerKind::Xics {
