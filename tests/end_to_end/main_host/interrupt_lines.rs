@@ -238,7 +238,7 @@ mod long {
     #[test]
     fn devices_that_have_nothing_but_a_line_work_beside_one_with_msi() {
         let lines = use_three(&[("--interrupt-controller", "xive")]);
-        assert_eq!(lines, ["4608 Level eth0", "4616 Level ehci_hcd:usb1"]);
+        assert_eq!(lines, ["4608 Level eth0", "4619 Level ehci_hcd:usb1"]);
     }
 
     #[test]
@@ -246,8 +246,8 @@ mod long {
         let lines = use_three(&[NO_MSI, ("--interrupt-controller", "xics")]);
         let expected = [
             "4608 Level eth0",
-            "4612 Level ahci[0000:00:00.0]",
-            "4616 Level ehci_hcd:usb1",
+            "4612 Level ahci[0001:00:00.0]",
+            "4619 Level ehci_hcd:usb1",
         ];
         assert_eq!(lines, expected);
     }
