@@ -87,15 +87,12 @@ pub struct RunArguments {
     pub vfio: Vec<PciAddress>,
 
     /// Give the guest a virtio disk; may be repeated. FILE is an image or a block device; a comma in its name is
-    /// written twice. format: raw (the disk's bytes) or qcow2; when not given raw, and an image that begins as one of another
-    /// format is refused. cache: writeback (through the host's page cache, the default), none (past it), writethrough and directsync
-    /// (as those, and each write on stable storage before the guest hears of it), unsafe (never flushed). discard:
-    /// unmap (the default) gives the host blocks back that the guest discards, ignore does not. aio: io_uring (the
-    /// default, where the host lets) or threads.
-    #[arg(
-        long,
-        value_name = "FILE[,format=FORMAT][,cache=MODE][,readonly][,serial=TEXT][,queues=COUNT][,discard=MODE][,aio=WHO]"
-    )]
+    /// written twice. Options: format=raw (the default; an image that begins as another format is refused) or qcow2;
+    /// cache=writeback (the default: through the host's page cache), none (past it), writethrough and directsync (as
+    /// those, each write being on stable storage before the guest hears of it) or unsafe (never flushed); readonly;
+    /// serial=TEXT; queues=COUNT; discard=unmap (the default: the host gets back what the guest discards) or ignore;
+    /// aio=io_uring (the default, where the host has it) or threads.
+    #[arg(long, value_name = "FILE[,OPTION[=VALUE]]...")]
     pub disk: Vec<DiskDescription>,
 
     /// Give the guest a virtio entropy device, with random bytes of this host's kernel.

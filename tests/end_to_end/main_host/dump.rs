@@ -79,77 +79,6 @@ fn bad_targets() -> [(OwnedFd, &'static str); 2] {
 }
 
 #[test]
-fn a_guest_that_reads_is_dumped_whole_and_reads_on() {
-    // One processor has nothing to do.
-    let job = [
-        WAIT_FOR_NVME,
-        MARK,
-        "cat >/tmp/read <<'READ'\n",
-        READ_HEAD,
-        "READ\nwhile true; do taskset 1 sh /tmp/read; done\n",
-    ];
-    let (mut running, mut monitor) = FrontEnd::job(&job.concat())
-        .nvme()
-        .option("-smp", "2")
-        .option("-sandbox", "on")
-        .start();
-    running.wait_for_console(DIGEST, 2);
-    for (target, expected) in bad_targets() {
-        let data = monitor.dump_to(target);
-        assert_eq!(data["result"]["status"], "failed", "{data}");
-        let error = data["error"].as_str().expect("a text");
-        assert!(error.contains(expected), "{error}");
-        assert_eq!(monitor.status(), "running");
-    }
-    let refused = monitor.reply(
-        "dump-guest-memory",
-        &json!({"paging": false, "protocol": "file:/tmp/dump"}),
-    );
-    let told = refused["error"]["desc"].as_str().expect("an error");
-    assert!(told.contains("the sandbox (-sandbox on)"), "{told}");
-    let (target, file) = Target::new("dump-of-a-reader");
-    let data = monitor.dump_to(&file);
-    assert_completed(&data);
-    assert_eq!(monitor.status(), "running");
-    let printed = running.console().matches(DIGEST).count();
-    running.wait_for_console(DIGEST, printed + 3);
-
-    let console = running.console();
-    let core = CoreFile::open(&target.0);
-    assert_eq!(core.memory_bytes(), MEMORY_BYTES);
-    assert_eq!(core.processors.len(), 2);
-    let text = symbol(&console, "_stext")..symbol(&console, "_etext");
-    let in_kernel = core
-        .processors
-        .iter()
-        .filter(|place| text.contains(&place.nip) || MODULES.contains(&place.nip))
-        .count();
-    let in_programs = core
-        .processors
-        .iter()
-        .filter(|place| place.is_in_user_mode())
-        .count();
-    let places = &core.processors;
-    assert!(in_kernel >= 1, "{places:x?}, {text:x?}");
-    assert_eq!(in_kernel + in_programs, 2, "{places:x?}, {text:x?}");
-    let banner = core.at(symbol(&console, "linux_banner"), 14);
-    assert_eq!(banner, b"Linux version ");
-    assert!(core.has(MARKED));
-    assert!(!core.has(&MARKED.replace("42", "43")));
-
-    monitor.ask("quit");
-    let finished = running.finish();
-    finished.assert_status(0);
-    let expected = head_sha256();
-    for line in finished.console().lines() {
-        if let Some((_, digest)) = line.split_once(DIGEST) {
-            assert_eq!(digest.trim(), expected, "{finished}");
-        }
-    }
-    assert_nothing_is_left();
-}
-
-#[test]
 fn a_guest_takes_a_system_reset_when_it_is_told_to() {
     let job = "echo LAB-GUEST-WAITS; while true; do sleep 1; done";
     let (mut running, mut monitor) = FrontEnd::job(job)
@@ -211,6 +140,77 @@ mod long {
         let failed = monitor.wait_for("DUMP_COMPLETED");
         assert_eq!(failed["data"]["result"]["status"], "failed");
         running.finish().assert_status(0);
+        assert_nothing_is_left();
+    }
+
+    #[test]
+    fn a_guest_that_reads_is_dumped_whole_and_reads_on() {
+        // One processor has nothing to do.
+        let job = [
+            WAIT_FOR_NVME,
+            MARK,
+            "cat >/tmp/read <<'READ'\n",
+            READ_HEAD,
+            "READ\nwhile true; do taskset 1 sh /tmp/read; done\n",
+        ];
+        let (mut running, mut monitor) = FrontEnd::job(&job.concat())
+            .nvme()
+            .option("-smp", "2")
+            .option("-sandbox", "on")
+            .start();
+        running.wait_for_console(DIGEST, 2);
+        for (target, expected) in bad_targets() {
+            let data = monitor.dump_to(target);
+            assert_eq!(data["result"]["status"], "failed", "{data}");
+            let error = data["error"].as_str().expect("a text");
+            assert!(error.contains(expected), "{error}");
+            assert_eq!(monitor.status(), "running");
+        }
+        let refused = monitor.reply(
+            "dump-guest-memory",
+            &json!({"paging": false, "protocol": "file:/tmp/dump"}),
+        );
+        let told = refused["error"]["desc"].as_str().expect("an error");
+        assert!(told.contains("the sandbox (-sandbox on)"), "{told}");
+        let (target, file) = Target::new("dump-of-a-reader");
+        let data = monitor.dump_to(&file);
+        assert_completed(&data);
+        assert_eq!(monitor.status(), "running");
+        let printed = running.console().matches(DIGEST).count();
+        running.wait_for_console(DIGEST, printed + 3);
+
+        let console = running.console();
+        let core = CoreFile::open(&target.0);
+        assert_eq!(core.memory_bytes(), MEMORY_BYTES);
+        assert_eq!(core.processors.len(), 2);
+        let text = symbol(&console, "_stext")..symbol(&console, "_etext");
+        let in_kernel = core
+            .processors
+            .iter()
+            .filter(|place| text.contains(&place.nip) || MODULES.contains(&place.nip))
+            .count();
+        let in_programs = core
+            .processors
+            .iter()
+            .filter(|place| place.is_in_user_mode())
+            .count();
+        let places = &core.processors;
+        assert!(in_kernel >= 1, "{places:x?}, {text:x?}");
+        assert_eq!(in_kernel + in_programs, 2, "{places:x?}, {text:x?}");
+        let banner = core.at(symbol(&console, "linux_banner"), 14);
+        assert_eq!(banner, b"Linux version ");
+        assert!(core.has(MARKED));
+        assert!(!core.has(&MARKED.replace("42", "43")));
+
+        monitor.ask("quit");
+        let finished = running.finish();
+        finished.assert_status(0);
+        let expected = head_sha256();
+        for line in finished.console().lines() {
+            if let Some((_, digest)) = line.split_once(DIGEST) {
+                assert_eq!(digest.trim(), expected, "{finished}");
+            }
+        }
         assert_nothing_is_left();
     }
 }

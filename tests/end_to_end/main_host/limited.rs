@@ -63,32 +63,6 @@ fn a_console_file_that_must_not_grow_is_told_once_and_the_guest_goes_on() {
 }
 
 #[test]
-fn debug_and_trace_show_what_the_guest_asks_for_at_two_lines_a_second() {
-    for level in ["debug", "trace"] {
-        let finished = Vmm::job(&[WAIT_FOR_NVME, READ_HEAD].concat())
-            .nvme()
-            .option("--log", level)
-            .run()
-            .assert_job_done();
-        let errors = finished.errors();
-        for part in [
-            "(H_PUT_TERM_CHAR)",
-            "(H_SET_MODE)",
-            "debug: RTAS ",
-            "debug: configuration space of",
-        ] {
-            assert!(errors.contains(part), "no {part:?}\n{finished}");
-        }
-        let reads = errors.contains("trace: configuration space of");
-        assert_eq!(reads, level == "trace", "{finished}");
-        assert!(!errors.contains("(H_PUT_TCE"), "{finished}");
-        let seconds = usize::try_from(finished.took().as_secs()).expect("a short run");
-        let lines = errors.matches("(H_PUT_TERM_CHAR)").count();
-        assert!(lines <= 2 * (seconds + 2), "{lines} lines\n{finished}");
-    }
-}
-
-#[test]
 fn many_processors_with_little_memory_are_warned_of() {
     // More than the host's KVM runs, or as many as it does: both are told after it.
     let finished = Vmm::bare_metal("flood-guest", "lines=1")
@@ -100,4 +74,35 @@ fn many_processors_with_little_memory_are_warned_of() {
         finished.errors().contains("give fewer, or 2G"),
         "{finished}"
     );
+}
+
+/// What takes long.
+mod long {
+    use super::*;
+
+    #[test]
+    fn debug_and_trace_show_what_the_guest_asks_for_at_two_lines_a_second() {
+        for level in ["debug", "trace"] {
+            let finished = Vmm::job(&[WAIT_FOR_NVME, READ_HEAD].concat())
+                .nvme()
+                .option("--log", level)
+                .run()
+                .assert_job_done();
+            let errors = finished.errors();
+            for part in [
+                "(H_PUT_TERM_CHAR)",
+                "(H_SET_MODE)",
+                "debug: RTAS ",
+                "debug: configuration space of",
+            ] {
+                assert!(errors.contains(part), "no {part:?}\n{finished}");
+            }
+            let reads = errors.contains("trace: configuration space of");
+            assert_eq!(reads, level == "trace", "{finished}");
+            assert!(!errors.contains("(H_PUT_TCE"), "{finished}");
+            let seconds = usize::try_from(finished.took().as_secs()).expect("a short run");
+            let lines = errors.matches("(H_PUT_TERM_CHAR)").count();
+            assert!(lines <= 2 * (seconds + 2), "{lines} lines\n{finished}");
+        }
+    }
 }

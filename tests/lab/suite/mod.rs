@@ -204,7 +204,7 @@ fn user_emulation(workspace: &Workspace) -> Result<Tally, SuiteError> {
     // The lab itself runs on this machine only; fuzz targets are tried natively.
     cargo.args(["--exclude", "spapr-lab", "--exclude", "spapr-fuzz"]);
     // What is special here is the architecture, which a few cases show as well as many.
-    cargo.env("PROPTEST_CASES", "64");
+    cargo.env("PROPTEST_CASES", "24");
     cargo.env(
         "CARGO_TARGET_POWERPC64LE_UNKNOWN_LINUX_GNU_RUNNER",
         emulator,
