@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, SyncSender};
 use std::thread::{self, JoinHandle};
 
+use log::Level;
 use parking_lot::{Condvar, Mutex};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::operation::Job;
 use super::{Image, raw};
+use crate::guest_message;
 
 /// A job that is done, with the slot that it came from.
 pub(super) type DoneJob = (usize, Job, io::Result<()>);
@@ -143,6 +145,14 @@ fn run(shared: &Shared, prepared: io::Result<()>) {
         shared.done.lock().push((slot, job, result));
         // It fails only where 2^64 - 2 signals have not been heard.
         let _ = shared.event.write(1);
+    }
+    // Whoever closes it may have a filter of system calls that does not let it write.
+    if let Err(error) = perform(&mut || shared.image.settle()) {
+        let path = shared.image.options().path.display();
+        guest_message!(
+            Level::Error,
+            "{path}: what was written last is lost: {error}"
+        );
     }
 }
 

@@ -192,6 +192,11 @@ impl Image {
         &self.file
     }
 
+    /// Has its file be whole, before it is closed by a thread that may not write to it.
+    pub(super) fn settle(&self) -> io::Result<()> {
+        self.qcow2.as_ref().map_or(Ok(()), Qcow2::settle)
+    }
+
     /// What is done by way of its format, if it is not raw.
     pub(super) const fn qcow2(&self) -> Option<&Qcow2> {
         self.qcow2.as_ref()

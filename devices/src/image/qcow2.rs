@@ -45,10 +45,15 @@ struct Inner {
     file: OrderedFile,
     /// Where guest memory is copied to and from, as aligned as a page.
     chunk: IoBuffer,
+    /// Nothing is to be written that is not in the file.
+    is_settled: bool,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        if self.is_settled {
+            return;
+        }
         // What the guest has not flushed may be lost, but the image is to be whole.
         if let Err(error) = settle(&self.access, &self.file, true) {
             guest_message!(
@@ -77,6 +82,7 @@ impl Qcow2 {
                 access,
                 file,
                 chunk: chunk.map_err(OpenError::Facts)?,
+                is_settled: true,
             }),
             _locked: locked,
         })
@@ -96,9 +102,20 @@ impl Qcow2 {
                 "a qcow2 image does not shrink",
             ));
         }
+        inner.is_settled = false;
         let Inner { access, file, .. } = &mut *inner;
         access.resize_grow(bytes, PreallocateMode::None)?;
         settle(access, file, true)
+    }
+
+    /// Has the file be whole, before it is closed by a thread that may not write to it.
+    pub(super) fn settle(&self) -> io::Result<()> {
+        let mut inner = self.inner.lock();
+        if !inner.is_settled {
+            settle(&inner.access, &inner.file, true)?;
+            inner.is_settled = true;
+        }
+        Ok(())
     }
 
     /// Does a whole job; blocks that are discarded go back to the host if it `discards`.
@@ -107,7 +124,9 @@ impl Qcow2 {
             access,
             file,
             chunk,
+            is_settled,
         } = &mut *self.inner.lock();
+        *is_settled &= job.operation == Operation::Read;
         match job.operation {
             Operation::Read => {
                 while job.bytes != 0 {

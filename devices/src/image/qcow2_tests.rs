@@ -176,6 +176,23 @@ fn a_chain_that_is_not_whole_is_refused_where_it_breaks() {
     ));
 }
 
+/// Whoever closes it then may have a filter of system calls that lets it write nothing.
+#[test]
+fn when_its_thread_has_ended_there_is_nothing_left_to_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk");
+    create(&path, 65536, None);
+    let mut fixture = Fixture::of(options(&path));
+    let empty = std::fs::read(&path).unwrap();
+    fixture.write(0x1_2345, b"not flushed by the guest", false);
+    let image = Arc::clone(fixture.engine.image());
+    drop(fixture);
+    let ended = std::fs::read(&path).unwrap();
+    assert_ne!(ended, empty);
+    drop(image);
+    assert_eq!(std::fs::read(&path).unwrap(), ended);
+}
+
 #[test]
 fn an_image_is_grown_and_not_shrunk() {
     let folder = tempfile::tempdir().unwrap();
