@@ -19,16 +19,15 @@ pub(super) fn perform(image: &Image, job: &mut Job) -> io::Result<()> {
         return qcow2.perform(job, image.options().discards);
     }
     match job.operation {
-        Operation::Read | Operation::Write { .. } => {
-            while job.bytes != 0 {
-                let count = transfer(image, job)?;
-                if count == 0 {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
-                }
-                job.advance(count);
+        Operation::Read | Operation::Write { durable: false } => transfer_all(image, job, 0),
+        Operation::Write { durable: true } => match transfer_all(image, job, libc::RWF_DSYNC) {
+            // Emulated kernels need not know the flag.
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                transfer_all(image, job, 0)?;
+                image.file().sync_data()
             }
-            Ok(())
-        }
+            result => result,
+        },
         Operation::Flush => image.file().sync_data(),
         Operation::Discard => discard(image, job),
         Operation::Zero { unmaps, durable } => {
@@ -41,19 +40,30 @@ pub(super) fn perform(image: &Image, job: &mut Job) -> io::Result<()> {
     }
 }
 
+/// Reads or writes what is left of a job, writes with `flags` of pwritev2(2).
+fn transfer_all(image: &Image, job: &mut Job, flags: libc::c_int) -> io::Result<()> {
+    while job.bytes != 0 {
+        let count = transfer(image, job, flags)?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        job.advance(count);
+    }
+    Ok(())
+}
+
 /// Reads or writes what one call does.
-fn transfer(image: &Image, job: &Job) -> io::Result<usize> {
+fn transfer(image: &Image, job: &Job, flags: libc::c_int) -> io::Result<usize> {
     let file = image.file_for(job.through_cache).as_raw_fd();
     let pieces = job.pieces.next();
     let count = libc::c_int::try_from(pieces.len()).unwrap_or(0);
     let offset = offset(job.offset)?;
     loop {
         let result = match job.operation {
-            Operation::Write { durable } => {
-                let flags = if durable { libc::RWF_DSYNC } else { 0 };
-                // SAFETY: the pieces are guest memory, which the engine keeps; the kernel only reads it.
-                unsafe { libc::pwritev2(file, pieces.as_ptr(), count, offset, flags) }
-            }
+            // SAFETY: the pieces are guest memory, which the engine keeps; the kernel only reads it.
+            Operation::Write { .. } => unsafe {
+                libc::pwritev2(file, pieces.as_ptr(), count, offset, flags)
+            },
             // SAFETY: the pieces are guest memory, which the engine keeps, and which anyone may write.
             _ => unsafe { libc::preadv(file, pieces.as_ptr(), count, offset) },
         };
