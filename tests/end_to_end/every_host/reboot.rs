@@ -14,7 +14,9 @@ fn a_guest_that_reboots_starts_again_with_its_device() {
     let first_or_second = format!(
         "
 mark() {{ dd if=/dev/nvme0n1 bs=4096 skip=$(({MARK_MIB} * 256)) count=1 iflag=direct; }}
-if ! mark 2>/dev/null | grep -q {MARK}; then
+mark >/tmp/mark 2>/tmp/error || echo LAB-GUEST-ERROR $(cat /tmp/error)
+if ! grep -q {MARK} /tmp/mark; then
+    echo LAB-GUEST-FOUND $(head -c 40 /tmp/mark | tr -c '[:alnum:]-' .) of $(wc -c </tmp/mark)
     printf '%-4096s' {MARK} |
         dd of=/dev/nvme0n1 bs=4096 seek=$(({MARK_MIB} * 256)) iflag=fullblock oflag=direct || exit 1
     echo LAB-GUEST-REBOOTS
@@ -30,7 +32,13 @@ fi
         .option("--cpus", "2")
         .run()
         .assert_job_done();
-    assert_eq!(finished.number("/reboots"), 1, "{finished}");
+    // What each life said, of which the end alone would be shown.
+    let said: Vec<&str> = finished
+        .console()
+        .lines()
+        .filter(|line| line.contains("LAB-GUEST-") || line.contains("nvme"))
+        .collect();
+    assert_eq!(finished.number("/reboots"), 1, "{said:#?}\n{finished}");
     assert_eq!(
         finished.console().matches("LAB-GUEST-REBOOTS").count(),
         1,
