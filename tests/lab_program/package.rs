@@ -60,7 +60,15 @@ fn the_deb_is_installed_used_by_its_units_own_line_and_removed_whole() {
         deb.to_str()
             .is_some_and(|deb| deb.ends_with("_ppc64el.deb"))
     );
-    let copy = format!("{}:/srv/spapr-vmm.deb", deb.display());
+    // busybox' dpkg knows no archives as old as cargo-deb's, nor xz: dpkg-deb unpacks it and packs it again.
+    let folder = tempfile::tempdir().expect("a folder");
+    let (files, again) = (folder.path().join("files"), folder.path().join("again.deb"));
+    run(Command::new("dpkg-deb").arg("-R").args([deb, &files]));
+    let mut pack = Command::new("dpkg-deb");
+    run(pack
+        .args(["--root-owner-group", "-Zgzip", "-b"])
+        .args([&files, &again]));
+    let copy = format!("{}:/srv/spapr-vmm.deb", again.display());
     let mut exec = Command::new(lab);
     exec.args([
         "exec",
