@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::io;
 
 use parking_lot::{Mutex, MutexGuard};
+use spapr_hypercalls::abi::{self, ReturnCode};
 use spapr_hypercalls::address::GuestPhysicalAddress;
 
 use super::super::{Lisn, LisnBlock, Trigger};
-use super::{EventData, PAGE_BYTES, QUEUE_BYTES, QueueFill, QueueName, XiveDevice};
+use super::{EventData, PAGE_BYTES, Priority, QUEUE_BYTES, QueueFill, QueueName, Xive, XiveDevice};
 
 thread_local! {
     /// The device's calls on this thread that are served before one fails; below 0 none does.
@@ -168,5 +169,39 @@ impl XiveDevice for FakeDevice {
         self.assert_source(lisn);
         Self::assert_offset(offset);
         self.state().stores.push((lisn, offset, value));
+    }
+}
+
+/// What the guest is told is what the device does.
+pub(super) fn assert_told_as_done(xive: &Xive<FakeDevice>) {
+    let ask = |number, arguments: [u64; 3]| {
+        let mut args = [0; 9];
+        args[..3].copy_from_slice(&arguments);
+        let code = xive.serve(number, &mut args).expect("one of XIVE's");
+        (code, args)
+    };
+    let queues = xive.device().state().queues.clone();
+    let sources = xive.device().state().sources.clone();
+    for (lisn, (_, target)) in sources {
+        let (code, args) = ask(abi::H_INT_GET_SOURCE_CONFIG, [0, lisn.0.into(), 0]);
+        assert_eq!(code, ReturnCode::SUCCESS);
+        let told = match target {
+            Some((queue, data)) => [
+                queue.server.into(),
+                queue.priority.get().into(),
+                data.get().into(),
+            ],
+            None => [0, 0xff, args[2]],
+        };
+        assert_eq!(&args[..3], &told);
+    }
+    for server in 0..xive.servers {
+        for priority in (0..).map_while(Priority::new) {
+            let name = [0, server.into(), priority.get().into()];
+            let (_, args) = ask(abi::H_INT_GET_QUEUE_CONFIG, name);
+            let told = (args[2] != 0).then_some(GuestPhysicalAddress(args[1]));
+            let queue = QueueName { server, priority };
+            assert_eq!(told, queues.get(&queue).copied());
+        }
     }
 }

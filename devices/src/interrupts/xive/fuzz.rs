@@ -4,7 +4,7 @@ use arbitrary::{Result, Unstructured};
 use spapr_hypercalls::abi::{self, ReturnCode};
 use spapr_hypercalls::world::GuestRange;
 
-use super::fake::{FakeDevice, fail_call};
+use super::fake::{FakeDevice, assert_told_as_done, fail_call};
 use super::*;
 
 const SERVERS: u32 = 4;
@@ -73,38 +73,4 @@ fn one(input: &mut Unstructured<'_>) -> Result<u64> {
         5 | 6 => input.int_in_range(0..=0x4001u64)? << 16,
         _ => input.arbitrary()?,
     })
-}
-
-/// What the guest is told is what the device does.
-fn assert_told_as_done(xive: &Xive<FakeDevice>) {
-    let ask = |number, arguments: [u64; 3]| {
-        let mut args = [0; 9];
-        args[..3].copy_from_slice(&arguments);
-        let code = xive.serve(number, &mut args).expect("one of XIVE's");
-        (code, args)
-    };
-    let queues = xive.device().state().queues.clone();
-    let sources = xive.device().state().sources.clone();
-    for (lisn, (_, target)) in sources {
-        let (code, args) = ask(abi::H_INT_GET_SOURCE_CONFIG, [0, lisn.0.into(), 0]);
-        assert_eq!(code, ReturnCode::SUCCESS);
-        let told = match target {
-            Some((queue, data)) => [
-                queue.server.into(),
-                queue.priority.get().into(),
-                data.get().into(),
-            ],
-            None => [0, 0xff, args[2]],
-        };
-        assert_eq!(&args[..3], &told);
-    }
-    for server in 0..SERVERS {
-        for priority in (0..).map_while(Priority::new) {
-            let name = [0, server.into(), priority.get().into()];
-            let (_, args) = ask(abi::H_INT_GET_QUEUE_CONFIG, name);
-            let told = (args[2] != 0).then_some(GuestPhysicalAddress(args[1]));
-            let queue = QueueName { server, priority };
-            assert_eq!(told, queues.get(&queue).copied());
-        }
-    }
 }
