@@ -120,6 +120,29 @@ fn build(workspace: &Workspace, what: &'static str, args: &[&str]) -> Result<Pat
         .ok_or(BuildError::NoExecutable { what })
 }
 
+/// Runs a cargo that builds, and returns the executables that it made; `None` when it failed, which it has said.
+///
+/// # Errors
+/// When it does not start.
+pub(crate) fn made_by(mut cargo: Command) -> Result<Option<Vec<PathBuf>>, CommandError> {
+    cargo.arg("--message-format=json-render-diagnostics");
+    // Diagnostics go to the user as they come.
+    let output = cargo
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|source| CommandError::Start {
+            program: command::shown(&cargo),
+            source,
+        })?;
+    if !output.status.success() {
+        return Ok(None);
+    }
+    let made = String::from_utf8_lossy(&output.stdout);
+    let executable = |line| serde_json::from_str::<Artifact>(line).ok()?.executable;
+    Ok(Some(made.lines().filter_map(executable).collect()))
+}
+
 /// Returns all executables that cargo made.
 fn build_all(
     workspace: &Workspace,
@@ -132,23 +155,7 @@ fn build_all(
     cargo
         .args(args)
         .args(["--locked", "--quiet", "--target", TARGET]);
-    cargo.arg("--message-format=json-render-diagnostics");
-    // Diagnostics go to the user as they come.
-    let output = cargo
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .map_err(|source| CommandError::Start {
-            program: command::shown(&cargo),
-            source,
-        })?;
-    if !output.status.success() {
-        return Err(BuildError::Failed { what });
-    }
-    let executables: Vec<PathBuf> = String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Artifact>(line).ok()?.executable)
-        .collect();
+    let executables = made_by(cargo)?.ok_or(BuildError::Failed { what })?;
     if executables.is_empty() {
         return Err(BuildError::NoExecutable { what });
     }

@@ -1,13 +1,11 @@
 //! Building the fuzz targets with counters in their code.
 
 use std::path::PathBuf;
-use std::process::Stdio;
 
-use serde::Deserialize;
 use thiserror::Error;
 
-use crate::command::{self, CommandError};
-use crate::cross_build::cargo;
+use crate::command::CommandError;
+use crate::cross_build::{cargo, made_by};
 use crate::progress::Step;
 use crate::tools::{self, ToolError};
 use crate::workspace::Workspace;
@@ -39,12 +37,6 @@ pub(crate) enum BuildError {
     NoExecutable,
 }
 
-/// cargo's message about something it made; others lack this field.
-#[derive(Debug, Deserialize)]
-struct Artifact {
-    executable: Option<PathBuf>,
-}
-
 /// Builds the program with all targets.
 pub(super) fn program(workspace: &Workspace) -> Result<PathBuf, BuildError> {
     tools::for_fuzzing()?;
@@ -54,25 +46,9 @@ pub(super) fn program(workspace: &Workspace) -> Result<PathBuf, BuildError> {
         .args(["build", "--locked", "--quiet", "--profile", "fuzz"])
         .args(["--package", "spapr-fuzz", "--features", "libfuzzer"])
         .args(["--bin", "spapr-fuzz", "--target", TARGET])
-        .arg("--message-format=json-render-diagnostics")
         .env("RUSTFLAGS", FLAGS.join(" "));
-    // Diagnostics go to the user as they come.
-    let output = cargo
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .map_err(|source| CommandError::Start {
-            program: command::shown(&cargo),
-            source,
-        })?;
-    if !output.status.success() {
-        return Err(BuildError::Failed);
-    }
-    let made = String::from_utf8_lossy(&output.stdout);
-    let executable = made
-        .lines()
-        .find_map(|line| serde_json::from_str::<Artifact>(line).ok()?.executable);
-    let executable = executable.ok_or(BuildError::NoExecutable)?;
+    let made = made_by(cargo)?.ok_or(BuildError::Failed)?;
+    let executable = made.into_iter().next().ok_or(BuildError::NoExecutable)?;
     step.done();
     Ok(executable)
 }
