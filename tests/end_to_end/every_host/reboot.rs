@@ -3,22 +3,22 @@
 use crate::harness::Vmm;
 use crate::harness::finished::WHY_XICS;
 use crate::harness::host::assert_nothing_is_left;
-use crate::harness::jobs::{COUNT_CPUS, READ_HEAD, SCRATCH_MIB, WAIT_FOR_NVME, head_sha256};
+use crate::harness::jobs::{COUNT_CPUS, READ_HEAD, WAIT_FOR_NVME, head_sha256};
+use crate::harness::scratch::REBOOT_MARK;
 
-/// The part of the NVMe that says whether the guest has been here before.
-const MARK_MIB: u64 = SCRATCH_MIB + 7;
 const MARK: &str = "a-mark-of-the-reboot-test";
 
 #[test]
 fn a_guest_that_reboots_starts_again_with_its_device() {
+    let place = REBOOT_MARK.start_4k();
     let first_or_second = format!(
         "
-mark() {{ dd if=/dev/nvme0n1 bs=4096 skip=$(({MARK_MIB} * 256)) count=1 iflag=direct; }}
+mark() {{ dd if=/dev/nvme0n1 bs=4096 skip={place} count=1 iflag=direct; }}
 mark >/tmp/mark 2>/tmp/error || echo LAB-GUEST-ERROR $(cat /tmp/error)
 if ! grep -q {MARK} /tmp/mark; then
     echo LAB-GUEST-FOUND $(head -c 40 /tmp/mark | tr -c '[:alnum:]-' .) of $(wc -c </tmp/mark)
     printf '%-4096s' {MARK} |
-        dd of=/dev/nvme0n1 bs=4096 seek=$(({MARK_MIB} * 256)) iflag=fullblock oflag=direct || exit 1
+        dd of=/dev/nvme0n1 bs=4096 seek={place} iflag=fullblock oflag=direct || exit 1
     echo LAB-GUEST-REBOOTS
     reboot -f
     sleep 60

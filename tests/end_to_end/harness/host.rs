@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use spapr_lab::proc_sizes;
 
+use super::scratch::Part;
+
 /// User and group id of the ordinary user.
 pub(crate) const USER: u32 = 1000;
 
@@ -89,8 +91,9 @@ pub(crate) fn assert_nothing_is_left() {
     assert_eq!(pinned_pages(), 0, "pages of the host that are still pinned");
 }
 
-/// Has the lab look, when the host is off, whether these bytes of the NVMe have this digest.
-pub(crate) fn expect_on_nvme(offset: u64, bytes: usize, sha256: &str) {
+/// Has the lab look, when the host is off, whether this part of the NVMe has this digest.
+pub(crate) fn expect_on_nvme(part: Part, sha256: &str) {
+    let (offset, bytes) = (part.offset(), part.bytes());
     // Past the test program's capture of output, to the lab.
     let expectation = format!("\nLAB-EXPECT-NVME offset={offset} length={bytes} sha256={sha256}\n");
     let mut stdout = io::stdout().lock();

@@ -1,10 +1,6 @@
-//! What Linux guests are told to do, and what the NVMe is divided into.
+//! What Linux guests are told to do.
 
 use super::host;
-
-/// The first 64 MiB of the NVMe hold data; these are behind them, for tests that write. Each test
-/// has a part of its own: the lab looks at them when all tests are done.
-pub(crate) const SCRATCH_MIB: u64 = 64;
 
 /// Prints how many processors the guest uses.
 pub(crate) const COUNT_CPUS: &str = "

@@ -34,6 +34,7 @@ pub(crate) mod monitor;
 pub(crate) mod packing;
 pub(crate) mod refusal;
 pub(crate) mod running;
+pub(crate) mod scratch;
 pub(crate) mod swapped_call;
 pub(crate) mod tce_calls;
 pub(crate) mod tce_handlers;

@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use crate::harness::Vmm;
 use crate::harness::host::assert_nothing_is_left;
-use crate::harness::jobs::{READ_HEAD, SCRATCH_MIB, WAIT_FOR_NVME, head_sha256};
+use crate::harness::jobs::{READ_HEAD, WAIT_FOR_NVME, head_sha256};
+use crate::harness::scratch::TWENTY_REBOOTS_COUNT;
 use crate::harness::vmm::GuestKernel;
 
 const REBOOTS: u64 = 20;
 /// The time that one life takes at the most, on an emulated host.
 const LIFE: Duration = Duration::from_secs(60);
 /// The 4 KiB block of the NVMe that says how often the guest has been here.
-const COUNT_BLOCK: u64 = (SCRATCH_MIB + 6) * 256;
+const COUNT_BLOCK: u64 = TWENTY_REBOOTS_COUNT.start_4k();
 
 fn reboot_with(kernel: &str) {
     let count_and_reboot = format!(

@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 use crate::harness::Vmm;
 use crate::harness::finished::Finished;
 use crate::harness::host::{assert_nothing_is_left, expect_on_nvme};
-use crate::harness::jobs::{READ_ALL, READ_SMALL, SCRATCH_MIB, WAIT_FOR_NVME, data_sha256};
+use crate::harness::jobs::{READ_ALL, READ_SMALL, WAIT_FOR_NVME, data_sha256};
+use crate::harness::scratch::{Part, WRITTEN_IN_AUTO_MODE, WRITTEN_IN_USER_MODE};
 use crate::harness::tce_handlers::Handler;
 
 fn read_with(options: &[&str]) -> Finished {
@@ -45,17 +46,16 @@ fn a_version_2_container_can_be_asked_for() {
 
 #[test]
 fn what_is_written_in_auto_mode_is_on_the_disk() {
-    write_with("auto", SCRATCH_MIB);
+    write_with("auto", WRITTEN_IN_AUTO_MODE);
 }
 
 #[test]
 fn what_is_written_in_user_mode_is_on_the_disk() {
-    write_with("user", SCRATCH_MIB + 3);
+    write_with("user", WRITTEN_IN_USER_MODE);
 }
 
-/// Has the guest write 3 MiB, and has the lab look at the disk when the host is off.
-fn write_with(mode: &str, mebibyte: u64) {
-    const BYTES: usize = 3 << 20;
+/// Has the guest fill a part of the disk, and has the lab look at the disk when the host is off.
+fn write_with(mode: &str, part: Part) {
     let seed = u64::from(mode.as_bytes()[0]);
     let mut state = seed;
     let pattern: Vec<u8> = std::iter::repeat_with(|| {
@@ -65,15 +65,16 @@ fn write_with(mode: &str, mebibyte: u64) {
             .wrapping_add(1_442_695_040_888_963_407);
         state.to_be_bytes()[0]
     })
-    .take(BYTES)
+    .take(part.bytes())
     .collect();
     let write = format!(
-        "dd if=/pattern of=/dev/nvme0n1 bs=64k seek=$(({mebibyte} * 16)) oflag=direct || exit 1\nsync\n"
+        "dd if=/pattern of=/dev/nvme0n1 bs=64k seek={} oflag=direct || exit 1\nsync\n",
+        part.start_64k()
     );
     let vmm = Vmm::job_with_files(&[WAIT_FOR_NVME, &write].concat(), &[("pattern", &pattern)]);
     vmm.nvme().option("--tce", mode).run().assert_job_done();
     let digest = sha256(&pattern);
-    expect_on_nvme(mebibyte << 20, BYTES, &digest);
+    expect_on_nvme(part, &digest);
 }
 
 fn sha256(bytes: &[u8]) -> String {

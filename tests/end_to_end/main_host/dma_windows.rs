@@ -10,7 +10,8 @@ use crate::harness::front_end::FrontEnd;
 use crate::harness::host::{
     assert_nothing_is_left, give_to_user, group_node, open_to_all, page_bytes,
 };
-use crate::harness::jobs::{READ_HEAD, READ_SMALL, SCRATCH_MIB, WAIT_FOR_NVME, head_sha256};
+use crate::harness::jobs::{READ_HEAD, READ_SMALL, WAIT_FOR_NVME, head_sha256};
+use crate::harness::scratch::WINDOW_MARK;
 use crate::harness::vmm::User;
 
 #[test]
@@ -138,15 +139,15 @@ mod long {
 
     #[test]
     fn a_guest_that_reboots_starts_with_its_default_window() {
-        const MARK_MIB: u64 = SCRATCH_MIB + 6;
-        const MARK: &str = "a-mark-of-the-window-test";
+        let place = WINDOW_MARK.start_4k();
+        let mark = "a-mark-of-the-window-test";
         let first_or_second = format!(
             "
     dmesg | grep -e pe-dma-window | sed 's/^/LAB-WINDOW /'
-    if ! dd if=/dev/nvme0n1 bs=4096 skip=$(({MARK_MIB} * 256)) count=1 iflag=direct 2>/dev/null |
-        grep -q {MARK}; then
-        printf '%-4096s' {MARK} |
-            dd of=/dev/nvme0n1 bs=4096 seek=$(({MARK_MIB} * 256)) iflag=fullblock oflag=direct || exit 1
+    if ! dd if=/dev/nvme0n1 bs=4096 skip={place} count=1 iflag=direct 2>/dev/null |
+        grep -q {mark}; then
+        printf '%-4096s' {mark} |
+            dd of=/dev/nvme0n1 bs=4096 seek={place} iflag=fullblock oflag=direct || exit 1
         reboot -f
         sleep 60
         exit 1

@@ -9,9 +9,10 @@ use crate::harness::faults::{Answer, Fault};
 use crate::harness::finished::Finished;
 use crate::harness::host::{self, assert_nothing_is_left};
 use crate::harness::jobs::{
-    JOIN_NETWORK, LIST_LINES, NAME_CONTROLLER, READ_HEAD, SCRATCH_MIB, WAIT_FOR_NVME, head_sha256,
+    JOIN_NETWORK, LIST_LINES, NAME_CONTROLLER, READ_HEAD, WAIT_FOR_NVME, head_sha256,
 };
 use crate::harness::refusal::request;
+use crate::harness::scratch::LINES_MARK;
 
 /// Linux' drivers then use no MSI.
 const NO_MSI: (&str, &str) = ("--append", "console=hvc0 pci=nomsi");
@@ -98,7 +99,7 @@ fn of_five_thousand_interrupts_none_is_lost_and_few_are_too_many() {
 }
 
 /// The block of the NVMe that says whether the guest has been here before.
-const MARK_BLOCK: u64 = (SCRATCH_MIB + 5) * 256;
+const MARK_BLOCK: u64 = LINES_MARK.start_4k();
 
 #[test]
 fn after_a_reboot_lines_work_as_before() {

@@ -7,9 +7,8 @@ use std::time::Duration;
 use crate::harness::Vmm;
 use crate::harness::finished::Finished;
 use crate::harness::host::{assert_nothing_is_left, expect_on_nvme, page_bytes};
-use crate::harness::jobs::{
-    COUNT_CPUS, READ_ALL, READ_SMALL, SCRATCH_MIB, WAIT_FOR_NVME, data_sha256,
-};
+use crate::harness::jobs::{COUNT_CPUS, READ_ALL, READ_SMALL, WAIT_FOR_NVME, data_sha256};
+use crate::harness::scratch::{DUMP_BY_DEFAULT_WINDOW, DUMP_BY_DYNAMIC_WINDOW, Part};
 use crate::harness::tce_handlers::Handler;
 use crate::harness::vmm::{INITRD, KERNEL, job_archive};
 
@@ -50,15 +49,6 @@ for window in /proc/device-tree/pci@*/linux,direct64-ddr-window-info; do
     [ -e \"$window\" ] && echo LAB-GUEST-WINDOW $(hexdump -v -e '1/1 \"%02x\"' \"$window\")
 done
 ";
-
-/// Bytes of a dump that are put on the NVMe.
-const DUMP_BYTES: usize = 128 << 10;
-
-/// A dump's place on the NVMe: behind what the tests of dynamic windows write.
-fn dump_offset(part: u64) -> u64 {
-    const KIB: u64 = 1 << 10;
-    ((SCRATCH_MIB + 6) << 20) + (512 + 128 * part) * KIB
-}
 
 /// A guest of two processors that loads a kernel with `load`, goes on to it with `go`, and there
 /// runs `job`.
@@ -114,11 +104,11 @@ fn kexec(options: &[&str]) -> Finished {
     finished
 }
 
-/// A guest that crashes on its second processor, and whose next kernel puts a dump on the NVMe.
-fn kdump(part: u64, options: &[&str]) -> Finished {
+/// A guest that crashes on its second processor, and whose next kernel puts the start of a dump on the NVMe.
+fn kdump(part: Part, options: &[&str]) -> Finished {
     let go = "taskset 2 sh -c 'echo c >/proc/sysrq-trigger'\n";
-    let seek = dump_offset(part) >> 16;
-    let count = DUMP_BYTES >> 16;
+    let seek = part.start_64k();
+    let count = part.bytes() >> 16;
     let dump = format!(
         "
 dd if=/proc/vmcore of=/tmp/dump bs=64k count={count} 2>/dev/null || exit 1
@@ -139,7 +129,7 @@ sync
     let resets = finished.number("/hypercalls/H_SIGNAL_SYS_RESET");
     assert!(resets > 0, "{finished}");
     assert_eq!(finished.guest("DUMP-MAGIC"), "7f454c46", "{finished}");
-    expect_on_nvme(dump_offset(part), DUMP_BYTES, finished.guest("DUMP"));
+    expect_on_nvme(part, finished.guest("DUMP"));
     finished
 }
 
@@ -222,7 +212,7 @@ mod long {
     #[test]
     fn after_a_crash_the_dynamic_window_is_read_back_and_used() {
         let handler = Handler::watch("get_tce");
-        let finished = kdump(1, &[]);
+        let finished = kdump(DUMP_BY_DYNAMIC_WINDOW, &[]);
         let kernel = handler.returns();
         assert_dynamic_window(&finished);
         assert_eq!(finished.stat("/windows/1/path"), "bound", "{finished}");
@@ -236,7 +226,7 @@ mod long {
 
     #[test]
     fn after_a_crash_the_default_window_is_read_back_entry_by_entry() {
-        let finished = kdump(0, &["--ddw", "off", "--tce", "user"]);
+        let finished = kdump(DUMP_BY_DEFAULT_WINDOW, &["--ddw", "off", "--tce", "user"]);
         assert_default_window(&finished);
         assert_eq!(finished.stat("/windows/0/path"), "user", "{finished}");
         assert_eq!(
