@@ -97,9 +97,17 @@ impl<K: KernelTable> Binding<K> {
     /// the guest had seen there. In a bound window; of others nothing changes.
     #[inline]
     pub(crate) fn exchange(&self, first: usize, values: Values<'_>, was: &mut [u64]) {
-        for (index, was) in (0..).zip(was) {
-            if let Some(entry) = self.shared_entry(first + index) {
-                *was = entry.swap(values.at(index), Relaxed);
+        let entries = self.shared_entries(first, was.len());
+        match values {
+            Values::Same(value) => {
+                for (entry, was) in entries.iter().zip(was) {
+                    *was = entry.swap(value, Relaxed);
+                }
+            }
+            Values::List(list) => {
+                for ((entry, was), &value) in entries.iter().zip(was).zip(list) {
+                    *was = entry.swap(value, Relaxed);
+                }
             }
         }
     }
@@ -107,18 +115,21 @@ impl<K: KernelTable> Binding<K> {
     /// Undoes an exchange, but for entries that another processor has written since.
     #[cold]
     pub(crate) fn put_back(&self, first: usize, values: Values<'_>, was: &[u64]) {
-        for (index, &was) in (0..).zip(was) {
-            if let Some(entry) = self.shared_entry(first + index) {
-                let _ = entry.compare_exchange(values.at(index), was, Relaxed, Relaxed);
-            }
+        let entries = self.shared_entries(first, was.len());
+        for (index, (entry, &was)) in entries.iter().zip(was).enumerate() {
+            let _ = entry.compare_exchange(values.at(index), was, Relaxed, Relaxed);
         }
     }
 
+    /// The entries that the kernel's handlers write too, from `first` on; none of a window that is not bound.
     #[inline]
-    fn shared_entry(&self, index: usize) -> Option<&AtomicU64> {
+    fn shared_entries(&self, first: usize, count: usize) -> &[AtomicU64] {
         match self {
-            Self::Bound(table) => table.entries().get(index),
-            Self::Unlocked | Self::UserOnly { .. } => None,
+            Self::Bound(table) => {
+                let entries = table.entries().get(first..).unwrap_or_default();
+                entries.get(..count).unwrap_or_default()
+            }
+            Self::Unlocked | Self::UserOnly { .. } => &[],
         }
     }
 

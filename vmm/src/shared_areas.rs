@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn areas_have_the_length_that_stands_in_them() {
-        // As Linux has it: lppaca_of(cpu).size is 1024.
+        // As Linux has it: lppaca_of(cpu).size is 1024 (arch/powerpc/include/asm/lppaca.h).
         let vpa = asked(1, 3, 0x7_fc00, Some(1024 << 16 | 0x1234));
         assert_eq!(vpa, area(Kind::Vpa, 0x7_fc00, 1024));
         let log = asked(2, 3, 0x8_0000, Some(4096));

@@ -126,6 +126,7 @@ pub(super) fn container_unregister_memory(
 
 /// # Safety
 /// A device can reach the mapped memory until it is unmapped: see `Container::map`.
+#[inline]
 pub(super) unsafe fn container_map_dma(
     container: BorrowedFd<'_>,
     map: &vfio_iommu_type1_dma_map,
@@ -134,6 +135,7 @@ pub(super) unsafe fn container_map_dma(
     nothing(unsafe { ioctl_with_ref(&container, CONTAINER_MAP_DMA, map) })
 }
 
+#[inline]
 pub(super) fn container_unmap_dma(
     container: BorrowedFd<'_>,
     unmap: &mut vfio_iommu_type1_dma_unmap,

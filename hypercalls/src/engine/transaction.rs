@@ -286,16 +286,21 @@ impl<H: HostIommu> Transaction<'_, H> {
     // Not inlined: a call that maps does without its registers.
     #[inline(never)]
     fn clear_one(&mut self, entry: usize, value: u64) -> Result<(), HostError> {
-        let entries = entry..entry + 1;
         if self.window.binding.is_bound() {
-            return self.clear_bound::<1>(entries, Values::Same(value));
+            return self.clear_one_bound(entry, value);
         }
         // The view equals the hardware here.
         if self.window.binding.entry(entry) != 0 {
-            self.unmap(entries)?;
+            self.unmap(entry, 1)?;
         }
         self.window.binding.write(entry, &[value]);
         Ok(())
+    }
+
+    // Not inlined: with a view of our own, one entry does without its registers.
+    #[inline(never)]
+    fn clear_one_bound(&mut self, entry: usize, value: u64) -> Result<(), HostError> {
+        self.clear_bound::<1>(entry..entry + 1, Values::Same(value))
     }
 
     /// [`clear`](Self::clear) of any other number.
@@ -315,7 +320,7 @@ impl<H: HostIommu> Transaction<'_, H> {
         // The view equals the hardware here, and what is clear is not cleared again: guests do
         // that to a whole window before they remove it.
         if let Some(live) = self.window.binding.live_part(entries.clone()) {
-            self.unmap(live)?;
+            self.unmap(live.start, live.len())?;
         }
         match values {
             Values::Same(value) => self.window.binding.fill(entries, value),
@@ -345,7 +350,7 @@ impl<H: HostIommu> Transaction<'_, H> {
             let values = values.from(start - entries.start);
             let was = &mut was[..part.len()];
             self.window.binding.exchange(start, values, was);
-            if let Err(refusal) = self.unmap(part) {
+            if let Err(refusal) = self.unmap(start, part.len()) {
                 self.window.binding.put_back(start, values, was);
                 return Err(refusal);
             }
@@ -353,15 +358,15 @@ impl<H: HostIommu> Transaction<'_, H> {
         Ok(())
     }
 
-    fn unmap(&mut self, entries: Range<usize>) -> Result<(), HostError> {
+    /// Has the host clear `count` entries from entry `first` on.
+    // A start and a count: a range's length is a comparison more.
+    #[inline(always)]
+    fn unmap(&mut self, first: usize, count: usize) -> Result<(), HostError> {
         let geometry = self.window.geometry;
         self.counters.unmap_calls += 1;
         self.bridge
             .host
-            .unmap(
-                geometry.ioba_of(entries.start),
-                geometry.bytes_of(entries.len()),
-            )
+            .unmap(geometry.ioba_of(first), geometry.bytes_of(count))
             .inspect_err(|_| self.counters.unmap_failures += 1)
     }
 
@@ -371,7 +376,7 @@ impl<H: HostIommu> Transaction<'_, H> {
         if self.window.binding.is_bound() {
             // A refusal has been counted; the view shows what it did.
             let _ = self.clear(entries, Values::Same(0));
-        } else if self.unmap(entries.clone()).is_ok() {
+        } else if self.unmap(entries.start, entries.len()).is_ok() {
             self.window.binding.fill(entries, 0);
         }
     }

@@ -1,6 +1,6 @@
 //! Whether the kernel's handler of H_PUT_TCE_INDIRECT checks where a list's range ends.
 //!
-//! Before Linux 7 it checks the first page alone (`iommu_tce_check_ioba` ignored the count), so that a guest
+//! Before Linux 7 it checks the first page alone (`iommu_tce_check_ioba` in arch/powerpc/kernel/iommu.c ignored the count), so that a guest
 //! writes entries behind the host's table with a list that starts at the window's last page. The fix came
 //! without a mark that could be asked for, so it is tried: a VM of its own, with a processor that runs some
 //! instructions and a table that no hardware stands behind, passes a list of two entries for the last page
@@ -73,7 +73,7 @@ pub enum ListCheckError {
     #[error("KVM cannot {0} its processor")]
     Run(&'static str, #[source] errno::Error),
     /// The processor does something else.
-    #[error("its processor does not do what it was told")]
+    #[error("its vCPU stopped before it had made the calls")]
     Astray,
 }
 

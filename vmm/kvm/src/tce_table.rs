@@ -133,6 +133,7 @@ impl TceTable {
 }
 
 impl KernelTable for TceTable {
+    #[inline]
     fn entries(&self) -> &[AtomicU64] {
         &self.view.doublewords()[..self.entries]
     }

@@ -49,7 +49,7 @@ impl Terminal {
                 // A guest that reads nothing: the keys that end it must still be read.
                 guest_message!(
                     Level::Warn,
-                    "{} typed bytes were dropped: the guest reads none",
+                    "{} bytes of console input were dropped: the guest does not read them",
                     rest.len()
                 );
             };

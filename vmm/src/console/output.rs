@@ -53,7 +53,7 @@ impl OutputQueue {
         self.writer.drain(DRAIN_PATIENCE);
         let dropped = self.writer.take_lost();
         if dropped != 0 {
-            log::warn!("{dropped} bytes of the guest's console were dropped: nobody read them");
+            log::warn!("{dropped} bytes of console output were dropped: nobody read them");
         }
     }
 

@@ -12,7 +12,8 @@ use spapr_kvm::registers::{Registers, VectorRegisters};
 
 use super::MemoryRange;
 
-/// Where Linux, like FreeBSD, maps physical memory one to one: what gdb finds the kernel by.
+/// Where Linux, like FreeBSD, maps physical memory one to one: what gdb finds the kernel by
+/// (PAGE_OFFSET in arch/powerpc/include/asm/page.h).
 const KERNEL_ADDRESS: u64 = 0xc000_0000_0000_0000;
 /// What the memory's place in the file is a multiple of: a page of any kernel.
 const MEMORY_ALIGNMENT: u64 = 64 << 10;

@@ -10,7 +10,7 @@ use spapr_devices::interrupts::LisnAllocator;
 use spapr_devices::pci::{DeviceFunction, FunctionBackend, HostBridge};
 use spapr_devices::rtas;
 use spapr_devices::tree::Node;
-use spapr_devices::vfio::USUAL_WINDOW_BYTES;
+use spapr_devices::vfio::{USUAL_WINDOW_BYTES, host_page_bytes, kvm_table_bytes};
 use spapr_hypercalls::abi;
 use spapr_hypercalls::address::{Ioba, PageShift};
 use spapr_hypercalls::engine::{Engine, HostBridge as EngineBridge};
@@ -21,7 +21,7 @@ use spapr_kvm::vm::Vm;
 
 use super::error::{KvmRefusal, MachineError};
 use super::kept::Kept;
-use super::passthrough::{AttachedGroup, PassthroughError};
+use super::passthrough::{AttachedGroup, PassthroughError, TakenGroup};
 use super::policy::policy;
 use super::virtual_devices::{self, PlacedFunction};
 use super::{bulk_calls, device_interrupts, dma_windows, memory_check};
@@ -139,7 +139,15 @@ fn pass_through(
         .iter()
         .map(|group| Ok((group.container(), group.windows(&description.dma_windows)?)))
         .collect::<Result<_, PassthroughError>>()?;
-    memory_check::check(&windows, ram, &policy(description), description.ddw)?;
+    let numbers: Vec<u8> = groups.iter().map(TakenGroup::bridge).collect();
+    let beside = virtual_tables_bytes(description, capabilities, &numbers);
+    memory_check::check(
+        &windows,
+        beside,
+        ram,
+        &policy(description),
+        description.ddw,
+    )?;
     let can_bind = capabilities.spapr_tce_64 && capabilities.spapr_tce_vfio;
     for (group, (_, windows)) in groups.iter().zip(&windows) {
         let AttachedGroup {
@@ -158,6 +166,30 @@ fn pass_through(
         behind.insert(bridge, it);
     }
     Ok(notices)
+}
+
+/// What KVM's tables of bridges without hardware get locked, beside those of `groups`.
+fn virtual_tables_bytes(
+    description: &MachineDescription,
+    capabilities: &Capabilities,
+    groups: &[u8],
+) -> u64 {
+    if !has_virtual_tables(description, capabilities) {
+        return 0;
+    }
+    let table_bytes = |bridge| {
+        let window = virtual_window(description.dma_windows.bytes_of(bridge));
+        kvm_table_bytes(window.entries, host_page_bytes())
+    };
+    let bridges = virtual_devices::bridges(&description.virtual_devices, groups);
+    bridges.into_iter().map(table_bytes).sum()
+}
+
+/// Whether KVM makes tables for bridges without hardware: where no device looks at them, they would only count as
+/// locked memory.
+fn has_virtual_tables(description: &MachineDescription, capabilities: &Capabilities) -> bool {
+    let mut devices = description.virtual_devices.iter();
+    capabilities.spapr_tce_64 && devices.any(|device| device.by_bus_address)
 }
 
 /// Makes the devices that this process has, behind bridges of their own or of groups; by what they do DMA.
@@ -182,9 +214,7 @@ fn make_virtual(
         what: "descriptors and threads for virtio devices",
         source,
     })?;
-    // Where no device looks at them, tables would only count as locked memory.
-    let mut devices = description.virtual_devices.iter();
-    let has_tables = capabilities.spapr_tce_64 && devices.any(|device| device.by_bus_address);
+    let has_tables = has_virtual_tables(description, capabilities);
     for PlacedFunction { place, backend } in made {
         let Behind { functions, .. } = behind.entry(place.bridge).or_insert_with(|| {
             let iommu = VirtualIommu::new(Arc::clone(vm), has_tables);

@@ -24,7 +24,7 @@ pub(super) fn kernel_may_take_lists(kvm: &Kvm, capabilities: &Capabilities) -> b
             return false;
         }
         let checks = list_check::checks_where_lists_end(kvm).inspect_err(|error| {
-            guest_message!(Level::Warn, "whether this kernel checks where a list of TCEs ends could not be tried: {}",
+            guest_message!(Level::Warn, "cannot test whether this kernel checks where a list of TCEs ends: {}",
                 chain(error)
             );
         });

@@ -30,7 +30,8 @@ pub enum MemoryCheckError {
 }
 
 /// Checks the limit for a guest with memory `ram`, these containers with their default windows, and dynamic windows as
-/// `ddw` says, and has the containers name the one limit that is enough for all that it can do.
+/// `ddw` says, and has the containers name the one limit that is enough for all that it can do. Bridges without
+/// hardware get `virtual_tables_bytes` locked beside.
 ///
 /// With memory locked on first mapping, what must be possible is each default window and one
 /// region of memory; that more may follow is only warned of, because a guest may never map it.
@@ -39,6 +40,7 @@ pub enum MemoryCheckError {
 /// When the limit is too low, with what is needed, what is available, and the limit to set.
 pub(super) fn check(
     containers: &[(&Container, GroupWindows)],
+    virtual_tables_bytes: u64,
     ram: &GuestRam,
     policy: &Policy,
     ddw: DdwMode,
@@ -58,7 +60,8 @@ pub(super) fn check(
     };
     let groups: Vec<GroupWindows> = containers.iter().map(|(_, windows)| *windows).collect();
     let need = guest.need(&groups, policy.lock);
-    let (first, most) = (need.first_mapping.total_bytes(), need.most.total_bytes());
+    let [first, most] = [need.first_mapping, need.most]
+        .map(|need| need.total_bytes().saturating_add(virtual_tables_bytes));
     let enough = limit.locked_bytes.saturating_add(most);
     for (container, _) in containers {
         container.advise_limit(enough);

@@ -135,6 +135,11 @@ pub(super) fn take(
 }
 
 impl TakenGroup {
+    /// Number of its host bridge.
+    pub(super) const fn bridge(&self) -> u8 {
+        self.bridge
+    }
+
     fn take(
         host: &HostPaths,
         number: GroupNumber,

@@ -1,5 +1,6 @@
 //! Devices that this process makes: from what the user asked for to functions behind host bridges.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
@@ -52,6 +53,14 @@ pub(super) fn make(
             let backend = Arc::new(function);
             Ok(PlacedFunction { place, backend })
         })
+        .collect()
+}
+
+/// The host bridges that have devices of this process alone; `groups` as for [`make`].
+pub(super) fn bridges(devices: &[VirtualDevice], groups: &[u8]) -> BTreeSet<u8> {
+    let all = places(devices, groups).into_iter();
+    all.map(|place| place.bridge)
+        .filter(|bridge| !groups.contains(bridge))
         .collect()
 }
 
@@ -113,6 +122,15 @@ mod tests {
             place,
             by_bus_address: false,
         }
+    }
+
+    #[test]
+    fn bridges_without_hardware_are_counted_once_and_those_of_groups_never() {
+        let devices = [device(None), device(Some((2, 0))), device(Some((2, 1)))];
+        let of = |groups: &[u8]| bridges(&devices, groups).into_iter().collect::<Vec<_>>();
+        assert_eq!(of(&[]), [0, 2]);
+        assert_eq!(of(&[0]), [1, 2]);
+        assert_eq!(of(&[0, 2]), [1]);
     }
 
     #[test]

@@ -151,7 +151,7 @@ fn ask_for_huge_pages(region: &MmapRegion) {
     if result != 0 {
         // A kernel without them is no matter.
         log::debug!(
-            "guest memory is of small pages: {}",
+            "guest memory gets no transparent huge pages: {}",
             io::Error::last_os_error()
         );
     }

@@ -162,7 +162,8 @@ impl HugepageSize {
 /// Makes pages of this process present, as if all were written to (madvise(2)).
 ///
 /// # Errors
-/// What the kernel says: some may be present then. Before Linux 5.14 it knows no such advice.
+/// What the kernel says: some may be present then. Before Linux 5.14 it knows no such advice
+/// (MADV_POPULATE_WRITE in mm/madvise.c).
 pub(crate) fn populate(start: *mut u8, length: usize) -> io::Result<()> {
     // SAFETY: the call makes pages present and changes nothing in them; where there is no mapping that may
     // be written, it fails.

@@ -44,7 +44,8 @@ pub mod characteristic {
 
 /// What the guest is to do (r5), as PAPR and Linux number the bits (H_CPU_BEHAV_*).
 pub mod behaviour {
-    /// Security goes before speed. Without it Linux puts up no defence, whatever the other bits say.
+    /// Security goes before speed. Without it Linux puts up no defence, whatever the other bits say
+    /// (`init_cpu_char_feature_flags` in arch/powerpc/platforms/pseries/setup.c).
     ///
     /// KVM reads a firmware that does not mention it as one that favours speed, and the host's kernel
     /// as one that favours security; so KVM's 0 is not taken for a choice.

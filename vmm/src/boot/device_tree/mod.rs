@@ -268,7 +268,8 @@ mod tests {
         );
     }
 
-    /// What Linux looks at, in `xive_spapr_disabled`, `xive_spapr_init` and `xive_get_max_prio`.
+    /// What Linux looks at, in `xive_spapr_disabled`, `xive_spapr_init` and `xive_get_max_prio`
+    /// (arch/powerpc/sysdev/xive/spapr.c).
     #[test]
     fn a_guest_with_xive_finds_its_pages_and_its_processors_interrupts() {
         let machine = MachineTree {

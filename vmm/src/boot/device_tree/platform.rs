@@ -54,8 +54,8 @@ const RESERVED_PRIORITIES: [u32; 2] = [
 ];
 
 pub(super) fn root(machine: &MachineTree) -> Node {
-    // Linux' probe of the platform looks at device_type; guests that tell pseries from bare metal
-    // by name know this one.
+    // Linux' probe of the platform looks at device_type (`pSeries_probe` in
+    // arch/powerpc/platforms/pseries/setup.c); guests that tell pseries from bare metal by name know this one.
     let root = Node::new("")
         .string("device_type", "chrp")
         .string("compatible", "qemu,pseries")
@@ -103,7 +103,8 @@ pub(super) fn memory(block: &GuestRange) -> Node {
 pub(super) fn rtas(machine: &MachineTree, boot: &BootFacts<'_>) -> Node {
     let [_, base] = cells(boot.rtas.start);
     let [_, size] = cells(boot.rtas.end - boot.rtas.start);
-    // Linux sizes a dynamic DMA window by the end of memory given here.
+    // Linux sizes a dynamic DMA window by the end of memory given here (`ddw_memory_hotplug_max` in
+    // arch/powerpc/platforms/pseries/iommu.c).
     let ends = machine.ram.iter().map(|block| block.start.0 + block.bytes);
     let [end_high, end_low] = cells(ends.fold(0, u64::max));
     let [block_high, block_low] = cells(LOGICAL_MEMORY_BLOCK_BYTES);
@@ -153,8 +154,8 @@ fn xics(machine: &MachineTree) -> Node {
 }
 
 /// `reg` has the pages of the thread interrupt management area for programs and for the operating
-/// system; sources for the processors to interrupt each other by are `ibm,xive-lisn-ranges` (Linux,
-/// `xive_spapr_init`).
+/// system; sources for the processors to interrupt each other by are `ibm,xive-lisn-ranges`
+/// (`xive_spapr_init` in arch/powerpc/sysdev/xive/spapr.c).
 fn xive(machine: &MachineTree) -> Node {
     let pages = [
         USER_THREAD_MANAGEMENT.0,
@@ -208,7 +209,8 @@ mod tests {
     fn option_vector_5_asks_for_radix_and_is_long_enough_to_be_read() {
         for controller in [ControllerKind::Xics, ControllerKind::Xive] {
             let vector = architecture_vector_5(controller);
-            // Linux takes a vector of 24 bytes or fewer as "no radix" (early_check_vec5).
+            // Linux takes a vector of 24 bytes or fewer as "no radix" (`early_check_vec5` in
+            // arch/powerpc/mm/init_64.c).
             assert!(vector[0] > 24);
             assert_eq!(usize::from(vector[0]) + 2, vector.len());
         }
