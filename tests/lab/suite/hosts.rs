@@ -44,6 +44,10 @@ const SECOND_LANE_TESTS: [&str; 6] = [
     "main_host::memory_limit::",
     "main_host::tce_sequences::",
 ];
+/// Tests that in a run of everything are a third's, as it comes: the emulated NVMe counts queues whose interrupt is
+/// pending (`cq_pending` in QEMU's hw/nvme/ctrl.c), does not forget them with a guest that ends while it reads, and
+/// from then on keeps its line raised, for whoever uses its line.
+const LINE_TESTS: &str = "main_host::interrupt_lines::";
 /// Tests that a run of everything leaves to the main host: they are dear, and show the same on other hosts, which
 /// run them when a filter names them (`every_host::`).
 const LEFT_OUT: [(HostKind, HostKernel, &[&str]); 4] = [
@@ -178,10 +182,12 @@ enum Tests {
     OfEveryHost,
     /// All of those.
     WholeOfEveryHost,
-    /// All but the second lane's.
+    /// All but the second lane's and those of interrupt lines.
     FirstLane,
     /// The second lane's.
     SecondLane,
+    /// Those of interrupt lines.
+    Lines,
     /// Those for libvirt, which the host has.
     Libvirt,
     /// Those that take long.
@@ -219,9 +225,12 @@ impl Tests {
             Self::OfEveryHost | Self::WholeOfEveryHost => {
                 vec![LIBVIRT_TESTS, LONG_TESTS, MAIN_HOST_TESTS]
             }
-            Self::FirstLane => [&[LIBVIRT_TESTS, LONG_TESTS][..], &SECOND_LANE_TESTS].concat(),
+            Self::FirstLane => {
+                let others = [LIBVIRT_TESTS, LONG_TESTS, LINE_TESTS];
+                [&others[..], &SECOND_LANE_TESTS].concat()
+            }
             Self::Libvirt if names(filter, LONG_TESTS) => Vec::new(),
-            Self::SecondLane | Self::Libvirt => vec![LONG_TESTS],
+            Self::SecondLane | Self::Lines | Self::Libvirt => vec![LONG_TESTS],
             Self::Long => vec![LIBVIRT_TESTS],
             Self::LongOfEveryHost => vec![LIBVIRT_TESTS, MAIN_HOST_TESTS],
             Self::LongLibvirt => Vec::new(),
@@ -231,6 +240,7 @@ impl Tests {
         }
         let run: Vec<&str> = match self {
             Self::SecondLane => SECOND_LANE_TESTS.to_vec(),
+            Self::Lines => vec![LINE_TESTS],
             Self::LongLibvirt => LONG_LIBVIRT_TESTS.to_vec(),
             Self::Libvirt if filter.is_empty() => vec![LIBVIRT_TESTS],
             _ => filter.iter().map(String::as_str).collect(),
@@ -266,6 +276,7 @@ impl Wanted {
         title.push_str(match self.tests {
             Tests::All | Tests::OfEveryHost | Tests::WholeOfEveryHost | Tests::FirstLane => "",
             Tests::SecondLane => ", second lane",
+            Tests::Lines => ", interrupt lines",
             Tests::Libvirt => ", libvirt",
             Tests::Long | Tests::LongOfEveryHost => ", long ones",
             Tests::LongLibvirt => ", libvirt, long ones",
@@ -341,6 +352,7 @@ fn wanted(args: &TestArgs) -> (Vec<Wanted>, Vec<Wanted>) {
             longest.push(with(MAIN_HOST, kernels, Tests::Libvirt));
         }
         longest.push(with(MAIN_HOST, kernels, Tests::SecondLane));
+        longest.push(with(MAIN_HOST, kernels, Tests::Lines));
         // Among the longest others is the first kind.
         let first = others.len().min(1);
         if kernels == KernelArgs::default() {

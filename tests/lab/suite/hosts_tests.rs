@@ -36,6 +36,7 @@ fn a_run_of_everything_has_each_host_and_a_newer_kernel_in_two_lanes() {
     assert_eq!(main, named(&[("p9-64k", Tests::FirstLane)]));
     let expected = [
         ("p9-64k, second lane", Tests::SecondLane),
+        ("p9-64k, interrupt lines", Tests::Lines),
         ("p9-4k", every),
         ("p9-64k, forky", every),
         ("lpar9-64k", every),
@@ -46,7 +47,7 @@ fn a_run_of_everything_has_each_host_and_a_newer_kernel_in_two_lanes() {
     with_libvirt.with_libvirt = true;
     let [_, others] = lanes(&with_libvirt);
     assert_eq!(others[0], ("p9-64k, libvirt".to_owned(), Tests::Libvirt));
-    assert_eq!(others.len(), 6);
+    assert_eq!(others.len(), 7);
 }
 
 #[test]
@@ -57,6 +58,7 @@ fn a_kernel_that_is_named_is_every_hosts() {
     assert_eq!(main, named(&[("p9-64k, forky", Tests::FirstLane)]));
     let expected = [
         ("p9-64k, forky, second lane", Tests::SecondLane),
+        ("p9-64k, forky, interrupt lines", Tests::Lines),
         ("p9-4k, forky", Tests::OfEveryHost),
         ("lpar9-64k, forky", Tests::OfEveryHost),
         ("p10-64k, forky", Tests::OfEveryHost),
@@ -113,7 +115,7 @@ fn a_host_that_cannot_do_its_work_runs_nothing_unless_it_is_named() {
         args.host.extend(kind);
         without_defects(wanted(&args).1, &args).len()
     };
-    assert_eq!(of(None), 3);
+    assert_eq!(of(None), 4);
     assert_eq!(of(Some(HostKind::P10Pages64k)), 1);
 }
 
@@ -123,7 +125,7 @@ fn the_program_of_tests_is_told_what_to_skip_and_what_to_run() {
         let skips = modules.iter().map(|module| format!("--skip {module}"));
         skips.collect::<Vec<_>>().join(" ")
     };
-    let first = [&["libvirt::", "long::"][..], &SECOND_LANE_TESTS].concat();
+    let first = [&["libvirt::", "long::", LINE_TESTS][..], &SECOND_LANE_TESTS].concat();
     assert_eq!(Tests::FirstLane.arguments(&[]), skips(&first));
     let second = SECOND_LANE_TESTS
         .map(|module| format!("'{module}'"))
@@ -131,6 +133,10 @@ fn the_program_of_tests_is_told_what_to_skip_and_what_to_run() {
     assert_eq!(
         Tests::SecondLane.arguments(&[]),
         format!("--skip long:: {second}")
+    );
+    assert_eq!(
+        Tests::Lines.arguments(&[]),
+        "--skip long:: 'main_host::interrupt_lines::'"
     );
     let every = skips(&["libvirt::", "long::", "main_host::", KERNEL_TESTS]);
     assert_eq!(Tests::OfEveryHost.arguments(&[]), every);

@@ -141,13 +141,7 @@ fn pass_through(
         .collect::<Result<_, PassthroughError>>()?;
     let numbers: Vec<u8> = groups.iter().map(TakenGroup::bridge).collect();
     let beside = virtual_tables_bytes(description, capabilities, &numbers);
-    memory_check::check(
-        &windows,
-        beside,
-        ram,
-        &policy(description),
-        description.ddw,
-    )?;
+    memory_check::check(&windows, beside, ram, &policy(description), description.ddw)?;
     let can_bind = capabilities.spapr_tce_64 && capabilities.spapr_tce_vfio;
     for (group, (_, windows)) in groups.iter().zip(&windows) {
         let AttachedGroup {
