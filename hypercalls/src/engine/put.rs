@@ -16,6 +16,9 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
     // of the others need: the same holds for the other three.
     #[inline(never)]
     pub(super) fn put_tce(&self, place: &Place<'_, H>, ioba: Ioba, tce: Tce) -> Answer {
+        if tce.permission().is_none() {
+            return self.put_clear(place, ioba, tce);
+        }
         let mut state = place.slot.lock();
         state.counters.put += 1;
         let outcome = self.change(place, &mut state, ioba, 1, |transaction, entries| {
@@ -30,6 +33,17 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
             drop(state);
             return self.lock_memory(place, block, |counters| &mut counters.put);
         }
+        Answer::Code(code_of(outcome))
+    }
+    /// An entry without permission.
+    // Not inlined, for the same reason.
+    #[inline(never)]
+    fn put_clear(&self, place: &Place<'_, H>, ioba: Ioba, tce: Tce) -> Answer {
+        let mut state = place.slot.lock();
+        state.counters.put += 1;
+        let outcome = self.change(place, &mut state, ioba, 1, |transaction, entries| {
+            transaction.put_clear(entries.start, tce.0)
+        });
         Answer::Code(code_of(outcome))
     }
 }

@@ -145,6 +145,19 @@ impl<H: HostIommu> Transaction<'_, H> {
             .map_err(|_| Failure::UnmapRefused)
     }
 
+    /// [`stuff`](Self::stuff) of one entry.
+    #[inline(always)]
+    pub(super) fn put_clear(&mut self, entry: usize, value: u64) -> Result<(), Failure> {
+        if self.window.binding.is_unlocked() {
+            if value == 0 {
+                return Ok(());
+            }
+            self.activate()?;
+        }
+        self.clear_entry(entry, value)
+            .map_err(|_| Failure::UnmapRefused)
+    }
+
     /// Whether the kernel's own handler could do what `survey` says: the window is bound to it, and
     /// all memory is registered.
     ///
@@ -282,10 +295,15 @@ impl<H: HostIommu> Transaction<'_, H> {
         }
     }
 
-    /// [`clear`](Self::clear) of one entry: what ends most short transfers.
-    // Not inlined: a call that maps does without its registers.
+    // Not inlined: a list does without its registers.
     #[inline(never)]
     fn clear_one(&mut self, entry: usize, value: u64) -> Result<(), HostError> {
+        self.clear_entry(entry, value)
+    }
+
+    /// [`clear`](Self::clear) of one entry: what ends most short transfers.
+    #[inline(always)]
+    fn clear_entry(&mut self, entry: usize, value: u64) -> Result<(), HostError> {
         if self.window.binding.is_bound() {
             return self.clear_one_bound(entry, value);
         }
