@@ -39,12 +39,14 @@ pub(super) fn memory_limit() -> Result<MemoryLimit, MemoryLimitError> {
 }
 
 /// What an ioctl that returns a number returned.
+#[inline(always)]
 fn number(returned: c_int) -> Result<u32, Errno> {
     u32::try_from(returned).map_err(|_| Errno::last())
 }
 
 /// What an ioctl that returns nothing but success returned. Some return a positive number and
 /// have done nothing; where that number means something, the caller uses [`number`].
+#[inline(always)]
 fn nothing(returned: c_int) -> Result<(), Errno> {
     match number(returned)? {
         0 => Ok(()),

@@ -12,13 +12,20 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
     /// An entry with permission maps the page that it names, which must be RAM and aligned to the
     /// window's page; one without unmaps, and is stored as it is, address bits included, as the
     /// kernel's handler does (guests poison entries with it).
-    // Not inlined, so that a call of one kind does not pay for the registers and the stack that those
-    // of the others need: the same holds for the other three.
-    #[inline(never)]
+    #[inline(always)]
     pub(super) fn put_tce(&self, place: &Place<'_, H>, ioba: Ioba, tce: Tce) -> Answer {
         if tce.permission().is_none() {
-            return self.put_clear(place, ioba, tce);
+            self.put_clear(place, ioba, tce)
+        } else {
+            self.put_map(place, ioba, tce)
         }
+    }
+
+    /// An entry with permission.
+    // Not inlined, so that a call of one kind does not pay for the registers and the stack that those
+    // of the others need: the same holds for the others.
+    #[inline(never)]
+    fn put_map(&self, place: &Place<'_, H>, ioba: Ioba, tce: Tce) -> Answer {
         let mut state = place.slot.lock();
         state.counters.put += 1;
         let outcome = self.change(place, &mut state, ioba, 1, |transaction, entries| {

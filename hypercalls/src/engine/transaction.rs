@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::coalesce::{Runs, Target};
 use crate::abi::ReturnCode;
-use crate::binding::{Lingering, Use};
+use crate::binding::{Binding, Lingering, Use};
 use crate::locking::Regions;
 use crate::policy::TcePolicy;
 use crate::registry::Bridge;
@@ -13,7 +13,7 @@ use crate::stats::Counters;
 use crate::tce::Tce;
 use crate::view::Values;
 use crate::window::Window;
-use crate::world::{HostError, HostIommu, HostRange};
+use crate::world::{Geometry, HostError, HostIommu, HostRange};
 
 /// Entries that are cleared with one request to the host, if they are few: what the view showed is kept
 /// on the stack meanwhile, and clearing more of that would cost more than all else.
@@ -304,14 +304,19 @@ impl<H: HostIommu> Transaction<'_, H> {
     /// [`clear`](Self::clear) of one entry: what ends most short transfers.
     #[inline(always)]
     fn clear_entry(&mut self, entry: usize, value: u64) -> Result<(), HostError> {
-        if self.window.binding.is_bound() {
-            return self.clear_one_bound(entry, value);
-        }
+        let geometry = self.window.geometry;
+        let view = match &mut self.window.binding {
+            Binding::Bound(_) => return self.clear_one_bound(entry, value),
+            Binding::Unlocked => return Ok(()),
+            Binding::UserOnly { entries, .. } => entries.get_mut(entry),
+        };
+        // The range was checked.
+        let Some(shown) = view else { return Ok(()) };
         // The view equals the hardware here.
-        if self.window.binding.entry(entry) != 0 {
-            self.unmap(entry, 1)?;
+        if *shown != 0 {
+            unmap(self.bridge, self.counters, geometry, entry, 1)?;
         }
-        self.window.binding.write(entry, &[value]);
+        *shown = value;
         Ok(())
     }
 
@@ -376,16 +381,10 @@ impl<H: HostIommu> Transaction<'_, H> {
         Ok(())
     }
 
-    /// Has the host clear `count` entries from entry `first` on.
-    // A start and a count: a range's length is a comparison more.
     #[inline(always)]
     fn unmap(&mut self, first: usize, count: usize) -> Result<(), HostError> {
         let geometry = self.window.geometry;
-        self.counters.unmap_calls += 1;
-        self.bridge
-            .host
-            .unmap(geometry.ioba_of(first), geometry.bytes_of(count))
-            .inspect_err(|_| self.counters.unmap_failures += 1)
+        unmap(self.bridge, self.counters, geometry, first, count)
     }
 
     /// What a refused map left behind is not known: unmaps all of `entries`, whatever the view says.
@@ -398,4 +397,21 @@ impl<H: HostIommu> Transaction<'_, H> {
             self.window.binding.fill(entries, 0);
         }
     }
+}
+
+/// Has the host clear `count` entries from entry `first` on.
+// A start and a count: a range's length is a comparison more.
+#[inline(always)]
+fn unmap<H: HostIommu>(
+    bridge: &Bridge<H>,
+    counters: &mut Counters,
+    geometry: Geometry,
+    first: usize,
+    count: usize,
+) -> Result<(), HostError> {
+    counters.unmap_calls += 1;
+    bridge
+        .host
+        .unmap(geometry.ioba_of(first), geometry.bytes_of(count))
+        .inspect_err(|_| counters.unmap_failures += 1)
 }
