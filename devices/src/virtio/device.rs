@@ -1,6 +1,7 @@
 //! What a kind of virtio device is.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use virtio_queue::Queue;
@@ -100,6 +101,18 @@ pub trait Device: Send {
 
     /// What the host signals when it has done something, if it does anything.
     fn host_event(&self) -> Option<Arc<EventFd>> {
+        None
+    }
+
+    /// What has input when there is something for [`Device::collect`] to learn, beside the host's event: a timer, or
+    /// an epoll instance.
+    fn watched(&self) -> Option<Arc<dyn AsRawFd + Send + Sync>> {
+        None
+    }
+
+    /// The next queue that is to be served although its driver did not ring: what it waited for is there. Asked after
+    /// each call that could have found that.
+    fn next_due(&mut self) -> Option<usize> {
         None
     }
 

@@ -69,6 +69,7 @@ impl VirtioFunction {
             .collect::<io::Result<_>>()?;
         let registers = Registers::new(device.features(), sizes, vectors, by_bus_address);
         let host_event = device.host_event();
+        let watched = device.watched();
         let state = State {
             config: ConfigSpace::new(identity, vectors, queues),
             registers,
@@ -82,6 +83,7 @@ impl VirtioFunction {
             memory,
             doorbells,
             host_event,
+            watched,
             state: Mutex::new(state),
             idle: Condvar::new(),
             msi_x: Mutex::new(MsiX::new(vectors.into())),

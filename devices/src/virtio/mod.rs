@@ -9,6 +9,7 @@
 //! | `device` | what a kind of device is, to the rest |
 //! | `rng` | the entropy device |
 //! | `block` | the disk |
+//! | `serial` | the serial device, with ports |
 //! | `requests` | what a driver has put into a queue |
 //! | `registers` | the common configuration: status, features, queues |
 //! | `layout` | configuration space, and what lies where in the BAR |
@@ -32,9 +33,12 @@ pub mod fuzz;
 mod later_tests;
 mod layout;
 mod msi_x;
+#[cfg(any(test, feature = "fuzz"))]
+mod queues;
 mod registers;
 mod requests;
 mod rng;
+pub mod serial;
 mod shared;
 #[cfg(test)]
 mod tests;

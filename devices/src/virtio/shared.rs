@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use log::Level;
@@ -27,6 +28,8 @@ pub(super) struct Shared {
     pub(super) doorbells: Vec<Arc<EventFd>>,
     /// What the host signals when it has done something.
     pub(super) host_event: Option<Arc<EventFd>>,
+    /// What has input when the device has something to learn.
+    pub(super) watched: Option<Arc<dyn AsRawFd + Send + Sync>>,
     pub(super) state: Mutex<State>,
     /// Signalled when the host works on nothing any more.
     pub(super) idle: Condvar,
@@ -89,6 +92,12 @@ impl Shared {
         (0..self.doorbells.len()).for_each(|queue| self.ring(queue));
     }
 
+    fn ring_due(&self, device: &mut dyn Device) {
+        while let Some(queue) = device.next_due() {
+            self.ring(queue);
+        }
+    }
+
     /// Serves queue `index`, as much as it holds at most; true if there is more.
     pub(super) fn serve(&self, index: usize) -> bool {
         let mut state = self.state();
@@ -126,6 +135,7 @@ impl Shared {
         let before = queue.next_used();
         queue.disable_notification(&self.memory)?;
         let mut served = device.serve(index, queue, &self.memory)?;
+        self.ring_due(device.as_mut());
         if served == Served::All && queue.enable_notification(&self.memory)? {
             served = Served::Some;
         }
@@ -146,6 +156,7 @@ impl Shared {
 
     fn try_finish(&self, state: &mut State) -> Result<(), ServeError> {
         state.device.collect()?;
+        self.ring_due(state.device.as_mut());
         let is_idle = state.device.in_flight() == 0;
         if is_idle && state.registers.is_resetting() {
             state.reset();

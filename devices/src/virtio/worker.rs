@@ -67,9 +67,11 @@ impl Drop for Worker {
 fn run(shared: &Shared, ends: &EventFd) {
     let descriptors = shared.doorbells.iter().chain(&shared.host_event);
     let descriptors = descriptors.map(|event| event.as_raw_fd());
+    let watched = shared.watched.iter().map(|it| it.as_raw_fd());
     let mut polled: Vec<libc::pollfd> = [ends.as_raw_fd()]
         .into_iter()
         .chain(descriptors)
+        .chain(watched)
         .map(polled_for_input)
         .collect();
     loop {
@@ -77,9 +79,10 @@ fn run(shared: &Shared, ends: &EventFd) {
             shared.give_up(&error);
             return;
         }
-        if let Some(event) = &shared.host_event
-            && event.read().is_ok()
-        {
+        let host_event = shared.host_event.as_ref();
+        let has_event = host_event.is_some_and(|event| event.read().is_ok());
+        let is_watched = shared.watched.is_some();
+        if has_event || is_watched && polled.last().is_some_and(|it| it.revents != 0) {
             shared.finish();
         }
         if polled.first().is_none_or(|end| end.revents != 0) {
