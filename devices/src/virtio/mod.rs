@@ -9,6 +9,7 @@
 //! | `device` | what a kind of device is, to the rest |
 //! | `rng` | the entropy device |
 //! | `block` | the disk |
+//! | `balloon` | the memory balloon |
 //! | `serial` | the serial device, with ports |
 //! | `requests` | what a driver has put into a queue |
 //! | `registers` | the common configuration: status, features, queues |
@@ -22,6 +23,7 @@
 //! be reset (DEVICE_NEEDS_RESET, virtio 2.1.1); memory is reached through [`DmaMemory`](crate::dma::DmaMemory) alone,
 //! and no more is done for it at a time than a queue holds.
 
+pub mod balloon;
 pub mod block;
 mod device;
 #[cfg(test)]
