@@ -16,9 +16,9 @@ use crate::setting::Setting;
 use crate::spec::choice::{self, Choice};
 use crate::spec::speculation::Wanted;
 use crate::spec::{
-    ByteSize, ConsoleKind, DdwMode, DiskDescription, DmaWindowSize, DmaWindowSizes, HugepageSize,
-    InterruptControllerMode, LockRegion, MachineDescription, PassedThroughDevice, VirtualDevice,
-    VirtualDeviceKind,
+    BalloonDescription, ByteSize, ConsoleKind, DdwMode, DiskDescription, DmaWindowSize,
+    DmaWindowSizes, HugepageSize, InterruptControllerMode, LockRegion, MachineDescription,
+    PassedThroughDevice, PortDescription, PortOutlet, SerialPort, VirtualDevice, VirtualDeviceKind,
 };
 
 /// A VMM for ppc64le KVM (pseries) guests with passed-through PCI devices.
@@ -94,6 +94,17 @@ pub struct RunArguments {
     /// aio=io_uring (the default, where the host has it) or threads.
     #[arg(long, value_name = "FILE[,OPTION[=VALUE]]...")]
     pub disk: Vec<DiskDescription>,
+
+    /// Give the guest a virtio balloon, by which it gives back to this host what memory it has no use for at the moment
+    /// (free-page reporting). Beside passed-through devices, and with --hugepages, nothing is given back.
+    #[arg(long)]
+    pub balloon: bool,
+
+    /// Give the guest a port of a virtio serial device, called NAME, on a Unix socket that is made at SOCKET; may be
+    /// repeated. Who connects there, one after the other, talks with whoever has opened the port in the guest:
+    /// /dev/virtio-ports/NAME in Linux. A guest agent's is called org.qemu.guest_agent.0.
+    #[arg(long, value_name = "NAME=SOCKET")]
+    pub serial_port: Vec<SerialPort>,
 
     /// Give the guest a virtio entropy device, with random bytes of this host's kernel.
     #[arg(long)]
@@ -182,6 +193,7 @@ pub const fn option_of(setting: Setting) -> Option<&'static str> {
         Setting::KernelCommandLine => "--append",
         Setting::Device | Setting::HostBridge => "--vfio",
         Setting::Disk => "--disk",
+        Setting::SerialPort => "--serial-port",
         Setting::DmaWindow => "--dma-window",
         Setting::Console => "--console",
         Setting::Stats => "--stats",
@@ -310,6 +322,22 @@ impl From<&RunArguments> for MachineDescription {
     }
 }
 
+/// The one serial device that has all ports, if there are any.
+fn serial(ports: &[SerialPort]) -> Option<(VirtualDeviceKind, String)> {
+    // Number 0 is for a console.
+    let ports: Vec<PortDescription> = (1..)
+        .zip(ports)
+        .map(|(number, port)| PortDescription {
+            id: None,
+            number,
+            name: port.name.clone(),
+            is_console: false,
+            outlet: PortOutlet::Listen(port.socket.clone()),
+        })
+        .collect();
+    (!ports.is_empty()).then(|| (VirtualDeviceKind::Serial(ports), "--serial-port".to_owned()))
+}
+
 fn virtual_devices(arguments: &RunArguments) -> Vec<VirtualDevice> {
     let disks = arguments.disk.iter().map(|disk| {
         let name = format!("--disk {}", disk.image.path.display());
@@ -317,12 +345,21 @@ fn virtual_devices(arguments: &RunArguments) -> Vec<VirtualDevice> {
     });
     let rng = (VirtualDeviceKind::Rng, "--rng".to_owned());
     let devices = disks.chain(arguments.rng.then_some(rng));
+    let balloon = VirtualDeviceKind::Balloon(BalloonDescription {
+        deflates_on_oom: false,
+        reports_free_pages: true,
+    });
+    let balloon = (balloon, "--balloon".to_owned());
+    let devices = devices.chain(serial(&arguments.serial_port));
+    let devices = devices.chain(arguments.balloon.then_some(balloon));
     devices
         .map(|(kind, name)| VirtualDevice {
+            // A balloon's driver gives it no addresses of buffers alone, but pages: Linux refuses bus addresses.
+            by_bus_address: arguments.iommu_platform
+                && !matches!(kind, VirtualDeviceKind::Balloon(_)),
             kind,
             name,
             place: None,
-            by_bus_address: arguments.iommu_platform,
         })
         .collect()
 }

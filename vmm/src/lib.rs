@@ -6,6 +6,7 @@
 //! | [`cli`] | the command line |
 //! | [`qemu`] | the front end for libvirt: QEMU's command line and QMP |
 //! | [`run`] | `spapr-vmm run`: from the command line to the guest's end |
+//! | [`attachments`] | what devices of `spapr-vmm run` have at their other ends |
 //! | [`session`] | a machine from its first life to its last, for both front ends |
 //! | [`iommu_report`] | `spapr-vmm iommu`: what IOMMU groups can do, and what a guest locks |
 //! | [`lifecycle`] | how a machine's run ends, and who waits for it |
@@ -28,6 +29,7 @@
 //! | [`stats`] | the counters that `--stats` writes |
 //! | [`logging`] | diagnostics that cannot disturb the guest |
 
+pub mod attachments;
 pub mod background_writer;
 pub mod boot;
 pub mod cli;

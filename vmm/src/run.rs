@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::attachments::{self, AttachmentError};
 use crate::cli::{self, RunArguments};
 use crate::session::SessionError;
 use crate::setting;
@@ -22,6 +23,9 @@ pub enum RunError {
     /// The machine cannot be run, or not be given back.
     #[error(transparent)]
     Session(#[from] SessionError),
+    /// Something that a device is to have cannot be had.
+    #[error(transparent)]
+    Attachment(#[from] AttachmentError),
     /// There is no sandbox.
     #[error("cannot set up the sandbox")]
     Sandbox(#[source] std::io::Error),
@@ -44,6 +48,7 @@ impl RunError {
     pub fn message(&self) -> String {
         let setting = match self {
             Self::Session(error) => error.setting(),
+            Self::Attachment(error) => error.setting(),
             _ => None,
         };
         setting::message(self, setting.and_then(cli::option_of))
@@ -54,6 +59,7 @@ impl RunError {
     pub fn exit_status(&self) -> u8 {
         match self {
             Self::Session(error) => error.exit_status(),
+            Self::Attachment(error) => error.exit_status(),
             _ => 1,
         }
     }
@@ -76,7 +82,7 @@ fn run_machine(
     console: &ConsoleKind,
 ) -> Result<(), RunError> {
     // Before the console, so that what is wrong is said on a terminal that still wraps lines.
-    let machine = session.make_machine()?;
+    let machine = session.make_machine(attachments::open(description)?)?;
     let mut foreground = Foreground(Control::new()?);
     let mut console = Console::open(console).map_err(SessionError::from)?;
     if let Some(name) = &console.pty_name {

@@ -29,6 +29,8 @@ pub enum Setting {
     Device,
     /// A disk.
     Disk,
+    /// A port of a serial device.
+    SerialPort,
     /// A host bridge that it is behind.
     HostBridge,
     /// The default DMA window of a host bridge.
@@ -59,8 +61,9 @@ mod tests {
     use crate::cli;
     use crate::qemu::command_line;
 
-    const ALL: [Setting; 13] = [
+    const ALL: [Setting; 14] = [
         Setting::Disk,
+        Setting::SerialPort,
         Setting::Speculation,
         Setting::Memory,
         Setting::Hugepages,

@@ -1,9 +1,12 @@
 //! A terminal on a socket: one client at a time. What the guest writes while none is there goes
 //! nowhere.
 
+use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -99,6 +102,22 @@ pub struct SocketInput {
     listener: Option<Listener>,
     client: Option<Connection>,
     current: Current,
+}
+
+/// A Unix socket at `path`, for clients to connect to. One that an earlier process left behind is removed, as it would
+/// be in the way; nothing else is.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn bind(path: &Path) -> io::Result<UnixListener> {
+    let is_socket = path
+        .symlink_metadata()
+        .is_ok_and(|metadata| metadata.file_type().is_socket());
+    if is_socket {
+        // What is wrong with it, binding tells.
+        let _in_the_way = fs::remove_file(path);
+    }
+    UnixListener::bind(path)
 }
 
 /// A terminal whose clients connect to `listener`.

@@ -197,11 +197,13 @@ fn make_virtual(
 ) -> Result<Windows, MachineError> {
     let windows = Windows::default();
     let groups: Vec<u8> = behind.keys().copied().collect();
+    kept.open_all_disks(description, ram)?;
     let made = virtual_devices::make(
-        &description.virtual_devices,
+        description,
         &groups,
-        kept.disks(description, ram)?,
-        ram.mmap(),
+        kept.open_disks(),
+        kept.attachments(),
+        ram,
         &windows,
     );
     let made = made.map_err(|source| MachineError::Resource {

@@ -13,19 +13,21 @@ use spapr_devices::guest_message;
 use spapr_devices::virtio::block::Disk;
 use spapr_kvm::host::{HostError, Kvm, NoXive};
 
+use super::attachments::Attachments;
 use super::disks::{self, DiskRefusal};
 use super::host::Host;
 use super::passthrough::{self, PassthroughError, TakenGroup};
 use crate::memory::{self, Backing, GuestRam, MemoryError};
 use crate::spec::MachineDescription;
 
-/// What a machine keeps over its lives: nothing before the first one.
+/// What a machine keeps over its lives: before the first one, what its front end has opened at most.
 ///
 /// The groups go before the memory that their containers could map.
 #[derive(Default)]
 pub struct Kept {
     groups: Option<Vec<TakenGroup>>,
     disks: Option<Vec<Arc<Disk>>>,
+    attachments: Attachments,
     ram: Option<GuestRam>,
     kvm: Option<Kvm>,
     /// Why guests have XICS, if that was told.
@@ -33,6 +35,18 @@ pub struct Kept {
 }
 
 impl Kept {
+    /// What there is before the first life: what its front end has opened.
+    pub fn of(attachments: Attachments) -> Self {
+        Self {
+            attachments,
+            ..Self::default()
+        }
+    }
+
+    pub(super) const fn attachments(&self) -> &Attachments {
+        &self.attachments
+    }
+
     /// KVM, opened when it is first asked for.
     pub(super) fn kvm(&mut self, host: &Host<'_>) -> Result<&Kvm, HostError> {
         let kvm = match self.kvm.take() {
@@ -79,20 +93,17 @@ impl Kept {
         }
     }
 
-    /// The disks, in the order of the description, opened when they are first asked for.
-    pub(super) fn disks(
+    /// Has the disks open, in the order of the description.
+    pub(super) fn open_all_disks(
         &mut self,
         description: &MachineDescription,
         ram: &GuestRam,
-    ) -> Result<&[Arc<Disk>], DiskRefusal> {
-        let disks = match self.disks.take() {
-            Some(disks) => disks,
-            None => disks::open(
-                description,
-                &DmaMemory::by_guest_address(ram.mmap().clone()),
-            )?,
-        };
-        Ok(self.disks.insert(disks))
+    ) -> Result<(), DiskRefusal> {
+        if self.disks.is_none() {
+            let memory = DmaMemory::by_guest_address(ram.mmap().clone());
+            self.disks = Some(disks::open(description, &memory)?);
+        }
+        Ok(())
     }
 
     /// The disks that are open.

@@ -4,6 +4,7 @@ pub mod dma_windows;
 pub mod guest_places;
 pub mod locked_memory;
 
+mod attachments;
 mod bar_slots;
 mod bridges;
 mod build;
@@ -28,6 +29,7 @@ mod report;
 mod running;
 mod virtual_devices;
 
+pub use attachments::Attachments;
 pub use build::Machine;
 pub use error::MachineError;
 pub use kept::Kept;

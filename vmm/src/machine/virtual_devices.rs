@@ -2,17 +2,21 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::slice;
 use std::sync::Arc;
 
 use spapr_devices::dma::{DmaMemory, Windows};
 use spapr_devices::pci::{DeviceFunction, FunctionBackend};
+use spapr_devices::virtio::balloon::{Balloon, BalloonControl, BalloonOptions};
 use spapr_devices::virtio::block::{Block, Disk};
+use spapr_devices::virtio::serial::{Ports, Serial};
 use spapr_devices::virtio::{Device, Rng, VirtioFunction, VirtioOptions};
-use vm_memory::GuestMemoryMmap;
 
+use super::attachments::Attachments;
+use crate::memory::{Backing, GuestRam};
 use crate::random;
 use crate::sandbox;
-use crate::spec::{GuestPlace, VirtualDevice, VirtualDeviceKind};
+use crate::spec::{GuestPlace, MachineDescription, VirtualDevice, VirtualDeviceKind};
 
 /// A device in its place.
 pub(super) struct PlacedFunction {
@@ -20,34 +24,47 @@ pub(super) struct PlacedFunction {
     pub(super) backend: Arc<dyn FunctionBackend>,
 }
 
-/// Makes `devices`, with their DMA by way of `ram` and `windows`. Those that name no place are behind the first host
-/// bridge that is not among `groups`, the numbers of those with passed-through devices. `disks` are those among them,
-/// in their order.
+/// Makes the devices of `description`, with their DMA by way of `ram` and `windows`. Those that name no place are behind the first host
+/// bridge that is not among `groups`, the numbers of those with passed-through devices. `disks` are those among them, and
+/// `attachments` what others have, in their order.
 ///
 /// # Errors
 /// When there are no descriptors or threads left.
 pub(super) fn make(
-    devices: &[VirtualDevice],
+    description: &MachineDescription,
     groups: &[u8],
     disks: &[Arc<Disk>],
-    ram: &GuestMemoryMmap,
+    attachments: &Attachments,
+    ram: &GuestRam,
     windows: &Windows,
 ) -> io::Result<Vec<PlacedFunction>> {
-    let mut disks = disks.iter();
+    let devices = &description.virtual_devices;
+    let mut brought = Brought {
+        disks: disks.iter(),
+        ports: attachments.ports.iter(),
+        balloon: attachments.balloon.as_ref(),
+        released_page_bytes: released_page_bytes(description, ram),
+    };
     places(devices, groups)
         .into_iter()
         .zip(devices)
         .map(|(place, device)| {
             let memory = match device.by_bus_address {
-                true => DmaMemory::by_bus_address(ram.clone(), place.bridge, windows.clone()),
-                false => DmaMemory::by_guest_address(ram.clone()),
+                true => {
+                    DmaMemory::by_bus_address(ram.mmap().clone(), place.bridge, windows.clone())
+                }
+                false => DmaMemory::by_guest_address(ram.mmap().clone()),
             };
-            let made = of_kind(&device.kind, &mut disks, &memory)?;
+            let made = of_kind(&device.kind, &mut brought, ram, &memory)?;
             let options = VirtioOptions {
                 name: device.name.clone(),
                 by_bus_address: device.by_bus_address,
                 memory,
-                prepare_thread: sandbox::enter_device,
+                prepare_thread: match device.kind {
+                    VirtualDeviceKind::Balloon(_) => sandbox::enter_balloon,
+                    VirtualDeviceKind::Serial(_) => sandbox::enter_ports,
+                    _ => sandbox::enter_device,
+                },
             };
             let function = VirtioFunction::new(made, options)?;
             let backend = Arc::new(function);
@@ -64,21 +81,59 @@ pub(super) fn bridges(devices: &[VirtualDevice], groups: &[u8]) -> BTreeSet<u8> 
         .collect()
 }
 
-/// A device of that kind, which does DMA by way of `memory`; a disk is the next of `disks`.
-fn of_kind<'a>(
+/// What there is already for the devices that are to come.
+struct Brought<'a> {
+    disks: slice::Iter<'a, Arc<Disk>>,
+    ports: slice::Iter<'a, Arc<Ports>>,
+    balloon: Option<&'a Arc<BalloonControl>>,
+    /// Bytes of the host's pages behind guest memory, if a balloon's may go back to the host.
+    released_page_bytes: Option<u64>,
+}
+
+/// A device of that kind, which does DMA by way of `memory`, with the next of what is `brought` for its kind.
+fn of_kind(
     kind: &VirtualDeviceKind,
-    disks: &mut impl Iterator<Item = &'a Arc<Disk>>,
+    brought: &mut Brought<'_>,
+    ram: &GuestRam,
     memory: &DmaMemory,
 ) -> io::Result<Box<dyn Device>> {
     Ok(match kind {
         VirtualDeviceKind::Rng => Box::new(Rng::new(random::fill)),
         VirtualDeviceKind::Disk(_) => {
-            let block = disks
+            let block = brought
+                .disks
                 .next()
                 .and_then(|disk| Block::new(Arc::clone(disk), memory.clone()));
             Box::new(block.ok_or_else(|| io::Error::other("its disk is another device's still"))?)
         }
+        VirtualDeviceKind::Balloon(balloon) => {
+            let control = brought.balloon.take().map(Arc::clone);
+            let control = control.ok_or_else(|| io::Error::other("there is a second balloon"))?;
+            let options = BalloonOptions {
+                deflates_on_oom: balloon.deflates_on_oom,
+                reports_free_pages: balloon.reports_free_pages,
+                released_page_bytes: brought.released_page_bytes,
+            };
+            Box::new(Balloon::new(control, ram.mmap().clone(), options)?)
+        }
+        VirtualDeviceKind::Serial(_) => {
+            let ports = brought.ports.next().map(Arc::clone);
+            let serial = ports.and_then(Serial::new);
+            Box::new(
+                serial.ok_or_else(|| io::Error::other("its ports are another device's still"))?,
+            )
+        }
     })
+}
+
+/// Bytes of the host's pages behind guest memory, if what a balloon is given may go back to the host.
+///
+/// Where a device is passed through it may not, as with QEMU: the device reaches the page that was locked when the guest
+/// mapped it, and the guest would have another one when it takes it back. Pages of a pool stay the guest's.
+fn released_page_bytes(description: &MachineDescription, ram: &GuestRam) -> Option<u64> {
+    let is_anonymous = |backing| backing == Backing::Anonymous;
+    let all_anonymous = ram.blocks().all(|block| is_anonymous(block.backing()));
+    (description.vfio.is_empty() && all_anonymous).then(|| ram.page_bytes())
 }
 
 /// Where each of `devices` is.

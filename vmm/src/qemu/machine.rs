@@ -42,7 +42,7 @@ fn run_machine(
     mut waiting: Waiting,
     serving: &mut Option<Serving>,
 ) -> Result<(), QemuError> {
-    let machine = session.make_machine()?;
+    let machine = session.make_machine(std::mem::take(&mut waiting.attachments))?;
     let fixtures = session.make_fixtures(&mut console)?;
     waiting.facts.processors = fixtures.threads.ids();
     waiting.facts.uuid = session.uuid();

@@ -4,7 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use spapr_devices::virtio::balloon::BalloonControl;
 use spapr_devices::virtio::block::Disk;
+use spapr_devices::virtio::serial::Ports;
 
 use super::dumps::Dumps;
 use super::fd_sets::FdSets;
@@ -33,6 +35,25 @@ pub struct Facts {
     pub devices: Vec<(String, &'static str)>,
     /// The disks, in the order of the machine's.
     pub disks: Vec<DiskFacts>,
+    /// The memory balloon.
+    pub balloon: Option<BalloonFacts>,
+}
+
+/// A memory balloon.
+#[derive(Clone)]
+pub struct BalloonFacts {
+    /// The name of its device, if it has one.
+    pub device: Option<String>,
+    /// The balloon itself.
+    pub control: Arc<BalloonControl>,
+}
+
+impl fmt::Debug for BalloonFacts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BalloonFacts")
+            .field("device", &self.device)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A disk.
@@ -56,12 +77,32 @@ impl fmt::Debug for DiskFacts {
 }
 
 /// A character device.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ChardevFacts {
     /// Its name.
     pub label: String,
     /// Where it is: `pty:/dev/pts/3`, say.
     pub filename: String,
+    /// The port that it is behind, if it is behind one: the ports of its device, and its place among them.
+    pub port: Option<(Arc<Ports>, usize)>,
+}
+
+impl ChardevFacts {
+    /// Whether its device is there to take what comes: a port that the guest has opened, or any other.
+    pub fn is_open(&self) -> bool {
+        self.port
+            .as_ref()
+            .is_none_or(|(ports, place)| ports.is_open(*place))
+    }
+}
+
+impl fmt::Debug for ChardevFacts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChardevFacts")
+            .field("label", &self.label)
+            .field("filename", &self.filename)
+            .finish_non_exhaustive()
+    }
 }
 
 /// All that monitors work on.
@@ -107,6 +148,14 @@ pub(crate) mod sample {
         }
     }
 
+    fn balloon() -> BalloonFacts {
+        let control = BalloonControl::new(1 << 30, |_| {}).expect("an eventfd");
+        BalloonFacts {
+            device: Some("balloon0".to_owned()),
+            control: Arc::new(control),
+        }
+    }
+
     /// A monitor of a machine that is about to start, with all kinds of things.
     pub(crate) fn monitor() -> (Monitor, EventSource) {
         let (events, source) = channel().expect("eventfd");
@@ -122,6 +171,7 @@ pub(crate) mod sample {
         let chardev = |label: &str, filename: &str| ChardevFacts {
             label: label.to_owned(),
             filename: filename.to_owned(),
+            port: None,
         };
         let guest = Arc::new(GuestState::new(policy, true, events.clone()));
         let monitor = Monitor {
@@ -137,8 +187,10 @@ pub(crate) mod sample {
                 devices: vec![
                     ("pci.1".to_owned(), "spapr-pci-host-bridge"),
                     ("serial0".to_owned(), "spapr-vty"),
+                    ("balloon0".to_owned(), "virtio-balloon-pci"),
                 ],
                 disks: vec![disk()],
+                balloon: Some(balloon()),
             },
             guest: Arc::clone(&guest),
             dumps: Dumps::start(guest, events).expect("a thread"),

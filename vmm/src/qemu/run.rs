@@ -6,26 +6,32 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use serde_json::json;
+use spapr_devices::virtio::balloon::BalloonControl;
+use spapr_devices::virtio::serial::{Outlet, PortOptions, Ports};
+
 use super::chardev::{self, ChardevError, Endpoints, Open};
 use super::command_line::{
-    self, CommandLine, CommandLineError, DeviceKind, ProcessOptions, VirtioDevice, VirtioKind,
+    self, CommandLine, CommandLineError, Device, DeviceKind, ProcessOptions, VirtioDevice,
+    VirtioKind,
 };
 use super::daemon::{DaemonError, PidFile, Readiness};
 use super::dumps::Dumps;
 use super::events::{self, EventSource, Events};
 use super::fd_sets::FdSets;
 use super::inherited::{Inherited, InheritedError};
-use super::monitor::{ChardevFacts, DiskFacts, Facts, Monitor};
+use super::monitor::{BalloonFacts, ChardevFacts, DiskFacts, Facts, Monitor};
 use super::qmp::Server;
 use super::state::{GuestState, Policy};
 use crate::console::Console;
 use crate::control::{Control, ControlError};
 use crate::lifecycle::End;
 use crate::lifecycle::Lifecycle;
+use crate::machine::Attachments;
 use crate::sandbox::{self, Role};
 use crate::session::{Next, SessionError};
 use crate::setting;
-use crate::spec::MachineDescription;
+use crate::spec::{MachineDescription, PortDescription, PortOutlet};
 
 /// Why a machine was not run, or ended otherwise than its monitors or its guest wanted.
 #[derive(Debug, thiserror::Error)]
@@ -94,13 +100,15 @@ pub fn run(
     // Signals are caught before anyone can send one to a process that is known.
     let control = Control::new()?;
     let (events, source) = events::channel().map_err(resource("an eventfd"))?;
-    let mut open = OpenDevices::open(&line, &mut inherited)?;
+    let mut open = OpenDevices::open(&line, &mut inherited, &events)?;
     let terminal = open.terminal.take();
+    tell_of_hidden(&line);
     if line.process.locks_memory {
         lock_memory().map_err(QemuError::LockMemory)?;
     }
     let waiting = Waiting {
-        facts: facts(&line, open.chardevs),
+        facts: facts(&line, open.chardevs, &open.attachments),
+        attachments: open.attachments,
         fd_sets: inherited.sets,
         endpoints: open.endpoints,
         events,
@@ -119,6 +127,19 @@ pub fn run(
     }
 }
 
+/// Says what of the command line the guest does not get.
+fn tell_of_hidden(line: &CommandLine) {
+    for device in &line.devices {
+        if let DeviceKind::Usb(controller) = &device.kind {
+            log::warn!(
+                "-device {}: there is no USB; the guest is not shown this controller (<controller type='usb' \
+                 model='none'/> in a libvirt domain leaves it out)",
+                controller.type_name
+            );
+        }
+    }
+}
+
 /// A resource's error.
 pub(super) fn resource(what: &'static str) -> impl Fn(io::Error) -> QemuError {
     move |source| QemuError::Resource { what, source }
@@ -129,18 +150,26 @@ struct OpenDevices {
     terminal: Option<Console>,
     endpoints: Endpoints,
     chardevs: Vec<ChardevFacts>,
+    attachments: Attachments,
 }
 
 impl OpenDevices {
-    fn open(line: &CommandLine, inherited: &mut Inherited) -> Result<Self, QemuError> {
+    fn open(
+        line: &CommandLine,
+        inherited: &mut Inherited,
+        events: &Events,
+    ) -> Result<Self, QemuError> {
         let mut endpoints = Endpoints::default();
         let mut chardevs = Vec::new();
         let terminal = if line.machine.is_some() {
             let Open { value, filename } =
                 chardev::open_terminal(line.terminal.as_ref(), inherited)?;
             if let Some(chardev) = &line.terminal {
-                let label = chardev.id.clone();
-                chardevs.push(ChardevFacts { label, filename });
+                chardevs.push(ChardevFacts {
+                    label: chardev.id.clone(),
+                    filename,
+                    port: None,
+                });
             }
             Some(value)
         } else {
@@ -150,19 +179,96 @@ impl OpenDevices {
             let chardev = line.chardevs.iter().find(|chardev| chardev.id == *id);
             if let Some(chardev) = chardev {
                 let filename = chardev::open_monitor(chardev, inherited, &mut endpoints)?;
-                let label = chardev.id.clone();
-                chardevs.push(ChardevFacts { label, filename });
+                chardevs.push(ChardevFacts {
+                    label: chardev.id.clone(),
+                    filename,
+                    port: None,
+                });
             }
+        }
+        let mut attachments = Attachments::default();
+        let serials = line.machine.iter();
+        for described in serials.flat_map(MachineDescription::serial_devices) {
+            let ports = open_ports(line, described, inherited, events, &mut chardevs)?;
+            attachments.ports.push(ports);
+        }
+        if let Some(machine) = &line.machine
+            && machine.has_balloon()
+        {
+            let events = events.clone();
+            let tell = move |bytes: u64| events.send("BALLOON_CHANGE", &json!({"actual": bytes}));
+            let control = BalloonControl::new(machine.memory.0, tell);
+            let control = control.map_err(resource("an eventfd"))?;
+            attachments.balloon = Some(Arc::new(control));
         }
         Ok(Self {
             terminal,
             endpoints,
             chardevs,
+            attachments,
         })
     }
 }
 
-fn facts(line: &CommandLine, chardevs: Vec<ChardevFacts>) -> Facts {
+/// Opens the ports of a serial device, whose events go to monitors.
+fn open_ports(
+    line: &CommandLine,
+    described: &[PortDescription],
+    inherited: &mut Inherited,
+    events: &Events,
+    chardevs: &mut Vec<ChardevFacts>,
+) -> Result<Arc<Ports>, QemuError> {
+    let (mut options, mut opened) = (Vec::new(), Vec::new());
+    for port in described {
+        let chardev = line.chardevs.iter().find(|chardev| match &port.outlet {
+            PortOutlet::Chardev(id) => chardev.id == *id,
+            PortOutlet::Listen(_) => false,
+        });
+        let outlet = match chardev {
+            Some(chardev) => {
+                let Open { value, filename } = chardev::open_port(chardev, inherited)?;
+                opened.push((chardev.id.clone(), filename, options.len()));
+                value
+            }
+            None => Outlet::Nothing,
+        };
+        options.push(PortOptions {
+            number: port.number,
+            name: port.name.clone(),
+            is_console: port.is_console,
+            outlet,
+        });
+    }
+    let ids: Vec<Option<String>> = described.iter().map(|port| port.id.clone()).collect();
+    let events = events.clone();
+    let tell = move |place: usize, is_open: bool| {
+        // One without an ID has no name that a monitor would know.
+        if let Some(Some(id)) = ids.get(place) {
+            events.send("VSERPORT_CHANGE", &json!({"id": id, "open": is_open}));
+        }
+    };
+    let ports = Ports::new(options, tell).map_err(resource("descriptors for serial ports"))?;
+    let ports = Arc::new(ports);
+    chardevs.extend(
+        opened
+            .into_iter()
+            .map(|(label, filename, place)| ChardevFacts {
+                label,
+                filename,
+                port: Some((Arc::clone(&ports), place)),
+            }),
+    );
+    Ok(ports)
+}
+
+fn facts(line: &CommandLine, chardevs: Vec<ChardevFacts>, attachments: &Attachments) -> Facts {
+    let is_balloon = |device: &&Device| {
+        let DeviceKind::Virtio(virtio) = &device.kind else {
+            return false;
+        };
+        matches!(virtio.kind, VirtioKind::Balloon(_))
+    };
+    let balloon = line.devices.iter().find(is_balloon);
     let devices = line.devices.iter().filter_map(|device| {
         let kind: &DeviceKind = &device.kind;
         Some((device.id.clone()?, kind.type_name()))
@@ -181,6 +287,10 @@ fn facts(line: &CommandLine, chardevs: Vec<ChardevFacts>) -> Facts {
         chardevs,
         devices: devices.collect(),
         disks: disks(line),
+        balloon: attachments.balloon.as_ref().map(|control| BalloonFacts {
+            device: balloon.and_then(|device| device.id.clone()),
+            control: Arc::clone(control),
+        }),
     }
 }
 
@@ -220,6 +330,7 @@ fn lock_memory() -> io::Result<()> {
 /// What is ready before there is a machine.
 pub(super) struct Waiting {
     pub(super) facts: Facts,
+    pub(super) attachments: Attachments,
     pub(super) process: ProcessOptions,
     pub(super) control: Control,
     fd_sets: FdSets,

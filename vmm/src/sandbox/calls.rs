@@ -16,6 +16,10 @@ pub enum Role {
     Processor,
     /// One that serves the queues of a device that this process makes.
     Device,
+    /// One that serves a device with sockets.
+    Ports,
+    /// One that serves a memory balloon.
+    Balloon,
     /// One that reads and writes the image of a disk.
     Disk,
     /// One that samples interrupt lines.
@@ -29,11 +33,13 @@ pub enum Role {
 impl Role {
     /// All of them.
     #[cfg(test)]
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Main,
         Self::Monitor,
         Self::Processor,
         Self::Device,
+        Self::Ports,
+        Self::Balloon,
         Self::Disk,
         Self::Lines,
         Self::Writer,
@@ -208,6 +214,17 @@ const IMAGES: &[Rule] = &[
     Call(libc::SYS_ftruncate),
 ];
 
+/// Waiting for sockets that are open, and taking who connects to them.
+const PEERS: &[Rule] = &[
+    Call(libc::SYS_epoll_wait),
+    Call(libc::SYS_epoll_pwait),
+    Call(libc::SYS_epoll_ctl),
+    Call(libc::SYS_accept4),
+];
+
+/// Setting timers.
+const TIMERS: &[Rule] = &[Call(libc::SYS_timerfd_settime)];
+
 /// For threads that open nothing. The C library's allocator would look into /proc and /sys now and
 /// then, and does without.
 const NO_FILES: &[Rule] = &[Refused {
@@ -314,6 +331,8 @@ pub(super) fn rules(role: Role) -> Vec<Rule> {
         .concat(),
         Role::Monitor => [EVERYONE, EVENTS, SOCKETS, NON_BLOCKING, FACTS, NO_FILES].concat(),
         Role::Device => [EVERYONE, RINGS, NO_FILES].concat(),
+        Role::Ports => [EVERYONE, PEERS, TIMERS, NO_FILES].concat(),
+        Role::Balloon => [EVERYONE, TIMERS, NO_FILES].concat(),
         Role::Disk => [EVERYONE, IMAGES, NO_FILES].concat(),
         Role::Lines => [&ioctls(UNMASKING)[..], EVERYONE, NO_FILES].concat(),
         Role::Writer | Role::Reader => [EVERYONE, SOCKETS, NO_FILES].concat(),

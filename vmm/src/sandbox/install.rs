@@ -127,6 +127,8 @@ mod tests {
         let allowed = libc::SECCOMP_RET_ALLOW;
         for role in [
             Role::Device,
+            Role::Ports,
+            Role::Balloon,
             Role::Disk,
             Role::Lines,
             Role::Monitor,
@@ -141,6 +143,8 @@ mod tests {
         assert_ne!(verdict(Role::Main, libc::SYS_clone, 0x120_0011), allowed);
         for role in [
             Role::Device,
+            Role::Ports,
+            Role::Balloon,
             Role::Disk,
             Role::Lines,
             Role::Monitor,

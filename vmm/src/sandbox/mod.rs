@@ -113,6 +113,22 @@ pub fn enter_device() -> io::Result<()> {
     enter(Role::Device)
 }
 
+/// [`enter`] for a thread that serves a memory balloon.
+///
+/// # Errors
+/// As for [`enter`].
+pub fn enter_balloon() -> io::Result<()> {
+    enter(Role::Balloon)
+}
+
+/// [`enter`] for a thread that serves a device with sockets.
+///
+/// # Errors
+/// As for [`enter`].
+pub fn enter_ports() -> io::Result<()> {
+    enter(Role::Ports)
+}
+
 /// [`enter`] for a thread that reads and writes a disk's image.
 ///
 /// # Errors

@@ -10,7 +10,7 @@ use super::SessionError;
 use super::lives::{self, FrontEnd, LifeError, Machines};
 use crate::console::{Console, Terminal};
 use crate::lifecycle::End;
-use crate::machine::{Kept, Machine, MachineError, RunningMachine};
+use crate::machine::{Attachments, Kept, Machine, MachineError, RunningMachine};
 use crate::partition::lasting::Lasting;
 use crate::partition::processor_threads::ProcessorThreads;
 use crate::sandbox;
@@ -74,15 +74,15 @@ impl<'a> Session<'a> {
         self.lasting.uuid.to_string()
     }
 
-    /// Makes the machine of the first life.
+    /// Makes the machine of the first life, with what its front end has opened for its devices.
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn make_machine(&self) -> Result<Machine, SessionError> {
+    pub fn make_machine(&self, attachments: Attachments) -> Result<Machine, SessionError> {
         Ok(Machine::new(
             self.description,
             &self.lasting,
-            Kept::default(),
+            Kept::of(attachments),
         )?)
     }
 

@@ -7,6 +7,7 @@ pub mod speculation;
 mod console;
 mod disk;
 mod dma;
+mod serial;
 
 use std::path::PathBuf;
 
@@ -20,6 +21,9 @@ pub use byte_size::ByteSize;
 pub use console::ConsoleKind;
 pub use disk::{Aio, CacheMode, DiskDescription, DiskError, MOST_DISK_QUEUES};
 pub use dma::{DdwMode, DmaWindowSize, DmaWindowSizes, LockRegion};
+pub use serial::{
+    MOST_PORT_NAME_BYTES, PortDescription, PortOutlet, SerialPort, SerialPortError, is_port_name,
+};
 
 /// A machine as the user asked for it.
 #[derive(Clone, Debug)]
@@ -98,9 +102,29 @@ pub enum VirtualDeviceKind {
     Rng,
     /// A disk.
     Disk(Box<DiskDescription>),
+    /// A memory balloon.
+    Balloon(BalloonDescription),
+    /// A serial device, with its ports.
+    Serial(Vec<PortDescription>),
 }
 
 impl MachineDescription {
+    /// Whether there is a memory balloon.
+    pub fn has_balloon(&self) -> bool {
+        let mut devices = self.virtual_devices.iter();
+        devices.any(|device| matches!(device.kind, VirtualDeviceKind::Balloon(_)))
+    }
+
+    /// The ports of each serial device among the devices that this process makes, in their order.
+    pub fn serial_devices(&self) -> impl Iterator<Item = &[PortDescription]> {
+        self.virtual_devices.iter().filter_map(|device| {
+            let VirtualDeviceKind::Serial(ports) = &device.kind else {
+                return None;
+            };
+            Some(ports.as_slice())
+        })
+    }
+
     /// The disks among the devices that this process makes, each with how messages name it.
     pub fn disks(&self) -> impl Iterator<Item = (&str, &DiskDescription)> {
         self.virtual_devices.iter().filter_map(|device| {
@@ -110,6 +134,15 @@ impl MachineDescription {
             Some((device.name.as_str(), &**disk))
         })
     }
+}
+
+/// A memory balloon as the user asked for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BalloonDescription {
+    /// The guest takes pages back by itself before it ends programs.
+    pub deflates_on_oom: bool,
+    /// The guest gives back pages that it has no use for.
+    pub reports_free_pages: bool,
 }
 
 /// Where a guest finds a function of a device.

@@ -5,7 +5,11 @@ use spapr_devices::vfio::PciAddress;
 use spapr_devices::vty::DEFAULT_UNIT_ADDRESS;
 
 use super::properties::Properties;
-use super::virtio::{self, DISK_PROPERTIES, RNG_PROPERTIES, VirtioDevice};
+use super::serial::Port;
+use super::usb::{USB_PROPERTIES, UsbController};
+use super::virtio::{
+    self, BALLOON_PROPERTIES, DISK_PROPERTIES, RNG_PROPERTIES, SERIAL_PROPERTIES, VirtioDevice,
+};
 use super::{CommandLineError, instead};
 use crate::spec::DmaWindowSize;
 
@@ -46,6 +50,10 @@ pub enum DeviceKind {
     },
     /// A virtio device.
     Virtio(VirtioDevice),
+    /// A port of a virtio serial device.
+    Port(Port),
+    /// A USB controller, which the guest is not shown.
+    Usb(UsbController),
 }
 
 /// A type of device.
@@ -68,6 +76,13 @@ pub(super) const PLACE: (&str, &str, &str) = (
 
 /// The property of a host bridge for its default DMA window.
 const DMA_WIN_SIZE: &str = "dma_win_size";
+
+/// Properties of virtserialport and virtconsole.
+const PORT_PROPERTIES: &[(&str, &str, &str)] = &[
+    ("chardev", "str", "ID of a chardev to use as a backend"),
+    ("name", "str", "By which the guest finds it"),
+    ("nr", "uint32", "1 to 30; 0 for a virtconsole"),
+];
 
 /// All types of devices that there are.
 pub const DEVICE_TYPES: &[DeviceType] = &[
@@ -123,6 +138,51 @@ pub const DEVICE_TYPES: &[DeviceType] = &[
         parent: "pci-device",
         properties: RNG_PROPERTIES,
     },
+    DeviceType {
+        name: "pci-ohci",
+        parent: "pci-device",
+        properties: USB_PROPERTIES,
+    },
+    DeviceType {
+        name: "qemu-xhci",
+        parent: "pci-device",
+        properties: USB_PROPERTIES,
+    },
+    DeviceType {
+        name: "nec-usb-xhci",
+        parent: "pci-device",
+        properties: USB_PROPERTIES,
+    },
+    DeviceType {
+        name: "virtio-balloon-pci",
+        parent: "pci-device",
+        properties: BALLOON_PROPERTIES,
+    },
+    DeviceType {
+        name: "virtio-balloon-pci-non-transitional",
+        parent: "pci-device",
+        properties: BALLOON_PROPERTIES,
+    },
+    DeviceType {
+        name: "virtio-serial-pci",
+        parent: "pci-device",
+        properties: SERIAL_PROPERTIES,
+    },
+    DeviceType {
+        name: "virtio-serial-pci-non-transitional",
+        parent: "pci-device",
+        properties: SERIAL_PROPERTIES,
+    },
+    DeviceType {
+        name: "virtserialport",
+        parent: "virtio-serial-port",
+        properties: PORT_PROPERTIES,
+    },
+    DeviceType {
+        name: "virtconsole",
+        parent: "virtio-serial-port",
+        properties: PORT_PROPERTIES,
+    },
 ];
 
 impl DeviceKind {
@@ -133,6 +193,8 @@ impl DeviceKind {
             Self::Vty { .. } => "spapr-vty",
             Self::Vfio { .. } => "vfio-pci",
             Self::Virtio(device) => device.kind.type_name(),
+            Self::Port(port) => port.type_name(),
+            Self::Usb(controller) => controller.type_name,
         }
     }
 
@@ -142,7 +204,8 @@ impl DeviceKind {
             Self::Vfio { bus, place, .. } | Self::Virtio(VirtioDevice { bus, place, .. }) => {
                 Some((bus, *place))
             }
-            Self::HostBridge { .. } | Self::Vty { .. } => None,
+            Self::Usb(UsbController { bus, place, .. }) => Some((bus, *place)),
+            Self::HostBridge { .. } | Self::Vty { .. } | Self::Port(_) => None,
         }
     }
 }
@@ -166,13 +229,24 @@ impl Device {
             "spapr-pci-host-bridge" => host_bridge(&mut properties)?,
             "spapr-vty" => vty(&mut properties)?,
             "vfio-pci" => vfio(&mut properties)?,
-            _ => match virtio::read(&driver, &mut properties)? {
-                Some(kind) => kind,
-                None => return Err(unsupported(driver)),
+            _ => match Port::read(&driver, &mut properties)? {
+                Some(port) => DeviceKind::Port(port),
+                None => pci_device(driver, &mut properties)?,
             },
         };
         properties.finish()?;
         Ok(Self { id, kind })
+    }
+}
+
+/// A PCI device of one of the types that have names in common.
+fn pci_device(driver: String, properties: &mut Properties) -> Result<DeviceKind, CommandLineError> {
+    if let Some(controller) = UsbController::read(&driver, properties)? {
+        return Ok(DeviceKind::Usb(controller));
+    }
+    match virtio::read(&driver, properties)? {
+        Some(kind) => Ok(kind),
+        None => Err(unsupported(driver)),
     }
 }
 
@@ -316,11 +390,12 @@ mod tests {
 
     #[test]
     fn what_is_not_supported_is_named() {
-        assert_eq!(
-            refusal("virtio-balloon-pci,id=balloon0"),
-            "-device: virtio-balloon-pci is not supported; there are spapr-pci-host-bridge, \
-             spapr-vty, vfio-pci, virtio-blk-pci, virtio-blk-pci-non-transitional, virtio-rng-pci, \
-             virtio-rng-pci-non-transitional"
+        let crypto = refusal("virtio-crypto-pci,id=crypto0");
+        assert!(
+            crypto.starts_with(
+                "-device: virtio-crypto-pci is not supported; there are spapr-pci-host-bridge, spapr-vty, vfio-pci, "
+            ),
+            "{crypto}"
         );
         let disk = refusal("ide-hd,drive=d");
         assert!(

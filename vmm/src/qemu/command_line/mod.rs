@@ -17,8 +17,10 @@ mod pci;
 mod process;
 mod properties;
 mod rng;
+mod serial;
 #[cfg(test)]
 mod tests;
+mod usb;
 mod values;
 mod virtio;
 
@@ -127,8 +129,8 @@ pub const fn option_of(setting: Setting) -> Option<&'static str> {
             "-global spapr-pci-host-bridge.dma_win_size (or dma_win_size= of one)"
         }
         Setting::Stats => "-spapr-vmm stats",
-        // Its errors name the chardev.
-        Setting::Console => return None,
+        // Their errors name the chardev.
+        Setting::Console | Setting::SerialPort => return None,
     })
 }
 
@@ -310,9 +312,11 @@ impl Reader {
         }
         self.check_descriptors()?;
         let terminal = self.terminal()?;
+        let of_ports = self.port_chardevs()?;
         for chardev in &self.chardevs {
             let is_used = self.monitors.contains(&chardev.id)
-                || terminal.as_ref().is_some_and(|it| it.id == chardev.id);
+                || terminal.as_ref().is_some_and(|it| it.id == chardev.id)
+                || of_ports.contains(&chardev.id);
             if !is_used {
                 return Err(CommandLineError::Unused {
                     option: "-chardev",
@@ -362,6 +366,35 @@ impl Reader {
             what: "chardev",
             id: id.to_owned(),
         })
+    }
+
+    /// The character devices of serial devices' ports: each is one port's.
+    fn port_chardevs(&self) -> Result<Vec<String>, CommandLineError> {
+        serial::check(&self.devices)?;
+        let mut of_ports: Vec<String> = Vec::new();
+        for device in &self.devices {
+            let DeviceKind::Port(port) = &device.kind else {
+                continue;
+            };
+            let option = format!("-device {}", port.type_name());
+            let chardev = self.chardev(&option, &port.chardev)?;
+            port.check(chardev)?;
+            let is_terminal = |device: &Device| match &device.kind {
+                DeviceKind::Vty { chardev, .. } => *chardev == port.chardev,
+                _ => false,
+            };
+            if of_ports.contains(&chardev.id)
+                || self.monitors.contains(&chardev.id)
+                || self.devices.iter().any(is_terminal)
+            {
+                let id = &chardev.id;
+                return Err(CommandLineError::Combination(format!(
+                    "{option}: the chardev {id} is used by another device or a monitor, too"
+                )));
+            }
+            of_ports.push(chardev.id.clone());
+        }
+        Ok(of_ports)
     }
 
     /// The character device of the one terminal.

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use spapr_devices::pci::DeviceFunction;
 
-use super::CommandLineError;
 use super::blockdev::Nodes;
 use super::device::{Device, DeviceKind};
 use super::virtio::VirtioKind;
+use super::{CommandLineError, serial};
 use crate::spec::{
     DmaWindowSize, GuestPlace, PassedThroughDevice, VirtualDevice, VirtualDeviceKind,
 };
@@ -62,14 +62,7 @@ pub(super) fn devices(
                 passed.push(PassedThroughDevice { host: *host, place });
             }
             DeviceKind::Virtio(virtio) => {
-                let kind = match &virtio.kind {
-                    VirtioKind::Rng { .. } => VirtualDeviceKind::Rng,
-                    VirtioKind::Disk {
-                        drive,
-                        options,
-                        shares,
-                    } => VirtualDeviceKind::Disk(Box::new(nodes.disk(drive, options, *shares)?)),
-                };
+                let kind = kind(device, &virtio.kind, devices, nodes)?;
                 made.push(VirtualDevice {
                     kind,
                     name: name(device),
@@ -77,10 +70,45 @@ pub(super) fn devices(
                     by_bus_address: virtio.iommu_platform,
                 });
             }
-            DeviceKind::HostBridge { .. } | DeviceKind::Vty { .. } => {}
+            // The guest is not shown it.
+            DeviceKind::Usb(_) => {}
+            DeviceKind::HostBridge { .. } | DeviceKind::Vty { .. } | DeviceKind::Port(_) => {}
         }
     }
+    check_balloons(&made)?;
     Ok((passed, made))
+}
+
+/// What is made of one of `devices`, a virtio device of that kind.
+fn kind(
+    device: &Device,
+    kind: &VirtioKind,
+    devices: &[Device],
+    nodes: &Nodes,
+) -> Result<VirtualDeviceKind, CommandLineError> {
+    Ok(match kind {
+        VirtioKind::Rng { .. } => VirtualDeviceKind::Rng,
+        VirtioKind::Balloon(balloon) => VirtualDeviceKind::Balloon(*balloon),
+        VirtioKind::Serial { most_ports } => {
+            VirtualDeviceKind::Serial(serial::ports(devices, device, *most_ports)?)
+        }
+        VirtioKind::Disk {
+            drive,
+            options,
+            shares,
+        } => VirtualDeviceKind::Disk(Box::new(nodes.disk(drive, options, *shares)?)),
+    })
+}
+
+/// Refuses a second balloon: monitors know of one.
+fn check_balloons(made: &[VirtualDevice]) -> Result<(), CommandLineError> {
+    let is_balloon = |it: &&VirtualDevice| matches!(it.kind, VirtualDeviceKind::Balloon(_));
+    if made.iter().filter(is_balloon).count() > 1 {
+        return Err(CommandLineError::Combination(
+            "-device virtio-balloon-pci: a guest has one balloon, and this is a second".to_owned(),
+        ));
+    }
+    Ok(())
 }
 
 /// How messages name a device.

@@ -6,7 +6,8 @@ use spapr_devices::virtio::block::{DiskOptions, MOST_SERIAL_BYTES};
 use super::CommandLineError;
 use super::device::{DeviceKind, PLACE, bus_and_place};
 use super::properties::Properties;
-use crate::spec::MOST_DISK_QUEUES;
+use super::serial::MOST_PORTS;
+use crate::spec::{BalloonDescription, MOST_DISK_QUEUES};
 
 /// A virtio device in its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +30,13 @@ pub enum VirtioKind {
         /// The object that its bytes come from.
         source: String,
     },
+    /// A memory balloon.
+    Balloon(BalloonDescription),
+    /// A serial device.
+    Serial {
+        /// The most ports that it may have.
+        most_ports: u32,
+    },
     /// A disk.
     Disk {
         /// The block node that it has.
@@ -46,6 +54,8 @@ impl VirtioKind {
         match self {
             Self::Rng { .. } => "virtio-rng-pci",
             Self::Disk { .. } => "virtio-blk-pci",
+            Self::Balloon(_) => "virtio-balloon-pci",
+            Self::Serial { .. } => "virtio-serial-pci",
         }
     }
 }
@@ -75,6 +85,37 @@ pub(super) const RNG_PROPERTIES: &[Property] = &[
         "rng",
         "link<rng-backend>",
         "ID of an object rng-random or rng-builtin",
+    ),
+];
+
+/// Properties of virtio-balloon-pci, by whichever of its names.
+pub(super) const BALLOON_PROPERTIES: &[Property] = &[
+    PLACE,
+    (
+        "deflate-on-oom",
+        "bool",
+        "Whether the guest takes pages back before it ends programs",
+    ),
+    DISABLE_LEGACY,
+    DISABLE_MODERN,
+    (
+        "free-page-reporting",
+        "bool",
+        "Whether the guest gives back pages that it has no use for",
+    ),
+];
+
+/// Properties of virtio-serial-pci, by whichever of its names.
+pub(super) const SERIAL_PROPERTIES: &[Property] = &[
+    PLACE,
+    DISABLE_LEGACY,
+    DISABLE_MODERN,
+    IOMMU_PLATFORM,
+    ("max_ports", "uint32", "1 to 31"),
+    (
+        "vectors",
+        "uint32",
+        "Changes nothing: each queue has an MSI-X vector",
     ),
 ];
 
@@ -132,6 +173,8 @@ pub(super) fn read(
             source: properties.required("rng")?,
         },
         "virtio-blk-pci" => disk(properties)?,
+        "virtio-balloon-pci" => balloon(properties)?,
+        "virtio-serial-pci" => serial_device(properties)?,
         _ => return Ok(None),
     };
     let (bus, place) = bus_and_place(properties)?;
@@ -155,6 +198,26 @@ fn common(properties: &mut Properties) -> Result<bool, CommandLineError> {
     // What the bus does when a driver is wrong about it.
     properties.either("event_idx")?;
     Ok(iommu_platform)
+}
+
+fn balloon(properties: &mut Properties) -> Result<VirtioKind, CommandLineError> {
+    // Linux's driver takes no bus addresses.
+    properties.always("iommu_platform", false)?;
+    properties.always("free-page-hint", false)?;
+    Ok(VirtioKind::Balloon(BalloonDescription {
+        deflates_on_oom: properties.switch("deflate-on-oom")?.unwrap_or(false),
+        reports_free_pages: properties.switch("free-page-reporting")?.unwrap_or(false),
+    }))
+}
+
+fn serial_device(properties: &mut Properties) -> Result<VirtioKind, CommandLineError> {
+    properties.ignore(&["vectors"]);
+    let most_ports = properties.number32("max_ports")?.unwrap_or(MOST_PORTS);
+    if !(1..=MOST_PORTS).contains(&most_ports) {
+        let expected = format!("1 to {MOST_PORTS}");
+        return Err(properties.wrong("max_ports", &most_ports, &expected));
+    }
+    Ok(VirtioKind::Serial { most_ports })
 }
 
 fn disk(properties: &mut Properties) -> Result<VirtioKind, CommandLineError> {

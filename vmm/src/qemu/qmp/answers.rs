@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 
+use super::balloon;
 use super::commands::{Answer, Request};
 use super::error::QmpError;
 use crate::qemu::command_line::{
@@ -53,12 +54,6 @@ pub(super) fn query_memory_size_summary(request: &mut Request<'_>) -> Answer {
     Ok(json!({"base-memory": request.monitor.facts.memory_bytes, "plugged-memory": 0}))
 }
 
-pub(super) fn query_balloon(_: &mut Request<'_>) -> Answer {
-    Err(QmpError::DeviceNotActive(
-        "No balloon device has been activated",
-    ))
-}
-
 pub(super) fn query_cpus_fast(request: &mut Request<'_>) -> Answer {
     let facts = &request.monitor.facts;
     let threads = facts.threads_per_core.max(1);
@@ -85,7 +80,8 @@ pub(super) fn query_chardev(request: &mut Request<'_>) -> Answer {
     Ok(chardevs
         .map(|chardev| {
             json!({
-                "label": chardev.label, "filename": chardev.filename, "frontend-open": true
+                "label": chardev.label, "filename": chardev.filename,
+                "frontend-open": chardev.is_open()
             })
         })
         .collect())
@@ -277,6 +273,10 @@ pub(super) fn qom_list(request: &mut Request<'_>) -> Answer {
     let path = request.text("path").unwrap_or_default();
     let (path, _) = find_object(&objects, path)?;
     let mut properties = vec![json!({"name": "type", "type": "string"})];
+    if balloon::at(request, &path).is_some() {
+        let own = balloon::PROPERTIES;
+        properties.extend(own.map(|(name, kind)| json!({"name": name, "type": kind})));
+    }
     for (known, kind) in &objects {
         let child = known
             .strip_prefix(&path)
@@ -294,7 +294,12 @@ pub(super) fn qom_get(request: &mut Request<'_>) -> Answer {
     let objects = objects(request);
     let path = request.text("path").unwrap_or_default();
     let (_, kind) = find_object(&objects, path)?;
-    match request.text("property").unwrap_or_default() {
+    let property = request.text("property").unwrap_or_default();
+    let of_balloon = balloon::at(request, path);
+    if let Some(value) = of_balloon.and_then(|control| balloon::get(control, property)) {
+        return Ok(value);
+    }
+    match property {
         "type" => Ok(json!(kind)),
         property => Err(QmpError::Generic(format!(
             "Property '{kind}.{property}' not found"
@@ -359,6 +364,8 @@ mod tests {
             "spapr-vty",
             "spapr-pci-host-bridge",
             "memory-backend-memfd",
+            "virtio-balloon-pci",
+            "virtserialport",
         ] {
             assert!(names.contains(&name), "{name}");
         }
@@ -366,7 +373,7 @@ mod tests {
             assert!(!names.contains(&name), "{name}");
         }
         let devices = ask(qom_list_types, &json!({"implements": "device"})).expect("answered");
-        assert_eq!(devices.as_array().map(Vec::len), Some(7));
+        assert_eq!(devices.as_array().map(Vec::len), Some(DEVICE_TYPES.len()));
         let missing = json!({"typename": "virtio-net-ccw"});
         let refused = ask(device_list_properties, &missing).expect_err("refused");
         assert_eq!(refused.to_string(), "Device 'virtio-net-ccw' not found");

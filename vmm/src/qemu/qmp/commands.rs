@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use serde_json::{Map, Value, json};
 
 use super::answers;
+use super::balloon;
 use super::block;
 use super::control;
 use super::descriptors;
@@ -181,6 +182,12 @@ pub(super) const COMMANDS: &[Command] = &[
         descriptors::add_fd,
     ),
     command(
+        "balloon",
+        &[required("value", Int)],
+        NOTHING,
+        balloon::balloon_to,
+    ),
+    command(
         "block_resize",
         &[
             optional("device", Str),
@@ -254,10 +261,20 @@ pub(super) const COMMANDS: &[Command] = &[
         answers::qom_list_types,
     ),
     command(
+        "qom-set",
+        &[
+            required("path", Str),
+            required("property", Str),
+            required("value", Any),
+        ],
+        NOTHING,
+        balloon::qom_set,
+    ),
+    command(
         "query-balloon",
         &[],
         Object(&[required("actual", Int)]),
-        answers::query_balloon,
+        balloon::query_balloon,
     ),
     command("query-block", &[], List(&block::BLOCK), block::query_block),
     none("query-block-jobs"),
@@ -401,6 +418,7 @@ const SHUTDOWN_CAUSES: &[&str] = &[
 
 /// All events.
 const EVENTS: &[(&str, &[Member])] = &[
+    ("BALLOON_CHANGE", &[required("actual", Int)]),
     (
         "DUMP_COMPLETED",
         &[required("result", DUMP_STATE), optional("error", Str)],
@@ -426,6 +444,10 @@ const EVENTS: &[(&str, &[Member])] = &[
         ],
     ),
     ("STOP", &[]),
+    (
+        "VSERPORT_CHANGE",
+        &[required("id", Str), required("open", Bool)],
+    ),
 ];
 
 /// The command of this name.

@@ -13,6 +13,7 @@
 //! | `server` | the thread that serves all clients |
 
 mod answers;
+mod balloon;
 mod block;
 mod client;
 mod commands;

@@ -1,0 +1,16 @@
+//! What a machine's devices have at their other ends, which its front end has opened before there is a machine: a
+//! sandbox has no calls for that, and front ends differ in how it is named.
+
+use std::sync::Arc;
+
+use spapr_devices::virtio::balloon::BalloonControl;
+use spapr_devices::virtio::serial::Ports;
+
+/// All of it. It outlasts the machine's lives.
+#[derive(Default)]
+pub struct Attachments {
+    /// The ports of its serial devices, in the order of the description.
+    pub ports: Vec<Arc<Ports>>,
+    /// Its balloon, if it has one.
+    pub balloon: Option<Arc<BalloonControl>>,
+}
