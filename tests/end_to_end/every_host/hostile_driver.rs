@@ -51,6 +51,16 @@ fn nonsense_stops_the_device_until_it_is_reset_and_not_the_vmm() {
 }
 
 #[test]
+fn nonsense_stops_a_serial_device_until_it_is_reset() {
+    for by_bus_address in [false, true] {
+        let folder = Folder::new();
+        let path = folder.file("port");
+        let port = format!("port={}", path.display());
+        hostile(&["--serial-port", &port, "--sandbox"], by_bus_address);
+    }
+}
+
+#[test]
 fn nonsense_stops_a_disk_until_it_is_reset_and_stays_in_its_image() {
     for (by_bus_address, words) in [(false, ""), (true, ",cache=none"), (false, ",aio=threads")] {
         let folder = Folder::new();

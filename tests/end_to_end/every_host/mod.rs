@@ -1,5 +1,6 @@
 //! Tests that run on each kind of host: CPU and page size may make a difference.
 
+pub(crate) mod balloon;
 pub(crate) mod disk;
 mod dma;
 pub(crate) mod dma_windows;
@@ -11,4 +12,5 @@ mod hostile_guest;
 mod interrupt_controller;
 mod range_ends;
 mod reboot;
+pub(crate) mod serial;
 mod vulnerabilities;

@@ -91,6 +91,8 @@ pub(crate) struct Description {
     name: String,
     initrd: String,
     command_line: String,
+    /// Elements that keep libvirt from adding devices by itself.
+    no_defaults: &'static str,
     /// The terminal's element.
     terminal: String,
     devices: String,
@@ -109,6 +111,8 @@ impl Description {
             name: name.to_owned(),
             initrd: INITRD.to_owned(),
             command_line: "console=hvc0".to_owned(),
+            no_defaults: "<controller type='usb' model='none'/><memballoon model='none'/>\
+                          <video><model type='none'/></video>",
             terminal: format!(
                 "<serial type='pty'><log file='{}' append='off'/></serial>",
                 console_file(name)
@@ -126,6 +130,12 @@ impl Description {
         let overlay = job_archive(script, &[]);
         write_with_overlay(Path::new(INITRD), &overlay, Path::new(&self.initrd))
             .expect("cannot write the initrd");
+        self
+    }
+
+    /// Leaves libvirt to add the devices that it adds by itself.
+    pub(crate) fn with_defaults(mut self) -> Self {
+        self.no_defaults = "";
         self
     }
 
@@ -182,14 +192,14 @@ impl Description {
              <os><type arch='ppc64le' machine='pseries'>hvm</type><kernel>{KERNEL}</kernel>\
              <initrd>{initrd}</initrd><cmdline>{command_line}</cmdline></os>\
              <on_crash>{on_crash}</on_crash><devices><emulator>/usr/bin/spapr-vmm-qemu</emulator>\
-             <controller type='usb' model='none'/><memballoon model='none'/>\
-             <video><model type='none'/></video>{terminal}{devices}</devices>\
+             {no_defaults}{terminal}{devices}</devices>\
              {arguments}</domain>",
             name = self.name,
             elements = self.elements,
             on_crash = self.on_crash,
             initrd = self.initrd,
             command_line = self.command_line,
+            no_defaults = self.no_defaults,
             terminal = self.terminal,
             devices = self.devices,
             arguments = self.arguments,

@@ -1,6 +1,7 @@
 //! Debian's libvirt, unmodified, with `spapr-vmm-qemu` as the emulator of a domain. These run on a
 //! host that has libvirt.
 
+mod agent;
 mod client;
 mod confinement;
 mod disk;

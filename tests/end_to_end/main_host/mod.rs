@@ -34,6 +34,7 @@ mod reboot;
 mod refused_at_run_time;
 mod refused_at_start;
 mod sandbox;
+mod serial;
 mod tce_sequences;
 mod teardown;
 mod unprivileged;

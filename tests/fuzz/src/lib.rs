@@ -95,6 +95,18 @@ pub const TARGETS: &[Target] = &[
         "a driver's ring, descriptors and tables of a virtio device",
     ),
     target(
+        "virtio_serial",
+        2048,
+        spapr_devices::virtio::serial::fuzz::serial,
+        "a driver's and peers' part of a virtio serial device",
+    ),
+    target(
+        "virtio_balloon",
+        2048,
+        spapr_devices::virtio::balloon::fuzz::balloon,
+        "a driver's part of a memory balloon",
+    ),
+    target(
         "vfio_region",
         512,
         spapr_devices::vfio::fuzz::region_info,

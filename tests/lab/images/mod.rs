@@ -49,6 +49,8 @@ const GUEST_DRIVERS: &[(&str, &[&str])] = &[
     ("0x0c0320", &["ehci_pci", "usb_storage", "sd_mod"]),
     ("0x00ff00", &["virtio_rng"]),
     ("0x010000", &["virtio_blk"]),
+    ("0x078000", &["virtio_console"]),
+    ("0x1af4-0x1045", &["virtio_balloon"]),
 ];
 
 /// Why an image could not be made.

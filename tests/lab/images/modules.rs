@@ -10,6 +10,9 @@ use liblzma::read::XzDecoder;
 use spapr_lab::cpio::{Archive, CpioError};
 use thiserror::Error;
 
+/// What is a module of Debian 12's kernel, and part of newer ones, not all of which say so.
+const OFTEN_BUILT_IN: [&str; 1] = ["virtio_console"];
+
 /// Why modules could not be collected.
 #[derive(Debug, Error)]
 pub(crate) enum ModuleError {
@@ -87,7 +90,8 @@ impl KernelModules {
     /// Appends the module to `order`, after what it depends on. The kernel refuses modules that
     /// depend on each other in a circle, so the recursion ends.
     fn order(&self, name: &str, order: &mut Vec<String>) -> Result<(), ModuleError> {
-        if order.iter().any(|known| known == name) {
+        let is_built_in = OFTEN_BUILT_IN.contains(&name) && !self.by_name.contains_key(name);
+        if is_built_in || order.iter().any(|known| known == name) {
             return Ok(());
         }
         for dependency in dependencies(&self.read(name)?) {

@@ -1,4 +1,4 @@
-//! A driver of an entropy device or a disk that does what it has to (virtio 3.1, 4.1, 5.2, 5.4).
+//! A driver of an entropy device, a disk or a serial device that does what it has to (virtio 3.1, 4.1, 5.2, 5.3, 5.4).
 
 use core::sync::atomic::{Ordering, fence};
 
@@ -11,9 +11,10 @@ use spapr_test_guests::rtas;
 
 use crate::arena::{Arena, Descriptor, QUEUE_SIZE};
 
-/// Vendor and device of a modern entropy device, and of a disk.
+/// Vendor and device of a modern entropy device, of a disk, and of a serial device.
 const ENTROPY: u32 = 0x1044_1af4;
 const DISK: u32 = 0x1042_1af4;
+const SERIAL: u32 = 0x1043_1af4;
 
 /// Offsets of the common configuration, which is where the BAR begins (`struct virtio_pci_common_cfg`).
 pub(crate) mod register {
@@ -48,6 +49,11 @@ const VERSION_1: u64 = 1 << 0;
 const ACCESS_PLATFORM: u64 = 1 << 1;
 /// VIRTIO_RING_F_INDIRECT_DESC.
 const INDIRECT: u64 = 1 << 28;
+/// VIRTIO_CONSOLE_F_MULTIPORT, and the queue for messages about ports then.
+const MULTIPORT: u64 = 1 << 1;
+const MESSAGES: u64 = 3;
+/// VIRTIO_CONSOLE_DEVICE_READY, with value 1.
+const READY: u64 = 1 << 48;
 
 /// VIRTQ_DESC_F_NEXT: the chain goes on.
 pub(crate) const NEXT: u16 = 1;
@@ -68,14 +74,17 @@ pub(crate) struct Driver {
     bar: u64,
     arena: Arena,
     clock: Clock,
-    /// A disk's sectors; `None` of an entropy device.
+    /// A disk's sectors; `None` of another device.
     sectors: Option<u64>,
+    /// The queue that is used: that for messages of a serial device, and the first of others.
+    queue: u64,
 }
 
 impl Driver {
-    /// Of the machine's disk, or of its entropy device; `None` if it has none.
+    /// Of the machine's disk, or of its serial device, or of its entropy device; `None` if it has none.
     pub(crate) fn of(machine: &Machine<'_>, clock: Clock) -> Option<Self> {
-        Self::of_kind(machine, clock, DISK).or_else(|| Self::of_kind(machine, clock, ENTROPY))
+        let mut kinds = [DISK, SERIAL, ENTROPY].into_iter();
+        kinds.find_map(|kind| Self::of_kind(machine, clock, kind))
     }
 
     fn of_kind(machine: &Machine<'_>, clock: Clock, kind: u32) -> Option<Self> {
@@ -92,6 +101,7 @@ impl Driver {
                     arena: Arena::new(0),
                     clock,
                     sectors: None,
+                    queue: if kind == SERIAL { MESSAGES } else { 0 },
                 };
                 let by_bus_address = driver.takes_bus_addresses();
                 if kind == DISK {
@@ -148,7 +158,8 @@ impl Driver {
         self.write(register::STATUS, Width::Byte, status);
         let offered = self.takes_bus_addresses();
         let high = VERSION_1 | if offered { ACCESS_PLATFORM } else { 0 };
-        for (half, features) in [(0, INDIRECT), (1, high)] {
+        let own = if self.queue == MESSAGES { MULTIPORT } else { 0 };
+        for (half, features) in [(0, INDIRECT | own), (1, high)] {
             self.write(register::DRIVER_FEATURE_SELECT, Width::Word, half);
             self.write(register::DRIVER_FEATURE, Width::Word, features);
         }
@@ -158,7 +169,7 @@ impl Driver {
             return Err("the device does not take its own features");
         }
         self.arena.clear_rings();
-        self.write(register::QUEUE_SELECT, Width::Halfword, 0);
+        self.write(register::QUEUE_SELECT, Width::Halfword, self.queue);
         self.write(register::QUEUE_SIZE, Width::Halfword, QUEUE_SIZE);
         for (place, address) in (0..).zip(self.arena.rings()) {
             let at = register::QUEUE_ADDRESSES + 8 * place;
@@ -174,6 +185,7 @@ impl Driver {
     pub(crate) fn request(&mut self) -> Result<(), &'static str> {
         match self.sectors {
             Some(sectors) => self.request_sector(sectors.saturating_sub(1)),
+            None if self.queue == MESSAGES => self.say_ready(),
             None => self.request_random(),
         }
     }
@@ -220,6 +232,29 @@ impl Driver {
         }
     }
 
+    /// Says that it is ready for messages, and waits until that is heard.
+    fn say_ready(&mut self) -> Result<(), &'static str> {
+        let buffer = self.arena.buffer_memory();
+        buffer.fill(|_| READY);
+        let descriptor = Descriptor {
+            address: self.arena.buffer(),
+            bytes: 8,
+            flags: 0,
+            next: 0,
+        };
+        self.arena.set_descriptor(0, descriptor);
+        self.arena.offer([0; 4], 1);
+        self.ring();
+        let heard = || self.arena.used() == 1;
+        if !self.clock.wait_until(LIMIT_SECONDS, heard) {
+            return Err("a message is not heard");
+        }
+        match (0..buffer.words()).find(|&word| buffer.read(word) != READY) {
+            Some(_) => Err("a message was written to"),
+            None => Ok(()),
+        }
+    }
+
     /// Asks for random bytes and waits until they are there.
     fn request_random(&mut self) -> Result<(), &'static str> {
         let buffer = self.arena.buffer_memory();
@@ -251,7 +286,7 @@ impl Driver {
 
     /// Rings the doorbell of the queue.
     pub(crate) fn ring(&self) {
-        self.write(DOORBELL, Width::Halfword, 0);
+        self.write(DOORBELL + 4 * self.queue, Width::Halfword, self.queue);
     }
 
     /// Whether the device asks for its reset.
