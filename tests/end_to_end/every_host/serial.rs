@@ -57,7 +57,7 @@ pub(crate) fn connect(path: &Path) -> UnixStream {
     loop {
         match UnixStream::connect(path) {
             Ok(peer) => {
-                peer.set_read_timeout(Some(Duration::from_secs(60)))
+                peer.set_read_timeout(Some(Duration::from_secs(120)))
                     .expect("a time");
                 return peer;
             }

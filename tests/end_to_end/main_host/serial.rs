@@ -12,7 +12,7 @@ use crate::harness::vmm::Folder;
 /// Answers line for line until it is told to end. Its memory was used and is free by then.
 const JOB: &str = r#"
 mount -t tmpfs -o size=600m tmpfs /root
-dd if=/dev/urandom of=/root/fill bs=1M count=256 2>/dev/null && rm /root/fill
+dd if=/dev/zero of=/root/fill bs=1M count=256 2>/dev/null && rm /root/fill
 for port in /sys/class/virtio-ports/*; do agent=/dev/${port##*/}; done
 exec 3<>$agent
 while :; do

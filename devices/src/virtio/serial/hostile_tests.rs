@@ -13,7 +13,7 @@ use crate::pci::FunctionBackend;
 enum Step {
     Register(u64, [u8; 4]),
     Memory(u64, u64),
-    Offer(u64, u64, u32, u16),
+    Offer(usize, u64, u32, u16),
     Say([u8; 8]),
     Connect,
     Send(Vec<u8>),
@@ -28,7 +28,7 @@ fn step() -> impl Strategy<Value = Step> {
         prop_oneof![4 => 0..RAM_BYTES, 1 => RAM_BYTES - 8..RAM_BYTES + 8, 1 => any::<u64>()];
     let length = prop_oneof![4 => 0..300_u32, 1 => any::<u32>()];
     let place = prop_oneof![0..0x40_u64, 0x2000..0x200c_u64, 0x3000..0x3020_u64];
-    let memory = (0..QUEUES, 0..0x3000_u64).prop_map(|(queue, at)| queue * QUEUE_BYTES + at);
+    let memory = (0..QUEUES, 0..0x3000_u64).prop_map(|(queue, at)| queue as u64 * QUEUE_BYTES + at);
     let message = [0..3_u8, 0..1, 0..1, 0..1, 0..9, 0..1, 0..3, 0..1];
     prop_oneof![
         2 => (place, any::<[u8; 4]>()).prop_map(|(at, data)| Step::Register(at, data)),

@@ -2,6 +2,7 @@
 //! reboots, and a sandbox has no calls to make a socket anew.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -100,8 +101,7 @@ impl Ports {
             epoll.ctl(ControlOperation::Add, fd, event)
         };
         let of_timer = EpollEvent::new(EventSet::IN, TIMER);
-        let fd = std::os::fd::AsRawFd::as_raw_fd(&timer);
-        epoll.ctl(ControlOperation::Add, fd, of_timer)?;
+        epoll.ctl(ControlOperation::Add, timer.as_raw_fd(), of_timer)?;
         let (mut facts, mut channels) = (Vec::new(), Vec::new());
         for (place, port) in options.into_iter().enumerate() {
             facts.push(PortFacts {

@@ -17,16 +17,16 @@ use crate::virtio::{VirtioFunction, VirtioOptions};
 
 /// Each queue has so much of memory: a page for descriptors, one for each ring, and the rest for buffers.
 pub(super) const QUEUE_BYTES: u64 = 0x4_0000;
-pub(super) const QUEUES: u64 = 6;
-pub(super) const RAM_BYTES: u64 = QUEUES * QUEUE_BYTES;
+pub(super) const QUEUES: usize = 6;
+pub(super) const RAM_BYTES: u64 = QUEUES as u64 * QUEUE_BYTES;
 const BUFFERS: u64 = 0x4000;
 const QUEUE_SIZE: u16 = 8;
 
-pub(super) const TO_DRIVER: u64 = 2;
-pub(super) const FROM_DRIVER: u64 = 3;
+pub(super) const TO_DRIVER: usize = 2;
+pub(super) const FROM_DRIVER: usize = 3;
 /// Those of port 1.
-pub(super) const RECEIVE: u64 = 4;
-const TRANSMIT: u64 = 5;
+pub(super) const RECEIVE: usize = 4;
+const TRANSMIT: usize = 5;
 
 const WRITE: u16 = 2;
 const STATUS: u64 = 0x14;
@@ -40,8 +40,8 @@ pub(super) struct Guest {
     folder: tempfile::TempDir,
     told: Arc<Mutex<Vec<(usize, bool)>>>,
     /// What was offered to each queue.
-    offered: [u16; QUEUES as usize],
-    seen: [u16; QUEUES as usize],
+    offered: [u16; QUEUES],
+    seen: [u16; QUEUES],
 }
 
 impl Guest {
@@ -81,8 +81,8 @@ impl Guest {
             function,
             folder,
             told,
-            offered: [0; QUEUES as usize],
-            seen: [0; QUEUES as usize],
+            offered: [0; QUEUES],
+            seen: [0; QUEUES],
         }
     }
 
@@ -112,7 +112,7 @@ impl Guest {
         self.write(STATUS, &[0xb]);
         assert_eq!(self.status(), 0xb);
         for queue in 0..QUEUES {
-            let start = queue * QUEUE_BYTES;
+            let start = queue as u64 * QUEUE_BYTES;
             self.ram
                 .write_slice(&[0; 0x3000], GuestAddress(start))
                 .unwrap();
@@ -123,20 +123,20 @@ impl Guest {
             }
             self.write(0x1c, &[1, 0]);
         }
-        self.offered = [0; QUEUES as usize];
-        self.seen = [0; QUEUES as usize];
+        self.offered = [0; QUEUES];
+        self.seen = [0; QUEUES];
         self.write(STATUS, &[0xf]);
     }
 
     /// Where the buffer of a queue's next request is.
-    fn next_buffer(&self, queue: u64) -> u64 {
-        let slot = u64::from(self.offered[queue as usize] % QUEUE_SIZE);
-        queue * QUEUE_BYTES + BUFFERS + slot * 0x4000
+    fn next_buffer(&self, queue: usize) -> u64 {
+        let slot = u64::from(self.offered[queue] % QUEUE_SIZE);
+        queue as u64 * QUEUE_BYTES + BUFFERS + slot * 0x4000
     }
 
-    pub(super) fn offer_at(&mut self, queue: u64, address: u64, bytes: u32, flags: u16) {
-        let start = queue * QUEUE_BYTES;
-        let count = &mut self.offered[queue as usize];
+    pub(super) fn offer_at(&mut self, queue: usize, address: u64, bytes: u32, flags: u16) {
+        let start = queue as u64 * QUEUE_BYTES;
+        let count = &mut self.offered[queue];
         let slot = u64::from(*count % QUEUE_SIZE);
         let mut entry = address.to_le_bytes().to_vec();
         entry.extend(bytes.to_le_bytes());
@@ -154,37 +154,37 @@ impl Guest {
         self.ram
             .write_slice(&index, GuestAddress(start + 0x1002))
             .unwrap();
-        self.write(0x3000 + 4 * queue, &queue.to_le_bytes()[..2]);
+        self.write(0x3000 + 4 * queue as u64, &queue.to_le_bytes()[..2]);
     }
 
     /// Offers a buffer to be filled.
-    pub(super) fn offer(&mut self, queue: u64, bytes: u32) {
+    pub(super) fn offer(&mut self, queue: usize, bytes: u32) {
         self.offer_at(queue, self.next_buffer(queue), bytes, WRITE);
     }
 
     /// Sends bytes.
-    pub(super) fn send(&mut self, queue: u64, bytes: &[u8]) {
+    pub(super) fn send(&mut self, queue: usize, bytes: &[u8]) {
         let at = self.next_buffer(queue);
         self.ram.write_slice(bytes, GuestAddress(at)).unwrap();
         self.offer_at(queue, at, u32::try_from(bytes.len()).unwrap(), 0);
     }
 
-    fn used(&self, queue: u64) -> u16 {
-        let at = GuestAddress(queue * QUEUE_BYTES + 0x2002);
+    fn used(&self, queue: usize) -> u16 {
+        let at = GuestAddress(queue as u64 * QUEUE_BYTES + 0x2002);
         u16::from_le(self.ram.read_obj(at).unwrap())
     }
 
     /// The next request of a queue that comes back, with what is in it.
     #[track_caller]
-    pub(super) fn take(&mut self, queue: u64) -> Vec<u8> {
-        let seen = self.seen[queue as usize];
+    pub(super) fn take(&mut self, queue: usize) -> Vec<u8> {
+        let seen = self.seen[queue];
         wait("a request that is done", || self.used(queue) != seen);
-        let entry = queue * QUEUE_BYTES + 0x2004 + 8 * u64::from(seen % QUEUE_SIZE);
+        let entry = queue as u64 * QUEUE_BYTES + 0x2004 + 8 * u64::from(seen % QUEUE_SIZE);
         let [slot, bytes]: [u32; 2] =
             [0, 4].map(|at| u32::from_le(self.ram.read_obj(GuestAddress(entry + at)).unwrap()));
-        self.seen[queue as usize] = seen.wrapping_add(1);
-        let mut data = vec![0; bytes as usize];
-        let at = queue * QUEUE_BYTES + BUFFERS + u64::from(slot) * 0x4000;
+        self.seen[queue] = seen.wrapping_add(1);
+        let mut data = vec![0; usize::try_from(bytes).unwrap()];
+        let at = queue as u64 * QUEUE_BYTES + BUFFERS + u64::from(slot) * 0x4000;
         self.ram.read_slice(&mut data, GuestAddress(at)).unwrap();
         data
     }
