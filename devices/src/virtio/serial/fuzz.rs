@@ -106,8 +106,13 @@ fn step(
         }
         8 => {
             let mut data = [0; 8];
-            queues.device.read_config(input.arbitrary()?, &mut data);
-            queues.device.write_config(input.arbitrary()?, &data);
+            // Where a BAR has it.
+            let [from, to] = [
+                input.int_in_range(0..=0xfff)?,
+                input.int_in_range(0..=0xfff)?,
+            ];
+            queues.device.read_config(from, &mut data);
+            queues.device.write_config(to, &data);
             Ok(())
         }
         _ => {
