@@ -172,6 +172,11 @@ pub trait FunctionBackend: Send + Sync {
     /// The host's refusal.
     fn disconnect_line(&self) -> io::Result<()>;
 
+    /// Whether it is part of its bridge's partitionable endpoint, which the host freezes and resets as one.
+    fn is_in_endpoint(&self) -> bool {
+        false
+    }
+
     /// Resets the function, if it can be (VFIO_DEVICE_RESET). [`io::ErrorKind::ResourceBusy`] says that the
     /// host holds it.
     ///

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -17,9 +17,12 @@ use super::host_bridge::{HostBridge, PciError};
 use crate::board::{AddressSpace, Board};
 use crate::interrupts::{InterruptLines, LevelLine, Lisn, LisnAllocator, LisnBlock, Sampling};
 
+#[path = "fake_endpoint.rs"]
+mod endpoint;
 #[path = "fake_fixture.rs"]
 mod fixture;
 
+pub(crate) use endpoint::FakeEndpoint;
 pub(crate) use fixture::Fixture;
 
 pub(crate) const PAGE: u64 = 0x1_0000;
@@ -34,7 +37,7 @@ impl Fault {
         self.0.store(n, Ordering::Relaxed);
     }
 
-    fn check(&self) -> io::Result<()> {
+    pub(super) fn check(&self) -> io::Result<()> {
         let left = self.0.load(Ordering::Relaxed);
         if left > 0 {
             self.0.store(left - 1, Ordering::Relaxed);
@@ -57,6 +60,8 @@ pub(crate) struct FakeFunction {
     pub(crate) vectors: [u32; 2],
     /// How many vectors the host has.
     pub(crate) host_vectors: AtomicU32,
+    /// Whether it is in its bridge's endpoint.
+    pub(crate) in_endpoint: AtomicBool,
     /// Whether VFIO gives its line.
     pub(crate) has_line: bool,
     /// The event that the line signals, and how often it was unmasked.
@@ -117,6 +122,7 @@ impl FakeFunction {
             ],
             vectors: [32, 65],
             host_vectors: AtomicU32::new(u32::MAX),
+            in_endpoint: AtomicBool::new(false),
             has_line: true,
             line: Mutex::new(None),
             enabled: Mutex::new(None),
@@ -154,6 +160,27 @@ impl FakeFunction {
 
     pub(crate) fn poke(&self, offset: usize, value: u8) {
         self.config.lock()[offset] = value;
+    }
+
+    /// Nothing of it may be in use when it is reset from outside: not in the guest, nor by the kernel for interrupts.
+    pub(crate) fn assert_is_ready_for_reset(&self) {
+        assert_eq!(*self.enabled.lock(), None, "vectors over a reset");
+        assert_eq!(self.unmasked(), None, "a line over a reset");
+        let mapped = self.slots.mapped.lock();
+        assert!(mapped.is_empty(), "BARs over a reset: {mapped:x?}");
+    }
+
+    /// What a reset leaves of what guest and kernel have written.
+    pub(crate) fn wipe(&self) {
+        let mut config = self.config.lock();
+        for (value, writable) in config.iter_mut().zip(&self.writable) {
+            *value &= !writable;
+        }
+    }
+
+    /// What the kernel does after a reset, unasked.
+    pub(crate) fn enable_decoding(&self) {
+        self.config.lock()[4] |= 3;
     }
 
     pub(crate) fn config_u16(&self, offset: usize) -> u16 {
@@ -299,6 +326,10 @@ impl FunctionBackend for FakeFunction {
         let old = self.line.lock().take();
         assert!(old.is_some(), "the line is not connected");
         self.interrupt_fault.check()
+    }
+
+    fn is_in_endpoint(&self) -> bool {
+        self.in_endpoint.load(Ordering::Relaxed)
     }
 
     fn reset(&self) -> io::Result<()> {

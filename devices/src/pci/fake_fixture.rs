@@ -33,6 +33,18 @@ impl Fixture {
         Self::with_lines(number, FakeLines::default(), change)
     }
 
+    /// The function in a machine with EEH, and the endpoint that it is.
+    pub(crate) fn with_endpoint() -> (Self, Arc<FakeEndpoint>) {
+        Self::new().in_endpoint()
+    }
+
+    /// The same with EEH.
+    pub(crate) fn in_endpoint(mut self) -> (Self, Arc<FakeEndpoint>) {
+        let endpoint = FakeEndpoint::of(&self.backend);
+        self.bridge = self.bridge.with_endpoint(endpoint.clone());
+        (self, endpoint)
+    }
+
     /// The function in a machine whose lines nobody knows to be listened to.
     pub(crate) fn sampled_by_time() -> Self {
         let lines = FakeLines {

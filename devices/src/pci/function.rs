@@ -59,6 +59,8 @@ pub(super) struct State {
     command: u16,
     /// The power management control and status register, likewise; 0 if there is none.
     power: u16,
+    /// Whether it is being reset with its endpoint, and answers nothing.
+    in_reset: bool,
     pub(super) mapped: Vec<Mapped>,
 }
 
@@ -273,6 +275,38 @@ impl Function {
         stopped
     }
 
+    /// Its endpoint is about to be reset: the device gets no more interrupts to signal, and leaves the guest.
+    pub(super) fn enter_reset(&self) {
+        self.suspend_interrupts();
+        let mut state = self.state();
+        state.in_reset = true;
+        if let Err(error) = self.unmap_stale(&mut state) {
+            guest_message!(
+                Level::Warn,
+                "{}: a BAR stays in the guest over a reset: {error}",
+                self.name()
+            );
+        }
+    }
+
+    /// Its endpoint has been reset. Decoding and bus mastering are off, and it has the vectors that it had.
+    pub(super) fn leave_reset(&self) {
+        let cleared = self.clear_command(COMMAND_IO | COMMAND_MEMORY | COMMAND_BUS_MASTER);
+        if let Err(error) = cleared {
+            guest_message!(
+                Level::Warn,
+                "{}: decoding cannot be switched off after a reset: {error}",
+                self.name()
+            );
+        }
+        {
+            let mut state = self.state();
+            state.in_reset = false;
+            self.refresh(&mut state);
+        }
+        self.resume_interrupts();
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock()
     }
@@ -322,7 +356,7 @@ impl Function {
                 } else {
                     COMMAND_MEMORY
                 };
-                if state.command & enable == 0 || !awake {
+                if state.command & enable == 0 || !awake || state.in_reset {
                     return None;
                 }
                 let bus = bus_address(&state.config, index, bar);
@@ -423,6 +457,7 @@ fn initial_state(
             config,
             command,
             power,
+            in_reset: false,
             mapped: Vec::new(),
         },
         capabilities,

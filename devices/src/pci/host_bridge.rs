@@ -9,6 +9,7 @@ use super::address::{ConfigAddress, DeviceFunction};
 use super::backend::{FunctionBackend, InterruptKind};
 use super::bars::{self, Bars};
 use super::description::Identity;
+use super::endpoint::Endpoint;
 use super::function::{ConfigError, Function};
 use super::windows::{MAX_HOST_BRIDGES, Windows};
 use crate::board::Board;
@@ -72,6 +73,7 @@ pub struct HostBridge {
     /// In the order of their addresses.
     functions: Vec<Function>,
     identities: Vec<Identity>,
+    pub(super) endpoint: Option<Endpoint>,
 }
 
 impl HostBridge {
@@ -117,6 +119,7 @@ impl HostBridge {
             windows,
             functions: Vec::new(),
             identities: Vec::new(),
+            endpoint: None,
         };
         for (((address, backend), bars), addresses) in
             functions.into_iter().zip(bars).zip(addresses)

@@ -63,6 +63,8 @@ enum State {
     Idle,
     /// The device signals this event.
     Connected(Arc<EventFd>),
+    /// The device would, but is being reset.
+    Suspended(Arc<EventFd>),
     /// The function has MSI vectors, or is stopped.
     GivenUp,
 }
@@ -102,11 +104,35 @@ impl Line {
     /// The host's refusal; the line is given up all the same.
     pub(super) fn give_up(&self) -> io::Result<()> {
         let old = std::mem::replace(&mut *self.state(), State::GivenUp);
-        let State::Connected(event) = old else {
-            return Ok(());
+        let (disabled, event) = match old {
+            State::Connected(event) => (self.backend.disconnect_line(), event),
+            State::Suspended(event) => (Ok(()), event),
+            State::Idle | State::GivenUp => return Ok(()),
         };
-        let disabled = self.backend.disconnect_line();
         disabled.and(self.lines.disconnect_level(self.route.lisn, &event))
+    }
+
+    /// Takes the line from the device, until [`Line::resume`].
+    pub(super) fn suspend(&self) {
+        let mut state = self.state();
+        if let State::Connected(event) = &*state {
+            let event = Arc::clone(event);
+            self.tell(self.backend.disconnect_line());
+            *state = State::Suspended(event);
+        }
+    }
+
+    /// Gives back what [`Line::suspend`] took.
+    pub(super) fn resume(&self) {
+        let mut state = self.state();
+        if let State::Suspended(event) = &*state {
+            let event = Arc::clone(event);
+            let connected = self.backend.connect_line(&event);
+            if connected.is_ok() {
+                *state = State::Connected(event);
+            }
+            self.tell(connected);
+        }
     }
 
     /// Lets the line be connected when the guest lets its source interrupt next.
@@ -162,7 +188,7 @@ impl LevelLine for Line {
         let done = match *state {
             State::Idle => self.connect().map(|event| *state = State::Connected(event)),
             State::Connected(_) => self.backend.unmask_line(),
-            State::GivenUp => Ok(()),
+            State::Suspended(_) | State::GivenUp => Ok(()),
         };
         self.tell(done);
     }

@@ -12,6 +12,7 @@
 //! | `bars` | which address each BAR gets |
 //! | `capabilities` | the capability lists: what is emulated, what is hidden |
 //! | `config_space` | which bytes of configuration space are emulated, and their values |
+//! | `endpoint` | errors that the host freezes the functions for (EEH), and their reset |
 //! | `function` | one function: configuration accesses, and BARs mapped in the guest |
 //! | `header` | what a guest first finds in the header of configuration space |
 //! | `line` | the interrupt line (INTx) of a function |
@@ -27,6 +28,7 @@ mod bars;
 mod capabilities;
 mod config_space;
 mod description;
+mod endpoint;
 #[cfg(any(test, feature = "fuzz"))]
 #[cfg_attr(not(test), expect(dead_code, reason = "what tests alone use"))]
 #[expect(clippy::unwrap_used, reason = "what tests rely on")]
@@ -46,6 +48,7 @@ pub use address::{ConfigAddress, DeviceFunction};
 pub use backend::{
     Bar, BarMapping, BarSpace, Doorbell, FunctionBackend, InterruptKind, NUM_BARS, VectorsEnabled,
 };
+pub use endpoint::{PeBackend, PeRequest, PeState};
 pub use function::{ConfigError, Function};
 pub use host_bridge::{HostBridge, PciError};
 pub use msi::{MsiError, MsiGrant};

@@ -99,6 +99,8 @@ pub(super) struct Vectors {
     kind: InterruptKind,
     block: LisnBlock,
     events: Vec<Arc<EventFd>>,
+    /// Whether the device has them no more, over a reset.
+    suspended: bool,
 }
 
 /// The connected lines of a block, from its first number on, which are disconnected again unless
@@ -187,6 +189,7 @@ impl Function {
                     kind,
                     block,
                     events,
+                    suspended: false,
                 });
                 Ok(MsiGrant::Granted(count))
             }
@@ -223,6 +226,51 @@ impl Function {
         let released = vectors.take().map_or(Ok(()), |old| self.release(&old));
         let line = self.line.as_ref().map_or(Ok(()), |line| line.give_up());
         released.map_err(io::Error::other).and(line)
+    }
+
+    /// Takes vectors and line from the device, but not from the guest: until [`Function::resume_interrupts`].
+    pub(super) fn suspend_interrupts(&self) {
+        let mut vectors = self.vectors.lock();
+        if let Some(vectors) = vectors.as_mut().filter(|vectors| !vectors.suspended) {
+            vectors.suspended = true;
+            if let Err(error) = self.backend.disable_interrupts(vectors.kind) {
+                guest_message!(
+                    Level::Warn,
+                    "{}: its {} vectors cannot be disabled for a reset: {error}",
+                    self.name(),
+                    vectors.kind
+                );
+            }
+        }
+        if let Some(line) = &self.line {
+            line.suspend();
+        }
+    }
+
+    /// Gives back to the device what it had.
+    pub(super) fn resume_interrupts(&self) {
+        let mut vectors = self.vectors.lock();
+        if let Some(vectors) = vectors.as_mut().filter(|vectors| vectors.suspended) {
+            let (kind, count) = (vectors.kind, vectors.events.len());
+            let failed = match self.backend.set_interrupts(kind, &vectors.events) {
+                Ok(VectorsEnabled::All) => {
+                    vectors.suspended = false;
+                    None
+                }
+                Ok(VectorsEnabled::AtMost(most)) => Some(format!("the host has {most} at present")),
+                Err(error) => Some(error.to_string()),
+            };
+            if let Some(reason) = failed {
+                guest_message!(
+                    Level::Error,
+                    "{}: its {count} {kind} vectors cannot be enabled again after a reset: {reason}",
+                    self.name()
+                );
+            }
+        }
+        if let Some(line) = &self.line {
+            line.resume();
+        }
     }
 
     /// Without vectors, the function interrupts by its line, if it has one.
@@ -294,7 +342,10 @@ impl Function {
 
     /// Stops the device before its lines go.
     fn release(&self, old: &Vectors) -> Result<(), MsiError> {
-        let mut result = self.backend.disable_interrupts(old.kind);
+        let mut result = match old.suspended {
+            true => Ok(()),
+            false => self.backend.disable_interrupts(old.kind),
+        };
         let mut reusable = true;
         for (lisn, event) in old.block.iter().zip(&old.events) {
             if let Err(error) = self.board.lines.disconnect(lisn, event) {

@@ -1,6 +1,7 @@
 //! A small machine for tests of RTAS services.
 
 use std::cell::{Cell, RefCell};
+use std::sync::Arc;
 
 use spapr_hypercalls::address::{Liobn, PageShift};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
@@ -11,7 +12,7 @@ use crate::dma_windows::{Available, DmaWindowError, DynamicWindows, NewWindow};
 use crate::pci::HostBridge;
 #[cfg(test)]
 use crate::pci::fake::FakeFunction;
-use crate::pci::fake::Fixture;
+use crate::pci::fake::{FakeEndpoint, Fixture};
 
 /// Guest memory has a hole of a page in the middle.
 pub(super) const MEMORY: [(GuestAddress, usize); 2] =
@@ -19,6 +20,7 @@ pub(super) const MEMORY: [(GuestAddress, usize); 2] =
 
 pub(super) struct FakePlatform {
     pub(super) fixture: Fixture,
+    pub(super) endpoint: Option<Arc<FakeEndpoint>>,
     pub(super) console: RefCell<Vec<u8>>,
     pub(super) console_busy: Cell<bool>,
     pub(super) started: RefCell<Vec<(u32, u64, u64)>>,
@@ -43,9 +45,19 @@ impl FakePlatform {
         Self::on(Fixture::with(change), 0)
     }
 
+    /// The machine with EEH.
+    pub(super) fn with_eeh() -> Self {
+        let (fixture, endpoint) = Fixture::with_endpoint();
+        Self {
+            endpoint: Some(endpoint),
+            ..Self::on(fixture, 0)
+        }
+    }
+
     fn on(fixture: Fixture, number: u8) -> Self {
         Self {
             fixture,
+            endpoint: None,
             console: RefCell::default(),
             console_busy: Cell::new(false),
             started: RefCell::default(),

@@ -17,8 +17,11 @@ const BUFFERS: [(u32, usize, usize); 2] = [(0x2008, 4, 5), (0x200e, 7, 8)];
 /// # Panics
 /// When a call has another code than it may, or changes memory other than its own return words and buffer.
 pub fn calls(bytes: &[u8]) {
-    let (memory, platform) = (memory(), FakePlatform::new());
     let mut input = Unstructured::new(bytes);
+    let (memory, platform) = match input.ratio(1, 4) {
+        Ok(true) => (memory(), FakePlatform::new()),
+        _ => (memory(), FakePlatform::with_eeh()),
+    };
     for _ in 0..MOST_CALLS {
         if input.is_empty() || call(&mut input, &memory, &platform).is_err() {
             break;
@@ -34,6 +37,12 @@ fn call(
     platform.console_busy.set(input.ratio(1, 8)?);
     if input.ratio(1, 16)? {
         platform.power.request_shutdown();
+    }
+    if let Some(endpoint) = &platform.endpoint {
+        if input.ratio(1, 8)? {
+            endpoint.freeze();
+        }
+        endpoint.fault.fail_call(input.ratio(1, 8)?.into());
     }
     let words = words(input, platform)?;
     let block: u64 = match input.ratio(1, 16)? {

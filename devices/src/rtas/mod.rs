@@ -9,6 +9,7 @@
 //! | `console` | display-character |
 //! | `cpu` | start, stop and state of processors |
 //! | `dma_window` | dynamic DMA windows |
+//! | `eeh` | errors that the host freezes PCI devices for |
 //! | `events` | event-scan, check-exception |
 //! | `msi` | MSI and MSI-X |
 //! | `parameters` | system parameters |
@@ -20,6 +21,7 @@ mod call;
 mod console;
 mod cpu;
 mod dma_window;
+mod eeh;
 mod events;
 mod msi;
 mod parameters;
@@ -57,7 +59,7 @@ pub const STUB: [u32; 5] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Status {
     Success,
-    /// event-scan, check-exception: there is no event.
+    /// event-scan, check-exception: there is no event; ibm,slot-error-detail: there is no log of the error.
     NoEvent,
     Hardware,
     Busy,
@@ -268,7 +270,31 @@ pub const SERVICES: &[Service] = &[
         (3, 1),
         dma_window::reset,
     ),
+    service("ibm,set-eeh-option", 0x2020, (4, 1), eeh::set_option),
+    service(
+        "ibm,get-config-addr-info2",
+        0x2021,
+        (4, 2),
+        eeh::address_info,
+    ),
+    service(
+        "ibm,read-slot-reset-state2",
+        0x2022,
+        (3, 4),
+        eeh::read_state,
+    ),
+    service("ibm,set-slot-reset", 0x2023, (4, 1), eeh::set_slot_reset),
+    service("ibm,configure-pe", 0x2024, (3, 1), eeh::configure),
+    service("ibm,slot-error-detail", 0x2025, (8, 1), eeh::error_detail),
+    service("ibm,configure-bridge", 0x2030, (3, 1), eeh::configure),
 ];
+
+impl Service {
+    /// Whether it is for a machine with EEH alone: a guest that finds it takes the machine for one.
+    pub fn needs_eeh(&self) -> bool {
+        eeh::TOKENS.contains(&self.token)
+    }
+}
 
 /// A service that the kernel serves once the machine has named its token by
 /// KVM_PPC_RTAS_DEFINE_TOKEN.

@@ -201,6 +201,10 @@ impl FunctionBackend for VfioFunction {
         self.device.disable_vectors().map_err(other)
     }
 
+    fn is_in_endpoint(&self) -> bool {
+        true
+    }
+
     fn reset(&self) -> io::Result<()> {
         self.device.reset().map(drop).map_err(|error| match error {
             DeviceError::Held(_) => io::Error::new(io::ErrorKind::ResourceBusy, error),

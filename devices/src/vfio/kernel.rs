@@ -11,7 +11,7 @@ use std::os::raw::{c_int, c_ulong};
 use std::path::Path;
 
 use vfio_bindings::bindings::vfio::{
-    vfio_device_info, vfio_group_status, vfio_iommu_spapr_register_memory,
+    vfio_device_info, vfio_eeh_pe_op, vfio_group_status, vfio_iommu_spapr_register_memory,
     vfio_iommu_spapr_tce_create, vfio_iommu_spapr_tce_info, vfio_iommu_spapr_tce_remove,
     vfio_iommu_type1_dma_map, vfio_iommu_type1_dma_unmap, vfio_irq_info,
 };
@@ -144,6 +144,15 @@ pub(super) fn container_unmap_dma(
 ) -> Result<(), Errno> {
     // SAFETY: the request reads the structure it is given, and with no flags nothing behind it.
     nothing(unsafe { ioctl_with_mut_ref(&container, CONTAINER_UNMAP_DMA, unmap) })
+}
+
+/// The number is a state, for the operation that asks for it.
+pub(super) fn container_eeh_pe_op(
+    container: BorrowedFd<'_>,
+    operation: &vfio_eeh_pe_op,
+) -> Result<u32, Errno> {
+    // SAFETY: the request reads the structure it is given.
+    number(unsafe { ioctl_with_ref(&container, CONTAINER_EEH_PE_OP, operation) })
 }
 
 pub(super) fn group_get_status(

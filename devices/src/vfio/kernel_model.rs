@@ -47,6 +47,8 @@ pub(super) enum Call {
         iova: u64,
         bytes: u64,
     },
+    /// VFIO_EEH_PE_OP, with the operation.
+    Eeh(u32),
     GroupGetStatus,
     GroupSetContainer,
     GroupUnsetContainer,
@@ -115,6 +117,8 @@ pub(super) struct Kernel {
     pub(super) vectors_left: u32,
     /// Resets that find the device held by someone else.
     pub(super) resets_refused: usize,
+    /// State of the group's endpoint (VFIO_EEH_PE_STATE_NORMAL and so on); `None` where it has none.
+    pub(super) endpoint: Option<u32>,
 }
 
 impl Kernel {
@@ -165,6 +169,7 @@ impl Kernel {
             eventfds: BTreeMap::new(),
             vectors_left: 1024,
             resets_refused: 0,
+            endpoint: None,
         }
     }
 
@@ -266,6 +271,32 @@ pub(super) fn container_disable(_: BorrowedFd<'_>) -> Result<(), Errno> {
     run(Call::Disable, |kernel| {
         kernel.enabled = false;
         Ok(())
+    })
+}
+
+pub(super) fn container_eeh_pe_op(
+    _: BorrowedFd<'_>,
+    operation: &vfio_eeh_pe_op,
+) -> Result<u32, Errno> {
+    assert_eq!((operation.argsz, operation.flags), (40, 0));
+    run(Call::Eeh(operation.op), |kernel| {
+        let Some(state) = &mut kernel.endpoint else {
+            return error(libc::ENODEV);
+        };
+        match operation.op {
+            VFIO_EEH_PE_GET_STATE => return Ok(*state),
+            VFIO_EEH_PE_UNFREEZE_IO if *state == VFIO_EEH_PE_STATE_STOPPED => {
+                *state = VFIO_EEH_PE_STATE_STOPPED_DMA;
+            }
+            VFIO_EEH_PE_UNFREEZE_DMA | VFIO_EEH_PE_RESET_DEACTIVATE => {
+                *state = VFIO_EEH_PE_STATE_NORMAL;
+            }
+            VFIO_EEH_PE_RESET_HOT | VFIO_EEH_PE_RESET_FUNDAMENTAL => {
+                *state = VFIO_EEH_PE_STATE_RESET;
+            }
+            _ => {}
+        }
+        Ok(0)
     })
 }
 

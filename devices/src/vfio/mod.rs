@@ -24,6 +24,7 @@ mod address;
 mod container;
 mod device;
 mod dma;
+mod eeh;
 mod function;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
@@ -47,6 +48,7 @@ pub use container::{
 };
 pub use device::{Device, DeviceError};
 pub use dma::{RegisterError, host_error};
+pub use eeh::VfioEndpoint;
 pub use function::VfioFunction;
 pub use group::{Group, GroupError};
 pub use interrupts::{Irq, IrqError, IrqInfo};

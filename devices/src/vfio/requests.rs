@@ -42,6 +42,9 @@ pub const CONTAINER_SPAPR_TCE_CREATE: c_ulong = request(19);
 /// VFIO_IOMMU_SPAPR_TCE_REMOVE (v2).
 pub const CONTAINER_SPAPR_TCE_REMOVE: c_ulong = request(20);
 
+/// VFIO_EEH_PE_OP.
+pub const CONTAINER_EEH_PE_OP: c_ulong = request(21);
+
 /// VFIO_GROUP_GET_STATUS.
 pub const GROUP_GET_STATUS: c_ulong = request(3);
 /// VFIO_GROUP_SET_CONTAINER.
@@ -76,6 +79,7 @@ pub const ALL: &[c_ulong] = &[
     CONTAINER_SPAPR_UNREGISTER_MEMORY,
     CONTAINER_SPAPR_TCE_CREATE,
     CONTAINER_SPAPR_TCE_REMOVE,
+    CONTAINER_EEH_PE_OP,
     GROUP_GET_STATUS,
     GROUP_SET_CONTAINER,
     GROUP_UNSET_CONTAINER,
@@ -112,6 +116,7 @@ const _: () = {
     assert!(CONTAINER_SPAPR_UNREGISTER_MEMORY == 0x2000_3b76);
     assert!(CONTAINER_SPAPR_TCE_CREATE == 0x2000_3b77);
     assert!(CONTAINER_SPAPR_TCE_REMOVE == 0x2000_3b78);
+    assert!(CONTAINER_EEH_PE_OP == 0x2000_3b79);
 };
 #[cfg(target_arch = "x86_64")]
 const _: () = assert!(CONTAINER_GET_API_VERSION == 0x3b64 && CONTAINER_MAP_DMA == 0x3b71);

@@ -10,7 +10,7 @@ use spapr_devices::interrupts::LisnAllocator;
 use spapr_devices::pci::{DeviceFunction, FunctionBackend, HostBridge};
 use spapr_devices::rtas;
 use spapr_devices::tree::Node;
-use spapr_devices::vfio::{USUAL_WINDOW_BYTES, host_page_bytes, kvm_table_bytes};
+use spapr_devices::vfio::{USUAL_WINDOW_BYTES, VfioEndpoint, host_page_bytes, kvm_table_bytes};
 use spapr_hypercalls::abi;
 use spapr_hypercalls::address::{Ioba, PageShift};
 use spapr_hypercalls::engine::{Engine, HostBridge as EngineBridge};
@@ -62,6 +62,8 @@ pub(super) struct Attached {
 /// What is behind a bridge.
 struct Behind {
     iommu: BridgeIommu,
+    /// What the host freezes and resets as one.
+    endpoint: Option<VfioEndpoint>,
     default_window: Geometry,
     functions: Vec<(DeviceFunction, Arc<dyn FunctionBackend>)>,
 }
@@ -94,7 +96,10 @@ pub(super) fn attach_devices(
     let mut bridges = Vec::new();
     let mut engine_bridges = Vec::new();
     for (number, it) in behind {
-        let bridge = HostBridge::new(number, board, it.functions)?;
+        let mut bridge = HostBridge::new(number, board, it.functions)?;
+        if let Some(endpoint) = it.endpoint {
+            bridge = bridge.with_endpoint(Arc::new(endpoint));
+        }
         device_interrupts::tell(&bridge);
         bridges.push(bridge);
         engine_bridges.push(EngineBridge {
@@ -151,9 +156,11 @@ fn pass_through(
             notices: of_group,
         } = group.open()?;
         notices.extend(of_group);
+        let endpoint = VfioEndpoint::of(&container);
         let host = GroupIommu::new(container, Arc::clone(vm), kvm_device.clone(), can_bind);
         let it = Behind {
             iommu: BridgeIommu::Group(host),
+            endpoint,
             default_window: windows.default_window,
             functions,
         };
@@ -216,6 +223,7 @@ fn make_virtual(
             let iommu = VirtualIommu::new(Arc::clone(vm), has_tables);
             Behind {
                 iommu: BridgeIommu::Virtual(iommu),
+                endpoint: None,
                 default_window: virtual_window(description.dma_windows.bytes_of(place.bridge)),
                 functions: Vec::new(),
             }

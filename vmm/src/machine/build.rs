@@ -128,6 +128,7 @@ impl Machine {
             interrupt_controller: controller,
             vty: description.vty,
             host_bridges: bridges::describe(&bridges, &engine, &dma_windows),
+            has_eeh: bridges.iter().any(HostBridge::has_eeh),
             uuid: lasting.uuid.to_string(),
             rng_seed: rng_seed()?,
         };

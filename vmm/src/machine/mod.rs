@@ -16,6 +16,7 @@ mod disks;
 mod error;
 #[cfg(all(test, not(target_arch = "powerpc64")))]
 mod fake_kvm_tests;
+mod freeze_watch;
 #[cfg(all(feature = "fuzz", not(target_arch = "powerpc64")))]
 pub mod fuzz;
 mod host;

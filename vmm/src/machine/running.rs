@@ -15,6 +15,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::build::Machine;
 use super::error::MachineError;
+use super::freeze_watch::{self, Timer};
 use super::kept::Kept;
 use super::populator::{Populator, Wake};
 use super::report;
@@ -46,6 +47,7 @@ pub struct RunningMachine {
     lifecycle: Arc<Lifecycle>,
     bulk_calls_due: Option<OwnedFd>,
     notices: Vec<Alarm>,
+    freeze_watch: Option<Timer>,
     /// After the partition, which uses it.
     kept: Kept,
 }
@@ -100,6 +102,7 @@ impl Machine {
         let translate: Weak<dyn Translate> = Arc::<Partition>::downgrade(&partition);
         self.windows.connect(translate);
         let populator = populator(self.populator, &partition);
+        let freeze_watch = freeze_watch::timer(&partition.bridges).map_err(resource("a timer"))?;
         let mut running = RunningMachine {
             populator,
             partition,
@@ -108,6 +111,7 @@ impl Machine {
             lifecycle,
             bulk_calls_due: self.bulk_calls_due,
             notices: self.notices,
+            freeze_watch,
             kept: self.kept,
         };
         for (server, vcpu) in (0..).zip(self.vcpus) {
@@ -173,6 +177,9 @@ impl RunningMachine {
             let take_back = move || partition.engine.take_back_calls();
             alarms.push(Alarm::new(due, take_back));
         }
+        if let Some(timer) = self.freeze_watch.take() {
+            alarms.push(freeze_watch::alarm(timer, &self.partition));
+        }
         alarms
     }
 
@@ -226,6 +233,16 @@ impl RunningMachine {
     /// failure.
     fn release(&self, starts_again: bool) -> Result<(), MachineError> {
         let bridges = &self.partition.bridges;
+        for bridge in bridges {
+            // A guest may have ended in the middle of its recovery.
+            if let Err(error) = bridge.end_reset() {
+                guest_message!(
+                    Level::Warn,
+                    "PCI device {} stays in the reset that its guest began (EEH): {error}",
+                    bridge.endpoint_names()
+                );
+            }
+        }
         let functions = bridges.iter().flat_map(|bridge| bridge.functions());
         let mut stopped = Ok(());
         for function in functions {

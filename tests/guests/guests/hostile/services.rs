@@ -169,6 +169,52 @@ pub(crate) fn mistakes(values: &Values, arena: &mut Arena, report: &mut Report) 
         !matches!(reply.status, Some(SUCCESS | UNTOUCHED)),
         format_args!("RTAS power-off without its arguments: {:x?}", reply.status),
     );
+    error_handling(values, arena, report);
+}
+
+/// Calls about frozen devices (EEH) with an endpoint, a bridge or an option that there is not.
+fn error_handling(values: &Values, arena: &mut Arena, report: &mut Report) {
+    /// Each with its arguments, and its options that there are.
+    const SERVICES: [(u32, u32, &[u32]); 7] = [
+        (0x2020, 4, &[0, 1, 2, 3]),
+        (0x2021, 4, &[0, 1]),
+        (0x2022, 3, &[]),
+        (0x2023, 4, &[0, 1, 3]),
+        (0x2024, 3, &[]),
+        (0x2025, 8, &[]),
+        (0x2030, 3, &[]),
+    ];
+    let good = MIDDLE.start + 4096;
+    let buid = values.first_buid();
+    let words = |buid: u64| [low_word(buid >> 32), low_word(buid)];
+    for (token, arguments, options) in SERVICES {
+        let mut wrong = |address: u32, buid: u64, option: u32| {
+            let mut request = Request::new(good, token, arguments, 5);
+            let [high, low] = words(buid);
+            request.arguments()[..4].copy_from_slice(&[address, high, low, option]);
+            let reply = request.make(arena, report);
+            report.check(
+                reply.code == code::H_SUCCESS && !matches!(reply.status, Some(SUCCESS | UNTOUCHED)),
+                format_args!(
+                    "RTAS {token:#x} of {address:#x} at {buid:#x} with {option:#x}: {:x?}",
+                    reply.status
+                ),
+            );
+        };
+        for option in [0, 1, 3, u32::MAX] {
+            wrong(1, 0, option);
+            wrong(1, !buid, option);
+            for address in [0xff00, 0x1_0001, 0x1000_0000, u32::MAX] {
+                wrong(address, buid, option);
+            }
+        }
+        if !options.is_empty() {
+            let unknown = [2, 4, 5, 0x100, u32::MAX];
+            for option in unknown.iter().filter(|option| !options.contains(option)) {
+                wrong(1, buid, *option);
+            }
+        }
+    }
 }
 
 /// Every token, with random counts and arguments, at random places.
@@ -233,7 +279,8 @@ fn random_request(values: &Values, random: &mut Random) -> Request {
     // Configuration space and interrupts: often of a bridge that exists.
     if buid != 0 && random.below(4) != 0 {
         let function = random.one_of(&[0, 0x1_0000, 0x1_0100, 0x100, u32::MAX]);
-        request.arguments()[0] = function | random.one_of(&[0, 4, 0x10, 0x44, 0xff, 0x1000_0000]);
+        request.arguments()[0] =
+            function | random.one_of(&[0, 1, 4, 0x10, 0x44, 0xff, 0x1000_0000]);
         request.arguments()[1] = low_word(buid >> 32);
         request.arguments()[2] = low_word(buid);
         request.arguments()[3] = random.one_of(&[0, 1, 2, 3, 4, 5, 6, 8, u32::MAX]);

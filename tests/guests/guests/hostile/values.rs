@@ -92,6 +92,11 @@ impl Values {
         }
     }
 
+    /// The first host bridge's bus unit identifier; 0 for none.
+    pub(crate) fn first_buid(&self) -> u64 {
+        self.buids[0]
+    }
+
     /// A host bridge's bus unit identifier, or 0.
     pub(crate) fn buid(&self, random: &mut Random) -> u64 {
         random.one_of(&self.buids)

@@ -53,6 +53,8 @@ pub struct MachineTree {
     pub vty: u32,
     /// The nodes of the PCI host bridges.
     pub host_bridges: Vec<Node>,
+    /// Whether the host has EEH for what is behind one of them.
+    pub has_eeh: bool,
     /// The machine's name for itself.
     pub uuid: String,
     /// Random bytes for the kernel's generator.
@@ -136,6 +138,7 @@ mod tests {
                 decrementer_bits: 56,
             },
             host_bridges: Vec::new(),
+            has_eeh: false,
             uuid: "12345678-1234-1234-1234-123456789abc".to_owned(),
             rng_seed: [7; 64],
         }
@@ -266,6 +269,24 @@ mod tests {
             property(&tree, "/event-sources/epow-events", "interrupts"),
             [0x1000u32.to_be_bytes(), [0; 4]].concat()
         );
+    }
+
+    /// A guest takes a machine that has them for one with EEH (`eeh_pseries_init`).
+    #[test]
+    fn services_of_eeh_are_there_where_the_host_has_it() {
+        for has_eeh in [true, false] {
+            let machine = MachineTree {
+                has_eeh,
+                ..machine(1)
+            };
+            let blob = build(&machine, &boot()).expect("tree");
+            let tree = Fdt::new(&blob).expect("valid tree");
+            let rtas = tree.find_node("/rtas").expect("rtas");
+            for name in ["ibm,set-eeh-option", "ibm,read-slot-reset-state2"] {
+                assert_eq!(rtas.property(name).is_some(), has_eeh, "{name}");
+            }
+            assert!(rtas.property("ibm,change-msi").is_some());
+        }
     }
 
     /// What Linux looks at, in `xive_spapr_disabled`, `xive_spapr_init` and `xive_get_max_prio`

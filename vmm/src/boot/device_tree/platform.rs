@@ -119,14 +119,15 @@ pub(super) fn rtas(machine: &MachineTree, boot: &BootFacts<'_>) -> Node {
         .flag("ibm,extended-os-term")
         .strings("ibm,hypertas-functions", HYPERTAS_FUNCTIONS)
         .cells("ibm,lrdr-capacity", &capacity);
-    rtas_services(machine.interrupt_controller)
-        .fold(node, |node, (name, token)| node.cell(name, token))
+    rtas_services(machine).fold(node, |node, (name, token)| node.cell(name, token))
 }
 
 /// The services; those of the kernel are the XICS's.
-fn rtas_services(controller: ControllerKind) -> impl Iterator<Item = (&'static str, u32)> {
+fn rtas_services(machine: &MachineTree) -> impl Iterator<Item = (&'static str, u32)> {
+    let (controller, has_eeh) = (machine.interrupt_controller, machine.has_eeh);
     let here = rtas::SERVICES
         .iter()
+        .filter(move |service| has_eeh || !service.needs_eeh())
         .map(|service| (service.name, service.token));
     let kernel = rtas::KERNEL_SERVICES
         .iter()

@@ -1,0 +1,72 @@
+//! An endpoint that tests freeze, with one fake function in it.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::Mutex;
+
+use super::{FakeFunction, Fault};
+use crate::pci::{PeBackend, PeRequest, PeState};
+
+/// What the host's kernel and firmware make of an endpoint (arch/powerpc/kernel/eeh.c).
+pub(crate) struct FakeEndpoint {
+    function: Arc<FakeFunction>,
+    pub(crate) state: Mutex<PeState>,
+    /// All requests that went well.
+    pub(crate) requests: Mutex<Vec<PeRequest>>,
+    pub(crate) fault: Fault,
+}
+
+impl FakeEndpoint {
+    pub(crate) fn of(function: &Arc<FakeFunction>) -> Arc<Self> {
+        function.in_endpoint.store(true, Ordering::Relaxed);
+        Arc::new(Self {
+            function: Arc::clone(function),
+            state: Mutex::new(PeState::Normal),
+            requests: Mutex::default(),
+            fault: Fault::default(),
+        })
+    }
+
+    /// The hardware has seen an error.
+    pub(crate) fn freeze(&self) {
+        *self.state.lock() = PeState::Stopped;
+    }
+}
+
+impl PeBackend for FakeEndpoint {
+    fn request(&self, request: PeRequest) -> io::Result<()> {
+        let resets = matches!(
+            request,
+            PeRequest::HotReset | PeRequest::FundamentalReset | PeRequest::EndReset
+        );
+        if resets {
+            self.function.assert_is_ready_for_reset();
+        }
+        self.fault.check()?;
+        let mut state = self.state.lock();
+        *state = match (request, *state) {
+            (PeRequest::HotReset | PeRequest::FundamentalReset, _) => {
+                self.function.wipe();
+                PeState::Reset
+            }
+            (PeRequest::EndReset, _) => {
+                self.function.enable_decoding();
+                PeState::Normal
+            }
+            (PeRequest::ThawIo, PeState::Stopped) => PeState::DmaStopped,
+            (PeRequest::ThawDma, PeState::DmaStopped) => PeState::Normal,
+            // The kernel thaws what a new owner takes.
+            (PeRequest::Enable, PeState::Stopped | PeState::DmaStopped) => PeState::Normal,
+            (_, other) => other,
+        };
+        self.requests.lock().push(request);
+        Ok(())
+    }
+
+    fn state(&self) -> io::Result<PeState> {
+        self.fault.check()?;
+        Ok(*self.state.lock())
+    }
+}
