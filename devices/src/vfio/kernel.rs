@@ -227,3 +227,28 @@ pub(super) fn device_reset(device: BorrowedFd<'_>) -> Result<(), Errno> {
     // SAFETY: the request takes no argument.
     nothing(unsafe { ioctl(&device, DEVICE_RESET) })
 }
+
+/// `words` holds a `vfio_pci_hot_reset_info` and room for the functions. `argsz`, the first word, is set here to the
+/// size of it all.
+pub(super) fn device_get_hot_reset_info(
+    device: BorrowedFd<'_>,
+    words: &mut [u32],
+) -> Result<(), Errno> {
+    let bytes = u32::try_from(size_of_val(words)).map_err(|_| Errno::new(libc::EINVAL))?;
+    *words.first_mut().ok_or(Errno::new(libc::EINVAL))? = bytes;
+    // SAFETY: the request writes no further than `argsz`, the slice's own size, says.
+    nothing(unsafe { ioctl_with_mut_ptr(&device, DEVICE_GET_HOT_RESET_INFO, words.as_mut_ptr()) })
+}
+
+/// Shows the kernel the descriptors of `groups`.
+pub(super) fn device_hot_reset(
+    device: BorrowedFd<'_>,
+    groups: &[std::os::fd::RawFd],
+) -> Result<(), Errno> {
+    let mut words = vec![0, 0, 0];
+    words[2] = u32::try_from(groups.len()).map_err(|_| Errno::new(libc::EINVAL))?;
+    words.extend(groups.iter().map(|group| group.cast_unsigned()));
+    words[0] = u32::try_from(size_of_val(&words[..])).map_err(|_| Errno::new(libc::EINVAL))?;
+    // SAFETY: the request reads no further than `argsz` and the count, both of the vector, say.
+    nothing(unsafe { ioctl_with_ptr(&device, DEVICE_HOT_RESET, words.as_ptr()) })
+}

@@ -63,6 +63,8 @@ pub(super) enum Call {
         fds: Vec<i32>,
     },
     DeviceReset,
+    DeviceHotResetInfo,
+    DeviceHotReset(Vec<i32>),
 }
 
 /// The kernel's state, and how it shall behave.
@@ -117,6 +119,8 @@ pub(super) struct Kernel {
     pub(super) vectors_left: u32,
     /// Resets that find the device held by someone else.
     pub(super) resets_refused: usize,
+    /// Functions on the device's bus, by group, domain, bus, and device and function; `None` for a root bus.
+    pub(super) bus: Option<Vec<(u32, u16, u8, u8)>>,
     /// State of the group's endpoint (VFIO_EEH_PE_STATE_NORMAL and so on); `None` where it has none.
     pub(super) endpoint: Option<u32>,
 }
@@ -169,6 +173,7 @@ impl Kernel {
             eventfds: BTreeMap::new(),
             vectors_left: 1024,
             resets_refused: 0,
+            bus: None,
             endpoint: None,
         }
     }

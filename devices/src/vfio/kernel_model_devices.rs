@@ -170,3 +170,34 @@ pub(in super::super) fn device_reset(_: BorrowedFd<'_>) -> Result<(), Errno> {
         error(libc::EAGAIN)
     })
 }
+
+pub(in super::super) fn device_get_hot_reset_info(
+    _: BorrowedFd<'_>,
+    words: &mut [u32],
+) -> Result<(), Errno> {
+    run(Call::DeviceHotResetInfo, |kernel| {
+        let Some(bus) = &kernel.bus else {
+            return error(libc::ENODEV);
+        };
+        words[2] = u32::try_from(bus.len()).unwrap();
+        if words.len() < 3 + 2 * bus.len() {
+            return error(libc::ENOSPC);
+        }
+        for (to, &(group, domain, bus, devfn)) in words[3..].chunks_mut(2).zip(bus) {
+            let [low, high] = domain.to_ne_bytes();
+            to.copy_from_slice(&[group, u32::from_ne_bytes([low, high, bus, devfn])]);
+        }
+        Ok(())
+    })
+}
+
+pub(in super::super) fn device_hot_reset(_: BorrowedFd<'_>, groups: &[i32]) -> Result<(), Errno> {
+    run(
+        Call::DeviceHotReset(groups.to_vec()),
+        |kernel| match kernel.bus {
+            None => error(libc::ENODEV),
+            Some(_) if groups.is_empty() => error(libc::EINVAL),
+            Some(_) => Ok(()),
+        },
+    )
+}

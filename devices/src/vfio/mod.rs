@@ -29,6 +29,7 @@ mod function;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 mod group;
+mod hot_reset;
 mod interrupts;
 #[cfg(not(test))]
 mod kernel;
@@ -51,6 +52,7 @@ pub use dma::{RegisterError, host_error};
 pub use eeh::VfioEndpoint;
 pub use function::VfioFunction;
 pub use group::{Group, GroupError};
+pub use hot_reset::ResetMember;
 pub use interrupts::{Irq, IrqError, IrqInfo};
 pub use memory_limit::{
     LockedMemoryNeed, MemoryLimit, MemoryLimitError, host_table_bytes, kvm_table_bytes,

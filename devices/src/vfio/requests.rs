@@ -64,6 +64,10 @@ pub const DEVICE_GET_IRQ_INFO: c_ulong = request(9);
 pub const DEVICE_SET_IRQS: c_ulong = request(10);
 /// VFIO_DEVICE_RESET.
 pub const DEVICE_RESET: c_ulong = request(11);
+/// VFIO_DEVICE_GET_PCI_HOT_RESET_INFO.
+pub const DEVICE_GET_HOT_RESET_INFO: c_ulong = request(12);
+/// VFIO_DEVICE_PCI_HOT_RESET.
+pub const DEVICE_HOT_RESET: c_ulong = request(13);
 
 /// All of them, for a filter of system calls.
 pub const ALL: &[c_ulong] = &[
@@ -89,6 +93,8 @@ pub const ALL: &[c_ulong] = &[
     DEVICE_GET_IRQ_INFO,
     DEVICE_SET_IRQS,
     DEVICE_RESET,
+    DEVICE_GET_HOT_RESET_INFO,
+    DEVICE_HOT_RESET,
 ];
 
 // What the kernel's own headers give on powerpc. A build without the powerpc layout of ioctl

@@ -19,6 +19,7 @@ use spapr_kvm::host::Capabilities;
 use spapr_kvm::vfio_device::VfioKvmDevice;
 use spapr_kvm::vm::Vm;
 
+use super::device_resets::DeviceResets;
 use super::error::{KvmRefusal, MachineError};
 use super::kept::Kept;
 use super::passthrough::{AttachedGroup, PassthroughError, TakenGroup};
@@ -148,13 +149,14 @@ fn pass_through(
     let beside = virtual_tables_bytes(description, capabilities, &numbers);
     memory_check::check(&windows, beside, ram, &policy(description), description.ddw)?;
     let can_bind = capabilities.spapr_tce_64 && capabilities.spapr_tce_vfio;
+    let mut resets = DeviceResets::new(groups.iter().map(|group| group.container().group()));
     for (group, (_, windows)) in groups.iter().zip(&windows) {
         let AttachedGroup {
             bridge,
             container,
             functions,
             notices: of_group,
-        } = group.open()?;
+        } = group.open(&mut resets)?;
         notices.extend(of_group);
         let endpoint = VfioEndpoint::of(&container);
         let host = GroupIommu::new(container, Arc::clone(vm), kvm_device.clone(), can_bind);

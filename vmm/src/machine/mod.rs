@@ -12,6 +12,7 @@ mod bulk_calls;
 mod controller_kind;
 mod device_interrupts;
 mod device_notices;
+mod device_resets;
 mod disks;
 mod error;
 #[cfg(all(test, not(target_arch = "powerpc64")))]

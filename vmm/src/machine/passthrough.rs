@@ -13,6 +13,7 @@ use spapr_devices::vfio::{
 };
 
 use super::device_notices;
+use super::device_resets::DeviceResets;
 use super::guest_places::{self, PlaceError};
 use super::locked_memory::GroupWindows;
 use crate::control::Alarm;
@@ -186,22 +187,19 @@ impl TakenGroup {
         })
     }
 
-    /// Opens the devices, reset.
+    /// Opens the devices, reset by `resets`.
     ///
     /// # Errors
     /// Why one cannot be used; none is open then.
-    pub(super) fn open(&self) -> Result<AttachedGroup, PassthroughError> {
+    pub(super) fn open(
+        &self,
+        resets: &mut DeviceResets<'_>,
+    ) -> Result<AttachedGroup, PassthroughError> {
         let mut functions: Vec<(DeviceFunction, Arc<dyn FunctionBackend>)> = Vec::new();
         let mut notices = Vec::new();
         for &(address, place) in &self.members {
             let device = Device::open(Arc::clone(&self.container), address)?;
-            if !device.reset()? {
-                guest_message!(
-                    Level::Warn,
-                    "PCI device {address} cannot be reset by itself: the guest finds it as its last \
-                     user left it, and so it does after a reboot"
-                );
-            }
+            resets.reset(&device)?;
             let watched = device_notices::watch(&device);
             notices.extend(watched.map_err(|source| PassthroughError::Watch { address, source })?);
             functions.push((place, Arc::new(VfioFunction::new(device)?)));
