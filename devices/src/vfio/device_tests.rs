@@ -34,6 +34,11 @@ pub(in super::super) fn open_device(change: impl FnOnce(&mut Kernel)) -> Device 
     try_open(change).unwrap()
 }
 
+/// Has the model's BAR `index` so many bytes, where BAR 0 is.
+pub(in super::super) fn describe_bar(kernel: &mut Kernel, index: u32, bytes: u32) {
+    kernel.regions.insert(index, description(7, bytes, BAR0_AT));
+}
+
 fn try_open(change: impl FnOnce(&mut Kernel)) -> Result<Device, DeviceError> {
     let host = FakeHost::ready();
     let file = tempfile::tempfile().unwrap();

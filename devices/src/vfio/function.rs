@@ -47,7 +47,13 @@ impl VfioFunction {
             }
             let mut register = [0; 4];
             device.read_config(0x10 + 4 * u16::from(index), &mut register)?;
-            let (space, prefetchable) = bar_kind(u32::from_le_bytes(register));
+            let register = u32::from_le_bytes(register);
+            // The host has given it no address, and VFIO shows none (`vfio_bar_fixup` in
+            // drivers/vfio/pci/vfio_pci_config.c), be its size what it may.
+            if register == 0 {
+                continue;
+            }
+            let (space, prefetchable) = bar_kind(register);
             upper_half = space == BarSpace::Memory64;
             let mut areas = Vec::new();
             if space != BarSpace::Io {
@@ -210,5 +216,23 @@ impl FunctionBackend for VfioFunction {
             DeviceError::Held(_) => io::Error::new(io::ErrorKind::ResourceBusy, error),
             _ => other(error),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::device::tests::{describe_bar, open_device};
+    use super::*;
+
+    #[test]
+    fn a_bar_to_which_the_host_has_given_no_address_is_none_whatever_its_size() {
+        let device = open_device(|kernel| describe_bar(kernel, 1, 0x1000));
+        device
+            .write_config(0x10, &0x8000_0000u32.to_le_bytes())
+            .unwrap();
+        let function = VfioFunction::new(device).unwrap();
+        let bar = function.bar(0).expect("one with an address");
+        assert_eq!((bar.bytes, bar.space), (0x4000, BarSpace::Memory32));
+        assert_eq!(function.bar(1), None);
     }
 }
