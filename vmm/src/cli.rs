@@ -208,7 +208,8 @@ pub const fn option_of(setting: Setting) -> Option<&'static str> {
 #[derive(Args, Clone, Debug)]
 #[command(after_help = IOMMU_EXAMPLES)]
 pub struct IommuArguments {
-    /// IOMMU group, by its number, or PCI device as DDDD:BB:DD.F; all groups when not given.
+    /// IOMMU group, by its number, or PCI device as DDDD:BB:DD.F; all groups when not given. Of one, it is
+    /// also told what each device will have in a guest, and what it will miss.
     #[arg(value_name = "GROUP|DEVICE")]
     pub target: Option<IommuTarget>,
 

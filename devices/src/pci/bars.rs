@@ -113,6 +113,20 @@ pub(super) fn assign(
     Ok(addresses)
 }
 
+/// The bus addresses that the BARs of a function get which is alone behind the first host bridge, if it can be there.
+///
+/// # Errors
+/// What is wrong with a BAR, or that there is no room for it, of the function `name`.
+pub fn places(name: &str, bars: &Bars) -> Result<Addresses, PciError> {
+    check(name, bars)?;
+    let windows = Windows::of_host_bridge(0).ok_or(PciError::TooManyHostBridges(0))?;
+    let addresses = assign(&windows, &[(name, bars)])?;
+    addresses
+        .first()
+        .copied()
+        .ok_or(PciError::TooManyHostBridges(0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -48,6 +48,7 @@ pub use address::{ConfigAddress, DeviceFunction};
 pub use backend::{
     Bar, BarMapping, BarSpace, Doorbell, FunctionBackend, InterruptKind, NUM_BARS, VectorsEnabled,
 };
+pub use bars::places as bar_places;
 pub use endpoint::{PeBackend, PeRequest, PeState};
 pub use function::{ConfigError, Function};
 pub use host_bridge::{HostBridge, PciError};

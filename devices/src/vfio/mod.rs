@@ -58,7 +58,7 @@ pub use memory_limit::{
     LockedMemoryNeed, MemoryLimit, MemoryLimitError, host_table_bytes, kvm_table_bytes,
 };
 pub use preflight::{
-    GroupMember, GroupNumber, HostPaths, InterruptKinds, Platform, PreflightError,
+    DeviceResources, GroupMember, GroupNumber, HostPaths, InterruptKinds, Platform, PreflightError,
 };
 pub use region::{Region, RegionIndex, RegionMapping};
 pub use window::{MadeWindow, WindowError, fewest_levels};

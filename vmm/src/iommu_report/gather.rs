@@ -89,6 +89,7 @@ struct Found {
     number: GroupNumber,
     members: Vec<Member>,
     outcome: Outcome,
+    has_eeh: Option<bool>,
 }
 
 /// What the containers of a group are, or why it cannot be taken.
@@ -104,18 +105,25 @@ fn group(
     wanted_window: Option<u64>,
 ) -> Result<Found, IommuReportError> {
     let members = host.members(number)?;
+    let mut has_eeh = None;
     let outcome = match obstacle(host, number, &members, device)? {
         Some(obstacle) => Err(obstacle),
-        None => attach(host, number, wanted_window)?,
+        None => attach(host, number, wanted_window, &mut has_eeh)?,
     };
     let members = members.iter().map(|member| {
         let address = member.name.parse().ok();
-        Member::new(member, address.and_then(|it| host.interrupts(it)))
+        let interrupts = address.and_then(|it| host.interrupts(it));
+        Member::new(
+            member,
+            interrupts,
+            address.and_then(|it| host.resources(it)),
+        )
     });
     Ok(Found {
         number,
         members: members.collect(),
         outcome,
+        has_eeh,
     })
 }
 
@@ -170,11 +178,12 @@ fn preflight_state(error: PreflightError) -> Result<(State, Option<String>), Pre
     Ok((state, Some(chain(&error))))
 }
 
-/// Opens the group for a container of each version in turn.
+/// Opens the group for a container of each version in turn. Any of them says whether there is EEH.
 fn attach(
     host: &HostPaths,
     number: GroupNumber,
     wanted_window: Option<u64>,
+    has_eeh: &mut Option<bool>,
 ) -> Result<Outcome, IommuReportError> {
     let mut attached = Vec::new();
     for (version, policy) in VERSIONS {
@@ -192,6 +201,8 @@ fn attach(
         };
         match Container::attach(host, group, policy) {
             Ok(container) => {
+                // Where the group has none, the kernel refuses to tell its state.
+                *has_eeh = Some(container.has_eeh().unwrap_or(false));
                 let windows = GroupWindows::new(*container.info(), wanted_window);
                 let windows = windows.map_err(|error| error.to_string());
                 attached.push((version, windows));
@@ -296,6 +307,7 @@ fn group_report(found: Found, guest: &Guest, limit: &MemoryLimit) -> GroupReport
         state,
         reason,
         containers,
+        eeh: found.has_eeh,
     }
 }
 

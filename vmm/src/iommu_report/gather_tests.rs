@@ -1,7 +1,8 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use spapr_devices::vfio::{InterruptKinds, IommuInfo, Platform};
+use spapr_devices::pci::{Bar, BarSpace};
+use spapr_devices::vfio::{DeviceResources, InterruptKinds, IommuInfo, Platform, ResetMember};
 use spapr_hypercalls::address::{Ioba, PageShift};
 use tempfile::TempDir;
 
@@ -162,13 +163,30 @@ fn free(number: u32) -> Vec<Member> {
         name: format!("000{number}:01:00.0"),
         driver: Some("vfio-pci".to_owned()),
     };
-    vec![Member::new(&member, Some(NVME))]
+    let bar = Bar {
+        bytes: 0x4000,
+        space: BarSpace::Memory64,
+        prefetchable: false,
+        mappings: Vec::new(),
+        doorbells: Vec::new(),
+    };
+    let resources = DeviceResources {
+        bars: [Some(bar), None, None, None, None, None],
+        resets: vec!["flr".to_owned()],
+        bus: vec![ResetMember {
+            address: member.name.parse().unwrap(),
+            group: GroupNumber(number),
+        }],
+        ..DeviceResources::default()
+    };
+    vec![Member::new(&member, Some(NVME), Some(resources))]
 }
 
 fn found(number: u32, outcome: Outcome) -> Found {
     Found {
         number: GroupNumber(number),
         members: free(number),
+        has_eeh: outcome.is_ok().then_some(true),
         outcome,
     }
 }

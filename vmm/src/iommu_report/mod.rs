@@ -4,11 +4,13 @@
 //! | module | what it is for |
 //! |---|---|
 //! | [`gather`] | asking the host, through VFIO, leaving everything as it was |
+//! | `in_guest` | what a device will have in a guest, for people |
 //! | [`libvirt`] | the limit that libvirt would set, to compare with |
 //! | [`report`] | the answer as data, which is what `--json` prints |
 //! | [`table`] | the answer for people |
 
 pub mod gather;
+mod in_guest;
 pub mod libvirt;
 pub mod report;
 pub mod table;

@@ -2,7 +2,10 @@
 //! rely on them (docs/iommu.md).
 
 use serde::Serialize;
-use spapr_devices::vfio::{GroupMember, InterruptKinds, IommuInfo, IommuVersion, MemoryLimit};
+use spapr_devices::pci::{self, BarSpace};
+use spapr_devices::vfio::{
+    DeviceResources, GroupMember, InterruptKinds, IommuInfo, IommuVersion, MemoryLimit,
+};
 
 use super::libvirt::LibvirtLimit;
 use crate::machine::locked_memory::{GroupWindows, Guest};
@@ -62,6 +65,8 @@ pub struct GroupReport {
     pub reason: Option<String>,
     /// The versions of a container it can be put into; none when the group cannot be taken.
     pub containers: Vec<ContainerReport>,
+    /// Whether the host has EEH for it; `None` when it could not be asked.
+    pub eeh: Option<bool>,
 }
 
 /// A device of a group.
@@ -73,15 +78,93 @@ pub struct Member {
     pub driver: Option<String>,
     /// What it has to interrupt with; `None` when this user may not see that.
     pub interrupts: Option<Interrupts>,
+    /// What it has of addresses and resets; `None` when the host does not tell.
+    pub resources: Option<Resources>,
 }
 
 impl Member {
     /// What is told of a device.
-    pub fn new(member: &GroupMember, interrupts: Option<InterruptKinds>) -> Self {
+    pub fn new(
+        member: &GroupMember,
+        interrupts: Option<InterruptKinds>,
+        resources: Option<DeviceResources>,
+    ) -> Self {
         Self {
             name: member.name.clone(),
             driver: member.driver.clone(),
             interrupts: interrupts.map(Interrupts::from),
+            resources: resources.map(|found| Resources::new(&member.name, found)),
+        }
+    }
+}
+
+/// What a device has of addresses and resets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Resources {
+    /// Its BARs.
+    pub bars: Vec<Bar>,
+    /// Numbers of BARs that the host has given no address, so that no guest has them.
+    pub unplaced_bars: Vec<usize>,
+    /// Size of its expansion ROM, which no guest has; 0 for none.
+    pub rom_bytes: u64,
+    /// How the host can reset it alone, best first (`reset_method` in sysfs).
+    pub resets: Vec<String>,
+    /// The functions on its bus, itself among them: what a reset of the bus resets.
+    pub bus: Vec<Neighbour>,
+}
+
+/// A base address register.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Bar {
+    /// Its number.
+    pub index: usize,
+    /// `io`, `memory-32` or `memory-64`.
+    pub space: &'static str,
+    /// Whether it is prefetchable.
+    pub prefetchable: bool,
+    /// Its size.
+    pub bytes: u64,
+    /// The bus address that it gets in a guest when its device is alone behind a host bridge; `None` when there is no
+    /// room.
+    pub address: Option<u64>,
+}
+
+/// A function on a bus.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Neighbour {
+    /// Its PCI address.
+    pub name: String,
+    /// Its IOMMU group.
+    pub group: u32,
+}
+
+impl Resources {
+    fn new(name: &str, found: DeviceResources) -> Self {
+        let addresses = pci::bar_places(name, &found.bars).ok();
+        let bars = found.bars.iter().enumerate().filter_map(|(index, bar)| {
+            let bar = bar.as_ref()?;
+            Some(Bar {
+                index,
+                space: match bar.space {
+                    BarSpace::Io => "io",
+                    BarSpace::Memory32 => "memory-32",
+                    BarSpace::Memory64 => "memory-64",
+                },
+                prefetchable: bar.prefetchable,
+                bytes: bar.bytes,
+                address: addresses.map(|addresses| addresses[index]),
+            })
+        });
+        let bus = found.bus.iter().map(|member| Neighbour {
+            name: member.address.to_string(),
+            group: member.group.0,
+        });
+        Self {
+            bars: bars.collect(),
+            bus: bus.collect(),
+            unplaced_bars: found.unplaced,
+            rom_bytes: found.rom_bytes,
+            resets: found.resets,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
+use super::in_guest;
 use super::report::{
     ContainerReport, GroupReport, Interrupts, Limit, Locked, Member, Report, State, Verdict,
 };
@@ -28,6 +29,10 @@ pub fn render(report: &Report) -> String {
         if group.state == State::Free {
             paragraph(format!("IOMMU group {}\n{}", group.group, facts(group)));
         }
+    }
+    // Of many groups, it would be too much.
+    if let [group] = &report.groups[..] {
+        in_guest::tables(group).for_each(&mut paragraph);
     }
     paragraph(locked_memory(report));
     paragraph(limit(report));
@@ -457,10 +462,12 @@ mod tests {
                 name: "0003:01:00.0".to_owned(),
                 driver: None,
                 interrupts: None,
+                resources: None,
             }],
             state: State::NotBound,
             reason: Some("run these commands".to_owned()),
             containers: Vec::new(),
+            eeh: None,
         };
         let mut report = sample(LIMIT);
         report.groups.push(unbound.clone());

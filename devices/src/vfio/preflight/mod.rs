@@ -4,6 +4,7 @@
 mod error;
 mod interrupts;
 mod members;
+mod resources;
 
 use std::fs;
 use std::io;
@@ -16,6 +17,7 @@ pub use error::PreflightError;
 pub use interrupts::InterruptKinds;
 use members::is_vfio_driver;
 pub use members::{GroupMember, GroupNumber};
+pub use resources::DeviceResources;
 
 /// Names of the other PCI devices to show when one is not found.
 const SUGGESTIONS: usize = 6;

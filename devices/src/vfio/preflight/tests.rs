@@ -69,8 +69,13 @@ impl FakeHost {
 
     /// What a device's configuration space has.
     pub(super) fn config(&self, name: &str, bytes: &[u8]) {
+        self.file(name, "config", bytes);
+    }
+
+    /// What another file of a device's has.
+    pub(super) fn file(&self, name: &str, file: &str, bytes: &[u8]) {
         let device = self.root.path().join("sys/bus/pci/devices").join(name);
-        fs::write(device.join("config"), bytes).unwrap();
+        fs::write(device.join(file), bytes).unwrap();
     }
 
     pub(in super::super) fn node(&self, name: &str) -> PathBuf {
