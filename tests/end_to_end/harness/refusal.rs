@@ -13,7 +13,7 @@ pub(crate) const DEFAULT_WINDOW_TABLE: (u64, u32) = (24, (1 << 30) >> 12);
 /// include/uapi/linux/kvm.h, VFIO's from include/uapi/linux/vfio.h.
 ///
 /// VFIO's from 0x3b70 on mean one thing to a container and another to a device; of the device's, the
-/// VMM makes none.
+/// VMM makes 0x3b70 and 0x3b71, of one that has no reset of its own.
 pub(crate) mod request {
     /// KVM_GET_API_VERSION.
     pub(crate) const KVM_GET_API_VERSION: u32 = 0x2000_ae00;
@@ -77,6 +77,8 @@ pub(crate) mod request {
     pub(crate) const VFIO_IOMMU_SPAPR_TCE_GET_INFO: u32 = 0x2000_3b70;
     /// VFIO_IOMMU_MAP_DMA.
     pub(crate) const VFIO_IOMMU_MAP_DMA: u32 = 0x2000_3b71;
+    /// VFIO_DEVICE_PCI_HOT_RESET, of a device.
+    pub(crate) const VFIO_DEVICE_PCI_HOT_RESET: u32 = VFIO_IOMMU_MAP_DMA;
     /// VFIO_IOMMU_UNMAP_DMA.
     pub(crate) const VFIO_IOMMU_UNMAP_DMA: u32 = 0x2000_3b72;
     /// VFIO_IOMMU_ENABLE.

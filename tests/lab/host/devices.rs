@@ -16,6 +16,9 @@ pub(crate) enum DeviceKind {
     E1000e,
     /// A network card with an interrupt line, of another make
     Rtl8139,
+    /// Two of these on one bus, functions of one device, which have no reset of their own
+    #[value(name = "rtl8139-pair")]
+    Rtl8139Pair,
     /// A device to teach with: MSI or its line, DMA of 28 bits
     Edu,
     /// An AHCI controller with a disk: MSI or its line
@@ -54,6 +57,14 @@ impl DeviceKind {
             Self::E1000 => card("e1000"),
             Self::E1000e => card("e1000e"),
             Self::Rtl8139 => card("rtl8139"),
+            Self::Rtl8139Pair => [0, 1]
+                .iter()
+                .flat_map(|function| {
+                    device(format!(
+                        "rtl8139,bus={bus},addr=0.{function},multifunction=on,romfile="
+                    ))
+                })
+                .collect(),
             Self::Edu => device(format!("edu,bus={bus}")).to_vec(),
             Self::Ich9Ahci => [
                 drive(),
@@ -146,7 +157,7 @@ mod tests {
             .iter()
             .map(|kind| kind.name())
             .collect();
-        let expected = "e1000 e1000e rtl8139 edu ich9-ahci usb-ehci nvme pci-testdev";
+        let expected = "e1000 e1000e rtl8139 rtl8139-pair edu ich9-ahci usb-ehci nvme pci-testdev";
         assert_eq!(names.join(" "), expected);
     }
 }

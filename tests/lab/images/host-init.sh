@@ -117,7 +117,8 @@ cp /lab/vmlinux /boot/vmlinux || fail "cannot copy the guest's kernel"
 cp /lab/initrd /boot/initrd || fail "cannot copy the guest's initrd"
 cp -r -P /lab/files/. / || fail "cannot copy the lab's files"
 . /lab/environment
-# In the order in which they were asked for, which is that of their addresses.
+# In the order in which they were asked for, which is that of their addresses; each by its first function.
+more=$(printf '%s\n' $more | grep '\.0$')
 LAB_DEVICES=
 for name in $LAB_DEVICE_NAMES; do
     set -- $more

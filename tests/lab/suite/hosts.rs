@@ -116,10 +116,11 @@ const LEFT_OUT: [(HostKind, HostKernel, &[&str]); 4] = [
 /// A host of which a run of everything shows nothing that others do not.
 const SELDOM: HostKind = HostKind::Lpar9Pages4k;
 /// Devices that the main host has for its tests.
-const TESTS_DEVICES: [DeviceKind; 3] = [
+const TESTS_DEVICES: [DeviceKind; 4] = [
     DeviceKind::Rtl8139,
     DeviceKind::Ich9Ahci,
     DeviceKind::UsbEhci,
+    DeviceKind::Rtl8139Pair,
 ];
 /// The host that runs them, unless hosts are named.
 const MAIN_HOST: HostKind = HostKind::P9Pages64k;
