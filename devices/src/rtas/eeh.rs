@@ -164,7 +164,13 @@ fn ask(call: &mut Call<'_>, bridge: Option<&HostBridge>, request: Option<PeReque
             );
             call.status(Status::Success);
         }
-        Err(error) => refused(call, bridge, &format!("{request:?}"), &error),
+        Err(error) => {
+            refused(call, bridge, &format!("{request:?}"), &error);
+            // Linux then tries a hot one (`pseries_eeh_phb_reset`).
+            if request == PeRequest::FundamentalReset {
+                call.status(Status::NoFundamentalReset);
+            }
+        }
     }
     Outcome::Done
 }

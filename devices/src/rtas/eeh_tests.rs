@@ -150,6 +150,10 @@ fn what_there_is_not_is_a_parameter_error_and_what_the_host_refuses_a_hardware_e
         endpoint.fault.fail_call(1);
         assert_eq!(failing(&platform), -1);
     }
+    // A guest then tries a hot one.
+    endpoint.fault.fail_call(1);
+    assert_eq!(reset(&platform, 3), -8);
+    assert_eq!((reset(&platform, 1), reset(&platform, 0)), (0, 0));
 }
 
 proptest! {

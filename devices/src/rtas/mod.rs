@@ -65,6 +65,8 @@ enum Status {
     Busy,
     /// Parameter error, and "not supported".
     Parameter,
+    /// ibm,set-slot-reset: there is no fundamental reset.
+    NoFundamentalReset,
     /// ibm,get-system-parameter: the buffer is too short for a length.
     ParameterBuffer,
 }
@@ -77,6 +79,7 @@ impl Status {
             Self::Hardware => -1,
             Self::Busy => -2,
             Self::Parameter => -3,
+            Self::NoFundamentalReset => -8,
             Self::ParameterBuffer => -9999,
         };
         code.cast_unsigned()
