@@ -110,14 +110,17 @@ impl Nodes {
             "throttle" => {
                 return Err(CommandLineError::Instead {
                     option: "-blockdev throttle".to_owned(),
-                    instead: "disks are not throttled (<iotune> in a libvirt domain)",
+                    instead: "disks are not throttled; in a libvirt domain, remove <iotune>",
                 });
             }
             _ => {
                 return Err(CommandLineError::Kind {
                     option: "-blockdev",
                     name: driver,
-                    supported: NODE_DRIVERS.join(", "),
+                    supported: format!(
+                        "{} (in a libvirt domain: <disk type='file'> or 'block', with <driver type='raw'/> or 'qcow2')",
+                        NODE_DRIVERS.join(", ")
+                    ),
                 });
             }
         };
@@ -414,7 +417,7 @@ mod tests {
         let refusal = |all: &[&str]| nodes(all).unwrap_err();
         assert_eq!(
             refusal(&["throttle,node-name=t,throttle-group=g,file=n"]),
-            "-blockdev throttle is not supported: disks are not throttled (<iotune> in a libvirt domain)"
+            "-blockdev throttle is not supported: disks are not throttled; in a libvirt domain, remove <iotune>"
         );
         assert!(
             refusal(&["nbd,node-name=n"])

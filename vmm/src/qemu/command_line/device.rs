@@ -376,7 +376,8 @@ mod tests {
         }
         assert_eq!(
             refusal("vfio-pci,host=0001:01:00.0,romfile=/rom"),
-            "-device vfio-pci: romfile=/rom should be left empty: the guest is shown no ROM"
+            "-device vfio-pci: romfile=/rom should be left empty: the guest is shown no ROM (in a libvirt domain: <rom \
+             enabled='no'/>, or no <rom>)"
         );
         assert_eq!(
             refusal("vfio-pci,host=nvme"),
@@ -454,7 +455,8 @@ mod tests {
         );
         assert_eq!(
             refusal("virtio-rng-pci,rng=r,max-bytes=1024"),
-            "-device virtio-rng-pci: the property max-bytes=1024 is not supported"
+            "-device virtio-rng-pci: the property max-bytes=1024 is not supported: entropy is not throttled; in a \
+             libvirt domain, remove <rate> from <rng>"
         );
     }
 }

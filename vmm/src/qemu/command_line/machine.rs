@@ -217,7 +217,8 @@ impl MachineOptions {
         Err(CommandLineError::Kind {
             option,
             name: names.to_owned(),
-            supported: "kvm (guests are never emulated)".to_owned(),
+            supported: "kvm (guests are never emulated; in a libvirt domain: <domain type='kvm'>)"
+                .to_owned(),
         })
     }
 

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::CommandLineError;
 use super::parameters::OBJECT_TYPES;
 use super::properties::Properties;
+use super::{CommandLineError, instead};
 use crate::spec::ByteSize;
 use crate::spec::HugepageSize;
 
@@ -76,6 +76,10 @@ impl MemoryOptions {
                 Pages::FileSystem(PathBuf::from(properties.required("mem-path")?))
             }
             _ => {
+                if let Some(instead) = instead::of_object(&kind) {
+                    let option = format!("-object {kind}");
+                    return Err(CommandLineError::Instead { option, instead });
+                }
                 return Err(CommandLineError::Kind {
                     option: "-object",
                     name: kind,
@@ -230,14 +234,16 @@ mod tests {
                 .to_string()
         };
         assert_eq!(
-            refusal(&["iothread,id=i"], "1G", "r"),
-            "-object: iothread is not supported; there are memory-backend-file, \
+            refusal(&["frob,id=i"], "1G", "r"),
+            "-object: frob is not supported; there are memory-backend-file, \
              memory-backend-memfd, memory-backend-ram, rng-builtin, rng-random, secret"
         );
         let bound = "memory-backend-ram,id=r,size=1G,host-nodes=0,policy=bind";
-        assert_eq!(
-            refusal(&[bound], "1G", "r"),
-            "-object memory-backend-ram: the property host-nodes=0 is not supported"
+        let told = refusal(&[bound], "1G", "r");
+        let start = "-object memory-backend-ram: the property host-nodes=0 is not supported: ";
+        assert!(
+            told.starts_with(start) && told.contains("<numatune>"),
+            "{told}"
         );
         let ram = "memory-backend-ram,id=r,size=1G";
         assert_eq!(
@@ -248,9 +254,11 @@ mod tests {
             refusal(&[ram], "1G", "other"),
             "-machine memory-backend: there is no object other"
         );
-        assert_eq!(
-            refusal(&[ram], "size=1G,slots=16,maxmem=4G", "r"),
-            "-m: the property slots=16 is not supported"
+        let told = refusal(&[ram], "size=1G,slots=16,maxmem=4G", "r");
+        let start = "-m: the property slots=16 is not supported: ";
+        assert!(
+            told.starts_with(start) && told.contains("<maxMemory>"),
+            "{told}"
         );
         let file = "memory-backend-file,id=r,size=1G,mem-path=/proc/self";
         assert!(refusal(&[file], "1G", "r").contains("not in a hugetlbfs"));

@@ -412,7 +412,8 @@ impl Reader {
             let chardev = self.chardev(option, chardev)?;
             if terminal.is_some() {
                 return Err(CommandLineError::Combination(
-                    "the guest has one terminal, and -serial or -device spapr-vty give it a second"
+                    "the guest has one terminal, and -serial or -device spapr-vty give it a second (in a \
+                     libvirt domain: one <serial>, and no <console> of another kind)"
                         .to_owned(),
                 ));
             }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use spapr_devices::pci::DeviceFunction;
 use spapr_devices::vfio::PciAddress;
 
-use super::{CommandLineError, values};
+use super::{CommandLineError, instead, values};
 use crate::spec::choice::{self, Choice};
 use crate::spec::{ByteSize, DmaWindowSize};
 
@@ -354,7 +354,10 @@ impl Properties {
             option: self.context.clone(),
             name: name.to_owned(),
             value: value.to_string(),
-            expected: expected.to_owned(),
+            expected: match instead::of_value(&self.context, name) {
+                Some(xml) => format!("{expected} (in a libvirt domain: {xml})"),
+                None => expected.to_owned(),
+            },
         }
     }
 
@@ -372,13 +375,20 @@ impl Properties {
     pub(super) fn finish(self) -> Result<(), CommandLineError> {
         match self.values.into_iter().next() {
             None => Ok(()),
-            Some((name, value)) => Err(CommandLineError::Property {
-                option: self.context,
-                property: match value {
+            Some((name, value)) => {
+                let property = match value {
                     Written::Word { word, .. } => word,
                     value => format!("{name}={value}"),
-                },
-            }),
+                };
+                let option = self.context;
+                Err(match instead::of_property(&option, &name) {
+                    Some(instead) => CommandLineError::Instead {
+                        option: format!("{option}: the property {property}"),
+                        instead,
+                    },
+                    None => CommandLineError::Property { option, property },
+                })
+            }
         }
     }
 }

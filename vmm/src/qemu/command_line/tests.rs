@@ -232,43 +232,53 @@ fn options_of_our_own_come_through() {
 
 /// What of libvirt's command line is replaced by what, and the refusal.
 const NOT_SUPPORTED: &[(&str, &str, &str)] = &[
-    ("usb=off", "usb=on", "-machine: usb=on should be off"),
+    (
+        "usb=off",
+        "usb=on",
+        "-machine: usb=on should be off (in a libvirt domain: <controller type='usb' model='none'/>)",
+    ),
     (
         "usb=off",
         "max-cpu-compat=power9",
-        "-machine: the property max-cpu-compat=power9 is not supported",
+        "-machine: the property max-cpu-compat=power9 is not supported: guests have the host's processor, or its own \
+             model; in a libvirt domain, have <cpu mode='host-passthrough'/>",
     ),
     (
         "\nkvm\n",
         "\ntcg\n",
-        "-accel: tcg is not supported; there are kvm (guests are never emulated)",
+        "-accel: tcg is not supported; there are kvm (guests are never emulated; in a libvirt domain: <domain \
+             type='kvm'>)",
     ),
     (
         "\nhost\n",
         "\nPOWER7\n",
-        "-cpu: model=POWER7 should be host, POWER9, POWER10 or POWER11",
+        "-cpu: model=POWER7 should be host, POWER9, POWER10 or POWER11 (in a libvirt domain: <cpu \
+             mode='host-passthrough'/>)",
     ),
     (
         "base=utc",
         "base=localtime",
-        "-rtc: base=localtime should be utc or YYYY-MM-DDTHH:MM:SS",
+        "-rtc: base=localtime should be utc or YYYY-MM-DDTHH:MM:SS (in a libvirt domain: <clock offset='utc'/>)",
     ),
     (
         "strict=on",
         "order=n",
-        "-boot: the property order=n is not supported",
+        "-boot: the property order=n is not supported: there is no firmware; a guest starts from -kernel and -initrd \
+             (<kernel>, <initrd> and <cmdline> below <os> in a libvirt domain, and no <loader>, <nvram> or <boot>)",
     ),
     (
         "-display\nnone",
         "-display\ngtk",
         "-display gtk is not supported: there is no graphics, sound or USB; the guest has a serial \
-             terminal (-serial stdio, or -chardev with -device spapr-vty)",
+             terminal (-serial stdio, or -chardev with -device spapr-vty). In a libvirt domain, remove <graphics>, \
+             <sound>, <input>, <hub> and <redirdev>, and have <video><model type='none'/></video> and <controller \
+             type='usb' model='none'/>",
     ),
     (
         "usb=off",
         "kernel_irqchip=split",
         "-machine: kernel-irqchip=split should be on: interrupts come from KVM's controller, and there \
-             is no other",
+             is no other (in a libvirt domain: no <ioapic>)",
     ),
     (
         "usb=off",
@@ -289,7 +299,8 @@ const NOT_SUPPORTED: &[(&str, &str, &str)] = &[
     (
         "timestamp=on",
         "timestamp=on\n-serial\npty",
-        "the guest has one terminal, and -serial or -device spapr-vty give it a second",
+        "the guest has one terminal, and -serial or -device spapr-vty give it a second (in a libvirt domain: one \
+             <serial>, and no <console> of another kind)",
     ),
     (
         "\"pci.1.0\"",

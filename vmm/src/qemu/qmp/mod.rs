@@ -8,6 +8,7 @@
 //! | `commands` | the commands and events that there are |
 //! | `answers`, `control`, `descriptors`, `dump` | what commands do |
 //! | `block` | what commands about disks do |
+//! | `instead` | commands of QEMU's that are not there, and what to do instead |
 //! | `session` | one client's requests and replies |
 //! | `client` | one client's connection |
 //! | `server` | the thread that serves all clients |
@@ -24,6 +25,7 @@ mod error;
 mod framing;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
+mod instead;
 mod server;
 mod session;
 #[cfg(test)]

@@ -8,6 +8,7 @@ use super::answers;
 use super::commands::{self, Answer, CAPABILITIES, Command, Request};
 use super::error::QmpError;
 use super::framing::Found;
+use super::instead;
 use super::types::members_mismatch;
 use crate::qemu::dumps::Outcome;
 use crate::qemu::monitor::Monitor;
@@ -159,7 +160,12 @@ impl Session {
                 refused("Capabilities negotiation is already complete, command ignored".to_owned())
             }
             (true, false) => commands::find(name).map_or_else(
-                || refused(format!("The command {name} has not been found")),
+                || {
+                    refused(match instead::of_command(name) {
+                        Some(instead) => format!("The command {name} is not supported: {instead}"),
+                        None => format!("The command {name} has not been found"),
+                    })
+                },
                 Ok,
             ),
         }
@@ -248,8 +254,8 @@ mod tests {
             not_found("Capabilities negotiation is already complete, command ignored")
         );
         assert_eq!(
-            fixture.error(r#"{"execute":"migrate"}"#),
-            not_found("The command migrate has not been found")
+            fixture.error(r#"{"execute":"query-frob"}"#),
+            not_found("The command query-frob has not been found")
         );
     }
 
