@@ -21,6 +21,12 @@ pub(crate) fn say(line: &str) {
     let _ = stderr.flush();
 }
 
+/// How many columns the terminal on standard output has; `None` when it is none, where lines may have any length.
+pub(crate) fn columns_of_stdout() -> Option<u16> {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+    Some(size.ws_col).filter(|columns| *columns > 0)
+}
+
 /// Prints an error and what caused it.
 pub(crate) fn report(error: &dyn Error) {
     say(&format!("error: {error}"));

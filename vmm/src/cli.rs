@@ -204,7 +204,7 @@ pub const fn option_of(setting: Setting) -> Option<&'static str> {
 /// Arguments of `spapr-vmm iommu`.
 ///
 /// Exit status: 0 when there is an answer, 2 when there is no such device or group or the host has
-/// none, 1 for any other failure.
+/// none, 1 for any other failure. With --short, 3 when the answer is no.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = IOMMU_EXAMPLES)]
 pub struct IommuArguments {
@@ -236,6 +236,11 @@ pub struct IommuArguments {
     /// Print JSON, for programs.
     #[arg(long)]
     pub json: bool,
+
+    /// Say in a line whether the devices of a group can be passed to the guest now, and what to type if not; the
+    /// exit status is 3 then.
+    #[arg(long, conflicts_with = "json")]
+    pub short: bool,
 }
 
 const IOMMU_EXAMPLES: &str = "\
@@ -246,13 +251,16 @@ Examples:
   What passing one device through to a guest of 32 GiB takes:
     spapr-vmm iommu 0001:01:00.0 --memory 32G
 
+  Whether that device can be passed to that guest, in a line:
+    spapr-vmm iommu 0001:01:00.0 --memory 32G --short
+
   The most that a guest with IOMMU group 1 can lock, from a version 2 container, in bytes:
     spapr-vmm iommu 1 --json | jq '.groups[0].containers[0].locked[0].most_bytes'
 
 Groups are opened for a moment and left as they were: nothing is locked or mapped.
 
 Exit status: 0 when there is an answer, 2 when there is no such device or group or the host has
-none, 1 for any other failure.";
+none, 1 for any other failure. With --short, 3 when the answer is no.";
 
 /// What `spapr-vmm iommu` is asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -44,7 +44,8 @@ fn run_program(started: Instant) -> ExitCode {
     let logging = logging::start(command_line.log);
     let result = match &command_line.command {
         Command::Run(arguments) => {
-            run::run(arguments, started).map_err(|error| (error.message(), error.exit_status()))
+            let ran = run::run(arguments, started).map(|()| 0);
+            ran.map_err(|error| (error.message(), error.exit_status()))
         }
         Command::Iommu(arguments) => {
             iommu_report::run(arguments).map_err(|error| (error.message(), error.exit_status()))
@@ -53,7 +54,7 @@ fn run_program(started: Instant) -> ExitCode {
     // What was logged stands before the last words.
     drop(logging);
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => ExitCode::from(status),
         Err((message, status)) => {
             logging::tell(&format!("error: {message}"));
             ExitCode::from(status)

@@ -13,7 +13,7 @@ use thiserror::Error;
 use crate::cli::{DemoArgs, Fetch, HostArgs};
 use crate::images::nvme;
 use crate::packages;
-use crate::progress::say;
+use crate::progress::{columns_of_stdout, say};
 use crate::session::{self, Session, SessionError};
 use crate::steps::Steps;
 use crate::workspace::{Workspace, WorkspaceError, at};
@@ -120,13 +120,10 @@ pub(crate) fn run(workspace: &Workspace, args: &DemoArgs) -> Result<u8, DemoErro
         runs.push((evidence.verdict(&expected), evidence));
     }
     let passed = ended.status == 0 && runs.iter().all(|(verdict, _)| verdict.is_empty());
-    let mut stdout = std::io::stdout().lock();
+    let standing = packages::standing(&packages);
+    let table = table::of(&runs, &expected, &standing, columns_of_stdout());
     // The exit status says the result even where nobody reads the table.
-    let _ = writeln!(
-        stdout,
-        "{}",
-        table::of(&runs, &expected, &packages::standing(&packages))
-    );
+    let _ = writeln!(std::io::stdout().lock(), "{table}");
     if !packages.is_empty() {
         packages::tell(&packages);
     }

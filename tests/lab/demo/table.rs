@@ -1,13 +1,23 @@
 //! The demo's table: the runs side by side.
 
-use comfy_table::{Cell, CellAlignment, Table, presets};
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 
 use super::evidence::{Evidence, Expected, HYPERCALLS};
 use super::stats::Stats;
 
-/// One column per run, with what is wrong with it.
-pub(super) fn of(runs: &[(Vec<String>, Evidence)], expected: &Expected, packages: &str) -> Table {
+/// One column per run, with what is wrong with it. On a terminal with so many columns, cells have several lines where
+/// the table would be wider.
+pub(super) fn of(
+    runs: &[(Vec<String>, Evidence)],
+    expected: &Expected,
+    packages: &str,
+    columns: Option<u16>,
+) -> Table {
     let mut table = Table::new();
+    if let Some(columns) = columns {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+        table.set_width(columns);
+    }
     table.load_preset(presets::UTF8_FULL_CONDENSED);
     let mut header = vec![Cell::new("")];
     header.extend(runs.iter().map(|(_, run)| Cell::new(run.shown.options)));

@@ -56,6 +56,7 @@ impl FakeHost {
                 dma_window: None,
                 hugepages: None,
                 json: false,
+                short: false,
             },
         )
     }

@@ -3,16 +3,17 @@
 use comfy_table::{Table, presets};
 
 use super::report::{Bar, GroupReport, Interrupts, Member, State};
+use super::terminal::fitted;
 use crate::spec::ByteSize;
 
 /// What is told of each device that a guest can have of a group that can be taken.
-pub(super) fn tables(group: &GroupReport) -> impl Iterator<Item = String> {
+pub(super) fn tables(group: &GroupReport, columns: Option<u16>) -> impl Iterator<Item = String> {
     let is_free = group.state == State::Free;
     let members = group.members.iter().filter(move |member| {
         let driver = member.driver.as_deref();
         is_free && driver.is_some_and(|driver| driver.contains("vfio"))
     });
-    members.map(|member| table(member, group).to_string())
+    members.map(move |member| fitted(table(member, group), columns))
 }
 
 fn table(member: &Member, group: &GroupReport) -> Table {

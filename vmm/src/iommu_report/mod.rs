@@ -6,22 +6,33 @@
 //! | [`gather`] | asking the host, through VFIO, leaving everything as it was |
 //! | `in_guest` | what a device will have in a guest, for people |
 //! | [`libvirt`] | the limit that libvirt would set, to compare with |
+//! | [`names`] | what devices are called |
 //! | [`report`] | the answer as data, which is what `--json` prints |
+//! | [`short`] | the answer in a line |
 //! | [`table`] | the answer for people |
+//! | `terminal` | how wide that may be |
 
 pub mod gather;
 mod in_guest;
 pub mod libvirt;
+pub mod names;
 pub mod report;
+pub mod short;
 pub mod table;
+mod terminal;
 
 use std::io::{self, Write};
+use std::path::Path;
 
+use names::Names;
 use spapr_devices::vfio::{ContainerError, HostPaths, MemoryLimitError, PreflightError};
 
 use crate::cli::{self, IommuArguments};
 use crate::memory::{self, MemoryError};
 use crate::setting;
+
+/// The exit status when a short answer is no.
+const SHORT_NO: u8 = 3;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -80,25 +91,40 @@ impl IommuReportError {
     }
 }
 
-/// Prints the answer on standard output.
+/// Prints the answer on standard output, and returns the exit status: 0, and for a short answer that is no, 3.
 ///
 /// # Errors
 /// When there is none, or it cannot be written. A reader that stops reading is no error.
-pub fn run(arguments: &IommuArguments) -> Result<(), IommuReportError> {
+pub fn run(arguments: &IommuArguments) -> Result<u8, IommuReportError> {
     if !spapr_kvm::RUNS_GUESTS {
         return Err(IommuReportError::WrongArchitecture);
     }
     memory::check_size(arguments.memory, u64::MAX)?;
-    let report = gather::gather(&HostPaths::default(), arguments)?;
+    let mut report = gather::gather(&HostPaths::default(), arguments)?;
+    let names = Names::of_host();
+    for member in report.groups.iter_mut().flat_map(|it| &mut it.members) {
+        member.model = names.of(Path::new("/sys"), &member.name);
+    }
+    let mut status = 0;
     let text = if arguments.json {
         let mut text = serde_json::to_string_pretty(&report)
             .map_err(|error| IommuReportError::Output(error.into()))?;
         text.push('\n');
         text
+    } else if arguments.short {
+        let answers = short::answers(&report);
+        if answers.iter().any(|answer| !answer.is_yes) {
+            status = SHORT_NO;
+        }
+        answers
+            .into_iter()
+            .map(|answer| answer.line + "\n")
+            .collect()
     } else {
-        table::render(&report)
+        table::render(&report, terminal::columns())
     };
-    print(&text, &mut io::stdout().lock())
+    print(&text, &mut io::stdout().lock())?;
+    Ok(status)
 }
 
 fn print(text: &str, output: &mut impl Write) -> Result<(), IommuReportError> {

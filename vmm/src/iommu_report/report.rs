@@ -74,6 +74,8 @@ pub struct GroupReport {
 pub struct Member {
     /// Its name, a PCI address for a PCI function.
     pub name: String,
+    /// What it is, as far as this host's pci.ids names it; `None` for what is no PCI device.
+    pub model: Option<String>,
     /// The driver it is bound to.
     pub driver: Option<String>,
     /// What it has to interrupt with; `None` when this user may not see that.
@@ -91,6 +93,7 @@ impl Member {
     ) -> Self {
         Self {
             name: member.name.clone(),
+            model: None,
             driver: member.driver.clone(),
             interrupts: interrupts.map(Interrupts::from),
             resources: resources.map(|found| Resources::new(&member.name, found)),

@@ -3,22 +3,28 @@
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
 use super::in_guest;
+use super::names;
 use super::report::{
     ContainerReport, GroupReport, Interrupts, Limit, Locked, Member, Report, State, Verdict,
 };
+use super::terminal::fitted;
 use crate::spec::ByteSize;
 
-/// The whole answer as text, for a terminal or a file.
-pub fn render(report: &Report) -> String {
+/// The whole answer as text, for a terminal with so many columns or a file.
+pub fn render(report: &Report, columns: Option<u16>) -> String {
     let mut text = String::new();
     let mut paragraph = |lines: String| {
+        if lines.is_empty() {
+            return;
+        }
         if !text.is_empty() {
             text.push('\n');
         }
         text.push_str(lines.trim_end());
         text.push('\n');
     };
-    paragraph(overview(&report.groups).to_string());
+    paragraph(fitted(overview(&report.groups), columns));
+    paragraph(names::lines(&report.groups));
     for reason in reasons(&report.groups) {
         paragraph(reason);
     }
@@ -27,14 +33,15 @@ pub fn render(report: &Report) -> String {
     }
     for group in &report.groups {
         if group.state == State::Free {
-            paragraph(format!("IOMMU group {}\n{}", group.group, facts(group)));
+            let facts = fitted(facts(group), columns);
+            paragraph(format!("IOMMU group {}\n{facts}", group.group));
         }
     }
     // Of many groups, it would be too much.
     if let [group] = &report.groups[..] {
-        in_guest::tables(group).for_each(&mut paragraph);
+        in_guest::tables(group, columns).for_each(&mut paragraph);
     }
-    paragraph(locked_memory(report));
+    paragraph(locked_memory(report, columns));
     paragraph(limit(report));
     text
 }
@@ -185,7 +192,7 @@ fn facts(group: &GroupReport) -> Table {
 }
 
 /// What is locked, for each group alone and for all free ones together, with libvirt's limit.
-fn locked_memory(report: &Report) -> String {
+fn locked_memory(report: &Report, columns: Option<u16>) -> String {
     let mut text = format!(
         "Locked memory in KiB, as `ulimit -l` and VmLck count, of a guest with {} and --ddw {},\n\
          locked in regions of {}",
@@ -227,7 +234,7 @@ fn locked_memory(report: &Report) -> String {
     if table.row_count() == 0 {
         text = "No IOMMU group here can be asked what it would lock.".to_owned();
     } else {
-        text.push_str(&table.to_string());
+        text.push_str(&fitted(table, columns));
     }
     text.push('\n');
     for libvirt in &report.libvirt {
@@ -346,7 +353,7 @@ mod tests {
 
     #[test]
     fn the_table_has_all_facts() {
-        let text = render(&sample(LIMIT));
+        let text = render(&sample(LIMIT), None);
         assert_eq!(
             row(&text, &["1", "0001:01:00.0 (vfio-pci)"]),
             ["MSI-X, INTx", "can be, now"]
@@ -406,10 +413,13 @@ mod tests {
 
     #[test]
     fn a_process_that_the_limit_does_not_bind_is_told_so() {
-        let text = render(&sample(MemoryLimit {
-            exempt: true,
-            ..LIMIT
-        }));
+        let text = render(
+            &sample(MemoryLimit {
+                exempt: true,
+                ..LIMIT
+            }),
+            None,
+        );
         has(
             &text,
             &[
@@ -423,17 +433,18 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("too low"), "{text}");
-        let text = render(&sample(MemoryLimit {
+        let unlimited = MemoryLimit {
             limit_bytes: None,
             ..LIMIT
-        }));
+        };
+        let text = render(&sample(unlimited), None);
         has(&text, &["(RLIMIT_MEMLOCK): none"]);
     }
 
     #[test]
     fn a_device_without_msi_is_told_of() {
         let mut report = sample(LIMIT);
-        assert!(!render(&report).contains("neither MSI"));
+        assert!(!render(&report, None).contains("neither MSI"));
         for (intx, shown, part) in [
             (true, "INTx", "a guest gets its INTx"),
             (false, "none", "nor MSI-X nor INTx"),
@@ -443,7 +454,7 @@ mod tests {
                 msi_x: 0,
                 intx,
             });
-            let text = render(&report);
+            let text = render(&report, None);
             assert_eq!(
                 row(&text, &["1", "0001:01:00.0 (vfio-pci)"]),
                 [shown, "can be, now"]
@@ -451,7 +462,7 @@ mod tests {
             has(&text, &["0001:01:00.0 has neither MSI nor MSI-X", part]);
         }
         report.groups[0].members[0].interrupts = None;
-        has(&render(&report), &["only root can see"]);
+        has(&render(&report, None), &["only root can see"]);
     }
 
     #[test]
@@ -460,6 +471,7 @@ mod tests {
             group: 3,
             members: vec![Member {
                 name: "0003:01:00.0".to_owned(),
+                model: None,
                 driver: None,
                 interrupts: None,
                 resources: None,
@@ -471,7 +483,7 @@ mod tests {
         };
         let mut report = sample(LIMIT);
         report.groups.push(unbound.clone());
-        let text = render(&report);
+        let text = render(&report, None);
         assert!(!text.contains("run these commands"), "{text}");
         has(
             &text,
@@ -479,7 +491,7 @@ mod tests {
         );
         report.groups = vec![unbound];
         report.together.clear();
-        let text = render(&report);
+        let text = render(&report, None);
         has(
             &text,
             &["run these commands", "No IOMMU group here can be asked"],
