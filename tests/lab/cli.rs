@@ -351,6 +351,33 @@ mod tests {
     }
 
     #[test]
+    fn command_lines_in_the_documents_are_read() {
+        let (mut wrong, mut shown) = (Vec::new(), 0);
+        for page in spapr_lab::documents::pages().unwrap() {
+            let lines = spapr_lab::documents::command_lines(&page.contents(), "cargo lab");
+            for line in lines.iter().filter(|line| !line.is_synopsis) {
+                shown += 1;
+                // What runs in a host is whatever the script says; a sentence may leave it out.
+                let mut words = line.words.clone();
+                if words.first().is_some_and(|word| word == "exec")
+                    && !words.iter().any(|word| word == "--")
+                {
+                    words.extend(["--".to_owned(), "true".to_owned()]);
+                }
+                let words = std::iter::once("cargo lab".to_owned()).chain(words);
+                if let Err(error) = Cli::try_parse_from(words)
+                    && error.use_stderr()
+                {
+                    let (path, line, words) = (page.path.display(), line.line, &line.words);
+                    wrong.push(format!("{path}:{line}: {words:?}: {error}"));
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        assert!(shown > 20, "{shown} command lines found");
+    }
+
+    #[test]
     fn an_lpar_is_given_what_it_has() {
         let line = "cargo-lab demo --host lpar9-64k --lpar ddw=off --lpar window-size=256M";
         let cli = Cli::try_parse_from(line.split(' ')).unwrap();

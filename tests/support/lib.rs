@@ -1,9 +1,11 @@
 //! What the lab, its tests and its benchmark share: writing initial RAM disks, reading the kernel's
-//! count of TCE calls and what it says of a process' memory, sitting at a terminal, and the results of a benchmark.
+//! count of TCE calls and what it says of a process' memory, sitting at a terminal, the results of a benchmark, and what is in the documents.
 
 #[cfg(feature = "benchmark")]
 pub mod benchmark;
 pub mod cpio;
+#[cfg(feature = "documents")]
+pub mod documents;
 pub mod initrd;
 pub mod proc_sizes;
 #[cfg(any(feature = "end-to-end", feature = "lab-program"))]

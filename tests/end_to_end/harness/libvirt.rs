@@ -47,13 +47,15 @@ pub(crate) fn inside(arguments: &[&str]) -> String {
     run(arguments)
 }
 
+/// Runs a program in libvirt's root folder, which may fail.
+pub(crate) fn try_inside(arguments: &[&str]) -> Output {
+    let output = Command::new("lab-libvirt").args(arguments).output();
+    output.expect("no lab-libvirt: not in a lab host with libvirt")
+}
+
 /// Runs virsh.
 pub(crate) fn try_virsh(arguments: &[&str]) -> Output {
-    let mut command = Command::new("lab-libvirt");
-    command.arg("virsh").args(arguments);
-    command
-        .output()
-        .expect("no lab-libvirt: not in a lab host with libvirt")
+    try_inside(&[&["virsh"], arguments].concat())
 }
 
 /// What virsh prints; it has to end with status 0.
@@ -185,7 +187,8 @@ impl Description {
         self.device(&xml)
     }
 
-    fn xml(&self) -> String {
+    /// What libvirt is given.
+    pub(crate) fn xml(&self) -> String {
         format!(
             "<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>\
              <name>{name}</name><memory unit='MiB'>1024</memory>{elements}\

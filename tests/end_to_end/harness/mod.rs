@@ -22,6 +22,7 @@
 //! | `vulnerabilities` | what kernels say of attacks by speculation |
 
 pub(crate) mod core_file;
+pub(crate) mod documents;
 pub(crate) mod faults;
 pub(crate) mod finished;
 pub(crate) mod front_end;

@@ -5,6 +5,7 @@ mod agent;
 mod client;
 mod confinement;
 mod disk;
+mod documents;
 mod domain;
 mod entropy;
 mod host_device;

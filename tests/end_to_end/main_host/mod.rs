@@ -13,6 +13,7 @@ mod disturbed_monitor;
 mod dma;
 mod dma_isolation;
 mod dma_windows;
+mod documents;
 mod dump;
 mod eeh;
 mod entropy;
