@@ -42,12 +42,13 @@ pub(crate) fn vmm(workspace: &Workspace) -> Result<PathBuf, BuildError> {
 
 /// Builds the VMM and its front end for libvirt, both at a time.
 pub(crate) fn vmm_and_front_end(workspace: &Workspace) -> Result<Vec<PathBuf>, BuildError> {
-    let package = ["build", "--release", "--package", "spapr-vmm"];
-    build_all(
-        workspace,
-        "spapr-vmm",
-        &[&package[..], &["--bins"]].concat(),
-    )
+    vmm_and_front_end_by(cargo(workspace))
+}
+
+/// Has `cargo`, or a command that builds as it does, build both.
+pub(crate) fn vmm_and_front_end_by(cargo: Command) -> Result<Vec<PathBuf>, BuildError> {
+    let args = ["build", "--release", "--package", "spapr-vmm", "--bins"];
+    build_by(cargo, "spapr-vmm", &args)
 }
 
 /// Builds the tests that run inside a host.
@@ -149,9 +150,16 @@ fn build_all(
     what: &'static str,
     args: &[&str],
 ) -> Result<Vec<PathBuf>, BuildError> {
+    build_by(cargo(workspace), what, args)
+}
+
+fn build_by(
+    mut cargo: Command,
+    what: &'static str,
+    args: &[&str],
+) -> Result<Vec<PathBuf>, BuildError> {
     tools::for_cross_builds()?;
     let step = Step::start(format!("building {what} for {TARGET}"));
-    let mut cargo = cargo(workspace);
     cargo
         .args(args)
         .args(["--locked", "--quiet", "--target", TARGET]);

@@ -61,6 +61,12 @@ const BILL: CargoTool = CargoTool {
     version: "0.5.9",
 };
 
+/// Builds as cargo does, and puts into each program which crates it is made of, for `cargo audit bin` and its like.
+const AUDITABLE: CargoTool = CargoTool {
+    name: "cargo-auditable",
+    version: "0.7.7",
+};
+
 /// The package of both programs.
 const PACKAGE: &str = "spapr-vmm";
 
@@ -69,7 +75,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<u8, PackagingError> {
     let folder = workspace.root().join("target/package");
     manual(workspace, &folder)?;
     bill_of_materials(workspace, &folder)?;
-    cross_build::vmm_and_front_end(workspace)?;
+    cross_build::vmm_and_front_end_by(command_of(workspace, AUDITABLE)?)?;
     for (tool, args) in [
         (DEB, &["--package", PACKAGE, "--no-build", "--no-strip"][..]),
         (RPM, &["--package", "vmm"]),

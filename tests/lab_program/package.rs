@@ -1,7 +1,12 @@
 //! The deb, as it is installed, used and removed in a host.
 
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+
+use flate2::read::ZlibDecoder;
+use object::{Object, ObjectSection};
+use serde_json::Value;
 
 /// What is done in the host. Its dpkg is busybox', which lets a package do all that this one does.
 const SCRIPT: &str = r#"set -eu
@@ -46,6 +51,20 @@ fn run(command: &mut Command) -> String {
     said
 }
 
+/// The crates that a program says that it is made of: JSON, packed by zlib, in a section of its own, as cargo-auditable
+/// has it.
+fn crates_of(program: &Path) -> Vec<String> {
+    let bytes = fs::read(program).expect("the program");
+    let file = object::File::parse(&*bytes).expect("an ELF file");
+    let section = file.section_by_name(".dep-v0").expect("a list of crates");
+    let packed = section.data().expect("data");
+    let list: Value = serde_json::from_reader(ZlibDecoder::new(packed)).expect("JSON");
+    let crates = list["packages"].as_array().into_iter().flatten();
+    crates
+        .filter_map(|it| Some(it["name"].as_str()?.to_owned()))
+        .collect()
+}
+
 #[test]
 #[ignore = "builds cargo's packaging tools and both programs: cargo lab test long::"]
 fn the_deb_is_installed_used_by_its_units_own_line_and_removed_whole() {
@@ -64,6 +83,13 @@ fn the_deb_is_installed_used_by_its_units_own_line_and_removed_whole() {
     let folder = tempfile::tempdir().expect("a folder");
     let (files, again) = (folder.path().join("files"), folder.path().join("again.deb"));
     run(Command::new("dpkg-deb").arg("-R").args([deb, &files]));
+    for program in ["spapr-vmm", "spapr-vmm-qemu"] {
+        let crates = crates_of(&files.join("usr/bin").join(program));
+        assert!(
+            crates.contains(&"vm-memory".to_owned()),
+            "{program}: {crates:?}"
+        );
+    }
     let mut pack = Command::new("dpkg-deb");
     run(pack
         .args(["--root-owner-group", "-Zgzip", "-b"])
