@@ -13,6 +13,7 @@ mod limits;
 mod long;
 mod network;
 mod probe;
+mod refusals;
 mod sandbox;
 mod terminals;
 mod vulnerabilities;

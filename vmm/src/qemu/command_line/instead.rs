@@ -50,8 +50,8 @@ const SMBIOS: &str =
 const OTHERS: &str = "there is no such device; in a libvirt domain, remove its element";
 
 /// Files and folders of the host's.
-const SHARED: &str =
-    "nothing of the host's files is shared with guests yet; put what is needed in -initrd";
+const SHARED: &str = "nothing of the host's files is shared with guests yet; put what is needed in -initrd, or on a disk. In a \
+     libvirt domain, remove <filesystem>";
 
 /// What to do in place of one of QEMU's options; `None` for a word that is none of them.
 pub(super) fn of_option(name: &str) -> Option<&'static str> {
@@ -203,6 +203,7 @@ pub(super) fn of_value(option: &str, name: &str) -> Option<&'static str> {
         ("-machine", "cap-nested-hv") => "no <nested-hv>",
         ("-machine", "resize-hpt") => "no <hpt>",
         ("-machine", "ic-mode" | "kernel-irqchip") => "no <ioapic>",
+        ("-boot", "menu") => "no <bootmenu>",
         ("-cpu", "model") => "<cpu mode='host-passthrough'/>",
         ("-smp", "maxcpus") => "<vcpu> without current=",
         ("-rtc", "base") => "<clock offset='utc'/>",

@@ -262,7 +262,8 @@ impl MachineOptions {
         }
         if sockets.is_some() && cores.is_some() && places != cpus {
             return Err(CommandLineError::Combination(format!(
-                "-smp {value}: {places} places for {cpus} processors; processors cannot be added later"
+                "-smp {value}: {places} places for {cpus} processors; processors cannot be added later (in a libvirt \
+                 domain: <vcpu> without current=)"
             )));
         }
         if cpus % places != 0 {

@@ -141,7 +141,7 @@ fn topologies_have_a_place_for_each_processor() {
             "1,maxcpus=4,sockets=4,cores=1,threads=1"
         ),
         "-smp 1,maxcpus=4,sockets=4,cores=1,threads=1: 4 places for 1 processors; processors \
-         cannot be added later"
+         cannot be added later (in a libvirt domain: <vcpu> without current=)"
     );
     assert_eq!(
         refusal("2,sockets=2,cores=1,threads=1", "3,threads=3"),

@@ -5,6 +5,10 @@
 const HOT_PLUG: &str = "nothing is attached to, changed in or detached from a guest that runs; change the domain \
     (virsh with --config, or virsh edit) and start the guest anew";
 
+/// Images that would stand below, on or beside those of a running guest's disks.
+const NODES: &str = "nothing is added to a guest's disks while it runs, be it a disk, a snapshot or a backup; change the \
+    domain (virsh with --config, or virsh edit) and start the guest anew, or shut it down and use qemu-img on the images";
+
 /// Saved and moving guests.
 const MIGRATION: &str =
     "guests are not saved or migrated; shut the guest down (virsh shutdown) and start it anew";
@@ -18,7 +22,8 @@ const GRAPHICS: &str =
     "the guest has no screen, keyboard or mouse; its terminal is at virsh console";
 
 /// Disks whose speed is bounded.
-const THROTTLING: &str = "disks are not throttled; bound them by control groups (virsh blkiotune)";
+const THROTTLING: &str = "disks are not throttled; in a libvirt domain, remove <iotune>, and bound the whole guest by \
+    control groups (virsh blkiotune)";
 
 /// The human monitor.
 const MONITOR: &str =
@@ -30,8 +35,6 @@ pub(super) fn of_command(name: &str) -> Option<&'static str> {
     Some(match name {
         "device_add"
         | "device_del"
-        | "blockdev-add"
-        | "blockdev-del"
         | "netdev_add"
         | "netdev_del"
         | "chardev-add"
@@ -49,6 +52,7 @@ pub(super) fn of_command(name: &str) -> Option<&'static str> {
         | "blockdev-insert-medium"
         | "blockdev-remove-medium"
         | "blockdev-reopen" => HOT_PLUG,
+        "blockdev-add" | "blockdev-del" => NODES,
         "savevm" | "loadvm" | "query-migrate" | "calc-dirty-rate" | "set-vcpu-dirty-limit" => {
             MIGRATION
         }
@@ -75,7 +79,7 @@ mod tests {
             ("migrate", "virsh shutdown"),
             ("migrate-set-parameters", "virsh shutdown"),
             ("blockdev-snapshot", "qemu-img"),
-            ("blockdev-add", "start the guest anew"),
+            ("blockdev-add", "be it a disk, a snapshot or a backup"),
             ("screendump", "virsh console"),
         ] {
             let told = of_command(name).unwrap_or_default();
