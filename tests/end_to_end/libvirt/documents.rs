@@ -4,7 +4,7 @@ use std::fs;
 
 use spapr_lab::documents::contents;
 
-use crate::harness::documents::{InitrdOfPages, marked};
+use crate::harness::documents::InitrdOfPages;
 use crate::harness::jobs::head_sha256;
 use crate::harness::libvirt::{Domain, console_file, nvme, start, virsh};
 
@@ -38,7 +38,7 @@ fn domain(text: &str) -> (String, String) {
 }
 
 /// Runs the guest, whose kernel's files are where the pages have them.
-fn assert_reads(text: &str) {
+pub(super) fn assert_reads(text: &str) {
     let (name, text) = domain(text);
     start();
     let _initrd = InitrdOfPages::make();
@@ -51,14 +51,6 @@ fn assert_reads(text: &str) {
     let console = domain.console();
     assert!(console.contains(&head_sha256()), "{console}");
     domain.virsh("undefine");
-}
-
-#[test]
-fn the_domain_to_copy_runs() {
-    assert_reads(&marked(
-        include_str!("../../../docs/libvirt.md"),
-        "run-in-libvirt",
-    ));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Tests with libvirt that take too long for every change: more ways to do what the other modules do.
 
+mod documents;
 mod dump;
 mod restart;
 
