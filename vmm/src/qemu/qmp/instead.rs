@@ -3,11 +3,11 @@
 
 /// Devices, disks and processors of a running guest.
 const HOT_PLUG: &str = "nothing is attached to, changed in or detached from a guest that runs; change the domain \
-    (virsh with --config, or virsh edit) and start the guest anew";
+    (virsh edit) and start the guest anew";
 
 /// Images that would stand below, on or beside those of a running guest's disks.
 const NODES: &str = "nothing is added to a guest's disks while it runs, be it a disk, a snapshot or a backup; change the \
-    domain (virsh with --config, or virsh edit) and start the guest anew, or shut it down and use qemu-img on the images";
+    domain (virsh edit) and start the guest anew, or shut it down and use qemu-img on the images";
 
 /// Saved and moving guests.
 const MIGRATION: &str =
