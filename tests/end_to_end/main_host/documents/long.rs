@@ -32,7 +32,7 @@ fn assert_reads(said: &str, times: usize) {
 
 #[test]
 fn who_follows_getting_started_has_a_guest_that_reads_its_device() {
-    let page = include_str!("../../../docs/getting-started.md");
+    let page = include_str!("../../../../docs/getting-started.md");
     let said = type_in(&typed(page));
     assert!(said.contains("can be, now"), "{said}");
     assert!(
@@ -44,14 +44,14 @@ fn who_follows_getting_started_has_a_guest_that_reads_its_device() {
 
 #[test]
 fn a_file_of_options_runs_the_guest_that_was_typed() {
-    let page = include_str!("../../../docs/packaging.md");
+    let page = include_str!("../../../../docs/packaging.md");
     let said = type_in(&typed(page));
     assert_reads(&said, 1);
 }
 
 #[test]
 fn the_front_end_runs_by_hand_what_its_page_shows() {
-    let page = include_str!("../../../docs/libvirt.md");
+    let page = include_str!("../../../../docs/libvirt.md");
     let said = type_in(&typed(page));
     assert_reads(&said, 1);
 }

@@ -1,0 +1,3 @@
+//! What the documents have a reader type.
+
+mod long;
