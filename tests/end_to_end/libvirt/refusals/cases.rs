@@ -110,11 +110,6 @@ pub(super) const CASES: &[Case] = &[
         "werror=stop should be report or auto (in a libvirt domain: <driver> without error_policy=",
     ),
     change(
-        "usb",
-        &[("<controller type='usb' model='none'/>", "")],
-        "no model provided for USB controller",
-    ),
-    change(
         "video",
         &[(
             "<video><model type='none'/></video>",
