@@ -391,10 +391,10 @@ mod tests {
 
     #[test]
     fn what_is_not_supported_is_named() {
-        let crypto = refusal("virtio-crypto-pci,id=crypto0");
+        let crypto = refusal("frobnicator-pci,id=crypto0");
         assert!(
             crypto.starts_with(
-                "-device: virtio-crypto-pci is not supported; there are spapr-pci-host-bridge, spapr-vty, vfio-pci, "
+                "-device: frobnicator-pci is not supported; there are spapr-pci-host-bridge, spapr-vty, vfio-pci, "
             ),
             "{crypto}"
         );
