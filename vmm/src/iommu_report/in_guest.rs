@@ -158,7 +158,7 @@ mod tests {
     }
 
     fn text(group: &GroupReport) -> String {
-        let text: Vec<String> = tables(group).collect();
+        let text: Vec<String> = tables(group, None).collect();
         let text = text.join("\n");
         for line in text.lines() {
             assert!(line.chars().count() <= 80, "{line}");
