@@ -7,7 +7,7 @@
 mod under_libfuzzer {
     use std::io::Write;
     use std::process::exit;
-    use std::sync::OnceLock;
+    use std::sync::{Arc, OnceLock};
 
     use spapr_fuzz::{TARGETS, Target, find};
 
@@ -35,8 +35,16 @@ mod under_libfuzzer {
         })
     }
 
+    /// As Rust's own start of a program has it, and libFuzzer's has not: to write to a peer that has left is an error
+    /// and no more.
+    fn outlive_peers() {
+        let told = signal_hook::flag::register(signal_hook::consts::SIGPIPE, Arc::default());
+        told.expect("cannot handle SIGPIPE");
+    }
+
     libfuzzer_sys::fuzz_target!(
         init: {
+            outlive_peers();
             TARGET.get_or_init(choose);
         },
         |bytes: &[u8]| {
