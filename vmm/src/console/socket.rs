@@ -114,7 +114,7 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
         .symlink_metadata()
         .is_ok_and(|metadata| metadata.file_type().is_socket());
     if is_socket {
-        // What is wrong with it, binding tells.
+        // If it cannot be removed, binding fails and says why.
         let _in_the_way = fs::remove_file(path);
     }
     UnixListener::bind(path)

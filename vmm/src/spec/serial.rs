@@ -45,7 +45,7 @@ pub enum SerialPortError {
     /// There is nothing to connect to.
     #[error("it should be NAME=SOCKET, such as org.qemu.guest_agent.0=/run/guest.agent")]
     NoSocket,
-    /// The name is none that a guest could make a file of.
+    /// No guest could make a file of that name.
     #[error(
         "a port's name has 1 to {MOST_PORT_NAME_BYTES} bytes, no slash and no control characters"
     )]

@@ -309,19 +309,13 @@ pub(super) fn qom_get(request: &mut Request<'_>) -> Answer {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Map;
-
+    use super::super::commands;
     use super::*;
     use crate::qemu::monitor::sample::monitor;
 
     fn ask(run: fn(&mut Request<'_>) -> Answer, arguments: &Value) -> Answer {
         let (monitor, _events) = monitor();
-        run(&mut Request {
-            monitor: &monitor,
-            arguments: arguments.as_object().cloned().unwrap_or_else(Map::new),
-            descriptor: None,
-            awaits: None,
-        })
+        commands::ask(&monitor, run, arguments)
     }
 
     #[test]

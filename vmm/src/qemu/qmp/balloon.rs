@@ -92,20 +92,11 @@ pub(super) fn qom_set(request: &mut Request<'_>) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::super::answers;
+    use super::super::commands::ask;
     use super::*;
-    use crate::qemu::monitor::Monitor;
     use crate::qemu::monitor::sample::monitor;
 
     const PATH: &str = "/machine/peripheral/balloon0";
-
-    fn ask(monitor: &Monitor, run: fn(&mut Request<'_>) -> Answer, arguments: &Value) -> Answer {
-        run(&mut Request {
-            monitor,
-            arguments: arguments.as_object().cloned().unwrap_or_default(),
-            descriptor: None,
-            awaits: None,
-        })
-    }
 
     #[test]
     fn a_balloons_size_is_what_its_driver_says_and_not_what_is_asked_for() {

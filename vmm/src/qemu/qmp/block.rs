@@ -259,21 +259,9 @@ pub(super) fn block_resize(request: &mut Request<'_>) -> Answer {
 
 #[cfg(test)]
 mod tests {
+    use super::super::commands::ask;
     use super::*;
     use crate::qemu::monitor::sample::monitor;
-
-    fn ask(
-        monitor: &crate::qemu::monitor::Monitor,
-        run: fn(&mut Request<'_>) -> Answer,
-        arguments: &Value,
-    ) -> Answer {
-        run(&mut Request {
-            monitor,
-            arguments: arguments.as_object().cloned().unwrap_or_default(),
-            descriptor: None,
-            awaits: None,
-        })
-    }
 
     #[test]
     fn a_disk_is_found_by_its_device_and_its_nodes() {

@@ -474,3 +474,18 @@ fn query_qmp_schema() -> Value {
 #[cfg(test)]
 #[path = "commands_tests.rs"]
 mod tests;
+
+/// What a command answers to these arguments.
+#[cfg(test)]
+pub(super) fn ask(
+    monitor: &Monitor,
+    run: fn(&mut Request<'_>) -> Answer,
+    arguments: &Value,
+) -> Answer {
+    run(&mut Request {
+        monitor,
+        arguments: arguments.as_object().cloned().unwrap_or_default(),
+        descriptor: None,
+        awaits: None,
+    })
+}
