@@ -7,8 +7,6 @@
 //! the contiguous host memory. Entries without permission that follow each other are one run that
 //! unmaps, whatever their address bits.
 
-use std::ops::Range;
-
 use crate::address::{HostVirtualAddress, PageShift};
 use crate::locking::Regions;
 use crate::tce::{Permission, Tce};
@@ -16,8 +14,11 @@ use crate::tce::{Permission, Tce};
 /// Entries of a list that are one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Run {
-    /// Which of the list.
-    pub(super) entries: Range<usize>,
+    /// The first of them, in the list.
+    // A start and a count: a range's length is a comparison more.
+    pub(super) start: usize,
+    /// How many.
+    pub(super) count: usize,
     /// What to do with them.
     pub(super) target: Target,
 }
@@ -96,16 +97,18 @@ impl Iterator for Runs<'_> {
         let rest = self.list.get(start + 1..).unwrap_or_default();
         let (target, room) = self.target(Tce(first));
         let page_bytes = self.page.bytes();
-        let more = match (target, rest.first()) {
+        let following = match (target, rest.first()) {
             (Target::Map { .. }, Some(&next)) if next == first.wrapping_add(page_bytes) => {
                 count_following(rest, room - 1, first, page_bytes)
             }
             (Target::Clear, Some(&next)) if Tce(next).permission().is_none() => count_clear(rest),
             _ => 0,
         };
-        self.at += 1 + more;
+        let count = 1 + following;
+        self.at += count;
         Some(Run {
-            entries: start..self.at,
+            start,
+            count,
             target,
         })
     }

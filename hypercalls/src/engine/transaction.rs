@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::coalesce::{Runs, Target};
+use super::coalesce::{Run, Runs, Target};
 use crate::abi::ReturnCode;
 use crate::binding::{Binding, Lingering, Use};
 use crate::locking::Regions;
@@ -251,37 +251,76 @@ impl<H: HostIommu> Transaction<'_, H> {
         }
     }
 
+    /// The view shows what runs that follow each other have mapped in one piece, before entries are cleared, at the
+    /// end, or when the host refuses: for each of its own, a list that is all over memory would pay more than for
+    /// finding them.
+    ///
+    /// Never over entries that were cleared: as soon as they are, another processor can map them in the kernel,
+    /// and what it maps has to stay shown.
+    // Not inlined: in a list that is all over memory each run pays for registers that the caller keeps.
+    #[inline(never)]
     fn apply_runs(&mut self, first: usize, list: &[u64]) -> Result<(), HostError> {
         let page = self.window.geometry.page_shift;
-        for run in Runs::new(list, page, self.regions) {
-            self.apply_run(first + run.entries.start, &list[run.entries], run.target)?;
+        // The first entry of the list that is mapped and not shown; so are those from it on.
+        let mut hidden = 0;
+        for Run {
+            start,
+            count,
+            target,
+        } in Runs::new(list, page, self.regions)
+        {
+            if target == Target::Clear {
+                self.show(first, list, hidden..start);
+                hidden = start + count;
+                let values = Values::List(&list[start..hidden]);
+                self.clear(first + start..first + hidden, values)?;
+            } else if let Err(refusal) = self.map_run(first + start, count, target) {
+                self.show(first, list, hidden..start);
+                return Err(refusal);
+            }
         }
+        self.show(first, list, hidden..list.len());
         Ok(())
     }
 
     /// Carries out one run, whose entries are `list`, from entry `first` on.
     #[inline(always)]
     fn apply_run(&mut self, first: usize, list: &[u64], target: Target) -> Result<(), HostError> {
-        let geometry = self.window.geometry;
-        match target {
-            Target::Map {
-                start, permission, ..
-            } => {
-                self.counters.map_calls += 1;
-                let host = HostRange {
-                    start,
-                    bytes: geometry.bytes_of(list.len()),
-                };
-                self.bridge
-                    .host
-                    .map(geometry.ioba_of(first), host, permission)?;
-            }
-            Target::Clear => return self.clear(first..first + list.len(), Values::List(list)),
-            // The survey has seen none, and the list is ours alone.
-            Target::Invalid => return Err(HostError::Refused(EINVAL)),
+        if target == Target::Clear {
+            return self.clear(first..first + list.len(), Values::List(list));
         }
+        self.map_run(first, list.len(), target)?;
         self.window.binding.write(first, list);
         Ok(())
+    }
+
+    /// Has the host map `count` entries from entry `first` on; the view does not show them yet.
+    #[inline(always)]
+    fn map_run(&mut self, first: usize, count: usize, target: Target) -> Result<(), HostError> {
+        let Target::Map {
+            start, permission, ..
+        } = target
+        else {
+            // The survey has seen no other, and the list is ours alone.
+            return Err(HostError::Refused(EINVAL));
+        };
+        let geometry = self.window.geometry;
+        self.counters.map_calls += 1;
+        let host = HostRange {
+            start,
+            bytes: geometry.bytes_of(count),
+        };
+        self.bridge
+            .host
+            .map(geometry.ioba_of(first), host, permission)
+    }
+
+    /// Has the view show `part` of `list`, whose first entry is `first` of the window.
+    fn show(&mut self, first: usize, list: &[u64], part: Range<usize>) {
+        let start = first + part.start;
+        if let Some(entries @ [_, ..]) = list.get(part) {
+            self.window.binding.write(start, entries);
+        }
     }
 
     /// Unmaps `entries` and has the view show `values` there, none of which has permission. If the
