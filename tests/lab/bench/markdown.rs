@@ -1,4 +1,4 @@
-//! The report as Markdown: in short, for docs/benchmarks.md and the terminal, and every row in full.
+//! The report as Markdown: in short, for docs/benchmarks.md, and every row in full.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;

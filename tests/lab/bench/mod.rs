@@ -10,6 +10,7 @@ mod markdown;
 mod names;
 mod sections;
 mod targets;
+mod terminal;
 mod text;
 
 use std::fmt::Write as _;
@@ -30,7 +31,7 @@ use crate::host::HostKind;
 use crate::images::{self, BootFiles};
 use crate::kernels::KernelArgs;
 use crate::packages;
-use crate::progress::{report, say};
+use crate::progress::{columns_of_stdout, report, say};
 use crate::session::{self, Session, SessionError};
 use crate::steps::Steps;
 use crate::workspace::{Workspace, WorkspaceError, at};
@@ -103,8 +104,11 @@ pub(crate) fn run(workspace: &Workspace, args: &BenchArgs) -> Result<u8, BenchEr
         let path = folder.join(name);
         fs::write(&path, content).map_err(at("write", &path))?;
     }
+    // A terminal is too narrow for the tables.
+    let shown = columns_of_stdout().map(|columns| terminal::verdicts(&results, columns));
+    let shown = shown.as_ref().unwrap_or(&table);
     // The files have it where nobody reads this.
-    let _ = std::io::stdout().lock().write_all(table.as_bytes());
+    let _ = std::io::stdout().lock().write_all(shown.as_bytes());
     say(&format!("report: {}", folder.join(PAGE).display()));
     let is_whole = results.omitted.is_empty() && !results.measured.is_empty();
     if results.measured.is_empty() {
