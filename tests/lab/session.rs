@@ -122,29 +122,13 @@ impl Session<'_> {
         let emulator = Packages::provide(workspace, PackageSet::HostEmulator)?;
         let pages = kind.page_size();
         let boot = images::of_host(workspace, self.host.kernels.of_host(pages))?;
-        let guest = images::of_guest(workspace, guest_kernel(self.host)?)?;
-        let kexec = images::kexec(workspace)?;
         let stock = nvme::stock(workspace)?;
-        let client = match self.host.with.contains(&Extra::Libvirt) {
-            true => Some(python::qmp_client(workspace)?),
-            false => None,
-        };
         let extra = provide(workspace, extra_packages(self.host))?;
         let next = provide(workspace, next_emulator(self.host))?;
         let folder = workspace.run_folder()?;
         let share = folder.path().join("share");
         self.gather(&share, &vmm, &stock, &boot.version)?;
-        if let Some(client) = client {
-            copy(
-                &client,
-                &share.join("files/usr/lib/spapr-lab").join(python::IN_HOST),
-            )?;
-        }
-        copy_boot_files(&guest, &share)?;
-        if self.host.all_guest_kernels {
-            copy_all_guest_kernels(workspace, &share)?;
-        }
-        copy(&kexec, &share.join("files/boot/kexec"))?;
+        self.gather_boot_files_and_tools(workspace, &share)?;
         let nvme = folder.path().join("nvme");
         fresh_copy(&stock.disk, &nvme)?;
         let logs = workspace.log_folder(kind.name())?;
@@ -173,16 +157,11 @@ impl Session<'_> {
         }
         .run(&mut watched, input)?;
         // None of these keeps the others from being done.
-        let mut problems: Vec<SessionError> = watched
-            .lines
-            .iter()
-            .filter_map(|line| check(&nvme, line).err())
-            .collect();
+        let mut problems = differing(&nvme, &watched.lines);
         problems.extend(bring_back(&share, &self.host.fetch).err());
-        if !run.not_fetched.is_empty() {
-            problems.push(SessionError::NotFetched {
-                paths: run.not_fetched,
-            });
+        let paths = run.not_fetched;
+        if !paths.is_empty() {
+            problems.push(SessionError::NotFetched { paths });
         }
         conclude(run.status, problems)?;
         Ok(Ended {
@@ -257,6 +236,27 @@ impl Session<'_> {
             let _ = writeln!(list, "{number} {}", fetch.source);
         }
         write(&share.join("fetch"), &list)
+    }
+
+    /// Adds what guests boot from, kexec, and for libvirt the client of QEMU's monitor.
+    fn gather_boot_files_and_tools(
+        &self,
+        workspace: &Workspace,
+        share: &Path,
+    ) -> Result<(), SessionError> {
+        let guest = images::of_guest(workspace, guest_kernel(self.host)?)?;
+        copy_boot_files(&guest, share)?;
+        if self.host.all_guest_kernels {
+            copy_all_guest_kernels(workspace, share)?;
+        }
+        let files = share.join("files");
+        copy(&images::kexec(workspace)?, &files.join("boot/kexec"))?;
+        if self.host.with.contains(&Extra::Libvirt) {
+            let library = files.join("usr/lib/spapr-lab");
+            let client = python::qmp_client(workspace)?;
+            copy(&client, &library.join(python::IN_HOST))?;
+        }
+        Ok(())
     }
 
     fn environment_file(&self, stock: &NvmeImage, kernel: &str) -> String {
@@ -453,6 +453,12 @@ fn parse_expectation(line: &str) -> Option<(u64, u64, &str)> {
     let sha256 = words.next()?.strip_prefix("sha256=")?;
     let is_digest = sha256.len() == 64 && sha256.bytes().all(|digit| digit.is_ascii_hexdigit());
     (is_digest && words.next().is_none()).then_some((offset, length, sha256))
+}
+
+/// What the script expects of the disk, and is not so.
+fn differing(nvme: &Path, lines: &[String]) -> Vec<SessionError> {
+    let checked = lines.iter().map(|line| check(nvme, line));
+    checked.filter_map(Result::err).collect()
 }
 
 fn check(nvme: &Path, line: &str) -> Result<(), SessionError> {

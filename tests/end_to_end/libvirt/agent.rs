@@ -67,6 +67,41 @@ fn memory_once(domain: &Domain, what: &str, is_so: impl Fn(&str) -> bool) -> Str
     }
 }
 
+/// Fails unless the agent of the domain `defaults` answers a ping.
+#[track_caller]
+fn assert_agent_answers() {
+    let ping = virsh(&[
+        "qemu-agent-command",
+        "defaults",
+        "{\"execute\":\"guest-ping\"}",
+    ]);
+    assert!(ping.contains("return"), "{ping}");
+}
+
+/// Fails unless the balloon of the domain `defaults` tells of its guest's memory, takes half of it, so that the host
+/// has it back, and lets it go again.
+#[track_caller]
+fn assert_balloon_tells_and_gives_back(domain: &Domain) {
+    virsh(&["dommemstat", "defaults", "--period", "1"]);
+    memory_once(domain, "statistics", |said| {
+        number(said, "actual") == Some(1 << 20)
+            && number(said, "unused").is_some_and(|kib| kib > 256 << 10)
+            && number(said, "last_update").is_some_and(|seconds| seconds != 0)
+    });
+    let resident = |said: &str| number(said, "rss").unwrap_or(0);
+    let large = domain.virsh("dommemstat");
+    assert!(resident(&large) > 640 << 10, "{large}");
+    virsh(&["setmem", "defaults", "512M", "--live"]);
+    let small = memory_once(domain, "smaller guest", |said| {
+        number(said, "actual") == Some(512 << 10)
+    });
+    virsh(&["setmem", "defaults", "1G", "--live"]);
+    memory_once(domain, "larger guest", |said| {
+        number(said, "actual") == Some(1 << 20)
+    });
+    assert!(resident(&small) < 560 << 10, "{small}");
+}
+
 #[test]
 fn a_default_domain_starts_and_its_agent_and_its_balloon_answer() {
     let domain = Description::new("defaults")
@@ -86,12 +121,7 @@ fn a_default_domain_starts_and_its_agent_and_its_balloon_answer() {
     wait_for_agent(&domain, "connected");
     let time = virsh(&["domtime", "defaults"]);
     assert_eq!(number(&time, "Time:"), Some(1_234_567_890), "{time}");
-    let ping = virsh(&[
-        "qemu-agent-command",
-        "defaults",
-        "{\"execute\":\"guest-ping\"}",
-    ]);
-    assert!(ping.contains("return"), "{ping}");
+    assert_agent_answers();
     let console = domain.console();
     for expected in ["LAB-GUEST-USB 0", "LAB-GUEST-BALLOON 1"] {
         assert!(console.contains(expected), "{console}");
@@ -101,32 +131,10 @@ fn a_default_domain_starts_and_its_agent_and_its_balloon_answer() {
         "{}",
         domain.messages()
     );
-    virsh(&["dommemstat", "defaults", "--period", "1"]);
-    memory_once(&domain, "statistics", |said| {
-        number(said, "actual") == Some(1 << 20)
-            && number(said, "unused").is_some_and(|kib| kib > 256 << 10)
-            && number(said, "last_update").is_some_and(|seconds| seconds != 0)
-    });
-    let resident = |said: &str| number(said, "rss").unwrap_or(0);
-    let large = domain.virsh("dommemstat");
-    assert!(resident(&large) > 640 << 10, "{large}");
-    virsh(&["setmem", "defaults", "512M", "--live"]);
-    let small = memory_once(&domain, "smaller guest", |said| {
-        number(said, "actual") == Some(512 << 10)
-    });
-    virsh(&["setmem", "defaults", "1G", "--live"]);
-    memory_once(&domain, "larger guest", |said| {
-        number(said, "actual") == Some(1 << 20)
-    });
-    assert!(resident(&small) < 560 << 10, "{small}");
+    assert_balloon_tells_and_gives_back(&domain);
     domain.virsh("suspend");
     domain.virsh("resume");
-    let ping = virsh(&[
-        "qemu-agent-command",
-        "defaults",
-        "{\"execute\":\"guest-ping\"}",
-    ]);
-    assert!(ping.contains("return"), "{ping}");
+    assert_agent_answers();
     // This guest's agent ends by it.
     let _ = try_virsh(&["shutdown", "defaults", "--mode", "agent"]);
     domain.wait_for_state("shut off (shutdown)");

@@ -11,6 +11,7 @@ use crate::harness::core_file::CoreFile;
 use crate::harness::front_end::FrontEnd;
 use crate::harness::host::assert_nothing_is_left;
 use crate::harness::jobs::{READ_HEAD, WAIT_FOR_NVME, head_sha256};
+use crate::harness::monitor::Monitor;
 
 /// Memory of the guests in bytes.
 const MEMORY_BYTES: u64 = 1 << 30;
@@ -143,6 +144,49 @@ mod long {
         assert_nothing_is_left();
     }
 
+    /// Dumps that come to nothing, with the reason told and the guest running on.
+    #[track_caller]
+    fn assert_bad_targets_are_told(monitor: &mut Monitor) {
+        for (target, expected) in bad_targets() {
+            let data = monitor.dump_to(target);
+            assert_eq!(data["result"]["status"], "failed", "{data}");
+            let error = data["error"].as_str().expect("a text");
+            assert!(error.contains(expected), "{error}");
+            assert_eq!(monitor.status(), "running");
+        }
+        let refused = monitor.reply(
+            "dump-guest-memory",
+            &json!({"paging": false, "protocol": "file:/tmp/dump"}),
+        );
+        let told = refused["error"]["desc"].as_str().expect("an error");
+        assert!(told.contains("the sandbox (-sandbox on)"), "{told}");
+    }
+
+    /// Fails unless a dump has all memory, with what the guest wrote, and both processors where they can be.
+    #[track_caller]
+    fn assert_is_whole(core: &CoreFile, console: &str) {
+        assert_eq!(core.memory_bytes(), MEMORY_BYTES);
+        assert_eq!(core.processors.len(), 2);
+        let text = symbol(console, "_stext")..symbol(console, "_etext");
+        let in_kernel = core
+            .processors
+            .iter()
+            .filter(|place| text.contains(&place.nip) || MODULES.contains(&place.nip))
+            .count();
+        let in_programs = core
+            .processors
+            .iter()
+            .filter(|place| place.is_in_user_mode())
+            .count();
+        let places = &core.processors;
+        assert!(in_kernel >= 1, "{places:x?}, {text:x?}");
+        assert_eq!(in_kernel + in_programs, 2, "{places:x?}, {text:x?}");
+        let banner = core.at(symbol(console, "linux_banner"), 14);
+        assert_eq!(banner, b"Linux version ");
+        assert!(core.has(MARKED));
+        assert!(!core.has(&MARKED.replace("42", "43")));
+    }
+
     #[test]
     fn a_guest_that_reads_is_dumped_whole_and_reads_on() {
         // One processor has nothing to do.
@@ -159,49 +203,14 @@ mod long {
             .option("-sandbox", "on")
             .start();
         running.wait_for_console(DIGEST, 2);
-        for (target, expected) in bad_targets() {
-            let data = monitor.dump_to(target);
-            assert_eq!(data["result"]["status"], "failed", "{data}");
-            let error = data["error"].as_str().expect("a text");
-            assert!(error.contains(expected), "{error}");
-            assert_eq!(monitor.status(), "running");
-        }
-        let refused = monitor.reply(
-            "dump-guest-memory",
-            &json!({"paging": false, "protocol": "file:/tmp/dump"}),
-        );
-        let told = refused["error"]["desc"].as_str().expect("an error");
-        assert!(told.contains("the sandbox (-sandbox on)"), "{told}");
+        assert_bad_targets_are_told(&mut monitor);
         let (target, file) = Target::new("dump-of-a-reader");
         let data = monitor.dump_to(&file);
         assert_completed(&data);
         assert_eq!(monitor.status(), "running");
         let printed = running.console().matches(DIGEST).count();
         running.wait_for_console(DIGEST, printed + 3);
-
-        let console = running.console();
-        let core = CoreFile::open(&target.0);
-        assert_eq!(core.memory_bytes(), MEMORY_BYTES);
-        assert_eq!(core.processors.len(), 2);
-        let text = symbol(&console, "_stext")..symbol(&console, "_etext");
-        let in_kernel = core
-            .processors
-            .iter()
-            .filter(|place| text.contains(&place.nip) || MODULES.contains(&place.nip))
-            .count();
-        let in_programs = core
-            .processors
-            .iter()
-            .filter(|place| place.is_in_user_mode())
-            .count();
-        let places = &core.processors;
-        assert!(in_kernel >= 1, "{places:x?}, {text:x?}");
-        assert_eq!(in_kernel + in_programs, 2, "{places:x?}, {text:x?}");
-        let banner = core.at(symbol(&console, "linux_banner"), 14);
-        assert_eq!(banner, b"Linux version ");
-        assert!(core.has(MARKED));
-        assert!(!core.has(&MARKED.replace("42", "43")));
-
+        assert_is_whole(&CoreFile::open(&target.0), &running.console());
         monitor.ask("quit");
         let finished = running.finish();
         finished.assert_status(0);

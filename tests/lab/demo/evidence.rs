@@ -69,6 +69,19 @@ pub(super) struct Evidence {
     missed: u64,
 }
 
+/// What is not as it should be.
+#[derive(Default)]
+struct Failures(Vec<String>);
+
+impl Failures {
+    /// Adds `failure` unless that holds.
+    fn unless(&mut self, holds: bool, failure: String) {
+        if !holds {
+            self.0.push(failure);
+        }
+    }
+}
+
 impl Evidence {
     /// Reads what the demo's script left in the folder of this run.
     pub(super) fn read(findings: &Path, shown: Shown) -> Result<Self, EvidenceError> {
@@ -110,29 +123,43 @@ impl Evidence {
 
     /// Everything that is not as it should be; empty when all is well.
     pub(super) fn verdict(&self, expected: &Expected) -> Vec<String> {
-        let mut failures = Vec::new();
-        let mut check = |holds: bool, failure: String| {
-            if !holds {
-                failures.push(failure);
-            }
-        };
-        check(
-            self.status == "0",
-            format!("spapr-vmm ended with status {}", self.status),
+        let mut failures = Failures::default();
+        self.check_end(&mut failures);
+        self.check_guest(expected, &mut failures);
+        failures.unless(
+            self.missed == 0,
+            format!("the kernel missed {} returns", self.missed),
         );
-        let first_error = self.errors.lines().find(|line| !line.trim().is_empty());
-        if self.status != "0" {
-            check(
-                first_error.is_none(),
-                first_error.unwrap_or_default().to_owned(),
+        if let Some(stats) = &self.stats {
+            failures.unless(
+                stats.outcome == "power-off",
+                format!("the run's outcome is {:?}", stats.outcome),
             );
+            self.check_single_calls(stats.calls("H_PUT_TCE"), &mut failures);
+        } else {
+            failures.0.push("spapr-vmm wrote no statistics".to_owned());
         }
+        failures.0
+    }
+
+    /// That the VMM ended well; if not, what it said first.
+    fn check_end(&self, failures: &mut Failures) {
+        if self.status != "0" {
+            let failure = format!("spapr-vmm ended with status {}", self.status);
+            failures.0.push(failure);
+            let first_error = self.errors.lines().find(|line| !line.trim().is_empty());
+            failures.0.extend(first_error.map(str::to_owned));
+        }
+    }
+
+    /// That the guest had its processors, and read what the disk holds.
+    fn check_guest(&self, expected: &Expected, failures: &mut Failures) {
         let job = self.guest("STATUS");
-        check(
+        failures.unless(
             job == Some("0"),
             format!("the guest's job ended with {}", job.unwrap_or("nothing")),
         );
-        check(
+        failures.unless(
             self.guest("CPUS") == Some("2"),
             "the guest does not have 2 CPUs".to_owned(),
         );
@@ -141,24 +168,15 @@ impl Evidence {
             ("SMALL-SHA256", &expected.small_sha256),
         ] {
             let read = self.guest(key).unwrap_or("nothing");
-            check(
+            failures.unless(
                 read == wanted,
                 format!("the guest read {read} ({key}), the disk holds {wanted}"),
             );
         }
-        check(
-            self.missed == 0,
-            format!("the kernel missed {} returns", self.missed),
-        );
-        let Some(stats) = &self.stats else {
-            failures.push("spapr-vmm wrote no statistics".to_owned());
-            return failures;
-        };
-        check(
-            stats.outcome == "power-off",
-            format!("the run's outcome is {:?}", stats.outcome),
-        );
-        let in_vmm = stats.calls("H_PUT_TCE");
+    }
+
+    /// That single mappings were made where this way has them made: of all, the VMM counts `in_vmm`.
+    fn check_single_calls(&self, in_vmm: u64, failures: &mut Failures) {
         let TceReturns { answered, left } = self.kernel[0];
         let (holds, expected) = match self.shown.way {
             Way::InVmm => (
@@ -174,15 +192,14 @@ impl Evidence {
                 "nearly none, for the guest can map all its memory at once",
             ),
         };
-        check(
+        failures.unless(
             holds,
             format!("{answered} H_PUT_TCE in the kernel, {in_vmm} in the VMM, not {expected}"),
         );
-        check(
+        failures.unless(
             left >= in_vmm && left - in_vmm <= MOST_MADE_AGAIN,
             format!("the kernel left {left} H_PUT_TCE to the VMM, which counts {in_vmm}"),
         );
-        failures
     }
 }
 

@@ -64,6 +64,8 @@ pub(super) fn command(settings: &Settings<'_>) -> Command {
         command.args(["-append", KERNEL_COMMAND_LINE]);
     }
     monitor(&mut command, settings);
+    connect_channels(&mut command, settings);
+    add_bridges(&mut command, settings);
     add_devices(&mut command, settings);
     // Not in the terminal's process group: the lab decides what Ctrl-C means.
     command.process_group(0);
@@ -137,7 +139,8 @@ fn monitor(command: &mut Command, settings: &Settings<'_>) {
     command.args(["-mon", "chardev=monitor,mode=readline"]);
 }
 
-fn add_devices(command: &mut Command, settings: &Settings<'_>) {
+/// The lab's channels to the host, of which one is its console.
+fn connect_channels(command: &mut Command, settings: &Settings<'_>) {
     for channel in Channel::ALL {
         let name = channel.name();
         command.arg("-chardev").arg(joined(
@@ -146,18 +149,30 @@ fn add_devices(command: &mut Command, settings: &Settings<'_>) {
         ));
     }
     command.args(["-serial", "chardev:console"]);
-    // Each bus is a host bridge's, hence an IOMMU group, of its own.
-    let bus = |number: u8| match settings.kind.platform() {
-        Platform::BareMetal => format!("pcie.{number}"),
-        Platform::Lpar if number == 0 => "pci.0".to_owned(),
-        Platform::Lpar => format!("phb{number}.0"),
-    };
+}
+
+/// The host bridges that the machine does not have by itself.
+fn add_bridges(command: &mut Command, settings: &Settings<'_>) {
     if settings.kind.platform() == Platform::Lpar {
         for number in 1..=5 {
             let bridge = format!("spapr-pci-host-bridge,index={number},id=phb{number}");
             command.args(["-device", &bridge]);
         }
     }
+}
+
+/// A bus: each is a host bridge's, hence an IOMMU group, of its own.
+fn bus(platform: Platform, number: u8) -> String {
+    match platform {
+        Platform::BareMetal => format!("pcie.{number}"),
+        Platform::Lpar if number == 0 => "pci.0".to_owned(),
+        Platform::Lpar => format!("phb{number}.0"),
+    }
+}
+
+fn add_devices(command: &mut Command, settings: &Settings<'_>) {
+    let platform = settings.kind.platform();
+    let bus = |number| bus(platform, number);
     command.arg("-drive").arg(joined(
         "if=none,id=nvme,format=raw,cache=writeback,file=",
         settings.nvme,
@@ -168,7 +183,7 @@ fn add_devices(command: &mut Command, settings: &Settings<'_>) {
     let nic = format!("e1000e,bus={},netdev=nic,romfile=", bus(3));
     command.args(["-device", &nic]);
     // On bare metal all DMA goes through the IOMMU; in an LPAR the lab's own devices need not fit its windows.
-    let virtio = match settings.kind.platform() {
+    let virtio = match platform {
         Platform::BareMetal => "disable-legacy=on,iommu_platform=on",
         Platform::Lpar => "disable-legacy=on",
     };
@@ -197,7 +212,6 @@ fn add_devices(command: &mut Command, settings: &Settings<'_>) {
     if let Some(next) = settings.next {
         share(command, "next", next, ",readonly=on", 5);
     }
-    let platform = settings.kind.platform();
     let bridge = match (platform, settings.next) {
         (Platform::Lpar, _) => 6,
         (Platform::BareMetal, None) => 5,

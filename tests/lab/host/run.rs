@@ -1,7 +1,7 @@
 //! Booting a host, watching it, and seeing it off.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -115,23 +115,12 @@ impl HostRun<'_> {
     }
 
     fn start(&self, log: &Path, interrupted: &Arc<AtomicBool>) -> Result<Host, HostError> {
-        let write_error = |path: &Path| {
-            let path = path.to_owned();
-            |source| HostError::Write { path, source }
-        };
         // A socket's path must be short, so not in the run's folder.
         let sockets = tempfile::Builder::new()
             .prefix("lab-")
             .tempdir()
             .map_err(write_error(&std::env::temp_dir()))?;
         let listeners = Listeners::bind(sockets.path()).map_err(write_error(sockets.path()))?;
-        let qemu_log = self.logs.join("qemu.log");
-        // What the emulator said in an attempt before stays.
-        let errors = File::options()
-            .create(true)
-            .append(true)
-            .open(&qemu_log)
-            .map_err(write_error(&qemu_log))?;
         let console = Console::new(File::create(log).map_err(write_error(log))?);
         let mut settings = Settings {
             kind: self.kind,
@@ -157,12 +146,8 @@ impl HostRun<'_> {
             device_tree::write(&settings, &tree).map_err(HostError::DeviceTree)?;
             settings.device_tree = Some(&tree);
         }
-        let mut command = qemu::command(&settings);
-        let _ = writeln!(&errors, "{}", crate::command::shown(&command));
-        command
-            .stdout(errors.try_clone().map_err(HostError::Start)?)
-            .stderr(errors);
-        let mut emulator = Emulator(command.spawn().map_err(HostError::Start)?);
+        let qemu_log = self.logs.join("qemu.log");
+        let mut emulator = launch(&settings, &qemu_log)?;
         let (sender, events) = mpsc::sync_channel(256);
         let terminal = listeners
             .accept(&sender, CONNECT_LIMIT, || {
@@ -190,12 +175,27 @@ impl HostRun<'_> {
     }
 }
 
+/// Starts the emulator. What it says goes to the end of `log`: what it said in an attempt before stays.
+fn launch(settings: &Settings<'_>, log: &Path) -> Result<Emulator, HostError> {
+    let errors = File::options()
+        .create(true)
+        .append(true)
+        .open(log)
+        .map_err(write_error(log))?;
+    let mut command = qemu::command(settings);
+    let _ = writeln!(&errors, "{}", crate::command::shown(&command));
+    command
+        .stdout(errors.try_clone().map_err(HostError::Start)?)
+        .stderr(errors);
+    Ok(Emulator(command.spawn().map_err(HostError::Start)?))
+}
+
+fn write_error(path: &Path) -> impl FnOnce(io::Error) -> HostError {
+    let path = path.to_owned();
+    |source| HostError::Write { path, source }
+}
+
 /// Copies a file without sharing its blocks' fate: the copy may be written to.
 pub(crate) fn fresh_copy(from: &Path, to: &Path) -> Result<(), HostError> {
-    fs::copy(from, to)
-        .map(drop)
-        .map_err(|source| HostError::Write {
-            path: to.to_owned(),
-            source,
-        })
+    fs::copy(from, to).map(drop).map_err(write_error(to))
 }

@@ -173,6 +173,9 @@ struct Wanted {
     tests: Tests,
 }
 
+/// The main host's lane, and the others'.
+type Lanes = (Vec<Wanted>, Vec<Wanted>);
+
 /// Which tests a host runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Tests {
@@ -253,6 +256,14 @@ impl Tests {
 }
 
 impl Wanted {
+    fn new(kind: HostKind, kernels: KernelArgs, tests: Tests) -> Self {
+        Self {
+            kind,
+            kernels,
+            tests,
+        }
+    }
+
     /// [`Tests::arguments`] on this host.
     fn arguments(&self, filter: &[String]) -> String {
         let mut arguments = Vec::new();
@@ -288,13 +299,9 @@ impl Wanted {
 
 /// The hosts of the two lanes: those asked for, or all. Tests for libvirt run when a filter names them,
 /// on a host of their own that has it; so do those that take long, on hosts with each kernel.
-fn wanted(args: &TestArgs) -> (Vec<Wanted>, Vec<Wanted>) {
+fn wanted(args: &TestArgs) -> Lanes {
     let kernels = args.kernels;
-    let with = |kind, kernels, tests| Wanted {
-        kind,
-        kernels,
-        tests,
-    };
+    let with = Wanted::new;
     let everything = args.host.is_empty() && args.filter.is_empty();
     let kinds = match &args.host[..] {
         [] if everything => HostKind::ALL
@@ -316,23 +323,7 @@ fn wanted(args: &TestArgs) -> (Vec<Wanted>, Vec<Wanted>) {
         ..kernels
     };
     if names(&args.filter, LONG_TESTS) {
-        let each = match kernels.kernel {
-            HostKernel::Trixie => vec![kernels, newer],
-            _ => vec![kernels],
-        };
-        let long = |kinds: Vec<HostKind>, tests| -> Vec<Wanted> {
-            let of_kind = |kind| each.iter().map(move |kernels| with(kind, *kernels, tests));
-            kinds.into_iter().flat_map(of_kind).collect()
-        };
-        let mut main = long(main_kind, Tests::Long);
-        // Libvirt is tried with one kernel, and with all that a filter could name.
-        let whole = args.filter.iter().any(|filter| filter == LONG_TESTS);
-        let with_libvirt = main.first().filter(|_| whole).map(|main| Wanted {
-            tests: Tests::LongLibvirt,
-            ..*main
-        });
-        main.extend(with_libvirt);
-        return (main, long(other_kinds, Tests::LongOfEveryHost));
+        return long_ones(args, newer, [main_kind, other_kinds]);
     }
     // What is the same on every host was written on one of bare metal.
     let tests = |kind: HostKind| match (args.host.is_empty(), kind.is_lpar()) {
@@ -364,6 +355,25 @@ fn wanted(args: &TestArgs) -> (Vec<Wanted>, Vec<Wanted>) {
     let main = main_kind.into_iter();
     let main = main.map(|kind| with(kind, kernels, main_tests));
     (main.collect(), others)
+}
+
+/// The hosts that run tests that take long, with the kernel that was named, or with the usual one and `newer`.
+fn long_ones(args: &TestArgs, newer: KernelArgs, [main, others]: [Vec<HostKind>; 2]) -> Lanes {
+    let each = match args.kernels.kernel {
+        HostKernel::Trixie => vec![args.kernels, newer],
+        _ => vec![args.kernels],
+    };
+    let long = |kinds: Vec<HostKind>, tests| -> Vec<Wanted> {
+        let of_kind = |kind| each.iter().map(move |it| Wanted::new(kind, *it, tests));
+        kinds.into_iter().flat_map(of_kind).collect()
+    };
+    let mut main = long(main, Tests::Long);
+    // Libvirt is tried with one kernel, and with all that a filter could name.
+    let whole = args.filter.iter().any(|filter| filter == LONG_TESTS);
+    if let Some(&first) = main.first().filter(|_| whole) {
+        main.push(Wanted::new(first.kind, first.kernels, Tests::LongLibvirt));
+    }
+    (main, long(others, Tests::LongOfEveryHost))
 }
 
 /// The hosts without those that cannot do their work, which is told; who names a host gets it.

@@ -27,7 +27,7 @@ use super::kept::Kept;
 use super::policy::policy;
 use super::populator::Wake;
 use super::{controller_kind, processor_facts};
-use crate::boot::device_tree::MachineTree;
+use crate::boot::device_tree::{MachineTree, ProcessorFacts};
 use crate::boot::kernel::Kernel;
 use crate::boot::layout::room_for_kernel;
 use crate::boot::{self, BootError, Entry, Payload};
@@ -113,46 +113,26 @@ impl Machine {
             define_kernel_services(&vm)?;
         }
         let board = board(&vm, slots, &interrupts);
-        let Attached {
-            engine,
-            notices,
-            dma_windows,
-            windows,
-            bridges,
-        } = bridges::attach_devices(description, &ram, &mut kept, &vm, &capabilities, &board)?;
-        let tree = MachineTree {
-            ram: ram.guest_ranges(),
-            cpus: description.cpus,
-            threads_per_core: description.threads_per_core,
-            processor,
-            interrupt_controller: controller,
-            vty: description.vty,
-            host_bridges: bridges::describe(&bridges, &engine, &dma_windows),
-            has_eeh: bridges.iter().any(HostBridge::has_eeh),
-            uuid: lasting.uuid.to_string(),
-            rng_seed: rng_seed()?,
-        };
+        let attached =
+            bridges::attach_devices(description, &ram, &mut kept, &vm, &capabilities, &board)?;
+        let tree = tree_of(description, lasting, &ram, processor, controller, &attached)?;
         let payload = Payload {
             kernel,
             initrd: files.initrd.as_ref(),
             command_line: &description.command_line,
         };
         let entry = boot::load(&ram, payload, &tree)?;
-        let Prepared {
-            engine,
-            bulk_calls_due,
-            populator,
-            settles,
-        } = prepare_engine(engine, description, kept.kvm(host)?, &vm, &capabilities)?;
+        let kvm = kept.kvm(host)?;
+        let prepared = prepare_engine(attached.engine, description, kvm, &vm, &capabilities)?;
         Ok(Self {
-            engine,
-            populator,
-            bulk_calls_due,
-            settles,
-            notices,
-            dma_windows,
-            windows,
-            bridges,
+            engine: prepared.engine,
+            populator: prepared.populator,
+            bulk_calls_due: prepared.bulk_calls_due,
+            settles: prepared.settles,
+            notices: attached.notices,
+            dma_windows: attached.dma_windows,
+            windows: attached.windows,
+            bridges: attached.bridges,
             interrupts,
             vcpus,
             entry,
@@ -163,6 +143,30 @@ impl Machine {
             kept,
         })
     }
+}
+
+/// What the guest is told of a machine of that description with `attached` to it.
+fn tree_of(
+    description: &MachineDescription,
+    lasting: &Lasting,
+    ram: &GuestRam,
+    processor: ProcessorFacts,
+    interrupt_controller: ControllerKind,
+    attached: &Attached,
+) -> Result<MachineTree, MachineError> {
+    let bridges = &attached.bridges;
+    Ok(MachineTree {
+        ram: ram.guest_ranges(),
+        cpus: description.cpus,
+        threads_per_core: description.threads_per_core,
+        processor,
+        interrupt_controller,
+        vty: description.vty,
+        host_bridges: bridges::describe(bridges, &attached.engine, &attached.dma_windows),
+        has_eeh: bridges.iter().any(HostBridge::has_eeh),
+        uuid: lasting.uuid.to_string(),
+        rng_seed: rng_seed()?,
+    })
 }
 
 fn rng_seed() -> Result<[u8; 64], MachineError> {
@@ -296,7 +300,7 @@ fn make_vcpus(
     vm: &Vm,
     interrupts: &InterruptController,
     description: &MachineDescription,
-) -> Result<(Vec<Vcpu>, boot::device_tree::ProcessorFacts), MachineError> {
+) -> Result<(Vec<Vcpu>, ProcessorFacts), MachineError> {
     let count = description.cpus;
     let mut vcpus = Vec::new();
     let mut facts = None;

@@ -91,6 +91,23 @@ pub fn open_terminal(
             filename: "null".to_owned(),
         });
     };
+    let mut opened = open_console(chardev, inherited)?;
+    let console = &mut opened.value;
+    if let Some(log) = &chardev.log {
+        console.place = format!("{}, logged in {}", console.place, name_file(&log.path));
+    }
+    if let Some(name) = &console.pty_name {
+        opened.filename = format!("pty:{}", name.display());
+    }
+    Ok(opened)
+}
+
+/// A console on what is behind the chardev. It logs what it shows, but its place does not say so; a pseudo-terminal's
+/// file name is empty.
+fn open_console(
+    chardev: &Chardev,
+    inherited: &mut Inherited,
+) -> Result<Open<Console>, ChardevError> {
     let id = &chardev.id;
     let log = chardev
         .log
@@ -134,17 +151,10 @@ pub fn open_terminal(
             )
         }
     };
-    let mut value = console.map_err(|source| ChardevError::Console {
+    let value = console.map_err(|source| ChardevError::Console {
         id: id.clone(),
         source,
     })?;
-    if let Some(log) = &chardev.log {
-        value.place = format!("{}, logged in {}", value.place, name_file(&log.path));
-    }
-    let filename = match &value.pty_name {
-        Some(name) => format!("pty:{}", name.display()),
-        None => filename,
-    };
     Ok(Open { value, filename })
 }
 

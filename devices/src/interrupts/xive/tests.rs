@@ -151,17 +151,28 @@ fn a_queue_lies_in_ram_and_is_aligned() {
     assert_eq!(place(0), SUCCESS);
 }
 
-#[test]
-fn arguments_that_are_wrong_have_their_codes() {
+/// Makes calls to a controller with one queue. They have their codes, and change nothing.
+#[track_caller]
+fn assert_refused(calls: &[(u64, &[u64], ReturnCode)]) {
     let xive = xive();
-    assert_eq!(
-        code(&xive, abi::H_INT_SET_QUEUE_CONFIG, &[1, 0, 6, 0, 16]),
-        SUCCESS
-    );
+    let place = [1, 0, 6, 0, 16];
+    assert_eq!(code(&xive, abi::H_INT_SET_QUEUE_CONFIG, &place), SUCCESS);
+    for &(number, arguments, expected) in calls {
+        let answer = code(&xive, number, arguments);
+        assert_eq!(answer, expected, "{number:#x} {arguments:x?}");
+    }
+    let state = xive.device().state();
+    assert_eq!(state.sources[&EDGE].1, None);
+    assert_eq!(state.queues.len(), 1);
+    assert!(state.loads.is_empty() && state.stores.is_empty() && state.synced.is_empty());
+}
+
+#[test]
+fn wrong_arguments_about_sources_have_their_codes() {
     let none = 0x1101;
     let end = u64::from(Lisn::END.0);
-    for (number, arguments, expected) in [
-        (abi::H_INT_GET_SOURCE_INFO, &[1, edge()][..], PARAMETER),
+    assert_refused(&[
+        (abi::H_INT_GET_SOURCE_INFO, &[1, edge()], PARAMETER),
         (abi::H_INT_GET_SOURCE_INFO, &[0, none], P2),
         (abi::H_INT_GET_SOURCE_INFO, &[0, end], P2),
         (abi::H_INT_GET_SOURCE_INFO, &[0, 1 << 32], P2),
@@ -188,6 +199,19 @@ fn arguments_that_are_wrong_have_their_codes() {
         ),
         (abi::H_INT_GET_SOURCE_CONFIG, &[1, edge()], PARAMETER),
         (abi::H_INT_GET_SOURCE_CONFIG, &[0, none], P2),
+        (abi::H_INT_ESB, &[2, edge(), 0, 0], PARAMETER),
+        (abi::H_INT_ESB, &[0, none, 0, 0], P2),
+        (abi::H_INT_ESB, &[0, edge(), 0x1_0000, 0], P3),
+        (abi::H_INT_ESB, &[1, edge(), 4, 0], P3),
+        (abi::H_INT_ESB, &[0, edge(), u64::MAX, 0], P3),
+        (abi::H_INT_SYNC, &[1, edge()], PARAMETER),
+        (abi::H_INT_SYNC, &[0, none], P2),
+    ]);
+}
+
+#[test]
+fn wrong_arguments_about_queues_have_their_codes() {
+    assert_refused(&[
         (abi::H_INT_GET_QUEUE_INFO, &[1, 0, 6], PARAMETER),
         (abi::H_INT_GET_QUEUE_INFO, &[0, 4, 6], P2),
         (abi::H_INT_GET_QUEUE_INFO, &[0, 0, 7], P3),
@@ -201,13 +225,12 @@ fn arguments_that_are_wrong_have_their_codes() {
         (abi::H_INT_GET_QUEUE_CONFIG, &[2, 0, 6], PARAMETER),
         (abi::H_INT_GET_QUEUE_CONFIG, &[0, u64::MAX, 6], P2),
         (abi::H_INT_GET_QUEUE_CONFIG, &[0, 0, u64::MAX], P3),
-        (abi::H_INT_ESB, &[2, edge(), 0, 0], PARAMETER),
-        (abi::H_INT_ESB, &[0, none, 0, 0], P2),
-        (abi::H_INT_ESB, &[0, edge(), 0x1_0000, 0], P3),
-        (abi::H_INT_ESB, &[1, edge(), 4, 0], P3),
-        (abi::H_INT_ESB, &[0, edge(), u64::MAX, 0], P3),
-        (abi::H_INT_SYNC, &[1, edge()], PARAMETER),
-        (abi::H_INT_SYNC, &[0, none], P2),
+    ]);
+}
+
+#[test]
+fn a_reset_takes_no_flags_and_there_are_no_reporting_lines() {
+    assert_refused(&[
         (abi::H_INT_RESET, &[1], PARAMETER),
         (
             abi::H_INT_SET_OS_REPORTING_LINE,
@@ -219,15 +242,12 @@ fn arguments_that_are_wrong_have_their_codes() {
             &[0, 0],
             ReturnCode::FUNCTION,
         ),
-    ] {
-        let answer = code(&xive, number, arguments);
-        assert_eq!(answer, expected, "{number:#x} {arguments:x?}");
-    }
-    let state = xive.device().state();
-    assert_eq!(state.sources[&EDGE].1, None);
-    assert_eq!(state.queues.len(), 1);
-    assert!(state.loads.is_empty() && state.stores.is_empty() && state.synced.is_empty());
-    assert_eq!(xive.serve(abi::H_PUT_TCE, &mut [0; 9]), None);
+    ]);
+}
+
+#[test]
+fn a_call_that_is_not_of_xive_is_not_answered() {
+    assert_eq!(xive().serve(abi::H_PUT_TCE, &mut [0; 9]), None);
 }
 
 #[test]

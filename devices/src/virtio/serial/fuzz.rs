@@ -8,6 +8,7 @@ use arbitrary::{Result, Unstructured};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::{Outlet, PortOptions, Ports, Serial};
+use crate::virtio::ServeError;
 use crate::virtio::device::Device;
 use crate::virtio::queues::{QUEUE_BYTES, Queues, WRITE};
 
@@ -18,6 +19,9 @@ const FROM_DRIVER: usize = 3;
 const RAM_BYTES: u64 = QUEUES as u64 * QUEUE_BYTES + 0x1_0000;
 /// Steps of one run at the most.
 const MOST_STEPS: usize = 64;
+
+/// What the device finds wrong with what its driver did, if anything.
+type Outcome = std::result::Result<(), ServeError>;
 
 /// Has a driver offer what `bytes` say, with peers that send, read and leave.
 ///
@@ -57,23 +61,7 @@ fn step(
     peers: &mut [Option<UnixStream>],
 ) -> Result<()> {
     let outcome = match input.int_in_range(0..=9u8)? {
-        0..=2 => {
-            let queue = input.int_in_range(0..=QUEUES - 1)?;
-            for index in 0..input.int_in_range(1..=4)? {
-                let address = match input.int_in_range(0..=7u8)? {
-                    0 => input.arbitrary()?,
-                    _ => input.int_in_range(0..=RAM_BYTES)?,
-                };
-                let length = match input.int_in_range(0..=3u8)? {
-                    0 => input.arbitrary()?,
-                    _ => input.int_in_range(0..=0x2000)?,
-                };
-                let (flags, next) = (input.int_in_range(0..=7)?, input.int_in_range(0..=8)?);
-                queues.descriptor((queue, index), address, length, flags, next);
-            }
-            queues.offer((queue, 0));
-            queues.ring(queue)
-        }
+        0..=2 => offer_chain(input, queues)?,
         3 | 4 => {
             let message = [
                 input.int_in_range(0..=2u8)?,
@@ -127,11 +115,27 @@ fn step(
     Ok(())
 }
 
+/// Offers a chain of buffers in one of the queues, most of them in RAM, and has it served.
+fn offer_chain(input: &mut Unstructured<'_>, queues: &mut Queues<Serial>) -> Result<Outcome> {
+    let queue = input.int_in_range(0..=QUEUES - 1)?;
+    for index in 0..input.int_in_range(1..=4)? {
+        let address = match input.int_in_range(0..=7u8)? {
+            0 => input.arbitrary()?,
+            _ => input.int_in_range(0..=RAM_BYTES)?,
+        };
+        let length = match input.int_in_range(0..=3u8)? {
+            0 => input.arbitrary()?,
+            _ => input.int_in_range(0..=0x2000)?,
+        };
+        let (flags, next) = (input.int_in_range(0..=7)?, input.int_in_range(0..=8)?);
+        queues.descriptor((queue, index), address, length, flags, next);
+    }
+    queues.offer((queue, 0));
+    Ok(queues.ring(queue))
+}
+
 /// Says something of a port, about an event, with a value.
-fn say(
-    queues: &mut Queues<Serial>,
-    [port, event, value]: [u8; 3],
-) -> std::result::Result<(), crate::virtio::ServeError> {
+fn say(queues: &mut Queues<Serial>, [port, event, value]: [u8; 3]) -> Outcome {
     let at = Queues::<Serial>::buffers(FROM_DRIVER);
     let message = [port, 0, 0, 0, event, 0, value, 0];
     let written = queues.ram.write_slice(&message, GuestAddress(at));

@@ -187,31 +187,39 @@ impl Machine {
             Step::RefuseHandOver(refuses) => return self.handlers.refuse(refuses),
             _ => return self.change_windows(step, failures_before),
         };
-        let (failed, unmaps_failed) = self.failures();
-        let has_failed = failed > failures_before.0;
         match expected {
             Err(refusal) => assert_eq!(code, refusal, "{step:x?}"),
             Ok(None) => unreachable!("{step:?} is no call that writes"),
-            Ok(Some((which, first, values))) => {
+            Ok(Some((which, first, values))) if code == SUCCESS => {
                 let table = self.model.tables[which].as_mut().unwrap();
-                let range = first..first + values.len();
-                if code == SUCCESS {
-                    table[range].copy_from_slice(&values);
-                } else {
-                    assert!(has_failed, "{code:?} without a refusal: {step:x?}");
-                    let only_clears = values.iter().all(|tce| tce & 3 == 0);
-                    assert!(code == EXHAUSTED || only_clears && code == ReturnCode::HARDWARE);
-                    let view = self.view(which).unwrap();
-                    let table = self.model.tables[which].as_mut().unwrap();
-                    let is_cleared = view[range.clone()].iter().all(|&tce| tce == 0);
-                    let is_untouched = view[range.clone()] == table[range.clone()];
-                    let is_dirty = unmaps_failed > failures_before.1;
-                    assert!(is_cleared || is_untouched || is_dirty, "{step:x?}");
-                    self.model.dirty[which] |= is_dirty;
-                    table[range.clone()].copy_from_slice(&view[range]);
-                }
+                table[first..first + values.len()].copy_from_slice(&values);
             }
+            Ok(Some(write)) => self.check_failed_write(step, code, write, failures_before),
         }
+    }
+
+    /// A call that the guest may make fails only as the host fails, and leaves its entries as they were, or clear.
+    fn check_failed_write(
+        &mut self,
+        step: &Step,
+        code: ReturnCode,
+        (which, first, values): (usize, usize, Vec<u64>),
+        failures_before: (u64, u64),
+    ) {
+        let (failed, unmaps_failed) = self.failures();
+        let has_failed = failed > failures_before.0;
+        assert!(has_failed, "{code:?} without a refusal: {step:x?}");
+        let only_clears = values.iter().all(|tce| tce & 3 == 0);
+        assert!(code == EXHAUSTED || only_clears && code == ReturnCode::HARDWARE);
+        let view = self.view(which).unwrap();
+        let table = self.model.tables[which].as_mut().unwrap();
+        let range = first..first + values.len();
+        let is_cleared = view[range.clone()].iter().all(|&tce| tce == 0);
+        let is_untouched = view[range.clone()] == table[range.clone()];
+        let is_dirty = unmaps_failed > failures_before.1;
+        assert!(is_cleared || is_untouched || is_dirty, "{step:x?}");
+        self.model.dirty[which] |= is_dirty;
+        table[range.clone()].copy_from_slice(&view[range]);
     }
 
     fn check_get(&mut self, liobn: u64, ioba: u64) {

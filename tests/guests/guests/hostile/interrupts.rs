@@ -26,6 +26,8 @@ const MESSAGES: u64 = 0x1300;
 const NO_SOURCE: u64 = 0x1fff;
 const NO_PROCESSOR: u64 = 1024;
 const PRIORITY: u64 = 6;
+/// What the terminal's source puts into its queue.
+const DATA: u64 = 0x1234_5678;
 
 const XIVE: [u64; 11] = [
     number::H_INT_GET_SOURCE_INFO,
@@ -171,7 +173,6 @@ fn queues(ram_bytes: u64, report: &mut Report) {
 
 /// An interrupt that the guest triggers itself comes to its queue.
 fn what_is_right(report: &mut Report) {
-    const DATA: u64 = 0x1234_5678;
     let set_queue = |report: &mut Report, address| {
         let arguments = [1, 0, PRIORITY, address, QUEUE_SHIFT];
         must(
@@ -212,33 +213,14 @@ fn what_is_right(report: &mut Report) {
         (flags, shift) == (0, 16) && (management, trigger) == (trigger + PAGE, trigger),
         format_args!("the source's pages are {:x?}", info.registers),
     );
-    // The first entry's toggle bit is set.
-    let entry = 0x8000_0000 | DATA;
-    for (round, by_hypercall) in (0u64..).zip([false, true]) {
-        // Accept events (SET_PQ_00), and make one.
-        if by_hypercall {
-            let arguments = [0, TERMINAL, 0xc00, 0];
-            must(report, code::H_SUCCESS, number::H_INT_ESB, arguments);
-        } else {
-            // SAFETY: a source's page is no memory.
-            let state = unsafe { load(management + 0xc00, Width::Doubleword) };
-            report.check(state.is_ok(), format_args!("the source's page: {state:?}"));
-        }
-        // SAFETY: as before.
-        let stored = unsafe { store(trigger, Width::Doubleword, 0) };
-        report.check(
-            stored.is_ok(),
-            format_args!("the source's page: {stored:?}"),
-        );
-        must(report, code::H_SUCCESS, number::H_INT_SYNC, [0, TERMINAL]);
-        // SAFETY: queues are where nothing of Rust's is.
-        let found = unsafe { load(QUEUES + 4 * round, Width::Word) };
-        let found = found.map(|word| u64::from(low_word(word).swap_bytes()));
-        report.check(
-            found == Ok(entry),
-            format_args!("entry {round} of the queue is {found:x?}"),
-        );
-    }
+    // Accept events (SET_PQ_00), by a load and by hypercall.
+    // SAFETY: a source's page is no memory.
+    let state = unsafe { load(management + 0xc00, Width::Doubleword) };
+    report.check(state.is_ok(), format_args!("the source's page: {state:?}"));
+    an_event_comes(trigger, 0, report);
+    let arguments = [0, TERMINAL, 0xc00, 0];
+    must(report, code::H_SUCCESS, number::H_INT_ESB, arguments);
+    an_event_comes(trigger, 1, report);
     must(report, code::H_SUCCESS, number::H_INT_RESET, [0]);
     let told = must(
         report,
@@ -249,6 +231,25 @@ fn what_is_right(report: &mut Report) {
     report.check(
         told.registers[..4] == [0; 4],
         format_args!("the queue is still at {:x?}", told.registers),
+    );
+}
+
+/// An event made by a store to `trigger` is entry number `place` of the queue.
+fn an_event_comes(trigger: u64, place: u64, report: &mut Report) {
+    // SAFETY: a source's page is no memory.
+    let stored = unsafe { store(trigger, Width::Doubleword, 0) };
+    report.check(
+        stored.is_ok(),
+        format_args!("the source's page: {stored:?}"),
+    );
+    must(report, code::H_SUCCESS, number::H_INT_SYNC, [0, TERMINAL]);
+    // SAFETY: queues are where nothing of Rust's is.
+    let found = unsafe { load(QUEUES + 4 * place, Width::Word) };
+    let found = found.map(|word| u64::from(low_word(word).swap_bytes()));
+    // The first entries' toggle bit is set.
+    report.check(
+        found == Ok(0x8000_0000 | DATA),
+        format_args!("entry {place} of the queue is {found:x?}"),
     );
 }
 

@@ -117,13 +117,8 @@ fn lone_page() -> impl Strategy<Value = Segment> {
     })
 }
 
-pub(super) fn step() -> impl Strategy<Value = Step> {
-    let count = prop_oneof![6 => 0..8u64, 6 => 0..48u64, 1 => 0..700u64, 1 => any::<u64>()];
-    let put = (place(), segment()).prop_map(|((which, liobn, ioba), segment)| Step::Put {
-        liobn,
-        ioba,
-        tce: segment.entries(which)[0],
-    });
+/// A list of entries, in its place or elsewhere, with a count that mostly is its own.
+fn indirect() -> impl Strategy<Value = Step> {
     let list_at = prop_oneof![
         24 => Just(STORAGE),
         1 => Just(STORAGE + 8),
@@ -135,7 +130,7 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         // What the kernel's handler does better: no two entries follow each other.
         1 => prop::collection::vec(lone_page(), 12..40).boxed(),
     ];
-    let indirect = (place(), segments, list_at, list_count).prop_map(
+    (place(), segments, list_at, list_count).prop_map(
         |((which, liobn, ioba), segments, at, count)| {
             let list = segments
                 .iter()
@@ -149,7 +144,16 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
                 count,
             }
         },
-    );
+    )
+}
+
+pub(super) fn step() -> impl Strategy<Value = Step> {
+    let count = prop_oneof![6 => 0..8u64, 6 => 0..48u64, 1 => 0..700u64, 1 => any::<u64>()];
+    let put = (place(), segment()).prop_map(|((which, liobn, ioba), segment)| Step::Put {
+        liobn,
+        ioba,
+        tce: segment.entries(which)[0],
+    });
     let value = prop_oneof![12 => Just(0), 1 => any::<u64>(), 1 => Just(0xbad_0000)];
     let stuff = (place(), value, count).prop_map(|((_, liobn, ioba), value, count)| Step::Stuff {
         liobn,
@@ -168,7 +172,7 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         16 => put,
         3 => place().prop_map(|(_, liobn, ioba)| Step::Get { liobn, ioba }),
-        16 => indirect,
+        16 => indirect(),
         8 => stuff,
         4 => (0..6usize).prop_map(|which| Step::AddWindow { which }),
         2 => (0..6usize).prop_map(|which| Step::MakeWindow { which }),

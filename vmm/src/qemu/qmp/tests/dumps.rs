@@ -186,18 +186,13 @@ fn a_dump_goes_to_a_file_or_to_a_descriptor_of_a_set() {
     assert_is_dump(&std::fs::read(&other).expect("the file"));
 }
 
-#[test]
-fn dumps_that_cannot_be_made_are_refused_with_the_reason() {
-    let fixture = Fixture::new();
-    let done = running(&fixture);
-    let mut client = fixture.negotiated();
-    let (reader, _writer) = std::io::pipe().expect("pipe");
-    client.pass(&pass_as("reader"), &reader);
+/// What cannot be asked of `dump-guest-memory`, with what it is told; the last one is found out with the guest held.
+fn impossible_dumps() -> Vec<(Value, String)> {
     let past = format!(
         "bytes 0x1000 to {:#x} are not all guest memory",
         LEAST_BYTES + 0x1000
     );
-    for (arguments, told) in [
+    let impossible = [
         (
             json!({"paging": true, "protocol": "fd:x"}),
             "'paging' has to be false",
@@ -237,14 +232,26 @@ fn dumps_that_cannot_be_made_are_refused_with_the_reason() {
         (
             json!({"paging": false, "protocol": "file:/dev/null", "begin": 4096,
                 "length": LEAST_BYTES}),
-            &past,
+            past.as_str(),
         ),
-    ] {
+    ];
+    let owned = |(arguments, told): (Value, &str)| (arguments, told.to_owned());
+    impossible.map(owned).to_vec()
+}
+
+#[test]
+fn dumps_that_cannot_be_made_are_refused_with_the_reason() {
+    let fixture = Fixture::new();
+    let done = running(&fixture);
+    let mut client = fixture.negotiated();
+    let (reader, _writer) = std::io::pipe().expect("pipe");
+    client.pass(&pass_as("reader"), &reader);
+    for (arguments, told) in impossible_dumps() {
         let command = json!({"execute": "dump-guest-memory", "arguments": arguments});
         client.say(command.to_string().as_bytes());
         let reply = client.reply();
         let desc = reply["error"]["desc"].as_str().unwrap_or_default();
-        assert!(desc.contains(told), "{arguments}: {reply}");
+        assert!(desc.contains(&told), "{arguments}: {reply}");
     }
     assert_eq!(client.ask("query-status")["status"], "running");
     // The last one was found out with the guest already held.
