@@ -95,11 +95,7 @@ fn has_unsafe(folder: &Path) -> bool {
 
 /// The names in the first column of the page's tables.
 fn on_the_page() -> BTreeSet<String> {
-    let pages = documents::pages().expect("pages");
-    let page = pages
-        .iter()
-        .find(|page| page.path.ends_with("crates.md"))
-        .expect("a page");
+    let page = documents::page("crates.md").expect("a page");
     let rows = page
         .text
         .lines()

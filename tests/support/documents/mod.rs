@@ -49,7 +49,7 @@ pub struct Contents {
 /// # Errors
 /// When they cannot be read.
 pub fn pages() -> io::Result<Vec<Page>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let root = root();
     let mut paths = vec![PathBuf::from("README.md")];
     for entry in fs::read_dir(root.join("docs"))? {
         let name = entry?.file_name();
@@ -63,6 +63,21 @@ pub fn pages() -> io::Result<Vec<Page>> {
         Ok(Page { path, text })
     };
     paths.into_iter().map(read).collect()
+}
+
+/// The page of docs/ whose file has that name.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn page(name: &str) -> io::Result<Page> {
+    let path = Path::new("docs").join(name);
+    let text = fs::read_to_string(root().join(&path))?;
+    Ok(Page { path, text })
+}
+
+/// The root of the source tree.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
 impl Page {
