@@ -145,3 +145,10 @@ pub trait Device: Send {
     /// Everything as it was at first; nothing is in flight.
     fn reset(&mut self) {}
 }
+
+/// Reads a device's configuration at `offset`; what lies beyond it reads 0.
+pub(super) fn read_config(config: &[u8], offset: usize, data: &mut [u8]) {
+    for (at, byte) in (offset..).zip(data) {
+        *byte = config.get(at).copied().unwrap_or(0);
+    }
+}

@@ -16,7 +16,7 @@ use super::control::BalloonControl;
 use super::pages::{NoMemory, Pages};
 use super::statistics::{self, Statistics};
 use crate::dma::DmaMemory;
-use crate::virtio::device::{Device, Done, Identity, ServeError, Served};
+use crate::virtio::device::{Device, Done, Identity, ServeError, Served, read_config};
 use crate::virtio::requests::{self, Request};
 
 /// VIRTIO_BALLOON_F_STATS_VQ, _DEFLATE_ON_OOM and _PAGE_REPORTING, which virtio-bindings has not.
@@ -288,9 +288,7 @@ impl Device for Balloon {
         let mut config = [0; CONFIG_BYTES];
         config[WANTED..ACTUAL].copy_from_slice(&self.control.wanted_pages().to_le_bytes());
         config[ACTUAL..].copy_from_slice(&self.actual);
-        for (at, byte) in (offset..).zip(data) {
-            *byte = config.get(at).copied().unwrap_or(0);
-        }
+        read_config(&config, offset, data);
     }
 
     fn write_config(&mut self, offset: usize, data: &[u8]) {

@@ -8,6 +8,7 @@ use virtio_bindings::virtio_blk::{
 
 use super::disk::Disk;
 use super::{MOST_DISCARD_SECTORS, MOST_PIECE_BYTES, MOST_ZERO_SECTORS, SECTOR_BYTES};
+use crate::virtio::device::read_config;
 
 /// Where the switch of the write cache is (`struct virtio_blk_config`, `writeback`).
 pub(super) const WRITEBACK: usize = 32;
@@ -68,9 +69,7 @@ pub(super) fn read(disk: &Disk, write_cache: bool, offset: usize, data: &mut [u8
     put(48, &MOST_ZERO_SECTORS.to_le_bytes());
     put(52, &1_u32.to_le_bytes());
     put(56, &[1]);
-    for (at, byte) in (offset..).zip(data) {
-        *byte = all.get(at).copied().unwrap_or(0);
-    }
+    read_config(&all, offset, data);
 }
 
 /// Pieces of a request's data: it has a header and a status, too, and all of them fit into the queue.

@@ -14,7 +14,7 @@ use super::control::{self, Message, Said};
 use super::port::Port;
 use super::ports::{Ports, Sockets, Told};
 use crate::dma::DmaMemory;
-use crate::virtio::device::{Device, Identity, ServeError, Served};
+use crate::virtio::device::{Device, Identity, ServeError, Served, read_config};
 use crate::virtio::requests::{self, Request};
 
 /// VIRTIO_CONSOLE_F_MULTIPORT, which virtio-bindings has not.
@@ -372,9 +372,7 @@ impl Device for Serial {
         let ports = u32::try_from(self.queue_sizes.len() / 2 - 1).unwrap_or(0);
         let mut config = [0; MAX_NR_PORTS + 4];
         config[MAX_NR_PORTS..].copy_from_slice(&ports.to_le_bytes());
-        for (at, byte) in (offset..).zip(data) {
-            *byte = config.get(at).copied().unwrap_or(0);
-        }
+        read_config(&config, offset, data);
     }
 
     fn start(&mut self, features: u64) {
