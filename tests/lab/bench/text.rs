@@ -106,6 +106,7 @@ pub(super) fn target(target: &Target) -> (String, String) {
 pub(super) fn verdict(target: &Target) -> &'static str {
     match target.is {
         Ok(_) if target.holds() => "holds",
+        Ok(_) if target.is_within_spread => "within the boots' spread",
         Ok(_) => "missed",
         Err(_) => "not judged",
     }
