@@ -10,6 +10,7 @@ pub mod dma_windows;
 pub mod error_chain;
 pub mod image;
 pub mod interrupts;
+pub mod net;
 pub mod pci;
 mod poll;
 pub mod rate_limit;

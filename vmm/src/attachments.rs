@@ -9,6 +9,7 @@ use spapr_devices::virtio::serial::{HIGHEST_PORT, Outlet, PortOptions, Ports};
 
 use crate::console::socket;
 use crate::machine::Attachments;
+use crate::nics::{self, NicRefusal};
 use crate::setting::Setting;
 use crate::spec::{MachineDescription, PortDescription, PortOutlet};
 
@@ -26,6 +27,9 @@ pub enum AttachmentError {
     /// There are more ports than a device has.
     #[error("there are {0} ports, and a guest can have {HIGHEST_PORT}")]
     TooManyPorts(usize),
+    /// A network card's frames cannot be carried.
+    #[error(transparent)]
+    Nic(#[from] NicRefusal),
     /// The kernel gives no descriptors.
     #[error("cannot get descriptors")]
     Descriptors(#[from] io::Error),
@@ -36,6 +40,7 @@ impl AttachmentError {
     pub const fn setting(&self) -> Option<Setting> {
         match self {
             Self::Socket { .. } | Self::TooManyPorts(_) => Some(Setting::SerialPort),
+            Self::Nic(_) => Some(Setting::Network),
             Self::Descriptors(_) => None,
         }
     }
@@ -43,7 +48,7 @@ impl AttachmentError {
     /// The process' exit status: 2 when it is what was asked for, 1 when something failed on the way.
     pub const fn exit_status(&self) -> u8 {
         match self {
-            Self::Socket { .. } | Self::TooManyPorts(_) => 2,
+            Self::Socket { .. } | Self::TooManyPorts(_) | Self::Nic(_) => 2,
             Self::Descriptors(_) => 1,
         }
     }
@@ -67,6 +72,7 @@ pub fn open(description: &MachineDescription) -> Result<Attachments, AttachmentE
         BalloonControl::new(bytes, |_| {}).map(Arc::new)
     });
     Ok(Attachments {
+        nics: nics::open(description)?,
         ports: ports.collect::<Result<_, _>>()?,
         balloon: balloon.transpose()?,
     })

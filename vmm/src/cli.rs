@@ -18,7 +18,8 @@ use crate::spec::speculation::Wanted;
 use crate::spec::{
     BalloonDescription, ByteSize, ConsoleKind, DdwMode, DiskDescription, DmaWindowSize,
     DmaWindowSizes, HugepageSize, InterruptControllerMode, LockRegion, MachineDescription,
-    PassedThroughDevice, PortDescription, PortOutlet, SerialPort, VirtualDevice, VirtualDeviceKind,
+    NetDescription, PassedThroughDevice, PortDescription, PortOutlet, SerialPort, VirtualDevice,
+    VirtualDeviceKind,
 };
 
 /// A VMM for ppc64le KVM (pseries) guests with passed-through PCI devices.
@@ -94,6 +95,13 @@ pub struct RunArguments {
     /// aio=io_uring (the default, where the host has it) or threads.
     #[arg(long, value_name = "FILE[,OPTION[=VALUE]]...")]
     pub disk: Vec<DiskDescription>,
+
+    /// Give the guest a virtio network card; may be repeated. Its frames are those of the TAP interface NAME of this
+    /// host, of the TAP interface that was left open as file descriptor NUMBER, or of the program that listens at
+    /// SOCKET (passt, which takes no privileges). Options: mac=ADDRESS (when not given, one that stays the same for
+    /// that interface or socket of this host); mtu=BYTES, which the guest is told.
+    #[arg(long, value_name = "tap=NAME|fd=NUMBER|passt=SOCKET[,OPTION=VALUE]...")]
+    pub net: Vec<NetDescription>,
 
     /// Give the guest a virtio balloon, by which it gives back to this host what memory it has no use for at the moment
     /// (free-page reporting). Beside passed-through devices, and with --hugepages, nothing is given back.
@@ -175,7 +183,11 @@ Examples:
   Pass an NVMe drive through; it has to be bound to vfio-pci first:
     spapr-vmm run --kernel /boot/vmlinux --initrd /boot/initrd.img --vfio 0001:01:00.0
 
-  Write the same into a file, and run a guest from that:
+  A disk, and a network card in a bridge of this host's:
+    ip tuntap add dev vm0 mode tap user $USER; ip link set vm0 master br0 up
+    spapr-vmm run --kernel /boot/vmlinux --initrd /boot/initrd.img --disk disk.img --net tap=vm0
+
+  Write options into a file, and run a guest from that:
     spapr-vmm run --kernel /boot/vmlinux --initrd /boot/initrd.img --vfio 0001:01:00.0 \
         --print-config > guest.toml
     spapr-vmm run --config guest.toml
@@ -194,6 +206,7 @@ pub const fn option_of(setting: Setting) -> Option<&'static str> {
         Setting::Device | Setting::HostBridge => "--vfio",
         Setting::Disk => "--disk",
         Setting::SerialPort => "--serial-port",
+        Setting::Network => "--net",
         Setting::DmaWindow => "--dma-window",
         Setting::Console => "--console",
         Setting::Stats => "--stats",
@@ -352,8 +365,12 @@ fn virtual_devices(arguments: &RunArguments) -> Vec<VirtualDevice> {
         let name = format!("--disk {}", disk.image.path.display());
         (VirtualDeviceKind::Disk(Box::new(disk.clone())), name)
     });
+    let nics = arguments.net.iter().map(|net| {
+        let name = format!("--net {}", net.backend);
+        (VirtualDeviceKind::Net(Box::new(net.clone())), name)
+    });
     let rng = (VirtualDeviceKind::Rng, "--rng".to_owned());
-    let devices = disks.chain(arguments.rng.then_some(rng));
+    let devices = disks.chain(nics).chain(arguments.rng.then_some(rng));
     let balloon = VirtualDeviceKind::Balloon(BalloonDescription {
         deflates_on_oom: false,
         reports_free_pages: true,

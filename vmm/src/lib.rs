@@ -7,6 +7,7 @@
 //! | [`qemu`] | the front end for libvirt: QEMU's command line and QMP |
 //! | [`run`] | `spapr-vmm run`: from the command line to the guest's end |
 //! | [`attachments`] | what devices of `spapr-vmm run` have at their other ends |
+//! | [`nics`] | the host's side of network cards |
 //! | [`session`] | a machine from its first life to its last, for both front ends |
 //! | [`iommu_report`] | `spapr-vmm iommu`: what IOMMU groups can do, and what a guest locks |
 //! | [`lifecycle`] | how a machine's run ends, and who waits for it |
@@ -42,6 +43,7 @@ pub mod lifecycle;
 pub mod logging;
 pub mod machine;
 pub mod memory;
+pub mod nics;
 pub mod partition;
 pub mod process_limits;
 pub mod qemu;

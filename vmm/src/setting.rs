@@ -29,6 +29,8 @@ pub enum Setting {
     Device,
     /// A disk.
     Disk,
+    /// A network card.
+    Network,
     /// A port of a serial device.
     SerialPort,
     /// A host bridge that it is behind.
@@ -61,8 +63,9 @@ mod tests {
     use crate::cli;
     use crate::qemu::command_line;
 
-    const ALL: [Setting; 14] = [
+    const ALL: [Setting; 15] = [
         Setting::Disk,
+        Setting::Network,
         Setting::SerialPort,
         Setting::Speculation,
         Setting::Memory,

@@ -259,7 +259,7 @@ fn what_is_not_supported_is_named_and_the_status_is_1() {
     assert_eq!(output.status.code(), Some(1));
     let message = String::from_utf8_lossy(&output.stderr);
     assert!(
-        message.contains("-netdev is not supported: there are no network cards"),
+        message.contains("-netdev user is not supported: networks without privileges are passt's"),
         "{message}"
     );
 }

@@ -10,8 +10,10 @@
 //! | `rng` | the entropy device |
 //! | `block` | the disk |
 //! | `balloon` | the memory balloon |
+//! | `net` | the network card |
 //! | `serial` | the serial device, with ports |
 //! | `requests` | what a driver has put into a queue |
+//! | `used` | giving it several buffers back at once |
 //! | `registers` | the common configuration: status, features, queues |
 //! | `layout` | configuration space, and what lies where in the BAR |
 //! | `msi_x` | the table of MSI-X vectors |
@@ -35,6 +37,7 @@ pub mod fuzz;
 mod later_tests;
 mod layout;
 mod msi_x;
+pub mod net;
 #[cfg(any(test, feature = "fuzz"))]
 mod queues;
 mod registers;
@@ -44,6 +47,7 @@ pub mod serial;
 mod shared;
 #[cfg(test)]
 mod tests;
+mod used;
 mod worker;
 
 pub use device::{Device, Done, Identity, ServeError, Served};

@@ -26,7 +26,29 @@ pub(super) struct Request {
 /// The ring or a descriptor is out of reach or makes no sense, or the request is longer than the queue
 /// (virtio 2.7.5.3.1).
 pub(super) fn next(queue: &mut Queue, memory: &DmaMemory) -> Result<Option<Request>, ServeError> {
-    if queue.avail_idx(memory, Ordering::Acquire)?.0 == queue.next_avail() {
+    let mut buffers = Vec::new();
+    let head = next_into(queue, memory, &mut buffers)?;
+    Ok(head.map(|head| Request { head, buffers }))
+}
+
+/// Whether there is a request in `queue`.
+///
+/// # Errors
+/// The ring is out of reach.
+pub(super) fn is_there(queue: &Queue, memory: &DmaMemory) -> Result<bool, ServeError> {
+    Ok(queue.avail_idx(memory, Ordering::Acquire)?.0 != queue.next_avail())
+}
+
+/// As [`next`], with its buffers in place of those that are in `buffers`; returns by what it is given back.
+///
+/// # Errors
+/// As [`next`].
+pub(super) fn next_into(
+    queue: &mut Queue,
+    memory: &DmaMemory,
+    buffers: &mut Vec<Descriptor>,
+) -> Result<Option<u16>, ServeError> {
+    if !is_there(queue, memory)? {
         return Ok(None);
     }
     let size = queue.size();
@@ -36,10 +58,11 @@ pub(super) fn next(queue: &mut Queue, memory: &DmaMemory) -> Result<Option<Reque
         .next()
         .ok_or(Error::InvalidAvailRingIndex)?;
     let head = chain.head_index();
-    let buffers: Vec<Descriptor> = chain.take(size.into()).collect();
+    buffers.clear();
+    buffers.extend(chain.take(size.into()));
     let is_whole = buffers.last().is_some_and(|last| !last.has_next());
     if head >= size || !is_whole {
         return Err(Error::InvalidChain.into());
     }
-    Ok(Some(Request { head, buffers }))
+    Ok(Some(head))
 }

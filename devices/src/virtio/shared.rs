@@ -14,6 +14,7 @@ use super::device::{Device, Identity, ServeError, Served};
 use super::layout::ConfigSpace;
 use super::msi_x::MsiX;
 use super::registers::{Event, Registers};
+use super::used;
 use crate::dma::DmaMemory;
 use crate::error_chain::chain;
 use crate::guest_message;
@@ -140,7 +141,10 @@ impl Shared {
             served = Served::Some;
         }
         registers.full = served == Served::Full;
-        if queue.next_used() != before && queue.needs_notification(&self.memory)? {
+        if queue.next_used() != before
+            && (queue.needs_notification(&self.memory)?
+                || used::are_awaited(queue, &self.memory, before)?)
+        {
             self.msi_x.lock().signal(registers.vector.into());
         }
         Ok(served)

@@ -6,6 +6,7 @@ use super::disk::image;
 use crate::harness::Vmm;
 use crate::harness::finished::Finished;
 use crate::harness::host::assert_nothing_is_left;
+use crate::harness::interface::Interface;
 use crate::harness::vmm::Folder;
 
 /// Rounds of nonsense, of which the device is reset after each fourth.
@@ -70,5 +71,13 @@ fn nonsense_stops_a_disk_until_it_is_reset_and_stays_in_its_image() {
         let disk = format!("{}{words}", path.display());
         hostile(&["--disk", &disk, "--sandbox"], by_bus_address);
         assert_eq!(bytes(), before);
+    }
+}
+
+#[test]
+fn nonsense_stops_a_network_card_until_it_is_reset_and_not_the_vmm() {
+    let _interface = Interface::new("vm0", 1);
+    for by_bus_address in [false, true] {
+        hostile(&["--net", "tap=vm0", "--sandbox"], by_bus_address);
     }
 }

@@ -10,6 +10,7 @@ mod host;
 mod hostile_driver;
 mod hostile_guest;
 mod interrupt_controller;
+pub(crate) mod network;
 mod range_ends;
 mod reboot;
 pub(crate) mod serial;

@@ -12,6 +12,8 @@
 //! | `finished` | what a run left: status, console, messages, statistics |
 //! | `jobs` | what Linux guests are told to do |
 //! | `host` | the host's devices, users, modules and pinned memory |
+//! | `interface` | network interfaces of the host's, and whom guests find there |
+//! | `wire` | a program with a network, which listens at a socket |
 //! | `growth` | what a process and the host hold, and whether it is more than before |
 //! | `kernel_log` | what the host's kernel complains of |
 //! | `refusal` | making the kernel refuse calls of one kind |
@@ -29,6 +31,7 @@ pub(crate) mod front_end;
 pub(crate) mod frozen;
 pub(crate) mod growth;
 pub(crate) mod host;
+pub(crate) mod interface;
 pub(crate) mod jobs;
 pub(crate) mod kernel_log;
 pub(crate) mod libvirt;
@@ -44,5 +47,6 @@ pub(crate) mod tce_handlers;
 pub(crate) mod typist;
 pub(crate) mod vmm;
 pub(crate) mod vulnerabilities;
+pub(crate) mod wire;
 
 pub(crate) use vmm::Vmm;

@@ -1,8 +1,10 @@
 //! libvirt's networks, which guests' cards are put into.
 
 use std::path::Path;
+use std::process::Command;
 
-use crate::harness::libvirt::{start, virsh};
+use crate::harness::interface::Interface;
+use crate::harness::libvirt::{Description, start, virsh};
 
 const NETWORK: &str = "<network><name>lab</name><forward mode='open'/>\
                        <bridge name='lab-bridge' stp='off' delay='0'/></network>";
@@ -20,4 +22,81 @@ fn a_network_is_started_with_its_bridge_and_goes_with_it() {
     virsh(&["net-undefine", "lab"]);
     assert!(is_there, "libvirt made no bridge");
     assert!(!bridge.exists(), "libvirt left its bridge behind");
+}
+
+#[test]
+fn a_domain_in_a_bridge_has_an_address_and_its_cable_is_pulled() {
+    start();
+    let bridge = Bridge::new("lab-bridge");
+    let interface = Interface::with_address(&bridge.0, 3);
+    let listener = interface.listen();
+    let link = "
+echo LAB-GUEST-IDLE yes
+until [ $(cat /sys/class/net/eth0/carrier) = 0 ]; do sleep 0.2; done
+echo LAB-GUEST-PULLED yes
+until [ $(cat /sys/class/net/eth0/carrier) = 1 ]; do sleep 0.2; done
+ping -c 3 -i 0.2 -W 5 -q 10.77.3.1 >/dev/null && echo LAB-GUEST-PLUGGED yes
+";
+    let card = format!(
+        "<interface type='bridge'><mac address='52:54:00:77:03:01'/><source bridge='{}'/>\
+         <model type='virtio'/><mtu size='1400'/></interface>",
+        bridge.0
+    );
+    let domain = Description::new("networked")
+        .device(&card)
+        .job(&[&interface.job(), link].concat())
+        .define();
+    domain.start();
+    domain.wait_for_console("LAB-GUEST-IDLE yes", 1);
+    let console = domain.console();
+    for line in [
+        "LAB-GUEST-MAC 52:54:00:77:03:01",
+        "LAB-GUEST-MTU 1400",
+        "LAB-GUEST-ADDRESS 10.77.3.",
+    ] {
+        assert!(console.contains(line), "{line}: {console}");
+    }
+    let digests = listener.digests();
+    for (key, digest) in ["FETCHED", "SENT"].into_iter().zip(digests) {
+        let line = format!("LAB-GUEST-{key} {digest}");
+        assert!(console.contains(&line), "{line}: {console}");
+    }
+    let list = domain.virsh("domiflist");
+    let name = list.lines().find(|line| line.contains("52:54:00:77:03:01"));
+    let name = name.and_then(|line| line.split_whitespace().next());
+    let name = name
+        .unwrap_or_else(|| panic!("no interface: {list}"))
+        .to_owned();
+    let counts = virsh(&["domifstat", "networked", &name]);
+    assert!(
+        counts.contains("rx_bytes") && counts.contains("tx_bytes"),
+        "{counts}"
+    );
+    virsh(&["domif-setlink", "networked", &name, "down"]);
+    domain.wait_for_console("LAB-GUEST-PULLED yes", 1);
+    virsh(&["domif-setlink", "networked", &name, "up"]);
+    domain.wait_for_console("LAB-GUEST-PLUGGED yes", 1);
+    domain.wait_for_state("shut off (shutdown)");
+    domain.virsh("undefine");
+}
+
+/// A bridge of the host's; it goes with the test.
+struct Bridge(String);
+
+impl Bridge {
+    fn new(name: &str) -> Self {
+        ip(&["link", "add", name, "type", "bridge"]);
+        Self(name.to_owned())
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        ip(&["link", "delete", &self.0]);
+    }
+}
+
+fn ip(arguments: &[&str]) {
+    let status = Command::new("ip").args(arguments).status();
+    assert!(status.expect("no ip").success(), "ip {arguments:?}");
 }

@@ -29,6 +29,7 @@ mod locked_memory;
 mod memory_limit;
 mod missing_support;
 mod monitor;
+mod network;
 mod os_term;
 mod output;
 mod passthrough_refused;

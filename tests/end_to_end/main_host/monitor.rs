@@ -141,7 +141,7 @@ fn what_is_not_supported_is_named_and_nothing_is_left() {
         (
             "-netdev",
             "user,id=n",
-            "-netdev is not supported: there are no network cards yet",
+            "-netdev user is not supported: networks without privileges are passt's",
         ),
         ("-m", "64", "-m: guest memory of 64M is too small"),
         (
@@ -157,7 +157,7 @@ fn what_is_not_supported_is_named_and_nothing_is_left() {
         (
             "-device",
             "{\"driver\":\"virtio-net-pci\",\"netdev\":\"n\"}",
-            "-device virtio-net-pci is not supported: there are no network cards yet",
+            "-device virtio-net-pci: there is no netdev n",
         ),
         (
             "-cpu",

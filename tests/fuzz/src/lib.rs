@@ -107,6 +107,12 @@ pub const TARGETS: &[Target] = &[
         "a driver's part of a memory balloon",
     ),
     target(
+        "virtio_net",
+        1024,
+        spapr_devices::virtio::net::fuzz::card,
+        "a network card's driver, and the other end of its network",
+    ),
+    target(
         "vfio_region",
         512,
         spapr_devices::vfio::fuzz::region_info,

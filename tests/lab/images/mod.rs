@@ -47,6 +47,7 @@ const GUEST_DRIVERS: &[(&str, &[&str])] = &[
     ("0x10ec-0x8139", &["8139cp"]),
     ("0x010601", &["ahci", "sd_mod"]),
     ("0x0c0320", &["ehci_pci", "usb_storage", "sd_mod"]),
+    ("0x1af4-0x1041", &["virtio_net"]),
     ("0x00ff00", &["virtio_rng"]),
     ("0x010000", &["virtio_blk"]),
     ("0x078000", &["virtio_console"]),

@@ -4,11 +4,14 @@
 use std::sync::Arc;
 
 use spapr_devices::virtio::balloon::BalloonControl;
+use spapr_devices::virtio::net::Nic;
 use spapr_devices::virtio::serial::Ports;
 
 /// All of it. It outlasts the machine's lives.
 #[derive(Default)]
 pub struct Attachments {
+    /// Its network cards, in the order of the description.
+    pub nics: Vec<Arc<Nic>>,
     /// The ports of its serial devices, in the order of the description.
     pub ports: Vec<Arc<Ports>>,
     /// Its balloon, if it has one.

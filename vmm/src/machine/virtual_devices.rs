@@ -9,6 +9,7 @@ use spapr_devices::dma::{DmaMemory, Windows};
 use spapr_devices::pci::{DeviceFunction, FunctionBackend};
 use spapr_devices::virtio::balloon::{Balloon, BalloonControl, BalloonOptions};
 use spapr_devices::virtio::block::{Block, Disk};
+use spapr_devices::virtio::net::{Net, Nic};
 use spapr_devices::virtio::serial::{Ports, Serial};
 use spapr_devices::virtio::{Device, Rng, VirtioFunction, VirtioOptions};
 
@@ -41,6 +42,7 @@ pub(super) fn make(
     let devices = &description.virtual_devices;
     let mut brought = Brought {
         disks: disks.iter(),
+        nics: attachments.nics.iter(),
         ports: attachments.ports.iter(),
         balloon: attachments.balloon.as_ref(),
         released_page_bytes: released_page_bytes(description, ram),
@@ -62,8 +64,9 @@ pub(super) fn make(
                 memory,
                 prepare_thread: match device.kind {
                     VirtualDeviceKind::Balloon(_) => sandbox::enter_balloon,
+                    VirtualDeviceKind::Net(_) => sandbox::enter_network,
                     VirtualDeviceKind::Serial(_) => sandbox::enter_ports,
-                    _ => sandbox::enter_device,
+                    VirtualDeviceKind::Rng | VirtualDeviceKind::Disk(_) => sandbox::enter_device,
                 },
             };
             let function = VirtioFunction::new(made, options)?;
@@ -84,6 +87,7 @@ pub(super) fn bridges(devices: &[VirtualDevice], groups: &[u8]) -> BTreeSet<u8> 
 /// What there is already for the devices that are to come.
 struct Brought<'a> {
     disks: slice::Iter<'a, Arc<Disk>>,
+    nics: slice::Iter<'a, Arc<Nic>>,
     ports: slice::Iter<'a, Arc<Ports>>,
     balloon: Option<&'a Arc<BalloonControl>>,
     /// Bytes of the host's pages behind guest memory, if a balloon's may go back to the host.
@@ -105,6 +109,11 @@ fn of_kind(
                 .next()
                 .and_then(|disk| Block::new(Arc::clone(disk), memory.clone()));
             Box::new(block.ok_or_else(|| io::Error::other("its disk is another device's still"))?)
+        }
+        VirtualDeviceKind::Net(_) => {
+            let nic = brought.nics.next().map(Arc::clone);
+            let net = nic.and_then(Net::new);
+            Box::new(net.ok_or_else(|| io::Error::other("its network is another device's still"))?)
         }
         VirtualDeviceKind::Balloon(balloon) => {
             let control = brought.balloon.take().map(Arc::clone);

@@ -7,6 +7,7 @@ use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use super::command_line::CommandLine;
 use super::fd_sets::{FdSetError, FdSets};
+use crate::spec::{MachineDescription, NetBackend};
 
 /// Why descriptors are not taken over.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +54,13 @@ impl Inherited {
                 inherited.sockets.insert(fd, take_over(&option, fd)?);
             }
         }
+        // An interface's descriptor is duplicated when it is used, and stays.
+        let nics = line.machine.iter().flat_map(MachineDescription::nics);
+        for (name, net) in nics {
+            if let NetBackend::Descriptor(fd) = net.backend {
+                keep_from_programs(&format!("-netdev of {name}"), fd)?;
+            }
+        }
         Ok(inherited)
     }
 
@@ -62,21 +70,31 @@ impl Inherited {
     }
 }
 
-/// Takes over a descriptor, and keeps it from programs that this process might start.
-fn take_over(option: &str, fd: RawFd) -> Result<OwnedFd, InheritedError> {
-    let not_open = |source| InheritedError::NotOpen {
+/// Keeps a descriptor from programs that this process might start.
+fn keep_from_programs(option: &str, fd: RawFd) -> Result<(), InheritedError> {
+    // SAFETY: fcntl with F_SETFD and flags touches no memory, and fails for what is not open.
+    if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return Err(not_open(option, fd, io::Error::last_os_error()));
+    }
+    Ok(())
+}
+
+fn not_open(option: &str, fd: RawFd, source: io::Error) -> InheritedError {
+    InheritedError::NotOpen {
         option: option.to_owned(),
         fd,
         source,
-    };
-    // SAFETY: fcntl with F_SETFD and flags touches no memory, and fails for what is not open.
-    if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
-        return Err(not_open(io::Error::last_os_error()));
     }
+}
+
+/// Takes over a descriptor, and keeps it from programs that this process might start.
+fn take_over(option: &str, fd: RawFd) -> Result<OwnedFd, InheritedError> {
+    keep_from_programs(option, fd)?;
     if (0..=2).contains(&fd) {
         // SAFETY: the descriptor is open, as was just seen, and stays so while it is borrowed.
         let standard = unsafe { BorrowedFd::borrow_raw(fd) };
-        return standard.try_clone_to_owned().map_err(not_open);
+        let owned = standard.try_clone_to_owned();
+        return owned.map_err(|source| not_open(option, fd, source));
     }
     // SAFETY: the descriptor is open, and by the command line's word this process' to use: it
     // names each descriptor for one purpose.

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use spapr_devices::virtio::balloon::BalloonControl;
 use spapr_devices::virtio::block::Disk;
+use spapr_devices::virtio::net::Nic;
 use spapr_devices::virtio::serial::Ports;
 
 use super::dumps::Dumps;
@@ -35,8 +36,30 @@ pub struct Facts {
     pub devices: Vec<(String, &'static str)>,
     /// The disks, in the order of the machine's.
     pub disks: Vec<DiskFacts>,
+    /// The network cards, in the order of the machine's.
+    pub nics: Vec<NicFacts>,
     /// The memory balloon.
     pub balloon: Option<BalloonFacts>,
+}
+
+/// A network card.
+#[derive(Clone)]
+pub struct NicFacts {
+    /// The name of its device, if it has one.
+    pub device: Option<String>,
+    /// That of what carries its frames.
+    pub netdev: String,
+    /// The card itself.
+    pub nic: Arc<Nic>,
+}
+
+impl fmt::Debug for NicFacts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NicFacts")
+            .field("device", &self.device)
+            .field("netdev", &self.netdev)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A memory balloon.
@@ -123,7 +146,9 @@ pub struct Monitor {
 pub(crate) mod sample {
     use spapr_devices::dma::DmaMemory;
     use spapr_devices::image::{Image, ImageOptions};
+    use spapr_devices::net::{Backend, Mac};
     use spapr_devices::virtio::block::DiskOptions;
+    use spapr_devices::virtio::net::NicOptions;
     use vm_memory::{GuestAddress, GuestMemoryMmap};
 
     use super::super::events::{EventSource, channel};
@@ -153,6 +178,25 @@ pub(crate) mod sample {
         BalloonFacts {
             device: Some("balloon0".to_owned()),
             control: Arc::new(control),
+        }
+    }
+
+    /// A card as libvirt names it.
+    fn nic() -> NicFacts {
+        let (own, _other) = std::os::unix::net::UnixStream::pair().expect("sockets");
+        let stream = spapr_devices::net::Stream::over(own.into()).expect("a socket");
+        let options = NicOptions {
+            name: "net0".to_owned(),
+            mac: Mac([0x52, 0x54, 0, 0, 0, 1]),
+            mtu: None,
+            receive_entries: 256,
+            transmit_entries: 256,
+        };
+        let nic = Nic::new(Backend::Stream(stream), options).expect("descriptors");
+        NicFacts {
+            device: Some("net0".to_owned()),
+            netdev: "hostnet0".to_owned(),
+            nic: Arc::new(nic),
         }
     }
 
@@ -190,6 +234,7 @@ pub(crate) mod sample {
                     ("balloon0".to_owned(), "virtio-balloon-pci"),
                 ],
                 disks: vec![disk()],
+                nics: vec![nic()],
                 balloon: Some(balloon()),
             },
             guest: Arc::clone(&guest),

@@ -20,7 +20,7 @@ use super::dumps::Dumps;
 use super::events::{self, EventSource, Events};
 use super::fd_sets::FdSets;
 use super::inherited::{Inherited, InheritedError};
-use super::monitor::{BalloonFacts, ChardevFacts, DiskFacts, Facts, Monitor};
+use super::monitor::{BalloonFacts, ChardevFacts, DiskFacts, Facts, Monitor, NicFacts};
 use super::qmp::Server;
 use super::state::{GuestState, Policy};
 use crate::console::Console;
@@ -28,9 +28,10 @@ use crate::control::{Control, ControlError};
 use crate::lifecycle::End;
 use crate::lifecycle::Lifecycle;
 use crate::machine::Attachments;
+use crate::nics::{self, NicRefusal};
 use crate::sandbox::{self, Role};
 use crate::session::{Next, SessionError};
-use crate::setting;
+use crate::setting::{self, Setting};
 use crate::spec::{MachineDescription, PortDescription, PortOutlet};
 
 /// Why a machine was not run, or ended otherwise than its monitors or its guest wanted.
@@ -48,6 +49,9 @@ pub enum QemuError {
     /// A character device cannot be opened.
     #[error(transparent)]
     Chardev(#[from] ChardevError),
+    /// A network card's frames cannot be carried.
+    #[error(transparent)]
+    Nic(#[from] NicRefusal),
     /// The control plane does not work.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -81,6 +85,7 @@ impl QemuError {
     pub fn message(&self) -> String {
         let setting = match self {
             Self::Session(error) => error.setting(),
+            Self::Nic(_) => Some(Setting::Network),
             _ => None,
         };
         setting::message(self, setting.and_then(command_line::option_of))
@@ -187,6 +192,9 @@ impl OpenDevices {
             }
         }
         let mut attachments = Attachments::default();
+        if let Some(machine) = &line.machine {
+            attachments.nics = nics::open(machine)?;
+        }
         let serials = line.machine.iter();
         for described in serials.flat_map(MachineDescription::serial_devices) {
             let ports = open_ports(line, described, inherited, events, &mut chardevs)?;
@@ -287,6 +295,7 @@ fn facts(line: &CommandLine, chardevs: Vec<ChardevFacts>, attachments: &Attachme
         chardevs,
         devices: devices.collect(),
         disks: disks(line),
+        nics: nics(line, attachments),
         balloon: attachments.balloon.as_ref().map(|control| BalloonFacts {
             device: balloon.and_then(|device| device.id.clone()),
             control: Arc::clone(control),
@@ -314,6 +323,26 @@ fn disks(line: &CommandLine) -> Vec<DiskFacts> {
                     .collect(),
                 disk: None,
             }
+        })
+        .collect()
+}
+
+/// The network cards.
+fn nics(line: &CommandLine, attachments: &Attachments) -> Vec<NicFacts> {
+    let cards = line.devices.iter().filter_map(|device| match &device.kind {
+        DeviceKind::Virtio(VirtioDevice {
+            kind: VirtioKind::Net(card),
+            ..
+        }) => Some((device.id.clone(), card.netdev.clone())),
+        _ => None,
+    });
+    let nics = attachments.nics.iter().map(Arc::clone);
+    cards
+        .zip(nics)
+        .map(|((device, netdev), nic)| NicFacts {
+            device,
+            netdev,
+            nic,
         })
         .collect()
 }

@@ -20,6 +20,8 @@ pub enum Role {
     Ports,
     /// One that serves a memory balloon.
     Balloon,
+    /// One that serves the queues of a network card.
+    Network,
     /// One that reads and writes the image of a disk.
     Disk,
     /// One that samples interrupt lines.
@@ -33,13 +35,14 @@ pub enum Role {
 impl Role {
     /// All of them.
     #[cfg(test)]
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Main,
         Self::Monitor,
         Self::Processor,
         Self::Device,
         Self::Ports,
         Self::Balloon,
+        Self::Network,
         Self::Disk,
         Self::Lines,
         Self::Writer,
@@ -214,13 +217,15 @@ const IMAGES: &[Rule] = &[
     Call(libc::SYS_ftruncate),
 ];
 
-/// Waiting for sockets that are open, and taking who connects to them.
-const PEERS: &[Rule] = &[
+/// Waiting for descriptors that are open.
+const WATCHING: &[Rule] = &[
     Call(libc::SYS_epoll_wait),
     Call(libc::SYS_epoll_pwait),
     Call(libc::SYS_epoll_ctl),
-    Call(libc::SYS_accept4),
 ];
+
+/// Taking who connects to sockets that are open.
+const PEERS: &[Rule] = &[Call(libc::SYS_accept4)];
 
 /// Setting timers.
 const TIMERS: &[Rule] = &[Call(libc::SYS_timerfd_settime)];
@@ -275,6 +280,9 @@ const fn number(request: c_ulong) -> u32 {
 
 /// What lets a line signal again.
 const UNMASKING: &[u32] = &[number(spapr_devices::vfio::requests::DEVICE_SET_IRQS)];
+
+/// What the host leaves to the guest of a TAP interface's frames.
+const OFFLOADS: &[u32] = &[number(spapr_devices::net::SET_OFFLOADS)];
 
 /// The calls of KVM and VFIO.
 const KVM_AND_VFIO: &[u32] = &{
@@ -331,7 +339,8 @@ pub(super) fn rules(role: Role) -> Vec<Rule> {
         .concat(),
         Role::Monitor => [EVERYONE, EVENTS, SOCKETS, NON_BLOCKING, FACTS, NO_FILES].concat(),
         Role::Device => [EVERYONE, RINGS, NO_FILES].concat(),
-        Role::Ports => [EVERYONE, PEERS, TIMERS, NO_FILES].concat(),
+        Role::Network => [EVERYONE, WATCHING, &ioctls(OFFLOADS)[..], NO_FILES].concat(),
+        Role::Ports => [EVERYONE, WATCHING, PEERS, TIMERS, NO_FILES].concat(),
         Role::Balloon => [EVERYONE, TIMERS, NO_FILES].concat(),
         Role::Disk => [EVERYONE, IMAGES, NO_FILES].concat(),
         Role::Lines => [&ioctls(UNMASKING)[..], EVERYONE, NO_FILES].concat(),

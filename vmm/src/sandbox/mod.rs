@@ -121,6 +121,14 @@ pub fn enter_balloon() -> io::Result<()> {
     enter(Role::Balloon)
 }
 
+/// [`enter`] for a thread that serves a network card.
+///
+/// # Errors
+/// As for [`enter`].
+pub fn enter_network() -> io::Result<()> {
+    enter(Role::Network)
+}
+
 /// [`enter`] for a thread that serves a device with sockets.
 ///
 /// # Errors

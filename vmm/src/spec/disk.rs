@@ -7,6 +7,7 @@ use spapr_devices::image::ImageOptions;
 use spapr_devices::virtio::block::{DiskOptions, MOST_SERIAL_BYTES};
 
 use super::choice::{self, Choice};
+use super::words::split;
 
 /// A disk as the user asked for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -159,21 +160,6 @@ fn one_of<T: Copy>(choices: &'static [Choice<T>], name: &str, value: &str) -> Re
             expected: names.join(" or "),
         }
     })
-}
-
-/// Splits at single commas; a double one stands for itself, as in QEMU's options.
-fn split(text: &str) -> Vec<String> {
-    let mut parts = vec![String::new()];
-    let mut characters = text.chars().peekable();
-    while let Some(character) = characters.next() {
-        match (character, parts.last_mut()) {
-            (',', Some(part)) if characters.next_if_eq(&',').is_some() => part.push(','),
-            (',', _) => parts.push(String::new()),
-            (other, Some(part)) => part.push(other),
-            (_, None) => {}
-        }
-    }
-    parts
 }
 
 #[cfg(test)]

@@ -7,7 +7,9 @@ pub mod speculation;
 mod console;
 mod disk;
 mod dma;
+mod net;
 mod serial;
+mod words;
 
 use std::path::PathBuf;
 
@@ -21,6 +23,7 @@ pub use byte_size::ByteSize;
 pub use console::ConsoleKind;
 pub use disk::{Aio, CacheMode, DiskDescription, DiskError, MOST_DISK_QUEUES};
 pub use dma::{DdwMode, DmaWindowSize, DmaWindowSizes, LockRegion};
+pub use net::{LEAST_MTU, NetBackend, NetDescription, NetError, USUAL_NET_ENTRIES};
 pub use serial::{
     MOST_PORT_NAME_BYTES, PortDescription, PortOutlet, SerialPort, SerialPortError, is_port_name,
 };
@@ -102,6 +105,8 @@ pub enum VirtualDeviceKind {
     Rng,
     /// A disk.
     Disk(Box<DiskDescription>),
+    /// A network card.
+    Net(Box<NetDescription>),
     /// A memory balloon.
     Balloon(BalloonDescription),
     /// A serial device, with its ports.
@@ -132,6 +137,16 @@ impl MachineDescription {
                 return None;
             };
             Some((device.name.as_str(), &**disk))
+        })
+    }
+
+    /// The network cards among them, each with how messages name it.
+    pub fn nics(&self) -> impl Iterator<Item = (&str, &NetDescription)> {
+        self.virtual_devices.iter().filter_map(|device| {
+            let VirtualDeviceKind::Net(net) = &device.kind else {
+                return None;
+            };
+            Some((device.name.as_str(), &**net))
         })
     }
 }

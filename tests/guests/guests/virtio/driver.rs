@@ -1,4 +1,5 @@
-//! A driver of an entropy device, a disk or a serial device that does what it has to (virtio 3.1, 4.1, 5.2, 5.3, 5.4).
+//! A driver of an entropy device, a disk, a network card or a serial device that does what it has to (virtio 3.1, 4.1, 5.1,
+//! 5.2, 5.3, 5.4).
 
 use core::sync::atomic::{Ordering, fence};
 
@@ -11,9 +12,10 @@ use spapr_test_guests::rtas;
 
 use crate::arena::{Arena, Descriptor, QUEUE_SIZE};
 
-/// Vendor and device of a modern entropy device, of a disk, and of a serial device.
+/// Vendor and device of a modern entropy device, of a disk, of a network card, and of a serial device.
 const ENTROPY: u32 = 0x1044_1af4;
 const DISK: u32 = 0x1042_1af4;
+const NETWORK: u32 = 0x1041_1af4;
 const SERIAL: u32 = 0x1043_1af4;
 
 /// Offsets of the common configuration, which is where the BAR begins (`struct virtio_pci_common_cfg`).
@@ -31,8 +33,14 @@ pub(crate) mod register {
 }
 /// Where a disk's configuration begins, with the number of its sectors.
 const DISK_SECTORS: u64 = 0x2000;
-/// Where the doorbell of queue 0 is.
+/// Where the doorbell of queue 0 is, and how far the next ones are from there.
 pub(crate) const DOORBELL: u64 = 0x3000;
+const DOORBELL_STEP: u64 = 4;
+/// The queue that a network card sends from.
+const TRANSMIT: u64 = 1;
+/// Bytes of a frame, and of the header before it.
+const FRAME_BYTES: u32 = 60;
+const FRAME_HEADER_BYTES: u32 = 12;
 /// Bytes of the BAR.
 pub(crate) const BAR_BYTES: u64 = 0x1_0000;
 
@@ -76,14 +84,16 @@ pub(crate) struct Driver {
     clock: Clock,
     /// A disk's sectors; `None` of another device.
     sectors: Option<u64>,
-    /// The queue that is used: that for messages of a serial device, and the first of others.
+    /// The queue that is used: that for messages of a serial device, that for frames to send of a network card, and the
+    /// first of others.
     queue: u64,
 }
 
 impl Driver {
-    /// Of the machine's disk, or of its serial device, or of its entropy device; `None` if it has none.
+    /// Of the machine's disk, or of its network card, or of its serial device, or of its entropy device; `None` if it has
+    /// none.
     pub(crate) fn of(machine: &Machine<'_>, clock: Clock) -> Option<Self> {
-        let mut kinds = [DISK, SERIAL, ENTROPY].into_iter();
+        let mut kinds = [DISK, NETWORK, SERIAL, ENTROPY].into_iter();
         kinds.find_map(|kind| Self::of_kind(machine, clock, kind))
     }
 
@@ -101,7 +111,11 @@ impl Driver {
                     arena: Arena::new(0),
                     clock,
                     sectors: None,
-                    queue: if kind == SERIAL { MESSAGES } else { 0 },
+                    queue: match kind {
+                        SERIAL => MESSAGES,
+                        NETWORK => TRANSMIT,
+                        _ => 0,
+                    },
                 };
                 let by_bus_address = driver.takes_bus_addresses();
                 if kind == DISK {
@@ -186,7 +200,35 @@ impl Driver {
         match self.sectors {
             Some(sectors) => self.request_sector(sectors.saturating_sub(1)),
             None if self.queue == MESSAGES => self.say_ready(),
+            None if self.queue == TRANSMIT => self.request_frame(),
             None => self.request_random(),
+        }
+    }
+
+    /// Sends a frame to all.
+    fn request_frame(&mut self) -> Result<(), &'static str> {
+        let buffer = self.arena.buffer_memory();
+        // The header asks for nothing; the address is behind it.
+        buffer.fill(|word| match word {
+            0 => 0,
+            1 => 0xffff_ffff << 32,
+            2 => 0x0200_0000_0000_ffff,
+            _ => 0,
+        });
+        let descriptor = Descriptor {
+            address: self.arena.buffer(),
+            bytes: FRAME_HEADER_BYTES + FRAME_BYTES,
+            flags: 0,
+            next: 0,
+        };
+        self.arena.set_descriptor(0, descriptor);
+        self.arena.offer([0; 4], 1);
+        self.ring();
+        let served = || self.arena.used() == 1;
+        if self.clock.wait_until(LIMIT_SECONDS, served) {
+            Ok(())
+        } else {
+            Err("a frame is not sent")
         }
     }
 
@@ -286,7 +328,8 @@ impl Driver {
 
     /// Rings the doorbell of the queue.
     pub(crate) fn ring(&self) {
-        self.write(DOORBELL + 4 * self.queue, Width::Halfword, self.queue);
+        let step = DOORBELL_STEP * self.queue;
+        self.write(DOORBELL + step, Width::Halfword, self.queue);
     }
 
     /// Whether the device asks for its reset.

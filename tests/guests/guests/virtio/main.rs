@@ -1,5 +1,6 @@
-//! A guest that drives a virtio disk, or else a serial device, or else an entropy device, and between its requests writes nonsense into the device's registers
-//! and rings. What it says to the device must stop the device at most, until that is reset.
+//! A guest that drives a virtio disk, or else a network card, a serial device or an entropy device, and between its requests
+//! writes nonsense into the device's registers and rings. What it says to the device must stop the device at most, until that
+//! is reset.
 //!
 //! Command line: `seed=NUMBER`, and `rounds=COUNT` of nonsense. Where the device takes bus addresses, its pages are
 //! mapped in the bridge's default DMA window. It prints a line `VIRTIO-GUEST-WRONG …` for each thing that is not as it
@@ -35,7 +36,7 @@ mod guest {
     fn main(machine: &Machine<'static>) {
         let hertz = machine.timebase_hertz().unwrap_or(1);
         let Some(mut driver) = Driver::of(machine, Clock::new(hertz)) else {
-            rtas::stop_with("there is no virtio disk, serial or entropy device");
+            rtas::stop_with("there is no virtio disk, network card, serial or entropy device");
         };
         let ram_bytes = machine.ram_bytes().unwrap_or(0);
         let mut random = Random::new(machine.number_argument("seed").unwrap_or(1));

@@ -8,7 +8,8 @@ use super::properties::Properties;
 use super::serial::Port;
 use super::usb::{USB_PROPERTIES, UsbController};
 use super::virtio::{
-    self, BALLOON_PROPERTIES, DISK_PROPERTIES, RNG_PROPERTIES, SERIAL_PROPERTIES, VirtioDevice,
+    self, BALLOON_PROPERTIES, DISK_PROPERTIES, NET_PROPERTIES, RNG_PROPERTIES, SERIAL_PROPERTIES,
+    VirtioDevice,
 };
 use super::{CommandLineError, instead};
 use crate::spec::DmaWindowSize;
@@ -127,6 +128,16 @@ pub const DEVICE_TYPES: &[DeviceType] = &[
         name: "virtio-blk-pci-non-transitional",
         parent: "pci-device",
         properties: DISK_PROPERTIES,
+    },
+    DeviceType {
+        name: "virtio-net-pci",
+        parent: "pci-device",
+        properties: NET_PROPERTIES,
+    },
+    DeviceType {
+        name: "virtio-net-pci-non-transitional",
+        parent: "pci-device",
+        properties: NET_PROPERTIES,
     },
     DeviceType {
         name: "virtio-rng-pci",

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::netdev::NETDEV_TYPES;
 use super::options::{self, Given};
 use super::{BACKENDS, DEVICE_TYPES, MACHINES, OBJECT_TYPES, OPTION_PARAMETERS, values};
 
@@ -47,6 +48,7 @@ fn about((option, value): &Given) -> Option<String> {
         )),
         ("device", Some(name)) => properties_of_device(name),
         ("object", None) => Some(list("Objects:", OBJECT_TYPES.iter().map(|(name, _)| *name))),
+        ("netdev", None) => Some(list("Back ends:", NETDEV_TYPES.iter().copied())),
         ("chardev", None) => Some(list("Back ends:", BACKENDS.iter().copied())),
         _ => None,
     }
@@ -57,7 +59,7 @@ fn introduction_with_options() -> String {
     let names = names.collect::<Vec<_>>().join(" ");
     format!(
         "{INTRODUCTION}\nOptions: {names}\n\nThose with kinds tell them: -machine help, -cpu help, -device help, \
-         -object help, -chardev help.\n"
+         -object help, -chardev help, -netdev help.\n"
     )
 }
 
@@ -114,6 +116,7 @@ mod tests {
             ("-device vfio-pci,help", "host=<str>"),
             ("-object help", "  memory-backend-memfd\n"),
             ("-chardev help", "  socket\n"),
+            ("-netdev help", "  tap\n"),
             ("-S -help", "-device"),
             ("-h", "For use by hand there is spapr-vmm run"),
             ("--version", "spapr-vmm 0."),

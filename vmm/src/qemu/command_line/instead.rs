@@ -4,9 +4,9 @@
 const DISKS: &str = "disks are virtio's: -blockdev driver=file,node-name=NODE,filename=FILE with -device \
     virtio-blk-pci,drive=NODE (<disk> with <target bus='virtio'/> in a libvirt domain)";
 
-/// Network cards.
-const NETWORK: &str = "there are no network cards yet; pass one of the host's through \
-    (-device vfio-pci,host=ADDRESS, <hostdev> in a libvirt domain)";
+/// Network cards of any kind.
+const NETWORK: &str = "network cards are virtio's: -netdev tap,id=NET,ifname=NAME with -device \
+    virtio-net-pci,netdev=NET (<interface> with <model type='virtio'/> in a libvirt domain)";
 
 /// Screens, keyboards, mice and sound.
 const GRAPHICS: &str = "there is no graphics, sound or USB; the guest has a serial terminal \
@@ -58,7 +58,6 @@ pub(super) fn of_option(name: &str) -> Option<&'static str> {
     Some(match name {
         "drive" | "hda" | "hdb" | "hdc" | "hdd" | "cdrom" | "fda" | "fdb" | "sd" | "mtdblock"
         | "snapshot" | "iscsi" => DISKS,
-        "netdev" => NETWORK,
         "vnc" | "spice" | "sdl" | "gtk" | "curses" | "usb" | "usbdevice" | "full-screen"
         | "audio" | "k" | "g" => GRAPHICS,
         "bios" | "pflash" | "fw_cfg" | "prom-env" | "option-rom" | "L" => FIRMWARE,
@@ -98,7 +97,6 @@ const DEVICES: &[(&[&str], &str)] = &[
     ),
     (
         &[
-            "virtio-net",
             "vhost-user-net",
             "spapr-vlan",
             "e1000",

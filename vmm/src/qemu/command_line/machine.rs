@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::blockdev::Nodes;
 use super::device::{Device, DeviceKind};
 use super::memory::MemoryOptions;
+use super::netdev::Netdevs;
 use super::pci;
 use super::properties::Properties;
 use super::{CommandLineError, absolute};
@@ -334,6 +335,7 @@ impl MachineOptions {
         memory: &MemoryOptions,
         devices: &[Device],
         nodes: &Nodes,
+        netdevs: &Netdevs,
     ) -> Result<Option<MachineDescription>, CommandLineError> {
         if self.kind.as_deref() == Some("none") {
             return Ok(None);
@@ -363,7 +365,7 @@ impl MachineOptions {
             DeviceKind::Vty { reg, .. } => Some(reg),
             _ => None,
         });
-        let (vfio, virtual_devices) = pci::devices(devices, nodes)?;
+        let (vfio, virtual_devices) = pci::devices(devices, nodes, netdevs)?;
         Ok(Some(MachineDescription {
             kernel,
             initrd: self.initrd,

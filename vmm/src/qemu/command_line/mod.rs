@@ -11,6 +11,7 @@ mod help;
 mod instead;
 mod machine;
 mod memory;
+mod netdev;
 mod options;
 mod parameters;
 mod pci;
@@ -37,6 +38,8 @@ pub use help::answer;
 pub use machine::MACHINES;
 use machine::MachineOptions;
 use memory::MemoryOptions;
+pub use netdev::Card;
+use netdev::Netdevs;
 #[cfg(test)]
 pub(crate) use options::names as option_names;
 pub use parameters::{OBJECT_TYPES, OPTION_PARAMETERS};
@@ -122,6 +125,7 @@ pub const fn option_of(setting: Setting) -> Option<&'static str> {
         Setting::KernelCommandLine => "-append",
         Setting::Device => "-device vfio-pci",
         Setting::Disk => "-blockdev",
+        Setting::Network => "-netdev",
         Setting::HostBridge => {
             "-device spapr-pci-host-bridge (<controller type='pci' model='pci-root'/> in a libvirt domain)"
         }
@@ -141,6 +145,7 @@ struct Reader {
     memory: MemoryOptions,
     rngs: RngSources,
     nodes: Nodes,
+    netdevs: Netdevs,
     process: ProcessOptions,
     devices: Vec<Device>,
     chardevs: Vec<Chardev>,
@@ -186,6 +191,7 @@ impl Reader {
     fn read(&mut self, option: &'static str, value: &str) -> Result<(), CommandLineError> {
         match option {
             "blockdev" => self.nodes.read(value)?,
+            "netdev" => self.netdevs.read(value)?,
             "chardev" => {
                 let chardev = Chardev::parse(value)?;
                 self.add_chardev("-chardev", chardev)?;
@@ -326,9 +332,10 @@ impl Reader {
         }
         self.rngs.check(&self.devices)?;
         self.nodes.check(&self.devices)?;
-        let machine = self
-            .machine
-            .finish(&self.memory, &self.devices, &self.nodes)?;
+        self.netdevs.check(&self.devices)?;
+        let machine =
+            self.machine
+                .finish(&self.memory, &self.devices, &self.nodes, &self.netdevs)?;
         Ok(CommandLine {
             machine,
             terminal,
@@ -347,7 +354,8 @@ impl Reader {
         let of_sockets = self.chardevs.iter().filter_map(Chardev::descriptor);
         let of_sockets = of_sockets.map(|fd| ("-chardev", fd));
         let mut seen = Vec::new();
-        for (option, fd) in of_sets.chain(of_sockets) {
+        let of_interfaces = self.netdevs.descriptors().map(|fd| ("-netdev", fd));
+        for (option, fd) in of_sets.chain(of_sockets).chain(of_interfaces) {
             if seen.contains(&fd) {
                 return Err(CommandLineError::Twice {
                     option: format!("{option} fd"),

@@ -41,6 +41,7 @@ const OPTIONS: &[(&str, Shape)] = &[
     ("msg", Value),
     ("name", Value),
     ("net", Value),
+    ("netdev", Value),
     ("nic", Value),
     ("no-reboot", Flag),
     ("no-shutdown", Flag),
@@ -130,10 +131,6 @@ mod tests {
             (
                 "-hda disk.img",
                 ["-hda", "virtio-blk-pci", "<target bus='virtio'/>"],
-            ),
-            (
-                "-netdev user,id=n",
-                ["-netdev", "no network cards", "-device vfio-pci,host="],
             ),
             ("-vnc :1", ["-vnc", "no graphics", "-serial stdio"]),
             ("-bios slof.bin", ["-bios", "no firmware", "-kernel"]),

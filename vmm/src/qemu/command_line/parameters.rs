@@ -47,6 +47,20 @@ pub const OPTION_PARAMETERS: &[(&str, Parameters)] = &[
         "msg",
         &[("timestamp", "boolean"), ("guest-name", "boolean")],
     ),
+    (
+        "netdev",
+        &[
+            ("type", "string"),
+            ("id", "string"),
+            ("fd", "string"),
+            ("ifname", "string"),
+            ("vhost", "boolean"),
+            ("vhostfd", "string"),
+            ("addr.type", "string"),
+            ("addr.path", "string"),
+            ("server", "boolean"),
+        ],
+    ),
     ("name", &[("guest", "string"), ("debug-threads", "boolean")]),
     ("object", &[("qom-type", "string"), ("id", "string")]),
     (

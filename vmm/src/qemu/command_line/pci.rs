@@ -6,6 +6,7 @@ use spapr_devices::pci::DeviceFunction;
 
 use super::blockdev::Nodes;
 use super::device::{Device, DeviceKind};
+use super::netdev::Netdevs;
 use super::virtio::VirtioKind;
 use super::{CommandLineError, serial};
 use crate::spec::{
@@ -24,10 +25,12 @@ pub(super) fn dma_windows(devices: &[Device]) -> BTreeMap<u8, DmaWindowSize> {
     sizes.collect()
 }
 
-/// The PCI devices, with their places behind host bridges; disks have their images from `nodes`.
+/// The PCI devices, with their places behind host bridges; disks have their images from `nodes`, network
+/// cards what carries their frames from `netdevs`.
 pub(super) fn devices(
     devices: &[Device],
     nodes: &Nodes,
+    netdevs: &Netdevs,
 ) -> Result<(Vec<PassedThroughDevice>, Vec<VirtualDevice>), CommandLineError> {
     let bridges = bridges(devices)?;
     let mut places = Vec::new();
@@ -62,7 +65,7 @@ pub(super) fn devices(
                 passed.push(PassedThroughDevice { host: *host, place });
             }
             DeviceKind::Virtio(virtio) => {
-                let kind = kind(device, &virtio.kind, devices, nodes)?;
+                let kind = kind(device, &virtio.kind, devices, (nodes, netdevs))?;
                 made.push(VirtualDevice {
                     kind,
                     name: name(device),
@@ -84,11 +87,12 @@ fn kind(
     device: &Device,
     kind: &VirtioKind,
     devices: &[Device],
-    nodes: &Nodes,
+    (nodes, netdevs): (&Nodes, &Netdevs),
 ) -> Result<VirtualDeviceKind, CommandLineError> {
     Ok(match kind {
         VirtioKind::Rng { .. } => VirtualDeviceKind::Rng,
         VirtioKind::Balloon(balloon) => VirtualDeviceKind::Balloon(*balloon),
+        VirtioKind::Net(card) => VirtualDeviceKind::Net(Box::new(netdevs.card(card)?)),
         VirtioKind::Serial { most_ports } => {
             VirtualDeviceKind::Serial(serial::ports(devices, device, *most_ports)?)
         }

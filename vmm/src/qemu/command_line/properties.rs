@@ -137,6 +137,13 @@ impl Properties {
         Some(self.values.remove(place).1)
     }
 
+    /// The text of a property that stays to be read, if it is given.
+    pub(super) fn peek(&self, name: &str) -> Option<String> {
+        let mut values = self.values.iter();
+        let found = values.find(|(known, _)| known == name);
+        found.map(|(_, written)| written.to_string())
+    }
+
     /// Takes underscores in names for dashes, as QEMU does in some options (`keyval_dashify`).
     pub(super) fn dashed(mut self) -> Self {
         for (name, _) in &mut self.values {
@@ -262,6 +269,23 @@ impl Properties {
         self.read(name, "a number up to 4294967295", |written| {
             u32::try_from(number(written)?).ok()
         })
+    }
+
+    /// A number of at most 16 bits for which `is_good`; another should be `expected`.
+    pub(super) fn number16(
+        &mut self,
+        name: &str,
+        expected: &str,
+        is_good: impl Fn(u16) -> bool,
+    ) -> Result<Option<u16>, CommandLineError> {
+        let Some(given) = self.number32(name)? else {
+            return Ok(None);
+        };
+        let number = u16::try_from(given).ok().filter(|number| is_good(*number));
+        match number {
+            Some(number) => Ok(Some(number)),
+            None => Err(self.wrong(name, &given, expected)),
+        }
     }
 
     /// An open file descriptor.

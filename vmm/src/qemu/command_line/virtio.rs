@@ -5,6 +5,7 @@ use spapr_devices::virtio::block::{DiskOptions, MOST_SERIAL_BYTES};
 
 use super::CommandLineError;
 use super::device::{DeviceKind, PLACE, bus_and_place};
+use super::netdev::{self, Card};
 use super::properties::Properties;
 use super::serial::MOST_PORTS;
 use crate::spec::{BalloonDescription, MOST_DISK_QUEUES};
@@ -46,6 +47,8 @@ pub enum VirtioKind {
         /// Others may write to its image.
         shares: bool,
     },
+    /// A network card.
+    Net(Card),
 }
 
 impl VirtioKind {
@@ -56,6 +59,7 @@ impl VirtioKind {
             Self::Disk { .. } => "virtio-blk-pci",
             Self::Balloon(_) => "virtio-balloon-pci",
             Self::Serial { .. } => "virtio-serial-pci",
+            Self::Net(_) => "virtio-net-pci",
         }
     }
 }
@@ -162,6 +166,32 @@ pub(super) const DISK_PROPERTIES: &[Property] = &[
     ),
 ];
 
+/// Properties of virtio-net-pci, by whichever of its names.
+pub(super) const NET_PROPERTIES: &[Property] = &[
+    PLACE,
+    (
+        "bootindex",
+        "int32",
+        "Changes nothing: there is no firmware",
+    ),
+    DISABLE_LEGACY,
+    DISABLE_MODERN,
+    (
+        "host_mtu",
+        "uint16",
+        "Bytes of the longest packets, 68 to 65535",
+    ),
+    IOMMU_PLATFORM,
+    (
+        "mac",
+        "str",
+        "Ethernet 6-byte MAC Address, example: 52:54:00:12:34:56",
+    ),
+    ("netdev", "str", "ID of a netdev to use as a backend"),
+    ("rx_queue_size", "uint16", "A power of two, 64 to 1024"),
+    ("tx_queue_size", "uint16", "A power of two, 64 to 1024"),
+];
+
 /// Reads the virtio device of that type; `None` for any other.
 pub(super) fn read(
     driver: &str,
@@ -175,6 +205,7 @@ pub(super) fn read(
         "virtio-blk-pci" => disk(properties)?,
         "virtio-balloon-pci" => balloon(properties)?,
         "virtio-serial-pci" => serial_device(properties)?,
+        "virtio-net-pci" => netdev::card(properties)?,
         _ => return Ok(None),
     };
     let (bus, place) = bus_and_place(properties)?;
@@ -244,17 +275,16 @@ fn disk(properties: &mut Properties) -> Result<VirtioKind, CommandLineError> {
     let physical = block_size(properties, "physical_block_size")?;
     let options = DiskOptions {
         serial: serial(properties)?,
-        queues: number16(properties, "num-queues", "1 to 64", |queues| {
-            (1..=MOST_DISK_QUEUES).contains(&queues)
-        })?
-        .unwrap_or(usual.queues),
-        queue_size: number16(
-            properties,
-            "queue-size",
-            "a power of two, 4 to 1024",
-            |size| size.is_power_of_two() && (4..=1024).contains(&size),
-        )?
-        .unwrap_or(usual.queue_size),
+        queues: properties
+            .number16("num-queues", "1 to 64", |queues| {
+                (1..=MOST_DISK_QUEUES).contains(&queues)
+            })?
+            .unwrap_or(usual.queues),
+        queue_size: properties
+            .number16("queue-size", "a power of two, 4 to 1024", |size| {
+                size.is_power_of_two() && (4..=1024).contains(&size)
+            })?
+            .unwrap_or(usual.queue_size),
         write_cache: write_cache(properties)?,
         discards,
         logical_block_bytes: logical,
@@ -286,22 +316,6 @@ fn write_cache(properties: &mut Properties) -> Result<bool, CommandLineError> {
         None | Some("auto" | "on" | "true" | "yes") => Ok(true),
         Some("off" | "false" | "no") => Ok(false),
         Some(other) => Err(properties.wrong("write-cache", &other, "on, off or auto")),
-    }
-}
-
-fn number16(
-    properties: &mut Properties,
-    name: &str,
-    expected: &str,
-    is_good: impl Fn(u16) -> bool,
-) -> Result<Option<u16>, CommandLineError> {
-    let Some(given) = properties.number32(name)? else {
-        return Ok(None);
-    };
-    let number = u16::try_from(given).ok().filter(|number| is_good(*number));
-    match number {
-        Some(number) => Ok(Some(number)),
-        None => Err(properties.wrong(name, &given, expected)),
     }
 }
 

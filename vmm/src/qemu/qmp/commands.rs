@@ -11,8 +11,9 @@ use super::control;
 use super::descriptors;
 use super::dump;
 use super::error::QmpError;
+use super::net;
 use super::types::Type::{Any, Bool, Enum, Int, List, Object, Str};
-use super::types::{Member, NOTHING, Schema, Type, optional, required};
+use super::types::{Member, NOTHING, Schema, Type, Variants, optional, required};
 use crate::qemu::dumps::Outcome;
 use crate::qemu::monitor::Monitor;
 
@@ -48,6 +49,8 @@ pub(super) type Answer = Result<Value, QmpError>;
 pub(super) struct Command {
     pub(super) name: &'static str,
     pub(super) arguments: &'static [Member],
+    /// Which of its arguments go together.
+    pub(super) variants: Option<&'static Variants>,
     pub(super) returns: Type,
     pub(super) run: fn(&mut Request<'_>) -> Answer,
 }
@@ -61,6 +64,7 @@ const fn command(
     Command {
         name,
         arguments,
+        variants: None,
         returns,
         run,
     }
@@ -236,6 +240,13 @@ pub(super) const COMMANDS: &[Command] = &[
         NOTHING,
         control::migrate_set_capabilities,
     ),
+    Command {
+        name: "netdev_add",
+        arguments: net::NETDEV,
+        variants: Some(&net::NETDEVS),
+        returns: NOTHING,
+        run: net::netdev_add,
+    },
     command(
         "qom-get",
         &[required("path", Str), required("property", Str)],
@@ -364,6 +375,12 @@ pub(super) const COMMANDS: &[Command] = &[
         Ok(query_qmp_schema())
     }),
     command(
+        "query-rx-filter",
+        &[optional("name", Str)],
+        List(&net::FILTER),
+        net::query_rx_filter,
+    ),
+    command(
         "query-status",
         &[],
         Object(&[
@@ -393,6 +410,12 @@ pub(super) const COMMANDS: &[Command] = &[
         &[required("fdset-id", Int), optional("fd", Int)],
         NOTHING,
         descriptors::remove_fd,
+    ),
+    command(
+        "set_link",
+        &[required("name", Str), required("up", Bool)],
+        NOTHING,
+        net::set_link,
     ),
     command("stop", &[], NOTHING, control::stop),
     command("system_powerdown", &[], NOTHING, control::system_powerdown),
@@ -463,7 +486,12 @@ fn query_commands() -> Value {
 fn query_qmp_schema() -> Value {
     let mut schema = Schema::default();
     for command in COMMANDS.iter().chain([&CAPABILITIES]) {
-        schema.command(command.name, command.arguments, &command.returns);
+        schema.command(
+            command.name,
+            command.arguments,
+            command.variants,
+            &command.returns,
+        );
     }
     for (name, data) in EVENTS {
         schema.event(name, data);

@@ -2,7 +2,7 @@
 //! needs them.
 
 /// Devices, disks and processors of a running guest.
-const HOT_PLUG: &str = "nothing is attached to, changed in or detached from a guest that runs; change the domain \
+pub(super) const HOT_PLUG: &str = "nothing is attached to, changed in or detached from a guest that runs; change the domain \
     (virsh edit) and start the guest anew";
 
 /// Images that would stand below, on or beside those of a running guest's disks.
@@ -35,7 +35,6 @@ pub(super) fn of_command(name: &str) -> Option<&'static str> {
     Some(match name {
         "device_add"
         | "device_del"
-        | "netdev_add"
         | "netdev_del"
         | "chardev-add"
         | "chardev-change"

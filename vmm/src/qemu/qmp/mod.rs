@@ -9,6 +9,7 @@
 //! | `answers`, `control`, `descriptors`, `dump` | what commands do |
 //! | `block` | what commands about disks do |
 //! | `instead` | commands of QEMU's that are not there, and what to do instead |
+//! | `net` | what commands about network cards do |
 //! | `session` | one client's requests and replies |
 //! | `client` | one client's connection |
 //! | `server` | the thread that serves all clients |
@@ -26,6 +27,7 @@ mod framing;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 mod instead;
+mod net;
 mod server;
 mod session;
 #[cfg(test)]

@@ -30,6 +30,15 @@ pub(super) struct Member {
     pub(super) optional: bool,
 }
 
+/// What of an object's members go with each value of one of them.
+#[derive(Debug)]
+pub(super) struct Variants {
+    /// The member that says which.
+    pub(super) tag: &'static str,
+    /// Members that go with its values, and with no other.
+    pub(super) cases: &'static [(&'static str, &'static [Member])],
+}
+
 /// The type of nothing: an object without members.
 pub(super) const NOTHING: Type = Type::Object(&[]);
 
@@ -109,8 +118,17 @@ pub(super) struct Schema {
 
 impl Schema {
     /// Adds a command.
-    pub(super) fn command(&mut self, name: &str, arguments: &[Member], returns: &Type) {
-        let arguments = self.object(arguments);
+    pub(super) fn command(
+        &mut self,
+        name: &str,
+        arguments: &[Member],
+        variants: Option<&Variants>,
+        returns: &Type,
+    ) {
+        let arguments = match variants {
+            Some(variants) => self.union(arguments, variants),
+            None => self.object(arguments),
+        };
         let returns = self.name_of(returns);
         self.entries.push(json!({
             "name": name, "meta-type": "command", "arg-type": arguments, "ret-type": returns
@@ -168,19 +186,28 @@ impl Schema {
         name.to_owned()
     }
 
-    fn object(&mut self, members: &[Member]) -> String {
-        let described: Vec<Value> = members
-            .iter()
-            .map(|member| {
-                let mut described = Map::new();
-                described.insert("name".to_owned(), member.name.into());
-                described.insert("type".to_owned(), self.name_of(&member.kind).into());
-                if member.optional {
-                    described.insert("default".to_owned(), Value::Null);
-                }
-                Value::Object(described)
-            })
+    /// An object of which some members are there or not by what one of them is.
+    fn union(&mut self, members: &[Member], variants: &Variants) -> String {
+        let cases = variants.cases.iter();
+        let cases: Vec<Value> = cases
+            .map(|(case, members)| json!({"case": case, "type": self.object(members)}))
             .collect();
+        let of_a_case = |member: &Member| {
+            let mut cases = variants.cases.iter();
+            cases.any(|(_, members)| members.iter().any(|it| it.name == member.name))
+        };
+        let common: Vec<&Member> = members.iter().filter(|it| !of_a_case(it)).collect();
+        let described = self.described(common);
+        let name = self.next_name();
+        self.entries.push(json!({
+            "name": name, "meta-type": "object", "members": described, "tag": variants.tag,
+            "variants": cases
+        }));
+        name
+    }
+
+    fn object(&mut self, members: &[Member]) -> String {
+        let described = self.described(members);
         let name = if members.is_empty() {
             "0".to_owned()
         } else {
@@ -193,6 +220,21 @@ impl Schema {
             }),
         );
         name
+    }
+
+    fn described<'a>(&mut self, members: impl IntoIterator<Item = &'a Member>) -> Vec<Value> {
+        let members = members.into_iter();
+        members
+            .map(|member| {
+                let mut described = Map::new();
+                described.insert("name".to_owned(), member.name.into());
+                described.insert("type".to_owned(), self.name_of(&member.kind).into());
+                if member.optional {
+                    described.insert("default".to_owned(), Value::Null);
+                }
+                Value::Object(described)
+            })
+            .collect()
     }
 
     fn next_name(&mut self) -> String {
@@ -216,6 +258,14 @@ mod tests {
         optional("mode", Type::Enum(&["a", "b"])),
         optional("list", Type::List(&Type::Int)),
     ];
+
+    const VARIANTS: Variants = Variants {
+        tag: "mode",
+        cases: &[
+            ("a", &[optional("list", Type::List(&Type::Int))]),
+            ("b", &[]),
+        ],
+    };
 
     fn mismatch(value: &Value) -> Option<String> {
         Type::Object(MEMBERS).mismatch("arguments", value)
@@ -250,8 +300,9 @@ mod tests {
     #[test]
     fn a_schema_names_every_type_that_it_uses() {
         let mut schema = Schema::default();
-        schema.command("do", MEMBERS, &Type::List(&NOTHING));
+        schema.command("do", MEMBERS, None, &Type::List(&NOTHING));
         schema.event("DONE", &[]);
+        schema.command("choose", MEMBERS, Some(&VARIANTS), &NOTHING);
         let schema = schema.finish();
         let entries = schema.as_array().expect("a list");
         let find = |name: &str| entries.iter().find(|entry| entry["name"] == name);
@@ -265,5 +316,22 @@ mod tests {
         assert_eq!(command["ret-type"], "[0]");
         assert_eq!(find("[0]").expect("there")["element-type"], "0");
         assert_eq!(find("DONE").expect("there")["arg-type"], "0");
+        let command = find("choose").expect("there");
+        let arguments = find(command["arg-type"].as_str().expect("text")).expect("there");
+        let names = |of: &Value| {
+            let members = of["members"].as_array().expect("a list").iter();
+            members
+                .map(|member| member["name"].clone())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            (names(arguments), &arguments["tag"]),
+            (vec!["name".into(), "mode".into()], &"mode".into())
+        );
+        let of_a = &arguments["variants"][0];
+        assert_eq!(of_a["case"], "a");
+        let of_a = find(of_a["type"].as_str().expect("text")).expect("there");
+        assert_eq!(names(of_a), ["list"]);
+        assert_eq!(arguments["variants"][1]["type"], "0");
     }
 }

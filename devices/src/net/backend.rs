@@ -1,0 +1,90 @@
+//! What carries frames, to a device.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+
+use vm_memory::GuestMemoryError;
+
+use super::{Frame, Offloads, Stream, StreamError, Tap};
+
+/// What became of a frame of the guest's.
+#[derive(Debug)]
+pub enum Sent {
+    /// It is on its way.
+    Sent,
+    /// There is no room for it now; it is to be sent again when the descriptor takes output.
+    Later,
+    /// The host refused it, and it is lost.
+    Refused(io::Error),
+}
+
+/// What carries frames between the host and a device.
+pub enum Backend {
+    /// An interface of the host's kernel.
+    Tap(Tap),
+    /// A program's socket.
+    Stream(Stream),
+}
+
+impl Backend {
+    /// Which descriptor has input when there are frames, and takes output when there is room for more.
+    pub fn descriptor(&self) -> RawFd {
+        match self {
+            Self::Tap(tap) => tap.as_raw_fd(),
+            Self::Stream(stream) => stream.as_raw_fd(),
+        }
+    }
+
+    /// Whether the host computes checksums and cuts what is longer than its network takes.
+    pub const fn has_offloads(&self) -> bool {
+        match self {
+            Self::Tap(tap) => tap.has_offloads(),
+            Self::Stream(_) => false,
+        }
+    }
+
+    /// Has the host leave such work with received frames to the guest, as far as it can.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn set_offloads(&self, offloads: Offloads) -> io::Result<()> {
+        match self {
+            Self::Tap(tap) => tap.set_offloads(offloads),
+            Self::Stream(_) => Ok(()),
+        }
+    }
+
+    /// Receives a frame behind its header into `buffer`, which has room for the longest; `None` when there is none now.
+    /// Returns how many bytes there are, with those of the header.
+    ///
+    /// # Errors
+    /// Nothing comes any more.
+    pub fn receive(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, StreamError> {
+        match self {
+            Self::Tap(tap) => Ok(tap.receive(buffer)?),
+            Self::Stream(stream) => stream.receive(buffer),
+        }
+    }
+
+    /// Sends a frame of the guest's.
+    ///
+    /// # Errors
+    /// Some of it is out of reach.
+    pub fn send(&mut self, frame: Frame<'_>) -> Result<Sent, GuestMemoryError> {
+        match self {
+            Self::Tap(tap) => tap.send(frame),
+            Self::Stream(stream) => stream.send(frame),
+        }
+    }
+
+    /// Sends what is left of a frame, where a frame can be sent in part; false if there is no room for that.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn flush(&mut self) -> io::Result<bool> {
+        match self {
+            Self::Tap(_) => Ok(true),
+            Self::Stream(stream) => stream.flush(),
+        }
+    }
+}

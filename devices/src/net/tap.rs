@@ -1,0 +1,290 @@
+//! A TAP interface (Documentation/networking/tuntap.rst in the kernel): frames to it are the guest's, and what the
+//! guest sends comes from it. macvtap's devices are the same to a program.
+
+use std::ffi::{CStr, CString};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use vm_memory::GuestMemoryError;
+
+use super::frame::Gather;
+use super::{Frame, HEADER_BYTES, Sent};
+
+/// Where the kernel makes connections to TAP interfaces.
+const DEVICE: &str = "/dev/net/tun";
+
+/// The call of [`Tap::set_offloads`], which a device's thread makes.
+pub const SET_OFFLOADS: libc::c_ulong = libc::TUNSETOFFLOAD;
+
+/// Bytes of an interface's name, with the zero behind it.
+const NAME_BYTES: usize = libc::IFNAMSIZ;
+
+bitflags::bitflags! {
+    /// Work with received frames that the host leaves to the guest (`TUN_F_*` in linux/if_tun.h).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Offloads: u32 {
+        /// Computing checksums.
+        const CHECKSUM = libc::TUN_F_CSUM;
+        /// Taking what is longer than the network's frames, by TCP over IPv4.
+        const TSO4 = libc::TUN_F_TSO4;
+        /// By TCP over IPv6.
+        const TSO6 = libc::TUN_F_TSO6;
+        /// With TCP's congestion notification.
+        const ECN = libc::TUN_F_TSO_ECN;
+    }
+}
+
+/// Why there is no such interface.
+#[derive(Debug, thiserror::Error)]
+pub enum TapError {
+    /// A name that no interface can have.
+    #[error(
+        "{0:?} is no name of an interface: it has 1 to 15 bytes, none of them / or white space"
+    )]
+    Name(String),
+    /// There is no interface of that name.
+    #[error("this host has no interface {0}; make it: ip tuntap add dev {0} mode tap user USER")]
+    Missing(String),
+    /// There is no TUN driver, or the user may not use it.
+    #[error("cannot open {DEVICE}, by which programs use TAP interfaces")]
+    Device(#[source] io::Error),
+    /// Another program has the interface.
+    #[error("another program has the interface {0} open")]
+    Busy(String),
+    /// It is another user's.
+    #[error(
+        "this user may not use the interface {0}; give it to the user: ip tuntap add dev {0} mode tap user USER"
+    )]
+    NotAllowed(String),
+    /// It is none, or one of several queues.
+    #[error("{0} is no TAP interface with one queue")]
+    OtherKind(String),
+    /// The kernel refused something else.
+    #[error("the kernel refuses the interface {name}")]
+    Refused {
+        /// Which.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A descriptor that is not one of a TAP interface.
+    #[error("file descriptor {fd} is not that of a TAP interface")]
+    Descriptor {
+        /// Which.
+        fd: RawFd,
+        /// Why.
+        source: io::Error,
+    },
+    /// A descriptor whose frames have something else before them.
+    #[error("the interface {0} has packet information before frames (IFF_NO_PI is not set)")]
+    PacketInformation(String),
+}
+
+/// An interface.
+pub struct Tap {
+    file: File,
+    name: String,
+    /// The kernel has headers before frames.
+    has_header: bool,
+    /// It takes and gives frames that are not cut yet.
+    has_offloads: bool,
+    gather: Gather,
+}
+
+/// `struct ifreq` as far as it counts here, at its full length.
+#[repr(C)]
+struct Request {
+    name: [u8; NAME_BYTES],
+    flags: libc::c_short,
+    rest: [u8; 22],
+}
+
+impl Request {
+    const fn new() -> Self {
+        Self {
+            name: [0; NAME_BYTES],
+            flags: 0,
+            rest: [0; 22],
+        }
+    }
+
+    fn name(&self) -> String {
+        let name = CStr::from_bytes_until_nul(&self.name).unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    }
+
+    fn has(&self, flag: libc::c_int) -> bool {
+        libc::c_int::from(self.flags) & flag != 0
+    }
+}
+
+/// Makes a call of the driver's that takes a pointer to a `T`.
+fn call<T>(file: BorrowedFd<'_>, request: libc::Ioctl, argument: &mut T) -> io::Result<()> {
+    // SAFETY: each caller passes what the request is about; the kernel uses the pointer during the call alone.
+    match unsafe { libc::ioctl(file.as_raw_fd(), request, argument) } {
+        result if result < 0 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+impl Tap {
+    /// Opens the interface of that name, which is there.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub fn open(name: &str) -> Result<Self, TapError> {
+        let is_name = (1..NAME_BYTES).contains(&name.len())
+            && !name.contains(|it: char| it == '/' || it == '%' || it.is_whitespace());
+        let c_name = CString::new(name).ok().filter(|_| is_name);
+        let c_name = c_name.ok_or_else(|| TapError::Name(name.to_owned()))?;
+        // SAFETY: the pointer is to a string that ends.
+        if unsafe { libc::if_nametoindex(c_name.as_ptr()) } == 0 {
+            return Err(TapError::Missing(name.to_owned()));
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(DEVICE)
+            .map_err(TapError::Device)?;
+        let mut request = Request::new();
+        let bytes = name.bytes();
+        request
+            .name
+            .iter_mut()
+            .zip(bytes)
+            .for_each(|(to, from)| *to = from);
+        let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+        request.flags = libc::c_short::try_from(flags).unwrap_or(0);
+        call(file.as_fd(), libc::TUNSETIFF, &mut request).map_err(|source| {
+            let name = name.to_owned();
+            match source.raw_os_error() {
+                Some(libc::EBUSY) => TapError::Busy(name),
+                Some(libc::EPERM) => TapError::NotAllowed(name),
+                Some(libc::EINVAL) => TapError::OtherKind(name),
+                _ => TapError::Refused { name, source },
+            }
+        })?;
+        Self::of(file, &request)
+    }
+
+    /// An interface that is open already; `fd` is its number, for messages.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub fn of_descriptor(descriptor: OwnedFd, fd: RawFd) -> Result<Self, TapError> {
+        let no_tap = |source| TapError::Descriptor { fd, source };
+        let file = File::from(descriptor);
+        let mut request = Request::new();
+        call(file.as_fd(), libc::TUNGETIFF, &mut request).map_err(no_tap)?;
+        if !request.has(libc::IFF_TAP) {
+            return Err(no_tap(io::Error::other("it is one of IP packets (TUN)")));
+        }
+        if !request.has(libc::IFF_NO_PI) {
+            return Err(TapError::PacketInformation(request.name()));
+        }
+        // SAFETY: no pointers are passed.
+        let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
+        // SAFETY: as above.
+        let set = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) };
+        if flags < 0 || set < 0 {
+            return Err(no_tap(io::Error::last_os_error()));
+        }
+        Self::of(file, &request)
+    }
+
+    fn of(file: File, request: &Request) -> Result<Self, TapError> {
+        let mut tap = Self {
+            file,
+            name: request.name(),
+            has_header: request.has(libc::IFF_VNET_HDR),
+            has_offloads: false,
+            gather: Gather::default(),
+        };
+        if tap.has_header {
+            let refused = |source| TapError::Refused {
+                name: tap.name.clone(),
+                source,
+            };
+            let mut bytes = libc::c_int::try_from(HEADER_BYTES).unwrap_or(0);
+            call(tap.file.as_fd(), libc::TUNSETVNETHDRSZ, &mut bytes).map_err(refused)?;
+            tap.has_offloads = tap.set_offloads(Offloads::all()).is_ok();
+            tap.set_offloads(Offloads::empty())
+                .map_err(|source| TapError::Refused {
+                    name: tap.name.clone(),
+                    source,
+                })?;
+        }
+        Ok(tap)
+    }
+
+    /// What stands for one in tests: a socket that keeps frames apart, with headers before them.
+    #[cfg(any(test, feature = "fuzz"))]
+    pub fn of_socket(socket: OwnedFd) -> Self {
+        Self {
+            file: File::from(socket),
+            name: "test".to_owned(),
+            has_header: true,
+            has_offloads: true,
+            gather: Gather::default(),
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) const fn has_offloads(&self) -> bool {
+        self.has_offloads
+    }
+
+    pub(super) fn set_offloads(&self, offloads: Offloads) -> io::Result<()> {
+        if !self.has_header {
+            return Ok(());
+        }
+        let argument = libc::c_ulong::from(offloads.bits());
+        let request = libc::TUNSETOFFLOAD;
+        // SAFETY: the argument is a number.
+        match unsafe { libc::ioctl(self.file.as_raw_fd(), request, argument) } {
+            result if result < 0 => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn receive(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        let skipped = if self.has_header { 0 } else { HEADER_BYTES };
+        let (header, room) = buffer.split_at_mut(skipped);
+        header.fill(0);
+        loop {
+            match self.file.read(room) {
+                // Each frame has a length.
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => return Ok(Some(skipped + count)),
+                Err(error) => match error.kind() {
+                    io::ErrorKind::Interrupted => {}
+                    io::ErrorKind::WouldBlock => return Ok(None),
+                    _ => return Err(error),
+                },
+            }
+        }
+    }
+
+    pub(super) fn send(&mut self, frame: Frame<'_>) -> Result<Sent, GuestMemoryError> {
+        let skipped = if self.has_header { 0 } else { HEADER_BYTES };
+        let written = frame.write_to(skipped, self.file.as_fd(), &mut self.gather)?;
+        Ok(match written {
+            Ok(_) => Sent::Sent,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Sent::Later,
+            Err(error) => Sent::Refused(error),
+        })
+    }
+}
+
+impl AsRawFd for Tap {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+}

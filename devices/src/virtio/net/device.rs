@@ -1,0 +1,252 @@
+//! The device.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use virtio_queue::Queue;
+use virtio_queue::desc::split::Descriptor;
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::drops::Drops;
+use super::filter::Filter;
+use super::nic::Nic;
+use super::receive::{Interruption, Receiver, Terms};
+use super::transmit::Sender;
+use super::{CONTROL, RECEIVE, TRANSMIT, config, control};
+use crate::dma::DmaMemory;
+use crate::net::{Backend, Offloads};
+use crate::virtio::device::{Device, Identity, ServeError, Served};
+
+/// Entries of the queue for commands.
+const CONTROL_QUEUE_SIZE: u16 = 64;
+
+/// A virtio network card.
+pub struct Net {
+    nic: Arc<Nic>,
+    /// The card's while there is no device.
+    backend: Option<Backend>,
+    queue_sizes: [u16; 3],
+    features: u64,
+    /// What the host is to be told to leave to the guest, unless it was.
+    untold: Option<Offloads>,
+    filter: Filter,
+    receiver: Receiver,
+    sender: Sender,
+    drops: Drops,
+    /// What the kernel was asked to tell of, and has not told.
+    watched: EventSet,
+    /// Queues for which there is something, by their bits.
+    due: u8,
+    buffers: Vec<Descriptor>,
+}
+
+impl Net {
+    /// The device of `nic`; `None` if that has one already.
+    pub fn new(nic: Arc<Nic>) -> Option<Self> {
+        let backend = nic.take_backend()?;
+        let options = nic.options();
+        let filter = Filter::of_card(options.mac);
+        nic.set_filter(&filter);
+        Some(Self {
+            backend: Some(backend),
+            queue_sizes: [
+                options.receive_entries,
+                options.transmit_entries,
+                CONTROL_QUEUE_SIZE,
+            ],
+            features: 0,
+            untold: Some(Offloads::empty()),
+            filter,
+            receiver: Receiver::new(),
+            sender: Sender::default(),
+            drops: Drops::default(),
+            watched: EventSet::empty(),
+            due: 0,
+            buffers: Vec::new(),
+            nic,
+        })
+    }
+
+    /// Serves a queue of frames.
+    fn pass(
+        &mut self,
+        index: usize,
+        queue: &mut Queue,
+        memory: &DmaMemory,
+    ) -> Result<Served, Interruption> {
+        let Some(backend) = &mut self.backend else {
+            return Ok(Served::All);
+        };
+        if index == RECEIVE && self.nic.is_lost() {
+            return Ok(Served::All);
+        }
+        if let Some(offloads) = self.untold.take()
+            && let Err(error) = backend.set_offloads(offloads)
+        {
+            // What comes all the same is left out.
+            log::debug!("{}: TUNSETOFFLOAD: {error}", self.nic.options().name);
+        }
+        let (name, is_up) = (&self.nic.options().name, self.nic.is_up());
+        if index == RECEIVE {
+            let terms = Terms {
+                name,
+                features: self.features,
+                filter: &self.filter,
+                is_up,
+            };
+            let drops = &mut self.drops;
+            return self.receiver.serve(backend, queue, memory, terms, drops);
+        }
+        let card = (name.as_str(), is_up);
+        let drops = &mut self.drops;
+        self.sender.serve(backend, queue, memory, card, drops)
+    }
+
+    /// Frames that went nowhere.
+    #[cfg(test)]
+    pub(super) const fn drops(&self) -> &Drops {
+        &self.drops
+    }
+
+    /// What its queues wait for.
+    pub(super) fn wanted(&self) -> EventSet {
+        let mut wanted = EventSet::empty();
+        wanted.set(EventSet::IN, self.receiver.waits());
+        wanted.set(EventSet::OUT, self.sender.waits());
+        wanted
+    }
+
+    /// Has the kernel tell of that.
+    fn watch(&mut self) -> io::Result<()> {
+        let wanted = self.wanted();
+        // What was asked for and is waited for no more is told once, and then forgotten.
+        if !self.watched.contains(wanted)
+            && let Some(backend) = &self.backend
+        {
+            self.nic.watch(backend, wanted)?;
+            self.watched = wanted;
+        }
+        Ok(())
+    }
+}
+
+impl Device for Net {
+    fn identity(&self) -> Identity {
+        Identity {
+            name: "virtio-net",
+            device_id: 1,
+            // Ethernet.
+            class_code: 0x02_0000,
+        }
+    }
+
+    fn features(&self) -> u64 {
+        config::features(self.nic.has_offloads(), self.nic.options().mtu.is_some())
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &self.queue_sizes
+    }
+
+    fn read_config(&self, offset: usize, data: &mut [u8]) {
+        let mtu = self.nic.options().mtu;
+        config::read(self.filter.mac, self.nic.is_up(), mtu, offset, data);
+    }
+
+    fn start(&mut self, features: u64) {
+        self.features = features;
+        // The device's thread tells it: it has the call.
+        self.untold = Some(config::offloads(features));
+    }
+
+    fn serve(
+        &mut self,
+        index: usize,
+        queue: &mut Queue,
+        memory: &DmaMemory,
+    ) -> Result<Served, ServeError> {
+        match index {
+            RECEIVE | TRANSMIT => {
+                let passed = self.pass(index, queue, memory);
+                self.watch()?;
+                match passed {
+                    Ok(served) => Ok(served),
+                    Err(Interruption::Driver(error)) => Err(error),
+                    Err(Interruption::Host(error)) => {
+                        self.nic.lose(&error);
+                        // What the guest sends from now on is used up.
+                        Ok(Served::All)
+                    }
+                }
+            }
+            CONTROL => {
+                let buffers = &mut self.buffers;
+                let (served, has_changed) =
+                    control::serve(queue, memory, buffers, &mut self.filter)?;
+                if has_changed {
+                    self.nic.set_filter(&self.filter);
+                }
+                Ok(served)
+            }
+            _ => Ok(Served::All),
+        }
+    }
+
+    fn host_event(&self) -> Option<Arc<EventFd>> {
+        Some(Arc::clone(self.nic.event()))
+    }
+
+    fn watched(&self) -> Option<Arc<dyn AsRawFd + Send + Sync>> {
+        Some(Arc::clone(self.nic.epoll()) as Arc<_>)
+    }
+
+    fn next_due(&mut self) -> Option<usize> {
+        let queue = [RECEIVE, TRANSMIT]
+            .into_iter()
+            .find(|queue| self.due & 1 << queue != 0)?;
+        self.due &= !(1 << queue);
+        Some(queue)
+    }
+
+    fn collect(&mut self) -> io::Result<()> {
+        let told = self.nic.told()?;
+        if told.is_empty() {
+            return Ok(());
+        }
+        self.watched = EventSet::empty();
+        // An end is something to learn of, too.
+        let is_over = EventSet::HANG_UP | EventSet::ERROR;
+        if told.intersects(EventSet::IN | is_over) && self.receiver.stop_waiting() {
+            self.due |= 1 << RECEIVE;
+        }
+        if told.intersects(EventSet::OUT | is_over) && self.sender.stop_waiting() {
+            self.due |= 1 << TRANSMIT;
+        }
+        self.watch()
+    }
+
+    fn config_has_changed(&mut self) -> bool {
+        self.nic.take_link_change()
+    }
+
+    fn reset(&mut self) {
+        self.features = 0;
+        self.untold = Some(Offloads::empty());
+        self.filter = Filter::of_card(self.nic.options().mac);
+        self.nic.set_filter(&self.filter);
+        self.receiver.reset();
+        self.sender.reset();
+        // What the kernel tells of is asked for as before: the caller may be a processor's thread, which has no calls for that.
+        self.due = 0;
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        if let Some(backend) = self.backend.take() {
+            self.nic.put_backend(backend);
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! The network card (virtio 5.1, "network device").
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `nic` | a card of the machine: what carries its frames, and how it is to look |
+//! | `config` | what a driver reads of it, and what they agree on |
+//! | `filter` | which frames its driver wants |
+//! | `control` | what its driver says of that |
+//! | `receive` | frames to the guest |
+//! | `transmit` | frames from the guest |
+//! | `drops` | frames that go nowhere |
+//! | `device` | the device |
+
+mod config;
+mod control;
+mod device;
+#[cfg(any(test, feature = "fuzz"))]
+mod driver;
+mod drops;
+mod filter;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
+mod nic;
+mod receive;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod thread_tests;
+mod transmit;
+
+pub use device::Net;
+pub use filter::{Filter, Table};
+pub use nic::{Nic, NicOptions};
+
+/// Numbers of the queues.
+const RECEIVE: usize = 0;
+const TRANSMIT: usize = 1;
+const CONTROL: usize = 2;
+
+/// The most frames, and about the most bytes, in one turn: whoever waits for the device waits for one at most.
+const MOST_FRAMES: u16 = 64;
+const MOST_TURN_BYTES: usize = 512 << 10;

@@ -1,0 +1,186 @@
+//! Network cards.
+
+use std::fmt;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use spapr_devices::net::{Mac, MacError};
+
+use super::words::split;
+
+/// A network card as the user asked for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetDescription {
+    /// What carries its frames.
+    pub backend: NetBackend,
+    /// Its address; one that is made of the backend's name when not given.
+    pub mac: Option<Mac>,
+    /// The longest packets that the guest is told to send, in bytes.
+    pub mtu: Option<u16>,
+    /// The most entries of the queue for received frames.
+    pub receive_entries: u16,
+    /// The most entries of the queue for frames to send.
+    pub transmit_entries: u16,
+}
+
+/// What carries a card's frames.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NetBackend {
+    /// The TAP interface of that name.
+    Tap(String),
+    /// The TAP interface that whoever started this process left open for it.
+    Descriptor(RawFd),
+    /// The program that listens at this socket, such as passt.
+    Stream(PathBuf),
+}
+
+/// What a packet may be told to be at least: what IPv4 wants every network to carry.
+pub const LEAST_MTU: u16 = 68;
+/// Entries of a queue, unless the user says otherwise.
+pub const USUAL_NET_ENTRIES: u16 = 256;
+
+impl NetDescription {
+    /// A card whose frames `backend` carries.
+    pub const fn new(backend: NetBackend) -> Self {
+        Self {
+            backend,
+            mac: None,
+            mtu: None,
+            receive_entries: USUAL_NET_ENTRIES,
+            transmit_entries: USUAL_NET_ENTRIES,
+        }
+    }
+}
+
+impl fmt::Display for NetBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tap(name) => write!(f, "tap={name}"),
+            Self::Descriptor(fd) => write!(f, "fd={fd}"),
+            Self::Stream(path) => write!(f, "passt={}", path.display()),
+        }
+    }
+}
+
+/// Why an option for a card makes no sense.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NetError {
+    /// It does not say what carries its frames.
+    #[error("it begins with tap=NAME, fd=NUMBER or passt=SOCKET")]
+    NoBackend,
+    /// There is no such word.
+    #[error("{0:?} is none of mac=ADDRESS, mtu=BYTES")]
+    Unknown(String),
+    /// A word that is given twice.
+    #[error("{0} is given twice")]
+    Twice(String),
+    /// No address.
+    #[error("mac={0} {1}")]
+    Mac(String, MacError),
+    /// A value that is none.
+    #[error("{name}={value} should be {expected}")]
+    Value {
+        /// What it is for.
+        name: &'static str,
+        /// As given.
+        value: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+}
+
+impl FromStr for NetDescription {
+    type Err = NetError;
+
+    fn from_str(text: &str) -> Result<Self, NetError> {
+        let mut parts = split(text).into_iter();
+        let first = parts.next().unwrap_or_default();
+        let backend = match first.split_once('=') {
+            Some((_, "")) | None => return Err(NetError::NoBackend),
+            Some(("tap", name)) => NetBackend::Tap(name.to_owned()),
+            Some(("passt", path)) => NetBackend::Stream(path.into()),
+            Some(("fd", number)) => {
+                let fd = number.parse().ok().filter(|fd| *fd >= 0);
+                NetBackend::Descriptor(fd.ok_or_else(|| NetError::Value {
+                    name: "fd",
+                    value: number.to_owned(),
+                    expected: "the number of an open file descriptor",
+                })?)
+            }
+            Some(_) => return Err(NetError::NoBackend),
+        };
+        let mut net = Self::new(backend);
+        for part in parts {
+            let (taken, name) = match part.split_once('=') {
+                Some(("mac", value)) => {
+                    let mac = value.parse();
+                    let mac = mac.map_err(|error| NetError::Mac(value.to_owned(), error))?;
+                    (net.mac.replace(mac).is_some(), "mac")
+                }
+                Some(("mtu", value)) => (net.mtu.replace(mtu(value)?).is_some(), "mtu"),
+                _ => return Err(NetError::Unknown(part)),
+            };
+            if taken {
+                return Err(NetError::Twice(name.to_owned()));
+            }
+        }
+        Ok(net)
+    }
+}
+
+fn mtu(value: &str) -> Result<u16, NetError> {
+    let bytes = value.parse().ok().filter(|bytes| *bytes >= LEAST_MTU);
+    bytes.ok_or_else(|| NetError::Value {
+        name: "mtu",
+        value: value.to_owned(),
+        expected: "68 to 65535",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_card_is_a_backend_with_words_behind_it() {
+        let net: NetDescription = "tap=vm0,mac=52:54:00:01:02:03,mtu=9000".parse().unwrap();
+        let expected = NetDescription {
+            mac: Some(Mac([0x52, 0x54, 0, 1, 2, 3])),
+            mtu: Some(9000),
+            ..NetDescription::new(NetBackend::Tap("vm0".to_owned()))
+        };
+        assert_eq!(net, expected);
+        for (text, backend) in [
+            ("fd=3", NetBackend::Descriptor(3)),
+            ("passt=/run/a,,b", NetBackend::Stream("/run/a,b".into())),
+        ] {
+            let net: NetDescription = text.parse().unwrap();
+            assert_eq!(net, NetDescription::new(backend));
+            assert_eq!(net.backend.to_string(), text.replace(",,", ","));
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        let refusal = |text: &str| text.parse::<NetDescription>().unwrap_err().to_string();
+        for text in [
+            "",
+            "tap",
+            "tap=",
+            "user",
+            "bridge=br0",
+            "mac=52:54:00:01:02:03",
+        ] {
+            assert_eq!(refusal(text), NetError::NoBackend.to_string(), "{text}");
+        }
+        assert_eq!(
+            refusal("fd=-1"),
+            "fd=-1 should be the number of an open file descriptor"
+        );
+        assert_eq!(refusal("tap=a,mtu=67"), "mtu=67 should be 68 to 65535");
+        assert_eq!(refusal("tap=a,mtu=100,mtu=200"), "mtu is given twice");
+        assert!(refusal("tap=a,mac=1").starts_with("mac=1 should be six bytes"));
+        assert!(refusal("tap=a,vhost=on").contains("\"vhost=on\" is none of mac="));
+    }
+}
