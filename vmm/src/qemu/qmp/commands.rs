@@ -11,6 +11,7 @@ use super::control;
 use super::descriptors;
 use super::dump;
 use super::error::QmpError;
+use super::event_types::{DUMP_STATE, EVENTS};
 use super::net;
 use super::types::Type::{Any, Bool, Enum, Int, List, Object, Str};
 use super::types::{Member, NOTHING, Schema, Type, Variants, optional, required};
@@ -170,12 +171,6 @@ const FD_OF_SET: Type = Object(&[required("fd", Int), optional("opaque", Str)]);
 
 /// Formats of a dump.
 const DUMP_FORMATS: Type = Enum(&["elf"]);
-
-const DUMP_STATE: Type = Object(&[
-    required("status", Enum(&["none", "active", "completed", "failed"])),
-    required("completed", Int),
-    required("total", Int),
-]);
 
 /// All commands, but for qmp_capabilities, which is a session's own.
 pub(super) const COMMANDS: &[Command] = &[
@@ -429,49 +424,6 @@ pub(super) const CAPABILITIES: Command = command(
     NOTHING,
     |_| Ok(json!({})),
 );
-
-const SHUTDOWN_CAUSES: &[&str] = &[
-    "guest-panic",
-    "guest-reset",
-    "guest-shutdown",
-    "host-qmp-quit",
-    "host-qmp-system-reset",
-    "host-signal",
-];
-
-/// All events.
-const EVENTS: &[(&str, &[Member])] = &[
-    ("BALLOON_CHANGE", &[required("actual", Int)]),
-    (
-        "DUMP_COMPLETED",
-        &[required("result", DUMP_STATE), optional("error", Str)],
-    ),
-    (
-        "GUEST_PANICKED",
-        &[required("action", Enum(&["pause", "poweroff"]))],
-    ),
-    ("POWERDOWN", &[]),
-    (
-        "RESET",
-        &[
-            required("guest", Bool),
-            required("reason", Enum(SHUTDOWN_CAUSES)),
-        ],
-    ),
-    ("RESUME", &[]),
-    (
-        "SHUTDOWN",
-        &[
-            required("guest", Bool),
-            required("reason", Enum(SHUTDOWN_CAUSES)),
-        ],
-    ),
-    ("STOP", &[]),
-    (
-        "VSERPORT_CHANGE",
-        &[required("id", Str), required("open", Bool)],
-    ),
-];
 
 /// The command of this name.
 pub(super) fn find(name: &str) -> Option<&'static Command> {

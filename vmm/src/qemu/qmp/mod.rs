@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `framing` | JSON values in a stream of bytes |
 //! | `types` | types of arguments and returns: checks, and the schema |
-//! | `commands` | the commands and events that there are |
+//! | `commands`, `event_types` | the commands and events that there are |
 //! | `answers`, `control`, `descriptors`, `dump` | what commands do |
 //! | `block` | what commands about disks do |
 //! | `instead` | commands of QEMU's that are not there, and what to do instead |
@@ -23,6 +23,7 @@ mod control;
 mod descriptors;
 mod dump;
 mod error;
+mod event_types;
 mod framing;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;

@@ -123,18 +123,9 @@ fn filter(facts: &NicFacts) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use super::super::commands::ask;
     use super::*;
-    use crate::qemu::monitor::Monitor;
     use crate::qemu::monitor::sample::monitor;
-
-    fn ask(monitor: &Monitor, run: fn(&mut Request<'_>) -> Answer, arguments: &Value) -> Answer {
-        run(&mut Request {
-            monitor,
-            arguments: arguments.as_object().cloned().unwrap_or_default(),
-            descriptor: None,
-            awaits: None,
-        })
-    }
 
     #[test]
     fn a_card_is_asked_about_and_unplugged_by_either_name() {
