@@ -60,3 +60,32 @@ fn a_guest_has_an_address_and_passes_data_without_an_exit_for_each_frame() {
         assert_nothing_is_left();
     }
 }
+
+mod long {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_guest_passes_64_mib_each_way_and_again() {
+        // A host's first guest with a network, and later ones; with one processor, and with several.
+        for (cpus, by_bus_address) in [("1", false), ("1", true), ("2", false), ("4", true)] {
+            let interface = Interface::new("vm0", 1).of_bytes(64 << 20);
+            let listener = interface.listen();
+            let mut vmm = Vmm::job(&interface.job())
+                .option("--net", "tap=vm0")
+                .option("--cpus", cpus)
+                .argument("--sandbox")
+                .time_limit(Duration::from_secs(450));
+            if by_bus_address {
+                vmm = vmm.argument("--iommu-platform");
+            }
+            let finished = vmm.run().assert_job_done();
+            assert_passed(&finished, listener);
+            let exits = finished.number("/exits/mmio");
+            assert!(exits < SET_UP_EXITS, "{exits}: {finished}");
+            assert_eq!(finished.errors(), "", "{finished}");
+            assert_nothing_is_left();
+        }
+    }
+}

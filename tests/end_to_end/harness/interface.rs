@@ -3,15 +3,16 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 
 use super::vmm::Folder;
 
 /// Bytes that go each way.
 pub(crate) const BYTES: usize = 4 << 20;
-/// Where the host sends them, and where it takes them.
-const SENDS: u16 = 7000;
-const TAKES: u16 = 7001;
+/// Bytes that the host sends, or takes, at once.
+const PIECE_BYTES: usize = 64 << 10;
 
 /// An interface with an address; it goes with the test.
 #[derive(Debug)]
@@ -20,6 +21,11 @@ pub(crate) struct Interface {
     pub(crate) name: String,
     /// The host's address there, without the last number.
     network: String,
+    /// Bytes that go each way.
+    bytes: usize,
+    /// Where the host sends them, and where it takes them: ports of this interface's alone, so that a test that fails
+    /// takes nothing from the next.
+    listeners: [TcpListener; 2],
     _leases: Folder,
     /// Gives guests addresses.
     dhcp: Child,
@@ -65,17 +71,32 @@ impl Interface {
             .stderr(Stdio::null())
             .spawn()
             .expect("no udhcpd");
+        let listeners = [(); 2].map(|()| {
+            TcpListener::bind((format!("{network}.1"), 0)).expect("the interface's address")
+        });
         Self {
             name: name.to_owned(),
             network,
+            bytes: BYTES,
+            listeners,
             _leases: folder,
             dhcp,
         }
     }
 
+    /// Has that many bytes go each way.
+    pub(crate) fn of_bytes(mut self, bytes: usize) -> Self {
+        self.bytes = bytes;
+        self
+    }
+
     /// A guest's script: it gets an address, pings the host, and fetches and sends data.
     pub(crate) fn job(&self) -> String {
-        let host = format!("{}.1", self.network);
+        let (host, bytes) = (format!("{}.1", self.network), self.bytes);
+        let [sends, takes] = self.listeners.each_ref().map(|listener| {
+            let address = listener.local_addr();
+            address.expect("a bound socket").port()
+        });
         format!(
             "
 cat >/tmp/dhcp <<'END'
@@ -91,11 +112,10 @@ udhcpc -i eth0 -n -q -t 10 -T 1 -s /tmp/dhcp >/dev/null 2>&1 || {{ echo LAB-GUES
 echo LAB-GUEST-ADDRESS $(ip -4 -o address show dev eth0 | awk '{{print $4}}')
 ping -c 5 -i 0.2 -W 5 -q {host} >/tmp/ping || {{ echo LAB-GUEST-ERROR no answer; exit 1; }}
 digest() {{ sha256sum | cut -d' ' -f1; }}
-echo LAB-GUEST-FETCHED $(nc {host} {SENDS} </dev/null | digest)
-dd if=/dev/urandom of=/tmp/data bs=64k count=$(({BYTES} / 65536)) 2>/dev/null || exit 1
+echo LAB-GUEST-FETCHED $(nc {host} {sends} </dev/null | digest)
+dd if=/dev/urandom of=/tmp/data bs=64k count=$(({bytes} / 65536)) 2>/dev/null || exit 1
 echo LAB-GUEST-SENT $(digest </tmp/data)
-echo LAB-GUEST-UPTIME $(cut -d' ' -f1 /proc/uptime)
-nc {host} {TAKES} </tmp/data || exit 1
+nc {host} {takes} </tmp/data || exit 1
 echo LAB-GUEST-FRAMES $(cat /sys/class/net/eth0/statistics/rx_packets) $(cat /sys/class/net/eth0/statistics/tx_packets)
 "
         )
@@ -103,25 +123,42 @@ echo LAB-GUEST-FRAMES $(cat /sys/class/net/eth0/statistics/rx_packets) $(cat /sy
 
     /// Listens for guests of [`Self::job`]; what one has sent comes in the end.
     pub(crate) fn listen(&self) -> Listener {
-        let address = format!("{}.1", self.network);
-        let [sends, takes] = [SENDS, TAKES].map(|port| {
-            TcpListener::bind((address.as_str(), port)).expect("the interface's address")
-        });
+        let [sends, takes] = self
+            .listeners
+            .each_ref()
+            .map(|listener| listener.try_clone().expect("a descriptor"));
         // Nothing that compresses, or repeats within a frame.
-        let data: Vec<u8> = (0..BYTES as u64)
+        let data: Vec<u8> = (0..self.bytes as u64)
             .map(|at| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56).to_le_bytes()[0])
             .collect();
         let sent = data.clone();
+        let progress = Arc::new(Progress::default());
+        let seen = Arc::clone(&progress);
         let taker = thread::spawn(move || {
             let (mut guest, _) = sends.accept().expect("a guest");
-            guest.write_all(&sent).expect("a guest that reads");
+            for piece in sent.chunks(PIECE_BYTES) {
+                guest.write_all(piece).expect("a guest that reads");
+                seen.sent.fetch_add(piece.len(), Ordering::Relaxed);
+            }
             drop(guest);
             let (mut guest, _) = takes.accept().expect("a guest");
             let mut all = Vec::new();
-            guest.read_to_end(&mut all).expect("a guest that writes");
-            all
+            let mut piece = vec![0; PIECE_BYTES];
+            loop {
+                let count = guest.read(&mut piece).expect("a guest that writes");
+                if count == 0 {
+                    return all;
+                }
+                all.extend_from_slice(&piece[..count]);
+                seen.taken.store(all.len(), Ordering::Relaxed);
+            }
         });
-        Listener { data, taker }
+        Listener {
+            interface: self.name.clone(),
+            data,
+            taker: Some(taker),
+            progress,
+        }
     }
 }
 
@@ -134,19 +171,56 @@ impl Drop for Interface {
     }
 }
 
+/// How far a guest is.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Bytes that the kernel has taken for it.
+    sent: AtomicUsize,
+    /// Bytes that came of it.
+    taken: AtomicUsize,
+}
+
 /// Whom a guest finds.
 #[derive(Debug)]
 pub(crate) struct Listener {
+    interface: String,
     data: Vec<u8>,
-    taker: JoinHandle<Vec<u8>>,
+    taker: Option<JoinHandle<Vec<u8>>>,
+    progress: Arc<Progress>,
 }
 
 impl Listener {
     /// Digests of what a guest was sent and of what it sent, once it has.
-    pub(crate) fn digests(self) -> [String; 2] {
-        let taken = self.taker.join().expect("a guest's data");
-        assert_eq!(taken.len(), BYTES);
-        [self.data, taken].map(|data| sha256(&data))
+    pub(crate) fn digests(mut self) -> [String; 2] {
+        let taker = self.taker.take().expect("taken once");
+        let taken = taker.join().expect("a guest's data");
+        assert_eq!(taken.len(), self.data.len());
+        [&self.data, &taken].map(|data| sha256(data))
+    }
+}
+
+impl Drop for Listener {
+    /// Says of a test that fails how far its guest came: one that is slow and one that is stuck fail alike.
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            return;
+        }
+        let count = |name: &str| {
+            let path = format!("/sys/class/net/{}/statistics/{name}", self.interface);
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            text.trim().to_owned()
+        };
+        let counts = ["rx_packets", "tx_packets", "rx_dropped", "tx_dropped"]
+            .map(|name| format!("{name} {}", count(name)));
+        eprintln!(
+            "of {} bytes the guest was sent {}, and sent {}; {}: {}\n{}",
+            self.data.len(),
+            self.progress.sent.load(Ordering::Relaxed),
+            self.progress.taken.load(Ordering::Relaxed),
+            self.interface,
+            counts.join(", "),
+            std::fs::read_to_string("/proc/net/tcp").unwrap_or_default(),
+        );
     }
 }
 
