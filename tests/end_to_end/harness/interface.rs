@@ -201,6 +201,7 @@ impl Listener {
 
 impl Drop for Listener {
     /// Says of a test that fails how far its guest came: one that is slow and one that is stuck fail alike.
+    #[expect(clippy::print_stderr, reason = "tests are told of there")]
     fn drop(&mut self) {
         if !thread::panicking() {
             return;
