@@ -169,6 +169,15 @@ impl Driver {
         panic!("it hangs");
     }
 
+    /// Has the device learn of what it waits for, and serve what is due then, as its thread does.
+    pub(super) fn wake(&mut self) -> Result<(), ServeError> {
+        self.net.collect()?;
+        while let Some(queue) = self.net.next_due() {
+            self.serve(queue)?;
+        }
+        Ok(())
+    }
+
     /// How many buffers of a queue were given back.
     pub(super) fn used(&self, queue: usize) -> u16 {
         let index = GuestAddress(device_ring(queue) + 2);
