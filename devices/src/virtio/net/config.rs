@@ -10,6 +10,7 @@ use virtio_bindings::virtio_net::{
 };
 
 use crate::net::{Mac, Offloads};
+use crate::virtio::device;
 
 /// Bytes of the configuration (`struct virtio_net_config`, as far as `mtu`).
 const BYTES: usize = 12;
@@ -72,7 +73,5 @@ pub(super) fn read(mac: Mac, is_up: bool, mtu: Option<u16>, offset: usize, data:
     // Pairs of queues.
     put(8, &1_u16.to_le_bytes());
     put(10, &mtu.unwrap_or(0).to_le_bytes());
-    for (at, byte) in (offset..).zip(data) {
-        *byte = all.get(at).copied().unwrap_or(0);
-    }
+    device::read_config(&all, offset, data);
 }

@@ -202,6 +202,33 @@ fn stream(properties: &mut Properties) -> Result<NetBackend, CommandLineError> {
     Ok(NetBackend::Stream(path))
 }
 
+/// What a card never offers its driver, and what it always does, by QEMU's names of features.
+const NEVER: &[&str] = &[
+    "mq",
+    "rss",
+    "failover",
+    "guest_announce",
+    "host_ufo",
+    "guest_ufo",
+];
+const ALWAYS: &[&str] = &[
+    "csum",
+    "gso",
+    "host_tso4",
+    "host_tso6",
+    "host_ecn",
+    "guest_csum",
+    "guest_tso4",
+    "guest_tso6",
+    "guest_ecn",
+    "mrg_rxbuf",
+    "status",
+    "ctrl_vq",
+    "ctrl_rx",
+    "ctrl_rx_extra",
+    "ctrl_mac_addr",
+];
+
 /// The properties of a card.
 pub(super) fn card(properties: &mut Properties) -> Result<VirtioKind, CommandLineError> {
     let netdev = properties.required("netdev")?;
@@ -228,34 +255,10 @@ pub(super) fn card(properties: &mut Properties) -> Result<VirtioKind, CommandLin
         return Err(properties.wrong("romfile", &path, "left empty: the guest is shown no ROM"));
     }
     properties.only("rombar", &["0"])?;
-    for name in [
-        "mq",
-        "rss",
-        "failover",
-        "guest_announce",
-        "host_ufo",
-        "guest_ufo",
-    ] {
-        properties.always(name, false)?;
-    }
-    for name in [
-        "csum",
-        "gso",
-        "host_tso4",
-        "host_tso6",
-        "host_ecn",
-        "guest_csum",
-        "guest_tso4",
-        "guest_tso6",
-        "guest_ecn",
-        "mrg_rxbuf",
-        "status",
-        "ctrl_vq",
-        "ctrl_rx",
-        "ctrl_rx_extra",
-        "ctrl_mac_addr",
-    ] {
-        properties.always(name, true)?;
+    for (names, are_on) in [(NEVER, false), (ALWAYS, true)] {
+        for name in names {
+            properties.always(name, are_on)?;
+        }
     }
     // When what was sent is looked at is the same in any case: at once, on a thread of the card's.
     properties.only("tx", &["bh", "timer"])?;
