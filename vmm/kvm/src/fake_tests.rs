@@ -98,6 +98,45 @@ fn a_call_is_made_again_from_its_own_instruction() {
     assert_eq!(vcpu.pc().unwrap(), 0x100);
 }
 
+/// As with XICS, whose interrupts KVM delivers before KVM_RUN returns: a guest that was put back from the vector was
+/// at no instruction of its own.
+#[test]
+fn a_call_is_made_again_after_the_interrupt_that_came_behind_it() {
+    for vector in [0x500, 0x900, 0xc000_0000_0000_4500, 0xc000_0000_0000_4900] {
+        let (host, _vm, mut vcpu) = vcpu();
+        let mut entry = entry(0x100);
+        entry.msr |= msr::EE;
+        vcpu.set_entry(&entry).unwrap();
+        host.guest(0).make(CALL);
+        host.guest(0).interrupt(vector);
+        // Behind the call, and where it is made again.
+        for (left_at, again_at) in [(vector, vector), (0x104, 0x100)] {
+            assert_eq!(vcpu.run_guest().unwrap(), Exit::Hypercall, "{vector:#x}");
+            assert_eq!(vcpu.pc().unwrap(), left_at);
+            let call = vcpu.papr_hcall().unwrap();
+            assert_eq!((call.nr, call.args[8]), (0x58, 9));
+            *call.ret = call.nr;
+            vcpu.rewind_to_hypercall().unwrap();
+            let registers = host.guest(0).registers();
+            assert_eq!((registers.pc, registers.srr0), (again_at, 0x100));
+        }
+    }
+}
+
+/// Nothing is delivered then, wherever the call is made.
+#[test]
+fn a_call_with_interrupts_disabled_is_made_again_from_its_own_instruction() {
+    let (host, _vm, mut vcpu) = vcpu();
+    vcpu.set_entry(&entry(0x4fc)).unwrap();
+    host.guest(0).make(CALL);
+    host.guest(0).interrupt(0x500);
+    assert_eq!(vcpu.run_guest().unwrap(), Exit::Hypercall);
+    let call = vcpu.papr_hcall().unwrap();
+    *call.ret = call.nr;
+    vcpu.rewind_to_hypercall().unwrap();
+    assert_eq!(vcpu.pc().unwrap(), 0x4fc);
+}
+
 #[test]
 fn a_kick_ends_a_kvm_run_and_the_next_one_until_it_was_seen() {
     let (host, _vm, mut vcpu) = vcpu();

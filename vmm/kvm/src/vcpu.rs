@@ -16,6 +16,8 @@ pub use kvm_bindings::powerpc64::kvm_regs as GeneralRegisters;
 pub mod msr {
     /// 64-bit mode.
     pub const SF: u64 = 1 << 63;
+    /// External interrupts and the decrementer's enabled.
+    pub const EE: u64 = 1 << 15;
     /// Machine check interrupts enabled.
     pub const ME: u64 = 1 << 12;
     /// Little-endian mode.
@@ -235,14 +237,21 @@ impl Vcpu {
         self.0.kvm_run().immediate_exit = 0;
     }
 
-    /// Puts the guest back on the `sc 1` of the hypercall it stopped at, to make it again. Of the
-    /// hypercall, `ret` must be its number again and `args` what it is to be made with.
+    /// Puts the guest back on the `sc 1` of the hypercall it stopped at, to make it again: at once, or, where KVM had
+    /// it take an interrupt meanwhile, when it comes back from that. Of the hypercall, `ret` must be its number again
+    /// and `args` what it is to be made with.
     ///
     /// # Errors
     /// [`VcpuError::Registers`].
     pub fn rewind_to_hypercall(&self) -> Result<(), VcpuError> {
-        // The kernel leaves the guest after its `sc 1`.
-        self.change_registers(|registers| registers.pc = registers.pc.wrapping_sub(4))
+        self.change_registers(|registers| {
+            let behind_call = if was_interrupted_behind_call(registers) {
+                &mut registers.srr0
+            } else {
+                &mut registers.pc
+            };
+            *behind_call = behind_call.wrapping_sub(4);
+        })
     }
 
     /// Address of the next instruction.
@@ -291,6 +300,24 @@ impl Vcpu {
                 source,
             })
     }
+}
+
+/// Vectors of the interrupts that may wait for a guest while it makes a hypercall: external ones, which KVM's XICS
+/// has wait, and the decrementer's.
+const VECTORS: [u64; 2] = [0x500, 0x900];
+/// What is added to a vector while translation is on and the guest wants its interrupts taken so (LPCR\[AIL\] = 3).
+const TRANSLATED: u64 = 0xc000_0000_0000_4000;
+
+/// Whether a vCPU that stopped at a hypercall is at an interrupt's vector, and SRR0 is what follows its `sc 1`.
+///
+/// KVM delivers what is pending before KVM_RUN returns for a hypercall (`kvmppc_vcpu_run_hv` calls
+/// `kvmppc_core_prepare_to_enter`, which ends in `kvmppc_inject_interrupt_hv`; arch/powerpc/kvm). The interrupt
+/// needs MSR\[EE\], keeps it in SRR1 and clears it. So does no guest but one that makes a hypercall right before a
+/// vector, with interrupts disabled and an SRR1 like that: it comes back to where it does not expect, and harms
+/// itself alone.
+fn was_interrupted_behind_call(registers: &GeneralRegisters) -> bool {
+    let vector = registers.pc.checked_sub(TRANSLATED).unwrap_or(registers.pc);
+    VECTORS.contains(&vector) && registers.msr & msr::EE == 0 && registers.srr1 & msr::EE != 0
 }
 
 #[cfg(test)]

@@ -116,6 +116,16 @@ impl Guest {
         }
     }
 
+    /// Has an interrupt of this vector wait for the guest, which takes it where KVM delivers it: behind the next
+    /// hypercall that the kernel does not handle and that is made with interrupts enabled. The guest's handler returns
+    /// at once.
+    pub fn interrupt(&self, vector: u64) {
+        let mut state = self.shared.lock();
+        if let Some(vcpu) = state.vcpus.get_mut(&self.id) {
+            vcpu.pending = Some(vector);
+        }
+    }
+
     /// Waits until the guest has done all that it was told and runs on; false when it has not for long.
     pub fn is_done(&self) -> bool {
         self.waits_for(|vcpu| vcpu.is_idle && vcpu.to_do.is_empty())

@@ -92,6 +92,10 @@ pub(super) struct VcpuState {
     pub(super) last_call: Option<u64>,
     /// Capabilities that were enabled.
     pub(super) capabilities: BTreeSet<u32>,
+    /// The vector of an interrupt that waits until the guest has interrupts enabled.
+    pub(super) pending: Option<u64>,
+    /// Where the guest's handler of an interrupt starts, which it has not yet returned from.
+    pub(super) handler: Option<u64>,
 }
 
 #[derive(Debug, Default)]

@@ -14,6 +14,7 @@ use vmm_sys_util::errno;
 use super::state::{Answer, Does, Object, Shared, State, VcpuState, file_of};
 use crate::exit;
 use crate::mapping::SharedMapping;
+use crate::vcpu::msr;
 
 /// POWER9, DD 2.2.
 const PVR: u32 = 0x004e_1202;
@@ -156,6 +157,7 @@ impl VcpuFd {
             });
             return Ok(Next::GoOn);
         }
+        vcpu.deliver();
         let run = self.kvm_run();
         run.exit_reason = KVM_EXIT_PAPR_HCALL;
         // SAFETY: any bits will do.
@@ -230,6 +232,33 @@ impl VcpuFd {
 }
 
 impl VcpuState {
+    /// Has the guest take the interrupt that is pending, if it may (`kvmppc_inject_interrupt_hv` in
+    /// arch/powerpc/kvm/book3s_hv_builtin.c).
+    fn deliver(&mut self) {
+        if self.registers.msr & msr::EE == 0 {
+            return;
+        }
+        if let Some(vector) = self.pending.take() {
+            let registers = &mut self.registers;
+            (registers.srr0, registers.srr1) = (registers.pc, registers.msr);
+            registers.pc = vector;
+            registers.msr &= !msr::EE;
+            self.handler = Some(vector);
+        }
+    }
+
+    /// Returns from the interrupt that was delivered, if the guest is at its handler.
+    fn return_from_interrupt(&mut self) {
+        let registers = &mut self.registers;
+        if self
+            .handler
+            .take_if(|start| *start == registers.pc)
+            .is_some()
+        {
+            (registers.pc, registers.msr) = (registers.srr0, registers.srr1);
+        }
+    }
+
     /// Without a virtual processor area there are no other areas (`kvmppc_set_one_reg_hv` in
     /// arch/powerpc/kvm/book3s_hv.c).
     fn may_have(&self, id: u64, value: &[u8]) -> bool {
@@ -260,6 +289,7 @@ impl AsRawFd for VcpuFd {
 /// What the guest does next: the hypercall that it was put back on, or what it was told.
 fn next_of(state: &mut State, id: u32) -> Option<Does> {
     let vcpu = state.vcpus.get_mut(&id)?;
+    vcpu.return_from_interrupt();
     let registers = vcpu.registers;
     let next = if vcpu.last_call == Some(registers.pc) {
         let mut args = [0; 9];
