@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::host::{DeviceKind, HostKind, LparOption};
+use crate::host::{DeviceKind, EmulatorRelease, HostKind, LparOption};
 use crate::kernels::KernelArgs;
 use crate::workspace::Workspace;
 use crate::{bench, demo, exec, fuzz, package, prepare, shell, suite};
@@ -58,6 +58,9 @@ pub(crate) struct HostArgs {
     /// One CPU whose clock counts executed instructions, so that costs repeat
     #[arg(long)]
     pub(crate) icount: bool,
+    /// The emulator, by its Debian release
+    #[arg(long, value_enum, value_name = "RELEASE", default_value_t = EmulatorRelease::Trixie)]
+    pub(crate) emulator: EmulatorRelease,
     /// List the page sizes of the radix MMU, as real firmware does, so that the kernel has huge pages
     #[arg(long)]
     pub(crate) hugepages: bool,
@@ -228,6 +231,7 @@ impl HostArgs {
             kernels: KernelArgs::default(),
             all_guest_kernels: false,
             icount: false,
+            emulator: EmulatorRelease::Trixie,
             hugepages: false,
             lpar: Vec::new(),
             device: Vec::new(),

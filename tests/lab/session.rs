@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use crate::cli::{Copy, Extra, Fetch, HostArgs};
 use crate::cross_build::{self, BuildError};
-use crate::host::{HostError, HostRun, Input, Output, fresh_copy};
+use crate::host::{EmulatorRelease, HostError, HostRun, Input, Output, fresh_copy};
 use crate::images::nvme::{self, NvmeImage};
 use crate::images::{self, BootFiles, ImageError};
 use crate::kernels::Kernel;
@@ -67,7 +67,9 @@ pub(crate) enum SessionError {
         expected: String,
         found: String,
     },
-    #[error("--lpar is for hosts that are LPARs (--host lpar9-64k or lpar9-4k), and {0} is none")]
+    #[error(
+        "--lpar is for hosts that are LPARs (--host lpar9-64k, lpar9-4k or lpar10-64k), and {0} is none"
+    )]
     NoLpar(&'static str),
     #[error(
         "{0} has no host bridge left for --device beside two --with: leave one of them out, or take an LPAR"
@@ -119,7 +121,7 @@ impl Session<'_> {
             false => cross_build::vmm_and_front_end(workspace)?,
         };
         let _locked = workspace.lock()?;
-        let emulator = Packages::provide(workspace, PackageSet::HostEmulator)?;
+        let emulator = Packages::provide(workspace, host_emulator(self.host))?;
         let pages = kind.page_size();
         let boot = images::of_host(workspace, self.host.kernels.of_host(pages))?;
         let stock = nvme::stock(workspace)?;
@@ -317,6 +319,14 @@ fn guest_kernel(host: &HostArgs) -> Result<Kernel, SessionError> {
     kernel.map_err(SessionError::GuestKernel)
 }
 
+/// The emulator that the host runs in.
+fn host_emulator(host: &HostArgs) -> PackageSet {
+    match host.emulator {
+        EmulatorRelease::Trixie => PackageSet::HostEmulator,
+        EmulatorRelease::Forky => PackageSet::NextHostEmulator,
+    }
+}
+
 /// The packages that the host has beside its own; libvirt's have QEMU among them.
 fn extra_packages(host: &HostArgs) -> Option<PackageSet> {
     if host.with.contains(&Extra::Libvirt) {
@@ -351,7 +361,7 @@ pub(crate) fn differences(
     let _locked = workspace.lock()?;
     let own = host.kernels.of_host(host.host.page_size());
     let mut sets = vec![
-        PackageSet::HostEmulator,
+        host_emulator(host),
         PackageSet::Busybox,
         PackageSet::KexecTools,
         PackageSet::CLibrary,

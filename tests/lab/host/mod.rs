@@ -4,6 +4,7 @@ mod channels;
 mod console;
 mod device_tree;
 mod devices;
+mod emulator;
 mod live;
 mod lpar;
 mod outcome;
@@ -16,6 +17,7 @@ use clap::ValueEnum;
 use crate::kernels::{HostKernel, PageSize};
 
 pub(crate) use devices::DeviceKind;
+pub(crate) use emulator::EmulatorRelease;
 pub(crate) use lpar::LparOption;
 pub(crate) use outcome::{HostError, Input, Output};
 pub(crate) use run::{HostRun, fresh_copy};
@@ -38,6 +40,9 @@ pub(crate) enum HostKind {
     /// An LPAR of a POWER9, kernel with 4 KiB pages
     #[value(name = "lpar9-4k")]
     Lpar9Pages4k,
+    /// An LPAR of a POWER10 (nested KVM, API version 2), kernel with 64 KiB pages
+    #[value(name = "lpar10-64k")]
+    Lpar10Pages64k,
 }
 
 /// What runs a host's kernel.
@@ -45,18 +50,19 @@ pub(crate) enum HostKind {
 pub(super) enum Platform {
     /// Nothing: the machine is its own, and skiboot its firmware.
     BareMetal,
-    /// A hypervisor that lets its guests run guests (nested KVM, API version 1); SLOF is the firmware.
+    /// A hypervisor that lets its guests run guests (nested KVM); SLOF is the firmware.
     Lpar,
 }
 
 impl HostKind {
     /// Every kind, the usual one first, and those next whose tests take longest.
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::P9Pages64k,
         Self::P9Pages4k,
         Self::Lpar9Pages64k,
         Self::P10Pages64k,
         Self::Lpar9Pages4k,
+        Self::Lpar10Pages64k,
     ];
 
     /// The name used on the command line and in `LAB_HOST`.
@@ -67,13 +73,16 @@ impl HostKind {
             Self::P10Pages64k => "p10-64k",
             Self::Lpar9Pages64k => "lpar9-64k",
             Self::Lpar9Pages4k => "lpar9-4k",
+            Self::Lpar10Pages64k => "lpar10-64k",
         }
     }
 
     /// The page size of the host's kernel.
     pub(crate) fn page_size(self) -> PageSize {
         match self {
-            Self::P9Pages64k | Self::P10Pages64k | Self::Lpar9Pages64k => PageSize::Pages64k,
+            Self::P9Pages64k | Self::P10Pages64k | Self::Lpar9Pages64k | Self::Lpar10Pages64k => {
+                PageSize::Pages64k
+            }
             Self::P9Pages4k | Self::Lpar9Pages4k => PageSize::Pages4k,
         }
     }
@@ -102,7 +111,15 @@ impl HostKind {
     pub(super) fn platform(self) -> Platform {
         match self {
             Self::P9Pages64k | Self::P9Pages4k | Self::P10Pages64k => Platform::BareMetal,
-            Self::Lpar9Pages64k | Self::Lpar9Pages4k => Platform::Lpar,
+            Self::Lpar9Pages64k | Self::Lpar9Pages4k | Self::Lpar10Pages64k => Platform::Lpar,
+        }
+    }
+
+    /// QEMU's name for an LPAR's processor, which QEMU would have as new as can be.
+    fn lpar_processor(self) -> &'static str {
+        match self {
+            Self::Lpar10Pages64k => "power10",
+            _ => "power9",
         }
     }
 
@@ -114,6 +131,9 @@ impl HostKind {
             // An emulated processor has none of the defences that pseries machines promise.
             Self::Lpar9Pages64k | Self::Lpar9Pages4k => {
                 "pseries,cap-nested-hv=on,cap-cfpc=broken,cap-sbbc=broken,cap-ibs=broken"
+            }
+            Self::Lpar10Pages64k => {
+                "pseries,cap-nested-papr=on,cap-cfpc=broken,cap-sbbc=broken,cap-ibs=broken"
             }
         }
     }

@@ -115,8 +115,7 @@ fn machine(command: &mut Command, settings: &Settings<'_>, options: &str) {
         command.args(["-smp", "2,cores=2,threads=1", "-accel", "tcg,thread=multi"]);
     }
     if settings.kind.platform() == Platform::Lpar {
-        // QEMU's machines are of as new a processor as they can be.
-        command.args(["-cpu", "power9", "-nodefaults"]);
+        command.args(["-cpu", settings.kind.lpar_processor(), "-nodefaults"]);
         for option in settings.lpar {
             command.args(["-global", &option.property()]);
         }

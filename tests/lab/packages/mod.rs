@@ -96,6 +96,8 @@ pub(crate) enum PackageError {
 pub(crate) enum PackageSet {
     /// The emulator of the hosts, with every library it needs, for this machine.
     HostEmulator,
+    /// The next Debian's, for hosts that the other does not emulate well.
+    NextHostEmulator,
     /// A kernel for hosts and guests, with its modules.
     Kernel(Kernel),
     /// The tools of hosts and guests.
@@ -128,6 +130,7 @@ impl PackageSet {
     pub(crate) fn all() -> Vec<Self> {
         let mut all = vec![
             Self::HostEmulator,
+            Self::NextHostEmulator,
             Self::Busybox,
             Self::KexecTools,
             Self::CLibrary,
@@ -152,6 +155,12 @@ impl PackageSet {
         match self {
             // Debian 13's QEMU emulates POWER hosts well.
             Self::HostEmulator => trixie("host-emulator", "amd64", qemu),
+            Self::NextHostEmulator => Recipe {
+                name: "next-host-emulator".to_owned(),
+                release: Release::Forky,
+                architecture: "amd64",
+                wanted: qemu,
+            },
             Self::Kernel(kernel) => kernel_recipe(kernel),
             Self::Busybox => trixie("busybox", "ppc64el", Wanted::Alone("busybox-static")),
             Self::KexecTools => trixie("kexec-tools", "ppc64el", Wanted::Alone("kexec-tools")),

@@ -41,13 +41,14 @@ fn a_run_of_everything_has_each_host_and_a_newer_kernel_in_two_lanes() {
         ("p9-64k, forky", every),
         ("lpar9-64k", every),
         ("p10-64k", every),
+        ("lpar9-4k", every),
     ];
     assert_eq!(others, named(&expected));
     let mut with_libvirt = args(&[], &[]);
     with_libvirt.with_libvirt = true;
     let [_, others] = lanes(&with_libvirt);
     assert_eq!(others[0], ("p9-64k, libvirt".to_owned(), Tests::Libvirt));
-    assert_eq!(others.len(), 7);
+    assert_eq!(others.len(), 8);
 }
 
 #[test]
@@ -62,6 +63,7 @@ fn a_kernel_that_is_named_is_every_hosts() {
         ("p9-4k, forky", Tests::OfEveryHost),
         ("lpar9-64k, forky", Tests::OfEveryHost),
         ("p10-64k, forky", Tests::OfEveryHost),
+        ("lpar9-4k, forky", Tests::OfEveryHost),
     ];
     assert_eq!(others, named(&expected));
 }
@@ -115,7 +117,7 @@ fn a_host_that_cannot_do_its_work_runs_nothing_unless_it_is_named() {
         args.host.extend(kind);
         without_defects(wanted(&args).1, &args).len()
     };
-    assert_eq!(of(None), 4);
+    assert_eq!(of(None), 5);
     assert_eq!(of(Some(HostKind::P10Pages64k)), 1);
 }
 
