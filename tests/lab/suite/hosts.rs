@@ -331,7 +331,9 @@ fn wanted(args: &TestArgs) -> Lanes {
     let (main_kind, other_kinds): (Vec<_>, Vec<_>) =
         kinds.into_iter().partition(|kind| *kind == MAIN_HOST);
     if names(&args.filter, LIBVIRT_TESTS) {
-        let libvirt = main_kind.into_iter();
+        // What needs libvirt is the main host's unless others are named.
+        let named = other_kinds.into_iter().filter(|_| !args.host.is_empty());
+        let libvirt = main_kind.into_iter().chain(named);
         let libvirt = libvirt.map(|kind| with(kind, kernels, Tests::Libvirt));
         return (Vec::new(), libvirt.collect());
     }

@@ -79,6 +79,8 @@ fn a_host_or_a_filter_runs_all_that_fits_but_for_libvirt_and_long_ones_when_name
     let [main, others] = lanes(&args(&[], &["libvirt::domain"]));
     assert_eq!(main, []);
     assert_eq!(others, named(&[("p9-64k, libvirt", Tests::Libvirt)]));
+    let [_, others] = lanes(&args(&[HostKind::Lpar9Pages64k], &["libvirt::domain"]));
+    assert_eq!(others, named(&[("lpar9-64k, libvirt", Tests::Libvirt)]));
     let [main, others] = lanes(&args(&[], &["long::"]));
     let expected = [
         ("p9-64k, long ones", Tests::Long),
