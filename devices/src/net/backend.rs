@@ -16,6 +16,8 @@ pub enum Sent {
     Later,
     /// The host refused it, and it is lost.
     Refused(io::Error),
+    /// Nothing is sent any more, and it is lost.
+    Over(io::Error),
 }
 
 /// What carries frames between the host and a device.

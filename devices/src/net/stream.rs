@@ -120,9 +120,11 @@ impl Stream {
     /// Reads what there is, behind what is left.
     fn read_more(&mut self) -> Result<(), StreamError> {
         // What is left is less than a frame, and there is room for it and another.
-        self.read.copy_within(self.start..self.end, 0);
-        self.end -= self.start;
-        self.start = 0;
+        if self.start > 0 {
+            self.read.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
         loop {
             match self.socket.read(&mut self.read[self.end..]) {
                 Ok(0) => return Err(StreamError::Closed),
@@ -141,7 +143,7 @@ impl Stream {
         match self.flush() {
             Ok(true) => {}
             Ok(false) => return Ok(Sent::Later),
-            Err(error) => return Ok(Sent::Refused(error)),
+            Err(error) => return Ok(Sent::Over(error)),
         }
         let bytes = frame.bytes().saturating_sub(HEADER_BYTES);
         let length = u32::try_from(bytes).unwrap_or(0);
@@ -152,13 +154,15 @@ impl Stream {
         }
         match self.flush() {
             Ok(_) => Ok(Sent::Sent),
-            Err(error) => Ok(Sent::Refused(error)),
+            Err(error) => Ok(Sent::Over(error)),
         }
     }
 
     pub(super) fn flush(&mut self) -> io::Result<bool> {
         while self.gone < self.written.len() {
             if self.ended {
+                // Else nothing would ever be sent, and each turn would end here.
+                self.forget();
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
             match self.socket.write(&self.written[self.gone..]) {

@@ -56,7 +56,7 @@ fn a_guest_has_an_address_and_passes_data_without_an_exit_for_each_frame() {
         // Several may come in one piece.
         let frames = frames(&finished);
         assert!(frames > LEAST_FRAMES, "{frames}: {finished}");
-        assert_eq!(finished.errors(), "", "{finished}");
+        finished.assert_no_complaint();
         assert_nothing_is_left();
     }
 }
@@ -84,7 +84,7 @@ mod long {
             assert_passed(&finished, listener);
             let exits = finished.number("/exits/mmio");
             assert!(exits < SET_UP_EXITS, "{exits}: {finished}");
-            assert_eq!(finished.errors(), "", "{finished}");
+            finished.assert_no_complaint();
             assert_nothing_is_left();
         }
     }

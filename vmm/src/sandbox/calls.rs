@@ -301,15 +301,18 @@ const KVM_AND_VFIO: &[u32] = &{
     numbers
 };
 
-/// The same, and those of terminals.
+/// The same, those of terminals, and those of devices that it starts.
 const OF_MAIN: &[u32] = &{
-    let mut numbers = [0; KVM_AND_VFIO.len() + TERMINALS.len()];
+    let mut numbers = [0; KVM_AND_VFIO.len() + TERMINALS.len() + OFFLOADS.len()];
     let mut place = 0;
     while place < numbers.len() {
+        let of_devices = KVM_AND_VFIO.len() + TERMINALS.len();
         numbers[place] = if place < KVM_AND_VFIO.len() {
             KVM_AND_VFIO[place]
-        } else {
+        } else if place < of_devices {
             TERMINALS[place - KVM_AND_VFIO.len()]
+        } else {
+            OFFLOADS[place - of_devices]
         };
         place += 1;
     }
@@ -327,7 +330,7 @@ pub(super) fn rules(role: Role) -> Vec<Rule> {
     };
     match role {
         Role::Processor => [&ioctls(KVM_AND_VFIO)[..], EVERYONE, DEVICES].concat(),
-        // What it starts has its filter, too: a machine's next life has devices with rings.
+        // What it starts has its filter, too: a machine's next life has devices with rings, sockets, TAP interfaces.
         Role::Main => [
             EVERYONE,
             EVENTS,
@@ -335,6 +338,7 @@ pub(super) fn rules(role: Role) -> Vec<Rule> {
             DEVICES,
             MACHINE,
             RINGS,
+            PEERS,
         ]
         .concat(),
         Role::Monitor => [EVERYONE, EVENTS, SOCKETS, NON_BLOCKING, FACTS, NO_FILES].concat(),
@@ -345,5 +349,52 @@ pub(super) fn rules(role: Role) -> Vec<Rule> {
         Role::Disk => [EVERYONE, IMAGES, NO_FILES].concat(),
         Role::Lines => [&ioctls(UNMASKING)[..], EVERYONE, NO_FILES].concat(),
         Role::Writer | Role::Reader => [EVERYONE, SOCKETS, NO_FILES].concat(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether `rules` allow all that `rule` does.
+    fn allows(rules: &[Rule], rule: Rule) -> bool {
+        match rule {
+            OneOf {
+                call,
+                argument,
+                values,
+            } => rules.iter().any(|other| match other {
+                OneOf {
+                    call: its,
+                    argument: place,
+                    values: more,
+                } => {
+                    let are_there = values.iter().all(|value| more.contains(value));
+                    *its == call && *place == argument && are_there
+                }
+                other => *other == Call(call),
+            }),
+            // What a thread does not do need not be kept from it twice.
+            Refused { .. } => true,
+            rule => rules.contains(&rule),
+        }
+    }
+
+    #[test]
+    fn threads_that_are_started_after_a_reboot_may_do_what_they_do_in_the_first_life() {
+        let main = rules(Role::Main);
+        let started = [
+            Role::Processor,
+            Role::Device,
+            Role::Ports,
+            Role::Balloon,
+            Role::Network,
+            Role::Lines,
+        ];
+        for role in started {
+            for rule in rules(role) {
+                assert!(allows(&main, rule), "{role:?}: {rule:?}");
+            }
+        }
     }
 }

@@ -76,11 +76,12 @@ impl Net {
         queue: &mut Queue,
         memory: &DmaMemory,
     ) -> Result<Served, Interruption> {
+        // What has no network has room for frames that never come: it waits, and is not asked again.
         let Some(backend) = &mut self.backend else {
-            return Ok(Served::All);
+            return Ok(Served::Full);
         };
         if index == RECEIVE && self.nic.is_lost() {
-            return Ok(Served::All);
+            return Ok(Served::Full);
         }
         if let Some(offloads) = self.untold.take()
             && let Err(error) = backend.set_offloads(offloads)
@@ -176,8 +177,11 @@ impl Device for Net {
                     Err(Interruption::Driver(error)) => Err(error),
                     Err(Interruption::Host(error)) => {
                         self.nic.lose(&error);
-                        // What the guest sends from now on is used up.
-                        Ok(Served::All)
+                        // What the guest sends from now on is used up; its room for frames is not.
+                        Ok(match index {
+                            RECEIVE => Served::Full,
+                            _ => Served::All,
+                        })
                     }
                 }
             }

@@ -23,6 +23,8 @@ pub mod fuzz;
 mod nic;
 mod receive;
 #[cfg(test)]
+mod stream_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod thread_tests;

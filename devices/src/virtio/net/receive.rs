@@ -69,7 +69,7 @@ pub(super) struct Receiver {
     /// is to be said how many they are. What waits for more keeps those that it has: the driver is to tell of others.
     used: Vec<(u16, u32)>,
     written: usize,
-    count_at: Option<GuestAddress>,
+    count_at: [Option<GuestAddress>; 2],
 }
 
 impl Receiver {
@@ -81,7 +81,7 @@ impl Receiver {
             buffers: Vec::new(),
             used: Vec::new(),
             written: 0,
-            count_at: None,
+            count_at: [None; 2],
         }
     }
 
@@ -106,7 +106,7 @@ impl Receiver {
         self.bytes = 0;
         self.used.clear();
         self.written = 0;
-        self.count_at = None;
+        self.count_at = [None; 2];
     }
 
     /// Gives the guest what the host has.
@@ -138,6 +138,10 @@ impl Receiver {
                 if let Err(reason) = terms.check(self.frame.get(..bytes).unwrap_or_default()) {
                     drops.count(terms.name, reason, bytes.saturating_sub(HEADER_BYTES));
                     continue;
+                }
+                if !config::offloads(terms.features).contains(Offloads::CHECKSUM) {
+                    // That the host has looked at its checksum is told to who asks (virtio 5.1.6.4.1).
+                    self.frame[0] = 0;
                 }
                 self.bytes = bytes;
             }
@@ -180,8 +184,12 @@ impl Receiver {
             let bytes = u32::try_from(self.written - before).unwrap_or(0);
             self.used.push((head, bytes));
         }
-        if let (Ok(count @ 2..), Some(at)) = (u16::try_from(self.used.len()), self.count_at) {
-            memory.write_obj(count.to_le(), at)?;
+        if let Ok(count @ 2..) = u16::try_from(self.used.len()) {
+            for (byte, at) in count.to_le_bytes().into_iter().zip(self.count_at) {
+                if let Some(at) = at {
+                    memory.write_obj(byte, at)?;
+                }
+            }
         }
         used::add_all(queue, memory, &self.used)?;
         Ok(Delivered::Whole)
@@ -194,10 +202,12 @@ impl Receiver {
             let bytes = length.min(self.bytes - self.written);
             let end = self.written + bytes;
             memory.write_slice(&self.frame[self.written..end], buffer.addr())?;
-            if (self.written..end).contains(&BUFFERS_AT) {
-                let behind = (BUFFERS_AT - self.written) as u64;
-                let at = buffer.addr().0.checked_add(behind);
-                self.count_at = at.map(GuestAddress);
+            // The two bytes may be in two buffers.
+            for (byte, place) in (BUFFERS_AT..HEADER_BYTES).zip(&mut self.count_at) {
+                if (self.written..end).contains(&byte) {
+                    let at = buffer.addr().0.checked_add((byte - self.written) as u64);
+                    *place = at.map(GuestAddress);
+                }
             }
             self.written = end;
         }

@@ -1,5 +1,7 @@
 //! Frames from the guest.
 
+use std::io;
+
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::GuestAddress;
@@ -19,6 +21,11 @@ pub(super) struct Sender {
     waits: bool,
     buffers: Vec<Descriptor>,
     pieces: Vec<(GuestAddress, usize)>,
+}
+
+/// Nothing is sent any more.
+fn over(error: io::Error) -> Interruption {
+    Interruption::Host(error.into())
 }
 
 impl Sender {
@@ -49,10 +56,7 @@ impl Sender {
         self.waits = false;
         let mut left = MOST_TURN_BYTES;
         // What was begun before.
-        if !backend
-            .flush()
-            .map_err(|error| Interruption::Host(error.into()))?
-        {
+        if !backend.flush().map_err(over)? {
             self.waits = true;
             return Ok(Served::Full);
         }
@@ -61,6 +65,8 @@ impl Sender {
                 break;
             }
             let Some(head) = requests::next_into(queue, memory, &mut self.buffers)? else {
+                // The rest of the last frame may be left, and no other may follow.
+                self.waits = !backend.flush().map_err(over)?;
                 return Ok(Served::All);
             };
             self.gather();
@@ -84,6 +90,11 @@ impl Sender {
                         return Ok(Served::Full);
                     }
                     Sent::Refused(error) => drops.refused(name, length, &error),
+                    Sent::Over(error) => {
+                        drops.count(name, Reason::Refused, length);
+                        queue.add_used(memory, head, 0)?;
+                        return Err(over(error));
+                    }
                 }
             }
             queue.add_used(memory, head, 0)?;
