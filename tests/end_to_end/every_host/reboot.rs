@@ -3,29 +3,12 @@
 use crate::harness::Vmm;
 use crate::harness::finished::WHY_XICS;
 use crate::harness::host::assert_nothing_is_left;
-use crate::harness::jobs::{COUNT_CPUS, READ_HEAD, WAIT_FOR_NVME, head_sha256};
+use crate::harness::jobs::{COUNT_CPUS, READ_HEAD, WAIT_FOR_NVME, head_sha256, reboot_once};
 use crate::harness::scratch::REBOOT_MARK;
-
-const MARK: &str = "a-mark-of-the-reboot-test";
 
 #[test]
 fn a_guest_that_reboots_starts_again_with_its_device() {
-    let place = REBOOT_MARK.start_4k();
-    let first_or_second = format!(
-        "
-mark() {{ dd if=/dev/nvme0n1 bs=4096 skip={place} count=1 iflag=direct; }}
-mark >/tmp/mark 2>/tmp/error || echo LAB-GUEST-ERROR $(cat /tmp/error)
-if ! grep -q {MARK} /tmp/mark; then
-    echo LAB-GUEST-FOUND $(head -c 40 /tmp/mark | tr -c '[:alnum:]-' .) of $(wc -c </tmp/mark)
-    printf '%-4096s' {MARK} |
-        dd of=/dev/nvme0n1 bs=4096 seek={place} iflag=fullblock oflag=direct || exit 1
-    echo LAB-GUEST-REBOOTS
-    reboot -f
-    sleep 60
-    exit 1
-fi
-"
-    );
+    let first_or_second = reboot_once(REBOOT_MARK, "a-mark-of-the-reboot-test");
     let job = [WAIT_FOR_NVME, &first_or_second, COUNT_CPUS, READ_HEAD].concat();
     let finished = Vmm::job(&job)
         .nvme()

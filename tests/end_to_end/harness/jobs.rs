@@ -1,6 +1,7 @@
 //! What Linux guests are told to do.
 
 use super::host;
+use super::scratch::Part;
 
 /// Prints how many processors the guest uses.
 pub(crate) const COUNT_CPUS: &str = "
@@ -69,6 +70,27 @@ for _ in 1 2 3 4 5 6 7 8 9 10; do
 done
 ping -c 1 -q 10.0.2.2 || exit 1
 ";
+
+/// Reboots in the guest's first life, and goes on in its second one: what tells them apart is `mark`, in `part` of the
+/// NVMe.
+pub(crate) fn reboot_once(part: Part, mark: &str) -> String {
+    let place = part.start_4k();
+    format!(
+        "
+mark() {{ dd if=/dev/nvme0n1 bs=4096 skip={place} count=1 iflag=direct; }}
+mark >/tmp/mark 2>/tmp/error || echo LAB-GUEST-ERROR $(cat /tmp/error)
+if ! grep -q {mark} /tmp/mark; then
+    echo LAB-GUEST-FOUND $(head -c 40 /tmp/mark | tr -c '[:alnum:]-' .) of $(wc -c </tmp/mark)
+    printf '%-4096s' {mark} |
+        dd of=/dev/nvme0n1 bs=4096 seek={place} iflag=fullblock oflag=direct || exit 1
+    echo LAB-GUEST-REBOOTS
+    reboot -f
+    sleep 60
+    exit 1
+fi
+"
+    )
+}
 
 /// SHA-256 of what [`READ_HEAD`] reads.
 pub(crate) fn head_sha256() -> String {

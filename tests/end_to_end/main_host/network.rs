@@ -4,15 +4,18 @@ use crate::every_host::network::{SET_UP_EXITS, assert_passed};
 use crate::harness::Vmm;
 use crate::harness::host::assert_nothing_is_left;
 use crate::harness::interface::Interface;
-use crate::harness::jobs::{READ_HEAD, WAIT_FOR_NVME, head_sha256};
+use crate::harness::jobs::{READ_HEAD, WAIT_FOR_NVME, head_sha256, reboot_once};
+use crate::harness::scratch::NETWORK_MARK;
 use crate::harness::vmm::Folder;
 use crate::harness::wire::Wire;
 
 #[test]
-fn a_card_and_a_passed_through_nvme_work_side_by_side() {
+fn a_card_and_a_passed_through_nvme_work_side_by_side_also_after_a_reboot() {
     let interface = Interface::new("vm0", 1);
     let listener = interface.listen();
-    let job = [&interface.job(), WAIT_FOR_NVME, READ_HEAD].concat();
+    // The card's thread of a second life has the filter of who starts it.
+    let again = reboot_once(NETWORK_MARK, "a-mark-of-the-network-test");
+    let job = [WAIT_FOR_NVME, &again, &interface.job(), READ_HEAD].concat();
     let finished = Vmm::job(&job)
         .nvme_with_windows()
         .option("--net", "tap=vm0")
@@ -20,6 +23,7 @@ fn a_card_and_a_passed_through_nvme_work_side_by_side() {
         .argument("--sandbox")
         .run()
         .assert_job_done();
+    assert_eq!(finished.number("/reboots"), 1, "{finished}");
     assert_passed(&finished, listener);
     assert_eq!(finished.guest("SHA256"), head_sha256(), "{finished}");
     assert_eq!(finished.errors(), "", "{finished}");
