@@ -123,14 +123,16 @@ pub(super) const SERIAL_PROPERTIES: &[Property] = &[
     ),
 ];
 
+const BOOTINDEX: Property = (
+    "bootindex",
+    "int32",
+    "Changes nothing: there is no firmware",
+);
+
 /// Properties of virtio-blk-pci, by whichever of its names.
 pub(super) const DISK_PROPERTIES: &[Property] = &[
     PLACE,
-    (
-        "bootindex",
-        "int32",
-        "Changes nothing: there is no firmware",
-    ),
+    BOOTINDEX,
     DISABLE_LEGACY,
     DISABLE_MODERN,
     ("discard", "bool", "Whether the guest is offered to discard"),
@@ -169,11 +171,7 @@ pub(super) const DISK_PROPERTIES: &[Property] = &[
 /// Properties of virtio-net-pci, by whichever of its names.
 pub(super) const NET_PROPERTIES: &[Property] = &[
     PLACE,
-    (
-        "bootindex",
-        "int32",
-        "Changes nothing: there is no firmware",
-    ),
+    BOOTINDEX,
     DISABLE_LEGACY,
     DISABLE_MODERN,
     (
