@@ -92,9 +92,8 @@ const STARTS: usize = 9;
 const QEMU_STARTS: usize = 3;
 const LINUX_STARTS: usize = 3;
 const QEMU_LINUX_STARTS: usize = 2;
-/// How often a Linux guest that reads is booted where instructions are counted: where its memory comes to lie makes reads dearer or cheaper by
-/// a hundredth, for as long as it lives.
-const LINUX_READERS: usize = 3;
+/// How often a Linux guest that reads is booted where instructions are counted.
+const LINUX_READERS: usize = 5;
 /// How often a guest of spapr-vmm is started to see what its first mappings cost: there is one of each
 /// in its life, and they lock memory. QEMU has locked its guest's by then, so its are like any other.
 const FIRST_MAPPINGS: usize = 9;
