@@ -15,6 +15,9 @@ use super::vmm::{INITRD, KERNEL, job_archive};
 /// The most time that anything takes on an emulated host.
 const LIMIT: Duration = Duration::from_secs(100);
 
+/// Printed by a guest's init before it starts the shell.
+const INIT_SAYS: &str = "LAB-GUEST-INIT";
+
 /// Time for a simple answer on an emulated host.
 const SHORTLY: Duration = Duration::from_secs(5);
 
@@ -289,6 +292,17 @@ impl Domain {
     #[track_caller]
     pub(crate) fn wait_for_prompt(&self, times: usize) {
         self.wait_for_console(PROMPT, times);
+    }
+
+    /// Waits until the shell of its life of this number waits for a command. What the kernel says before comes in
+    /// between the words of the guest's init.
+    #[track_caller]
+    pub(crate) fn wait_for_shell(&self, life: usize) {
+        self.wait_until("a shell", |domain| {
+            let console = domain.console();
+            let begun = console.match_indices(INIT_SAYS).nth(life - 1);
+            begun.is_some_and(|(at, _)| console[at..].contains(PROMPT))
+        });
     }
 
     /// Waits until the terminal's log has `text` so often.

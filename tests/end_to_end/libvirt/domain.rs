@@ -2,8 +2,6 @@
 
 use crate::harness::libvirt::{Description, kill, start, try_virsh, virsh};
 
-/// Printed by the guest's init.
-const GUEST_IS_UP: &str = "LAB-GUEST-INIT";
 /// What Linux prints when it powers off.
 const POWERS_OFF: &str = "Power off requested";
 
@@ -46,10 +44,10 @@ fn a_domain_lives_as_virsh_says() {
     domain.virsh("resume");
     assert_eq!(domain.state(), "running (unpaused)");
     domain.virsh("reset");
-    domain.wait_for_console(GUEST_IS_UP, 2);
+    domain.wait_for_shell(2);
     domain.virsh("reboot");
     domain.wait_for_console(POWERS_OFF, 1);
-    domain.wait_for_console(GUEST_IS_UP, 3);
+    domain.wait_for_shell(3);
     assert!(domain.state().starts_with("running"), "{}", domain.state());
     domain.virsh("shutdown");
     domain.wait_for_state("shut off (shutdown)");

@@ -9,6 +9,7 @@ use crate::harness::front_end::FrontEnd;
 use crate::harness::host::{self, assert_nothing_is_left};
 use crate::harness::jobs::{READ_ALL, WAIT_FOR_NVME, data_sha256};
 use crate::harness::running::type_line;
+use crate::harness::typist::PROMPT;
 
 /// Printed by the guest's init when the shell is about to start.
 const SHELL_STARTS: &str = "LAB-GUEST-INIT";
@@ -34,7 +35,8 @@ fn a_guest_starts_when_it_is_told_and_powers_off_when_it_is_asked() {
     }
     monitor.ask("cont");
     monitor.wait_for("RESUME");
-    running.wait_for_console(SHELL_STARTS, 1);
+    // Not before: the kernel's words would come in between those of the guest's init.
+    running.wait_for_console(PROMPT, 1);
     monitor.ask("system_powerdown");
     monitor.wait_for("POWERDOWN");
     let event = monitor.wait_for("SHUTDOWN");
@@ -50,7 +52,7 @@ fn a_guest_starts_when_it_is_told_and_powers_off_when_it_is_asked() {
     monitor.ask("system_reset");
     monitor.ask("cont");
     monitor.wait_for("RESET");
-    running.wait_for_console(SHELL_STARTS, 2);
+    running.wait_for_console(PROMPT, 2);
     let again = monitor.ask("query-cpus-fast");
     assert_eq!(again, processors, "the processors' threads are others");
     monitor.ask("quit");
