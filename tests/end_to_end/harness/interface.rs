@@ -19,16 +19,29 @@ const PIECE_BYTES: usize = 64 << 10;
 pub(crate) struct Interface {
     /// Its name.
     pub(crate) name: String,
-    /// The host's address there, without the last number.
-    network: String,
+    /// The address at which a guest finds the host.
+    host: String,
     /// Bytes that go each way.
     bytes: usize,
     /// Where the host sends them, and where it takes them: ports of this interface's alone, so that a test that fails
     /// takes nothing from the next.
     listeners: [TcpListener; 2],
+    /// Gives guests addresses, unless passt does.
+    _dhcp: Option<Dhcp>,
+}
+
+/// udhcpd; it ends with the test.
+#[derive(Debug)]
+struct Dhcp {
+    process: Child,
     _leases: Folder,
-    /// Gives guests addresses.
-    dhcp: Child,
+}
+
+impl Drop for Dhcp {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }
 
 fn run(program: &str, arguments: &[&str]) {
@@ -40,6 +53,41 @@ fn run(program: &str, arguments: &[&str]) {
     );
 }
 
+/// Gives an interface an address, and has it work.
+fn set_up(name: &str, address: &str) {
+    run(
+        "ip",
+        &["address", "add", &format!("{address}/24"), "dev", name],
+    );
+    run("ip", &["link", "set", name, "up"]);
+}
+
+impl Dhcp {
+    /// Addresses of `10.77.NUMBER.0/24` behind an interface.
+    fn new(name: &str, number: u8) -> Self {
+        let folder = Folder::new();
+        let (leases, settings) = (folder.file("leases"), folder.file("udhcpd.conf"));
+        std::fs::write(&leases, "").expect("write");
+        let text = format!(
+            "start 10.77.{number}.10\nend 10.77.{number}.20\ninterface {name}\nlease_file {}\n\
+             option subnet 255.255.255.0\n",
+            leases.display()
+        );
+        std::fs::write(&settings, text).expect("write");
+        let process = Command::new("udhcpd")
+            .arg("-f")
+            .arg(&settings)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("no udhcpd");
+        Self {
+            process,
+            _leases: folder,
+        }
+    }
+}
+
 impl Interface {
     /// One of that name, in the network `10.77.NUMBER.0/24`.
     pub(crate) fn new(name: &str, number: u8) -> Self {
@@ -49,38 +97,36 @@ impl Interface {
 
     /// Gives an interface that is there, a bridge say, an address, and guests behind it theirs.
     pub(crate) fn with_address(name: &str, number: u8) -> Self {
-        let network = format!("10.77.{number}");
+        let host = format!("10.77.{number}.1");
+        set_up(name, &host);
+        let dhcp = Dhcp::new(name, number);
+        Self::listening(name, &host, &host, Some(dhcp))
+    }
+
+    /// An interface that is there as the one that passt has its guest's addresses of: the guest takes over the host's
+    /// own, and what it sends to the next router goes to the host's loopback interface.
+    pub(crate) fn of_passt(name: &str, number: u8) -> Self {
+        let [address, router] = [2, 1].map(|last| format!("10.77.{number}.{last}"));
+        set_up(name, &address);
         run(
             "ip",
-            &["address", "add", &format!("{network}.1/24"), "dev", name],
+            &["route", "add", "default", "via", &router, "dev", name],
         );
-        run("ip", &["link", "set", name, "up"]);
-        let folder = Folder::new();
-        let (leases, settings) = (folder.file("leases"), folder.file("udhcpd.conf"));
-        std::fs::write(&leases, "").expect("write");
-        let text = format!(
-            "start {network}.10\nend {network}.20\ninterface {name}\nlease_file {}\n\
-             option subnet 255.255.255.0\n",
-            leases.display()
-        );
-        std::fs::write(&settings, text).expect("write");
-        let dhcp = Command::new("udhcpd")
-            .arg("-f")
-            .arg(&settings)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("no udhcpd");
-        let listeners = [(); 2].map(|()| {
-            TcpListener::bind((format!("{network}.1"), 0)).expect("the interface's address")
-        });
+        run("ip", &["link", "set", "lo", "up"]);
+        // For the sockets by which passt, which has no privileges, passes on a guest's pings.
+        std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647").expect("write");
+        Self::listening(name, &router, "127.0.0.1", None)
+    }
+
+    fn listening(name: &str, host: &str, at: &str, dhcp: Option<Dhcp>) -> Self {
+        let listeners =
+            [(); 2].map(|()| TcpListener::bind((at, 0)).expect("the interface's address"));
         Self {
             name: name.to_owned(),
-            network,
+            host: host.to_owned(),
             bytes: BYTES,
             listeners,
-            _leases: folder,
-            dhcp,
+            _dhcp: dhcp,
         }
     }
 
@@ -92,7 +138,7 @@ impl Interface {
 
     /// A guest's script: it gets an address, pings the host, and fetches and sends data.
     pub(crate) fn job(&self) -> String {
-        let (host, bytes) = (format!("{}.1", self.network), self.bytes);
+        let (host, bytes) = (&self.host, self.bytes);
         let [sends, takes] = self.listeners.each_ref().map(|listener| {
             let address = listener.local_addr();
             address.expect("a bound socket").port()
@@ -164,8 +210,6 @@ echo LAB-GUEST-FRAMES $(cat /sys/class/net/eth0/statistics/rx_packets) $(cat /sy
 
 impl Drop for Interface {
     fn drop(&mut self) {
-        let _ = self.dhcp.kill();
-        let _ = self.dhcp.wait();
         // A bridge is whoever's that made it.
         let _ = Command::new("tunctl").args(["-d", &self.name]).output();
     }

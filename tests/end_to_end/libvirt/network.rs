@@ -80,6 +80,39 @@ ping -c 3 -i 0.2 -W 5 -q 10.77.3.1 >/dev/null && echo LAB-GUEST-PLUGGED yes
     domain.virsh("undefine");
 }
 
+#[test]
+fn a_domain_has_a_network_by_passt_which_libvirt_starts() {
+    start();
+    let uplink = Bridge::new("lab-uplink");
+    let interface = Interface::of_passt(&uplink.0, 5);
+    let listener = interface.listen();
+    let card = format!(
+        "<interface type='user'><backend type='passt'/><mac address='52:54:00:77:05:01'/>\
+         <source dev='{}'/><model type='virtio'/></interface>",
+        uplink.0
+    );
+    let domain = Description::new("by-passt")
+        .device(&card)
+        .job(&interface.job())
+        .define();
+    domain.start();
+    domain.wait_for_state("shut off (shutdown)");
+    let console = domain.console();
+    // The host's own, which the guest has by DHCP from passt.
+    for line in [
+        "LAB-GUEST-MAC 52:54:00:77:05:01",
+        "LAB-GUEST-ADDRESS 10.77.5.2",
+    ] {
+        assert!(console.contains(line), "{line}: {console}");
+    }
+    let digests = listener.digests();
+    for (key, digest) in ["FETCHED", "SENT"].into_iter().zip(digests) {
+        let line = format!("LAB-GUEST-{key} {digest}");
+        assert!(console.contains(&line), "{line}: {console}");
+    }
+    domain.virsh("undefine");
+}
+
 /// A bridge of the host's; it goes with the test.
 struct Bridge(String);
 

@@ -56,10 +56,6 @@ fn devices_that_are_not_there_are_refused_by_name() {
     let told =
         "spapr-vmm: error: -netdev socket is not supported: frames come by -netdev tap or stream";
     assert!(message.contains(told), "{message}");
-    // libvirt knows from its probe that networks of this kind are passt's, which this host has not.
-    let card = "<interface type='user'><model type='virtio'/></interface>";
-    let message = refusal("with-user-card", card);
-    assert!(message.contains("Cannot find 'passt' in path"), "{message}");
     let second = "<serial type='pty'/>";
     let message = refusal("two-terminals", second);
     assert!(message.contains("the guest has one terminal"), "{message}");

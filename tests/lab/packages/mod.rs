@@ -181,6 +181,7 @@ impl PackageSet {
                     "libvirt-daemon-driver-network",
                     "libvirt-daemon",
                     "libvirt-daemon-log",
+                    "passt",
                     "libvirt-clients",
                     "qemu-system-ppc",
                     "python3",
