@@ -178,20 +178,17 @@ impl<'a> Values<'a> {
     }
 }
 
-/// Entries that are looked at by one branch. As many that are zero cost half of what they cost one by one; with
-/// eight the compiler would take vector registers.
-const AT_ONCE: usize = 4;
-
 /// Index of the first and of the last item whose value is not zero.
 fn ends<T>(items: &[T], value: impl Fn(&T) -> u64) -> Option<(usize, usize)> {
-    let are_zero = |items: &&[T]| items.iter().map(&value).fold(0, std::ops::BitOr::bitor) == 0;
+    // Four with one branch cost a third of what they cost one by one, written out, as this is compiled for size. With
+    // eight the compiler would take vector registers.
+    let are_zero = |[a, b, c, d]: &&[T; 4]| value(a) | value(b) | value(c) | value(d) == 0;
     let is_live = |item: &T| value(item) != 0;
-    let zero = items.chunks_exact(AT_ONCE).take_while(are_zero).count() * AT_ONCE;
+    let (fours, _) = items.as_chunks();
+    let zero = 4 * fours.iter().take_while(are_zero).count();
     let (_, rest) = items.split_at_checked(zero)?;
     let first = zero + rest.iter().position(is_live)?;
-    let zero = rest.rchunks_exact(AT_ONCE).take_while(are_zero).count() * AT_ONCE;
-    let (rest, _) = items.split_at_checked(items.len() - zero)?;
-    Some((first, rest.iter().rposition(is_live)?))
+    Some((first, items.iter().rposition(is_live)?))
 }
 
 #[cfg(test)]
