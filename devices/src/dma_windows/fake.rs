@@ -36,6 +36,9 @@ pub(crate) struct PlacedHost {
     /// How often it was asked for a window.
     creations: AtomicU64,
     is_blacklisted: AtomicBool,
+    leaks: AtomicU64,
+    /// The most entries of a dynamic window, in an LPAR.
+    pub(crate) most_entries: Mutex<u64>,
     /// Bytes that may be locked.
     pub(crate) limit_bytes: Mutex<u64>,
     /// Memory and kernel tables that were asked for.
@@ -53,6 +56,8 @@ impl PlacedHost {
             taken: Mutex::default(),
             creations: AtomicU64::new(0),
             is_blacklisted: AtomicBool::new(false),
+            leaks: AtomicU64::new(0),
+            most_entries: Mutex::new(u64::MAX),
             limit_bytes: Mutex::new(u64::MAX),
             asked: Mutex::default(),
         }
@@ -74,6 +79,11 @@ impl PlacedHost {
         self.is_blacklisted.load(Ordering::Relaxed)
     }
 
+    /// How often an LPAR's kernel refused in a way that loses some of its memory.
+    pub(crate) fn leaks(&self) -> u64 {
+        self.leaks.load(Ordering::Relaxed)
+    }
+
     /// The place and the start of a window to come.
     fn next_place(
         &self,
@@ -83,26 +93,53 @@ impl PlacedHost {
     ) -> Result<(usize, Ioba), HostError> {
         let free = taken.iter().position(Option::is_none);
         let free = free.filter(|_| taken.iter().flatten().count() < self.most);
-        let free = free.ok_or_else(|| {
+        match self.platform {
+            Platform::BareMetal => {
+                let free = free.ok_or(HostError::Refused(libc::ENOSPC))?;
+                Ok((free, self.starts[free]))
+            }
+            Platform::Lpar => self.next_place_in_lpar(taken, free, page_shift, entries),
+        }
+    }
+
+    /// An LPAR's kernel takes what could be its default window for that one, which it gives back alone; makes dynamic
+    /// ones where the platform wants; has a property of one name for those; and blacklists the device when the
+    /// platform or that property refuses (`spapr_tce_create_table`, `is_default_window_request`).
+    fn next_place_in_lpar(
+        &self,
+        taken: [Option<Ioba>; 2],
+        free: Option<usize>,
+        page_shift: PageShift,
+        entries: u64,
+    ) -> Result<(usize, Ioba), HostError> {
+        if self.is_blacklisted() {
+            return Err(HostError::Refused(libc::ENODEV));
+        }
+        let blacklist = |errno| {
             self.is_blacklisted.store(true, Ordering::Relaxed);
-            HostError::Refused(libc::ENOSPC)
-        })?;
-        if self.platform == Platform::BareMetal {
-            return Ok((free, self.starts[free]));
-        }
-        // An LPAR's kernel takes what could be its default window for that one, which it gives back alone
-        // (`spapr_tce_create_table`, `is_default_window_request`).
+            HostError::Refused(errno)
+        };
+        let leak = |errno| {
+            self.leaks.fetch_add(1, Ordering::Relaxed);
+            HostError::Refused(errno)
+        };
+        let free = free.ok_or_else(|| blacklist(libc::ENODEV))?;
         let default = self.default_window;
-        let is_default = page_shift == default.page_shift && entries <= default.entries;
-        if free == 0 && taken[1].is_some() {
-            return Err(HostError::Refused(libc::EPERM));
+        let mut dynamic = taken.iter().flatten();
+        let has_dynamic = dynamic.any(|start| *start != default.bus_offset);
+        if free == 0 && has_dynamic {
+            return Err(leak(libc::EPERM));
         }
-        let mut elsewhere = self.starts.into_iter();
-        let elsewhere = elsewhere.find(|start| !taken.contains(&Some(*start)));
-        match (free, is_default) {
-            (0, true) => Ok((0, default.bus_offset)),
-            _ => Ok((free, elsewhere.ok_or(HostError::Refused(libc::ENODEV))?)),
+        if free == 0 && page_shift == default.page_shift && entries <= default.entries {
+            return Ok((0, default.bus_offset));
         }
+        if entries > *self.most_entries.lock() {
+            return Err(leak(libc::EINVAL));
+        }
+        if has_dynamic {
+            return Err(blacklist(libc::EEXIST));
+        }
+        Ok((free, self.starts[0]))
     }
 }
 

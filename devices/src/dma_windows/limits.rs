@@ -2,7 +2,7 @@
 
 use spapr_hypercalls::address::PageShift;
 
-use crate::vfio::{IommuInfo, IommuVersion};
+use crate::vfio::{IommuInfo, IommuVersion, Platform};
 
 /// Windows that a host bridge has at most, whatever its host can do: one LIOBN each.
 const MOST_WINDOWS: u32 = 2;
@@ -26,6 +26,7 @@ const PAGE_SIZE_BITS: [(u8, u32); 9] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WindowLimits {
     windows: u32,
+    own_windows: u32,
     page_sizes: u64,
     largest_page: PageShift,
     bytes: u64,
@@ -50,8 +51,16 @@ impl WindowLimits {
                 info.has_page_size(page) && page <= largest_page && page.bytes() <= bytes
             });
         let page_sizes = offered.clone().fold(0, |sizes, page| sizes | page.bytes());
+        // An LPAR's kernel notes each dynamic window in a property of the device's node, of one name: a second one
+        // fails when the platform has made it already, and that costs the device all its windows
+        // (`spapr_tce_create_table` in arch/powerpc/platforms/pseries/iommu.c).
+        let own_windows = match info.platform {
+            Platform::Lpar => 1,
+            Platform::BareMetal => windows,
+        };
         Some(Self {
             windows,
+            own_windows,
             page_sizes,
             largest_page: offered.max()?,
             bytes,
@@ -61,6 +70,11 @@ impl WindowLimits {
     /// How many windows there may be at a time, the default one included.
     pub const fn windows(&self) -> u32 {
         self.windows
+    }
+
+    /// How many of those may be of the guest's own making: one in an LPAR, also when the default one has gone.
+    pub const fn own_windows(&self) -> u32 {
+        self.own_windows
     }
 
     /// The most bytes that a window may have, a power of two.
@@ -104,7 +118,6 @@ mod tests {
     use spapr_hypercalls::address::Ioba;
 
     use super::*;
-    use crate::vfio::Platform;
 
     /// 4 KiB, 64 KiB, 2 MiB and 1 GiB, as a POWER9 host has.
     const POWER9: u64 = 0x4021_1000;

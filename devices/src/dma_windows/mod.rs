@@ -25,7 +25,7 @@ use log::Level;
 use parking_lot::Mutex;
 use spapr_hypercalls::address::{Ioba, Liobn, PageShift};
 use spapr_hypercalls::engine::{Engine, Use, WindowError};
-use spapr_hypercalls::world::{Geometry, GuestMemory, HostIommu};
+use spapr_hypercalls::world::{Geometry, GuestMemory, HostError, HostIommu};
 
 use crate::error_chain::chain;
 use crate::guest_message;
@@ -171,6 +171,56 @@ struct Bridge {
     default_window: Geometry,
     /// Whether the first place has the default window or nothing in it.
     has_default: bool,
+    /// The fewest entries of a window that the host refused as too large.
+    too_many_entries: Option<u64>,
+}
+
+impl Bridge {
+    /// How many more windows a guest can make, where `occupied` says which places have one.
+    fn available(&self, occupied: [bool; 2]) -> u32 {
+        let windows = count(occupied);
+        let own = windows - u32::from(occupied[0] && self.has_default);
+        let any = self.limits.windows().saturating_sub(windows);
+        any.min(self.limits.own_windows().saturating_sub(own))
+    }
+
+    /// How many entries a window of `bytes` in pages of `page` has, if this bridge, which has `number`, may have it.
+    fn entries(&self, number: u8, page: PageShift, bytes: u64) -> Result<u64, DmaWindowError> {
+        let limits = self.limits;
+        if !limits.offers(page) || bytes < page.bytes() {
+            return Err(DmaWindowError::Page {
+                bridge: number,
+                page,
+                bytes,
+            });
+        }
+        let entries = bytes >> page.get();
+        let refused = self.too_many_entries.filter(|least| entries >= *least);
+        let most = refused.map_or(limits.bytes(), |least| (least / 2) << page.get());
+        if bytes > most {
+            return Err(DmaWindowError::TooLarge {
+                bridge: number,
+                bytes,
+                most,
+            });
+        }
+        Ok(entries)
+    }
+
+    /// Remembers that the host refused a window of so many entries, if it was for their number: an LPAR's kernel,
+    /// which alone knows what its platform has, loses some memory each time that it is asked for more (`tbl` in
+    /// `spapr_tce_create_table`, arch/powerpc/platforms/pseries/iommu.c).
+    const fn note_refusal(&mut self, error: &WindowError, entries: u64) {
+        let WindowError::Create {
+            source: HostError::Refused(libc::EINVAL),
+            ..
+        } = error
+        else {
+            return;
+        };
+        // What was refused before is not asked for, so this is less.
+        self.too_many_entries = Some(entries);
+    }
 }
 
 impl DmaWindows {
@@ -187,6 +237,7 @@ impl DmaWindows {
                 limits,
                 default_window,
                 has_default: true,
+                too_many_entries: None,
             };
             (number, bridge)
         };
@@ -269,30 +320,17 @@ impl<M: GuestMemory, H: WindowHost> EngineWindows<'_, M, H> {
         page: PageShift,
         bytes: u64,
     ) -> Result<NewWindow, DmaWindowError> {
-        let limits = bridge.limits;
-        if !limits.offers(page) || bytes < page.bytes() {
-            return Err(DmaWindowError::Page {
-                bridge: number,
-                page,
-                bytes,
-            });
-        }
-        if bytes > limits.bytes() {
-            return Err(DmaWindowError::TooLarge {
-                bridge: number,
-                bytes,
-                most: limits.bytes(),
-            });
-        }
+        let entries = bridge.entries(number, page, bytes)?;
         let occupied = self.occupied(number);
-        let windows = count(occupied);
         let free = (0u8..).zip(occupied).find(|(_, occupied)| !occupied);
-        let Some((place, _)) = free.filter(|_| windows < limits.windows()) else {
+        let Some((place, _)) = free.filter(|_| bridge.available(occupied) > 0) else {
             return Err(DmaWindowError::NoneLeft {
                 bridge: number,
-                windows,
+                windows: count(occupied),
             });
         };
+        // One that the host would not remove is in the way at any place, in an LPAR.
+        self.engine.remove_left_overs(number)?;
         if place == 1 {
             // The host's places are filled in order; and the limit is checked with what the first
             // one's tables take.
@@ -301,7 +339,8 @@ impl<M: GuestMemory, H: WindowHost> EngineWindows<'_, M, H> {
         }
         self.check_limit(number, page, bytes)?;
         let liobn = Liobn::of_pci_window(number, place);
-        let made = self.engine.make_window(liobn, page, bytes >> page.get())?;
+        let made = self.engine.make_window(liobn, page, entries);
+        let made = made.inspect_err(|error| bridge.note_refusal(error, entries))?;
         if place == 0 {
             bridge.has_default = false;
         }
@@ -315,19 +354,21 @@ impl<M: GuestMemory, H: WindowHost> EngineWindows<'_, M, H> {
         bridge.has_default = true;
         let liobn = Liobn::of_pci_window(number, 0);
         self.engine.add_window(liobn, bridge.default_window)?;
-        let removed = self.engine.remove_left_overs(number);
-        removed.and(self.engine.bind_ahead(liobn))
+        // An LPAR's kernel makes no default window beside one that it would not remove.
+        self.engine.remove_left_overs(number)?;
+        self.engine.bind_ahead(liobn)
     }
 }
 
 impl<M: GuestMemory, H: WindowHost> DynamicWindows for EngineWindows<'_, M, H> {
     fn available(&self, bridge: u8) -> Option<Available> {
         let bridges = self.windows.bridges.lock();
-        let limits = bridges.get(&bridge)?.limits;
-        let windows = limits
-            .windows()
-            .saturating_sub(count(self.occupied(bridge)));
-        Some(Available { windows, limits })
+        let number = bridge;
+        let bridge = bridges.get(&number)?;
+        Some(Available {
+            windows: bridge.available(self.occupied(number)),
+            limits: bridge.limits,
+        })
     }
 
     fn create(&self, number: u8, page: PageShift, bytes: u64) -> Result<NewWindow, DmaWindowError> {

@@ -186,6 +186,68 @@ fn where_the_host_puts_the_second_window_is_where_it_is_and_one_creation_is_enou
     assert!(!machine.host().is_blacklisted());
 }
 
+/// Linux 6.12 fails at the second, having had the platform make it, and blacklists the device until the LPAR restarts.
+#[test]
+fn in_an_lpar_a_guest_has_one_window_of_its_own_at_a_time_in_whatever_order_it_makes_and_removes_them()
+ {
+    let machine = FakeMachine::new(&[lpar(2)]);
+    let windows = machine.windows.of(&machine.engine);
+    let refused = |page, bytes| {
+        let before = machine.host().creations();
+        assert_eq!(windows.available(0).unwrap().windows, 0);
+        let error = windows.create(0, page, bytes).unwrap_err();
+        assert!(matches!(error, DmaWindowError::NoneLeft { .. }), "{error}");
+        assert_eq!(machine.host().creations(), before);
+    };
+    // In place of the default one.
+    windows.remove(FIRST).unwrap();
+    assert_eq!(windows.available(0).unwrap().windows, 1);
+    assert_eq!(windows.create(0, PAGE, RAM_BYTES).unwrap().liobn, FIRST);
+    refused(PAGE, RAM_BYTES);
+    refused(PageShift::SIZE_4K, 1 << 20);
+    windows.remove(FIRST).unwrap();
+    assert_eq!(machine.guest_windows(), [Some(DEFAULT_WINDOW), None]);
+    // Beside it, and when it has gone.
+    assert_eq!(windows.create(0, PAGE, RAM_BYTES).unwrap().liobn, SECOND);
+    refused(PAGE, RAM_BYTES);
+    windows.remove(FIRST).unwrap();
+    refused(PAGE, RAM_BYTES);
+    refused(PageShift::SIZE_4K, 1 << 20);
+    windows.remove(SECOND).unwrap();
+    assert_eq!(machine.guest_windows(), [Some(DEFAULT_WINDOW), None]);
+    windows.create(0, PAGE, RAM_BYTES).unwrap();
+    assert!(!machine.host().is_blacklisted());
+    assert_eq!(machine.host().leaks(), 0);
+}
+
+#[test]
+fn a_window_that_is_too_large_for_an_lpars_platform_is_asked_for_once() {
+    let machine = FakeMachine::new(&[lpar(2)]);
+    let windows = machine.windows.of(&machine.engine);
+    let entries = RAM_BYTES >> PAGE.get();
+    *machine.host().most_entries.lock() = entries / 4;
+    let create = |page, bytes| windows.create(0, page, bytes);
+    assert!(matches!(
+        create(PAGE, RAM_BYTES),
+        Err(DmaWindowError::Window(_))
+    ));
+    let asked = machine.host().creations();
+    for (page, bytes, most) in [
+        (PAGE, RAM_BYTES, RAM_BYTES / 2),
+        (PageShift::SIZE_4K, RAM_BYTES, RAM_BYTES >> 5),
+    ] {
+        let error = create(page, bytes).unwrap_err();
+        assert!(matches!(error, DmaWindowError::TooLarge { most: told, .. } if told == most));
+    }
+    windows.reset(0).unwrap();
+    assert!(create(PAGE, RAM_BYTES).is_err());
+    assert_eq!((machine.host().creations(), asked), (asked + 1, 2));
+    assert!(create(PAGE, RAM_BYTES / 2).is_err());
+    create(PAGE, RAM_BYTES / 4).unwrap();
+    assert_eq!(machine.host().leaks(), 2);
+    assert!(!machine.host().is_blacklisted());
+}
+
 #[test]
 fn reset_leaves_the_default_window_alone_and_memory_locked_until_the_machine_is_reset() {
     let machine = FakeMachine::usual();
@@ -447,14 +509,20 @@ proptest! {
         let windows = machine.windows.of(&machine.engine);
         let guest = machine.guest_windows().into_iter().flatten().count();
         let available = windows.available(number).unwrap();
-        prop_assert_eq!(available.windows, places.saturating_sub(u32::try_from(guest).unwrap()));
+        let left = places.saturating_sub(u32::try_from(guest).unwrap());
+        prop_assert!(available.windows == left || is_lpar && available.windows < left);
         machine.host().inner.clear_faults();
+        // What is told to be available is to be had, and nothing else is.
+        let made = windows.create(number, PAGE, PAGE.bytes());
+        prop_assert_eq!(made.is_ok(), available.windows > 0, "{:?}", made);
         // A window that the host would not remove before can keep memory locked.
         let reset = windows.reset(number);
         prop_assert!(reset.is_ok() || machine.host().inner.failures().0 > 0, "{reset:?}");
         prop_assert_eq!(machine.guest_windows(), [Some(DEFAULT_WINDOW), None]);
         prop_assert_eq!(put(&machine, Liobn::of_pci_window(number, 0), 0, 0x1003), ReturnCode::SUCCESS);
         prop_assert!(!machine.host().is_blacklisted());
+        // One that it would not remove is in the way of the default window, which the guest may use all the same.
+        prop_assert!(machine.host().leaks() == 0 || machine.host().inner.failures().0 > 0);
         prop_assert!(machine.host().inner.violations().is_empty());
     }
 }

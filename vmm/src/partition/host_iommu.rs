@@ -9,8 +9,8 @@ use log::Level;
 use spapr_devices::dma_windows::WindowHost;
 use spapr_devices::error_chain::chain;
 use spapr_devices::vfio::{
-    Container, IommuVersion, MadeWindow, MemoryLimitError, Platform, RegisterError, host_error,
-    host_page_bytes,
+    Container, IommuVersion, MadeWindow, MemoryLimitError, Platform, RegisterError, WindowError,
+    host_error, host_page_bytes,
 };
 use spapr_devices::{guest_activity, guest_message};
 use spapr_hypercalls::address::{HostVirtualAddress, Ioba, Liobn, PageShift};
@@ -144,6 +144,21 @@ impl GroupIommu {
 const NO_WINDOWS_IN_LPAR: &str = "; in an LPAR whose platform makes no dynamic DMA windows, Linux makes none for VFIO \
     at all: no device there can do DMA for a guest (docs/lpar.md)";
 
+/// What its kernel does when the platform failed to make or to remove a window, and says from then on.
+const BLACKLISTED_IN_LPAR: &str = "; the LPAR's kernel makes no DMA window for this device any more until the LPAR \
+    restarts (docs/lpar.md)";
+
+/// What else there is to say of a refusal in an LPAR whose group has so many windows.
+const fn why_none_in_lpar(dynamic_windows: u32, error: &WindowError) -> &'static str {
+    match (dynamic_windows, error) {
+        (0, _) => NO_WINDOWS_IN_LPAR,
+        (_, WindowError::Create { source, .. }) if source.errno() == libc::ENODEV => {
+            BLACKLISTED_IN_LPAR
+        }
+        _ => "",
+    }
+}
+
 impl HostIommu for GroupIommu {
     type KernelTable = TceTable;
 
@@ -166,8 +181,8 @@ impl HostIommu for GroupIommu {
             Err(error) => {
                 let mut reason = chain(&error);
                 let info = self.container.info();
-                if info.platform == Platform::Lpar && info.dynamic_windows == 0 {
-                    reason.push_str(NO_WINDOWS_IN_LPAR);
+                if info.platform == Platform::Lpar {
+                    reason.push_str(why_none_in_lpar(info.dynamic_windows, &error));
                 }
                 let place =
                     place.map_or_else(String::new, |place| format!(" at bus address {place}"));
