@@ -4,8 +4,9 @@ use serde_json::json;
 
 use crate::harness::Vmm;
 use crate::harness::finished::Finished;
-use crate::harness::host::{HugePages, assert_nothing_is_left, page_bytes};
+use crate::harness::host::{HugePages, assert_nothing_is_left, is_lpar, page_bytes};
 use crate::harness::jobs::{READ_HEAD, READ_SMALL, WAIT_FOR_NVME, head_sha256};
+use crate::harness::kernel_log::KernelLog;
 
 /// Shows what the kernel said of windows, and reads the NVMe.
 pub(crate) fn read_with(options: &[&str]) -> Finished {
@@ -88,4 +89,22 @@ fn a_guest_in_huge_pages_has_a_window_of_huge_pages() {
     let finished = read_with(&["--memory", "4G", "--hugepages", "2M"]);
     assert_all_is_mapped(&finished, 4 << 30, 2 << 20);
     assert_eq!(finished.number("/memory/page_bytes"), 2 << 20, "{finished}");
+}
+
+/// An LPAR's kernel gives a device no window any more, until the LPAR restarts, after one that its platform or it
+/// failed to make: two of the guest's own do that.
+#[test]
+fn after_a_guest_that_makes_and_removes_windows_in_odd_orders_the_next_has_its_own() {
+    let kernel_log = KernelLog::from_now();
+    for command_line in ["default=stays", "default=gone"] {
+        let vmm = Vmm::bare_metal("window-orders-guest", command_line).nvme_with_windows();
+        let finished = vmm.run().assert_powered_off();
+        let console = finished.console();
+        assert!(console.contains("WINDOW-ORDERS-DONE"), "{finished}");
+        let most = if is_lpar() { "most=1" } else { "most=2" };
+        assert!(console.contains(most), "{finished}");
+        assert_nothing_is_left();
+    }
+    kernel_log.assert_no_complaint();
+    assert_all_is_mapped(&read_with(&[]), 1 << 30, page_bytes());
 }

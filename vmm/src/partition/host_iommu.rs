@@ -149,7 +149,7 @@ const BLACKLISTED_IN_LPAR: &str = "; the LPAR's kernel makes no DMA window for t
     restarts (docs/lpar.md)";
 
 /// What else there is to say of a refusal in an LPAR whose group has so many windows.
-const fn why_none_in_lpar(dynamic_windows: u32, error: &WindowError) -> &'static str {
+fn why_none_in_lpar(dynamic_windows: u32, error: &WindowError) -> &'static str {
     match (dynamic_windows, error) {
         (0, _) => NO_WINDOWS_IN_LPAR,
         (_, WindowError::Create { source, .. }) if source.errno() == libc::ENODEV => {
