@@ -1,12 +1,21 @@
 //! Dynamic DMA windows: all of the guest's memory in one window, in base pages and in huge ones.
 
+use std::path::Path;
+
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::harness::Vmm;
+use crate::harness::faults::{Answer, Fault};
 use crate::harness::finished::Finished;
-use crate::harness::host::{HugePages, assert_nothing_is_left, is_lpar, page_bytes};
+use crate::harness::front_end::FrontEnd;
+use crate::harness::host::{
+    HugePages, assert_nothing_is_left, give_to_user, group_node, is_lpar, open_to_all, page_bytes,
+};
 use crate::harness::jobs::{READ_HEAD, READ_SMALL, WAIT_FOR_NVME, head_sha256};
 use crate::harness::kernel_log::KernelLog;
+use crate::harness::refusal::request::{VFIO_IOMMU_MAP_DMA, VFIO_IOMMU_SPAPR_REGISTER_MEMORY};
+use crate::harness::vmm::User;
 
 /// Shows what the kernel said of windows, and reads the NVMe.
 pub(crate) fn read_with(options: &[&str]) -> Finished {
@@ -107,4 +116,97 @@ fn after_a_guest_that_makes_and_removes_windows_in_odd_orders_the_next_has_its_o
     }
     kernel_log.assert_no_complaint();
     assert_all_is_mapped(&read_with(&[]), 1 << 30, page_bytes());
+}
+
+/// More of the same that takes its time.
+mod long {
+    use super::*;
+
+    /// The guest of the test above, that goes on for ever.
+    const WITHOUT_END: &str = "rounds=1000000";
+    const ROUND: &str = "WINDOW-ORDERS-ROUND";
+
+    fn crashes() {
+        let job = [WAIT_FOR_NVME, READ_HEAD, "echo c >/proc/sysrq-trigger\n"].concat();
+        let finished = Vmm::job(&job).nvme_with_windows().run();
+        finished.assert_status(1);
+        assert_eq!(finished.stat("/outcome"), "os-term", "{finished}");
+    }
+
+    /// Refused when its default window has been made.
+    fn is_refused_late() {
+        let fault = Fault::once(
+            VFIO_IOMMU_SPAPR_REGISTER_MEMORY,
+            Answer::Errno(libc::EINVAL),
+        );
+        let vmm = Vmm::linux().nvme_with_windows().with_fault(&fault);
+        let finished = vmm.option("--lock", "attach").run();
+        assert!(fault.seen() > 0, "{finished}");
+        finished.assert_status(1);
+    }
+
+    /// The limit allows the default window, and not what one for all of memory takes.
+    fn may_lock_too_little() {
+        let _kvm = open_to_all(Path::new("/dev/kvm"));
+        let _group = give_to_user(&group_node());
+        let user = User {
+            memlock: (1 << 30) - (64 << 20),
+        };
+        let job = [WAIT_FOR_NVME, READ_HEAD].concat();
+        let finished = Vmm::job(&job).nvme_with_windows().run_by(user).run();
+        let finished = finished.assert_job_done();
+        assert!(finished.errors().contains("no DMA window of"), "{finished}");
+    }
+
+    /// The guest cannot map its memory in the window that it has made.
+    fn cannot_map() {
+        let fault = Fault::always(VFIO_IOMMU_MAP_DMA, Answer::Errno(libc::EIO));
+        let vmm = Vmm::job("true").nvme_with_windows().with_fault(&fault);
+        let finished = vmm.run();
+        assert!(fault.seen() > 0, "{finished}");
+    }
+
+    fn is_ended_by(signal: Signal) {
+        let vmm = Vmm::bare_metal("window-orders-guest", WITHOUT_END).nvme_with_windows();
+        let mut running = vmm.start();
+        running.wait_for_console(ROUND, 2);
+        running.signal(signal);
+        running.finish();
+    }
+
+    fn is_ended_by_its_monitor() {
+        let front_end = FrontEnd::bare_metal("window-orders-guest", WITHOUT_END).nvme();
+        let (mut running, mut monitor) = front_end.start();
+        running.wait_for_console(ROUND, 2);
+        monitor.ask("quit");
+        running.finish().assert_status(0);
+    }
+
+    #[test]
+    fn after_a_run_that_failed_or_was_ended_in_the_midst_of_making_windows_the_next_has_its_own() {
+        let failures: [(&str, &dyn Fn()); 7] = [
+            ("a guest that crashed", &crashes),
+            ("a start that was refused late", &is_refused_late),
+            ("a limit too low", &may_lock_too_little),
+            ("a guest that cannot map", &cannot_map),
+            ("SIGTERM", &|| is_ended_by(Signal::TERM)),
+            ("SIGKILL", &|| is_ended_by(Signal::KILL)),
+            ("quit", &is_ended_by_its_monitor),
+        ];
+        let kernel_log = KernelLog::from_now();
+        for (failure, run) in failures {
+            run();
+            assert_nothing_is_left();
+            // It has two windows, and each of them can be made and removed.
+            let vmm = Vmm::bare_metal("window-orders-guest", "").nvme_with_windows();
+            let finished = vmm.run().assert_powered_off();
+            let console = finished.console();
+            assert!(
+                console.contains("WINDOW-ORDERS-DONE"),
+                "{failure}: {finished}"
+            );
+        }
+        assert_all_is_mapped(&read_with(&[]), 1 << 30, page_bytes());
+        kernel_log.assert_no_complaint();
+    }
 }

@@ -5,7 +5,8 @@
 //!
 //! `most` is how many windows of its own it had at a time. Then it maps a page in the default window, which is back,
 //! and in one of its own, prints `WINDOW-ORDERS-DONE`, and powers off with both as they are; with `default=gone` it has
-//! removed the default one before.
+//! removed the default one before. With `rounds=COUNT` it first goes through the orders so many times, and says
+//! `WINDOW-ORDERS-ROUND` each time.
 #![cfg_attr(target_arch = "powerpc64", no_std, no_main)]
 
 #[cfg(target_arch = "powerpc64")]
@@ -140,6 +141,10 @@ mod guest {
             refused: 0,
             most: 0,
         };
+        for _ in 0..machine.number_argument("rounds").unwrap_or(0) {
+            orders.in_odd_orders();
+            say(format_args!("WINDOW-ORDERS-ROUND"));
+        }
         orders.in_odd_orders();
         orders.of_all_sizes();
         say(format_args!(
