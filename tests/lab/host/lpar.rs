@@ -2,6 +2,11 @@
 
 use std::str::FromStr;
 
+/// Where the registers of devices begin on the bus of such a host bridge (SPAPR_PCI_MEM_WIN_BUS_OFFSET in QEMU's
+/// include/hw/pci-host/spapr.h). A DMA window there would hide them from no one, but the emulated NVMe moves no data to
+/// or from addresses of its own registers (`nvme_addr_is_iomem` in hw/nvme/ctrl.c: Data Transfer Error).
+const REGISTERS: u64 = 0x8000_0000;
+
 /// A choice about the PCI host bridges of an LPAR, as `--lpar OPTION=VALUE` has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LparOption {
@@ -40,8 +45,11 @@ impl FromStr for LparOption {
                 .map(Self::WindowSize)
                 .ok_or_else(|| "window-size is a power of two up to 2G, such as 256M".to_owned()),
             ("window-start", address) => number(address)
+                .filter(|address| *address < REGISTERS)
                 .map(Self::WindowStart)
-                .ok_or_else(|| "window-start is a bus address, such as 0x80000000".to_owned()),
+                .ok_or_else(|| {
+                    format!("window-start is a bus address below {REGISTERS:#x}, where devices have their registers, such as 0x40000000")
+                }),
             _ => Err(format!(
                 "there is no {name}; there are ddw=on|off, window-size=SIZE and window-start=ADDRESS"
             )),
@@ -72,7 +80,7 @@ mod tests {
         for (text, expected) in [
             ("ddw=off", "ddw=off"),
             ("window-size=256M", "dma_win_size=0x10000000"),
-            ("window-start=0x80000000", "dma_win_addr=0x80000000"),
+            ("window-start=0x40000000", "dma_win_addr=0x40000000"),
         ] {
             let expected = format!("spapr-pci-host-bridge.{expected}");
             assert_eq!(property(text), Ok(expected), "{text}");
@@ -82,6 +90,7 @@ mod tests {
             "ddw=1",
             "window-size=3G",
             "window-size=4G",
+            "window-start=0x80000000",
             "windows=x",
             "x=1",
         ] {
