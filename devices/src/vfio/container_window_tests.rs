@@ -1,5 +1,7 @@
 //! The windows of a container of version 2.
 
+use std::slice;
+
 use super::*;
 
 #[test]
@@ -131,6 +133,38 @@ fn a_window_that_may_be_anywhere_is_made_once_and_is_where_the_kernel_puts_it() 
     };
     assert_eq!(Kernel::calls(), [create]);
     container.remove_window(elsewhere).unwrap();
+}
+
+/// More than 2^21 entries, which a host with more levels has in two: guests beyond 128 GiB with pages of 64 KiB.
+#[test]
+fn a_window_of_1_tib_is_asked_for_once_in_one_level_where_the_host_has_one() {
+    let create_call = Call::CreateWindow {
+        shift: 16,
+        bytes: 1 << 40,
+        levels: 1,
+    };
+    for refused in [false, true] {
+        Kernel::install(|k| k.levels = 1);
+        let container = attach(IommuPolicy::V2).unwrap();
+        create(&container, default_window()).unwrap();
+        Kernel::calls();
+        Kernel::with(|k| k.levels_needed = if refused { 2 } else { 1 });
+        let made = container.create_window(PageShift::SIZE_64K, 1 << 24, None);
+        assert_eq!(Kernel::calls(), slice::from_ref(&create_call));
+        let Err(error) = made else {
+            assert_eq!(made.unwrap().levels, 1);
+            continue;
+        };
+        assert!(refused);
+        let message = error.to_string();
+        // 8 bytes an entry for the hardware and 8 for the host's copy.
+        for part in [
+            "0x10000000000 bytes",
+            "tables of 268435456 bytes in 1 levels",
+        ] {
+            assert!(message.contains(part), "{message}");
+        }
+    }
 }
 
 #[test]
