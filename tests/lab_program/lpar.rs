@@ -229,6 +229,23 @@ fn in_an_lpar_with_a_small_window_no_qemu_reads_its_device() {
     check_peers(&host, "64k", ["status=134 read=no"; 2]);
 }
 
+/// Both end: `Failed to remove window at 40000000`. The default one that is not made yet goes by start 0.
+#[test]
+#[ignore = "boots a host of its own: cargo lab test long:: runs it"]
+fn in_an_lpar_whose_window_starts_elsewhere_no_qemu_starts() {
+    let start = "window-start=0x40000000";
+    let host = ["lpar9-64k", "--lpar", start, "--lpar", "window-size=512M"];
+    check_peers(&host, "64k", ["status=1 read=no"; 2]);
+}
+
+/// Both abort: `Failed to create a window`.
+#[test]
+#[ignore = "boots a host of its own: cargo lab test long:: runs it"]
+fn in_an_lpar_without_dynamic_windows_no_qemu_reads_its_device() {
+    let host = ["lpar9-64k", "--lpar", "ddw=off"];
+    check_peers(&host, "64k", ["status=134 read=no"; 2]);
+}
+
 /// Guests without a device, of one processor and of two: what they print, and how they end.
 const WITHOUT_DEVICES: &str = r#"
 mkdir /run/job
