@@ -26,8 +26,8 @@ pub enum PreflightError {
     NoGroup(PciAddress),
     /// The device is not bound to vfio-pci.
     #[error(
-        "PCI device {address} is {}, not to vfio-pci. To bind it, run as root:\n{}",
-        bound(.driver), bind_commands(*.address, .driver)
+        "PCI device {address} is {}, not to vfio-pci. To bind it, run {}",
+        bound(.driver), to_bind(std::slice::from_ref(&member(*.address, .driver)))
     )]
     NotBoundToVfio {
         /// The device.
@@ -35,16 +35,16 @@ pub enum PreflightError {
         /// Its driver, if any.
         driver: Option<String>,
     },
-    /// Other devices of the group are in use by the host.
+    /// Devices of the group are in use by the host.
     #[error(
-        "IOMMU group {group} cannot be given away as a whole, as it must be: the host still uses \
-         {}. Bind them to vfio-pci as well, or unbind them from their drivers",
-        list(.members)
+        "IOMMU group {group} cannot be given away as a whole, as it must be: the host still has {}. Each has to be \
+         bound to vfio-pci, whether or not the guest gets it. To bind them, run {}",
+        list(.members), to_bind(.members)
     )]
     InHostUse {
         /// The group.
         group: GroupNumber,
-        /// The devices in the way.
+        /// The devices in the way, and the one asked for if that is not bound to vfio-pci.
         members: Vec<GroupMember>,
     },
     /// VFIO's container node is missing.
@@ -117,16 +117,35 @@ fn bound(driver: &Option<String>) -> String {
     }
 }
 
-/// The commands that bind `address` to vfio-pci (Documentation/ABI/testing/sysfs-bus-pci,
-/// "driver_override").
-fn bind_commands(address: PciAddress, driver: &Option<String>) -> String {
-    let device = format!("/sys/bus/pci/devices/{address}");
-    let unbind = match driver {
-        Some(_) => format!("    echo {address} > {device}/driver/unbind\n"),
-        None => String::new(),
+fn member(address: PciAddress, driver: &Option<String>) -> GroupMember {
+    GroupMember {
+        name: address.to_string(),
+        driver: driver.clone(),
+    }
+}
+
+/// What binds devices to vfio-pci, for those who have driverctl or libvirt, and for all others
+/// (Documentation/ABI/testing/sysfs-bus-pci, "driver_override").
+fn to_bind(members: &[GroupMember]) -> String {
+    let with = |command: &dyn Fn(&str) -> String| {
+        let commands: Vec<_> = members.iter().map(|it| command(&it.name)).collect();
+        commands.join("; ")
     };
-    format!(
-        "    modprobe vfio-pci\n    echo vfio-pci > {device}/driver_override\n{unbind}    \
-         echo {address} > /sys/bus/pci/drivers_probe"
-    )
+    let mut text = format!(
+        "`{}`, `{}`, or as root:\n    modprobe vfio-pci",
+        with(&|name| format!("driverctl set-override {name} vfio-pci")),
+        with(&|name| format!(
+            "virsh nodedev-detach pci_{}",
+            name.replace([':', '.'], "_")
+        )),
+    );
+    for GroupMember { name, driver } in members {
+        let device = format!("/sys/bus/pci/devices/{name}");
+        text += &format!("\n    echo vfio-pci > {device}/driver_override");
+        if driver.is_some() {
+            text += &format!("\n    echo {name} > {device}/driver/unbind");
+        }
+        text += &format!("\n    echo {name} > /sys/bus/pci/drivers_probe");
+    }
+    text
 }

@@ -99,10 +99,27 @@ impl HostPaths {
         let group = self.group_of(address)?;
         let driver = driver_of(&folder)?;
         if !driver.as_deref().is_some_and(is_vfio_driver) {
-            return Err(PreflightError::NotBoundToVfio { address, driver });
+            return Err(self.not_bound(address, driver, group)?);
         }
         self.check_group(group)?;
         Ok(group)
+    }
+
+    /// Why a device is not to be had that is not bound to vfio-pci: with all others of its group that are in the way,
+    /// so that they can be bound in one go.
+    fn not_bound(
+        &self,
+        address: PciAddress,
+        driver: Option<String>,
+        group: GroupNumber,
+    ) -> Result<PreflightError, PreflightError> {
+        let name = address.to_string();
+        let mut members = self.members(group)?;
+        members.retain(|member| member.name == name || member.is_in_host_use());
+        Ok(match members.len() {
+            0 | 1 => PreflightError::NotBoundToVfio { address, driver },
+            _ => PreflightError::InHostUse { group, members },
+        })
     }
 
     /// Whether `group` can be given away here and now.

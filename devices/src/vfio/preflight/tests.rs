@@ -166,9 +166,25 @@ fn other_devices_of_the_group_that_the_host_uses_are_named() {
         &[
             "IOMMU group 0",
             "0001:01:00.1 (bound to tg3), 0001:01:00.3 (bound to nvme)",
-            "vfio-pci",
+            "`driverctl set-override 0001:01:00.1 vfio-pci; driverctl set-override 0001:01:00.3 vfio-pci`",
+            "`virsh nodedev-detach pci_0001_01_00_1; virsh nodedev-detach pci_0001_01_00_3`",
+            "\n    echo vfio-pci > /sys/bus/pci/devices/0001:01:00.1/driver_override\n",
+            "\n    echo 0001:01:00.3 > /sys/bus/pci/devices/0001:01:00.3/driver/unbind\n",
         ],
     );
+}
+
+#[test]
+fn a_device_that_is_not_bound_is_named_with_all_of_its_group_that_are_in_the_way() {
+    let host = FakeHost::new();
+    host.add("0001:01:00.0", Some(3), None);
+    host.add("0001:01:00.1", Some(3), Some("snd_hda_intel"));
+    host.add("0001:01:00.2", Some(3), Some("vfio-pci"));
+    let in_the_way = "0001:01:00.0 (bound to no driver), 0001:01:00.1 (bound to snd_hda_intel).";
+    refusal(&host, &["IOMMU group 3", in_the_way]);
+    let message = host.paths().find_device(address()).unwrap_err().to_string();
+    assert!(!message.contains("0001:01:00.0/driver/unbind"), "{message}");
+    assert!(!message.contains("0001:01:00.2"), "{message}");
 }
 
 #[test]
