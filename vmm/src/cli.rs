@@ -83,9 +83,11 @@ pub struct RunArguments {
     pub cpus: u32,
 
     /// PCI device to pass through, bound to vfio-pci, as DDDD:BB:DD.F; may be repeated. As lspci writes
-    /// it: without DDDD it is in domain 0, without F it is function 0.
-    #[arg(long, value_name = "DDDD:BB:DD.F")]
-    pub vfio: Vec<PciAddress>,
+    /// it: without DDDD it is in domain 0, without F it is function 0. vf-token: for a virtual function whose physical
+    /// function is bound to vfio-pci, too, the UUID that this one's user has set; for the physical function, the one
+    /// to set.
+    #[arg(long, value_name = "DDDD:BB:DD.F[,vf-token=UUID]")]
+    pub vfio: Vec<PassedThroughDevice>,
 
     /// Give the guest a virtio disk; may be repeated. FILE is an image or a block device; a comma in its name is
     /// written twice. Options: format=raw (the default; an image that begins as another format is refused) or qcow2;
@@ -320,11 +322,7 @@ impl From<&RunArguments> for MachineDescription {
             threads_per_core: 1,
             processor: None,
             speculation: Wanted::default(),
-            vfio: arguments
-                .vfio
-                .iter()
-                .map(|&host| PassedThroughDevice { host, place: None })
-                .collect(),
+            vfio: arguments.vfio.clone(),
             virtual_devices: virtual_devices(arguments),
             tce: arguments.tce,
             lock: arguments.lock,

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use uuid::Uuid;
 use vfio_bindings::bindings::vfio::{
     VFIO_DEVICE_FLAGS_PCI, VFIO_DEVICE_FLAGS_RESET, vfio_device_info,
 };
@@ -36,6 +37,27 @@ pub enum DeviceError {
         #[source]
         source: Errno,
     },
+    /// The kernel wants to be shown a VF token, or another than it was (EACCES).
+    #[error(
+        "PCI device {address} is not given without the VF token that the user of its physical function has set \
+         (VFIO_GROUP_GET_DEVICE_FD): it is a virtual function of one that is bound to vfio-pci, or that one itself, \
+         with virtual functions in use. {}", match .was_shown {
+            true => "The one in vf-token= is another",
+            false => "Name the token by vf-token=UUID",
+        }
+    )]
+    WantsToken {
+        /// The device.
+        address: PciAddress,
+        /// Whether a token was shown.
+        was_shown: bool,
+    },
+    /// A VF token was shown for a device that takes none (EINVAL).
+    #[error(
+        "PCI device {0} takes no VF token (VFIO_GROUP_GET_DEVICE_FD): it is neither a virtual function of one that is \
+         bound to vfio-pci, nor a physical function with SR-IOV. Leave out its vf-token="
+    )]
+    TakesNoToken(PciAddress),
     /// VFIO says that it is no PCI device.
     #[error("VFIO does not take {0} for a PCI device")]
     NotPci(PciAddress),
@@ -126,13 +148,26 @@ pub struct Device {
 impl Device {
     /// Opens a device of the container's group. The kernel resets it when it can.
     ///
+    /// `vf_token` is what users of a physical function and of its virtual functions have in common, where the former
+    /// is bound to vfio-pci, too: that of the physical function sets it (include/uapi/linux/vfio.h,
+    /// VFIO_DEVICE_FEATURE_PCI_VF_TOKEN).
+    ///
     /// # Errors
     /// When the group does not have or give it, or it is no PCI device.
-    pub fn open(container: Arc<Container>, address: PciAddress) -> Result<Self, DeviceError> {
-        let fd = container
-            .group()
-            .device_fd(address)
-            .map_err(|source| DeviceError::Open { address, source })?;
+    pub fn open(
+        container: Arc<Container>,
+        address: PciAddress,
+        vf_token: Option<Uuid>,
+    ) -> Result<Self, DeviceError> {
+        let fd = container.group().device_fd(address, vf_token);
+        let fd = fd.map_err(|source| match (source.errno(), vf_token) {
+            (libc::EACCES, _) => DeviceError::WantsToken {
+                address,
+                was_shown: vf_token.is_some(),
+            },
+            (libc::EINVAL, Some(_)) => DeviceError::TakesNoToken(address),
+            _ => DeviceError::Open { address, source },
+        })?;
         let mut info = vfio_device_info {
             argsz: argument_size::<vfio_device_info>(),
             ..Default::default()

@@ -40,6 +40,13 @@ pub(in super::super) fn describe_bar(kernel: &mut Kernel, index: u32, bytes: u32
 }
 
 fn try_open(change: impl FnOnce(&mut Kernel)) -> Result<Device, DeviceError> {
+    try_open_with(None, change)
+}
+
+fn try_open_with(
+    vf_token: Option<Uuid>,
+    change: impl FnOnce(&mut Kernel),
+) -> Result<Device, DeviceError> {
     let host = FakeHost::ready();
     let file = tempfile::tempfile().unwrap();
     file.set_len(0x10_0000).unwrap();
@@ -52,7 +59,27 @@ fn try_open(change: impl FnOnce(&mut Kernel)) -> Result<Device, DeviceError> {
     });
     let group = Group::open(&host.paths(), GroupNumber(0)).unwrap();
     let container = Container::attach(&host.paths(), group, IommuPolicy::Auto).unwrap();
-    Device::open(Arc::new(container), address())
+    Device::open(Arc::new(container), address(), vf_token)
+}
+
+#[test]
+fn a_virtual_function_of_one_that_vfio_pci_has_is_opened_by_the_token_of_both() {
+    const TOKEN: &str = "bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3";
+    let guarded = |kernel: &mut Kernel| kernel.vf_token = Some(TOKEN);
+    try_open_with(Some(TOKEN.parse().unwrap()), guarded).unwrap();
+    let name = format!("0001:01:00.0 vf_token={TOKEN}");
+    assert!(Kernel::calls().contains(&Call::GroupGetDevice(name)));
+    let without = try_open(guarded).unwrap_err().to_string();
+    assert!(
+        without.contains("Name the token by vf-token=UUID"),
+        "{without}"
+    );
+    let other = try_open_with(Some(Uuid::nil()), guarded).unwrap_err();
+    let other = other.to_string();
+    assert!(other.contains("The one in vf-token= is another"), "{other}");
+    let none = try_open_with(Some(Uuid::nil()), |_| {}).unwrap_err();
+    let none = none.to_string();
+    assert!(none.contains("0001:01:00.0 takes no VF token"), "{none}");
 }
 
 #[test]

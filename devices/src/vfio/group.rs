@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use log::Level;
+use uuid::Uuid;
 use vfio_bindings::bindings::vfio::{VFIO_GROUP_FLAGS_VIABLE, vfio_group_status};
 use vmm_sys_util::errno::Error as Errno;
 
@@ -156,9 +157,18 @@ impl Group {
         Ok(())
     }
 
-    /// Opens a device of the group.
-    pub(super) fn device_fd(&self, address: PciAddress) -> Result<OwnedFd, Errno> {
-        let name = CString::new(address.to_string()).map_err(|_| Errno::new(libc::EINVAL))?;
+    /// Opens a device of the group, with a VF token where there is one to show (`vfio_pci_core_match` in
+    /// drivers/vfio/pci/vfio_pci_core.c).
+    pub(super) fn device_fd(
+        &self,
+        address: PciAddress,
+        vf_token: Option<Uuid>,
+    ) -> Result<OwnedFd, Errno> {
+        let name = match vf_token {
+            Some(token) => format!("{address} vf_token={token}"),
+            None => address.to_string(),
+        };
+        let name = CString::new(name).map_err(|_| Errno::new(libc::EINVAL))?;
         kernel::group_get_device_fd(self.as_fd(), &name)
     }
 }

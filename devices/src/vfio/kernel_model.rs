@@ -49,6 +49,8 @@ pub(super) enum Call {
     },
     /// VFIO_EEH_PE_OP, with the operation.
     Eeh(u32),
+    /// VFIO_EEH_PE_INJECT_ERR: type, function, address and mask.
+    InjectError(u32, u32, u64, u64),
     GroupGetStatus,
     GroupSetContainer,
     GroupUnsetContainer,
@@ -106,6 +108,8 @@ pub(super) struct Kernel {
     pub(super) held: Vec<(u64, u64)>,
     /// What REGISTER_MEMORY returns instead of registering.
     pub(super) register_returns: Option<u32>,
+    /// The VF token that opening the device takes.
+    pub(super) vf_token: Option<&'static str>,
     /// The device's file, whose bytes are its regions.
     pub(super) device: Option<File>,
     pub(super) device_flags: u32,
@@ -151,6 +155,7 @@ impl Kernel {
             miscounts: false,
             held: Vec::new(),
             register_returns: None,
+            vf_token: None,
             device: None,
             device_flags: VFIO_DEVICE_FLAGS_PCI | VFIO_DEVICE_FLAGS_RESET,
             regions: BTreeMap::new(),
@@ -284,11 +289,22 @@ pub(super) fn container_eeh_pe_op(
     operation: &vfio_eeh_pe_op,
 ) -> Result<u32, Errno> {
     assert_eq!((operation.argsz, operation.flags), (40, 0));
-    run(Call::Eeh(operation.op), |kernel| {
+    let call = match operation.op {
+        VFIO_EEH_PE_INJECT_ERR => {
+            // SAFETY: this operation has an error in it.
+            let error = unsafe { operation.__bindgen_anon_1.err };
+            Call::InjectError(error.type_, error.func, error.addr, error.mask)
+        }
+        other => Call::Eeh(other),
+    };
+    let is_known = matches!(call, Call::InjectError(0 | 1, 0..20, _, _));
+    run(call, |kernel| {
         let Some(state) = &mut kernel.endpoint else {
             return error(libc::ENODEV);
         };
         match operation.op {
+            VFIO_EEH_PE_INJECT_ERR if !is_known => return error(libc::EINVAL),
+            VFIO_EEH_PE_INJECT_ERR => *state = VFIO_EEH_PE_STATE_STOPPED,
             VFIO_EEH_PE_GET_STATE => return Ok(*state),
             VFIO_EEH_PE_UNFREEZE_IO if *state == VFIO_EEH_PE_STATE_STOPPED => {
                 *state = VFIO_EEH_PE_STATE_STOPPED_DMA;

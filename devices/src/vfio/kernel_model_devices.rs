@@ -45,10 +45,18 @@ pub(in super::super) fn group_get_device_fd(
     _: BorrowedFd<'_>,
     name: &CStr,
 ) -> Result<OwnedFd, Errno> {
-    let call = Call::GroupGetDevice(name.to_str().unwrap().to_owned());
-    run(call, |kernel| match &kernel.device {
-        Some(file) => Ok(file.try_clone().unwrap().into()),
-        None => error(libc::ENODEV),
+    let name = name.to_str().unwrap();
+    let shown = name.split_once(" vf_token=").map(|(_, token)| token);
+    run(Call::GroupGetDevice(name.to_owned()), |kernel| {
+        match (shown, kernel.vf_token) {
+            (Some(_), None) => return error(libc::EINVAL),
+            (shown, wanted) if shown != wanted => return error(libc::EACCES),
+            _ => {}
+        }
+        match &kernel.device {
+            Some(file) => Ok(file.try_clone().unwrap().into()),
+            None => error(libc::ENODEV),
+        }
     })
 }
 

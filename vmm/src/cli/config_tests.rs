@@ -45,7 +45,7 @@ fn a_file_has_the_names_of_the_options_and_what_is_typed_wins() {
     assert_eq!((run.memory.0, run.cpus), (4 << 30, 2));
     assert_eq!((run.sandbox, run.rng), (true, false));
     assert_eq!(run.append, "root=\"/dev/nvme0n1\"");
-    let vfio: Vec<String> = run.vfio.iter().map(ToString::to_string).collect();
+    let vfio: Vec<String> = run.vfio.iter().map(|it| it.host.to_string()).collect();
     assert_eq!(vfio, ["0003:01:00.0"]);
     assert_eq!(run_with(text, &[]).vfio.len(), 2);
     let Ok(Asked::Command(line)) = read_with(text, &[]) else {

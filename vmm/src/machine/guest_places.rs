@@ -104,10 +104,7 @@ mod tests {
     use crate::spec::GuestPlace;
 
     fn members(addresses: &[&str]) -> Vec<PassedThroughDevice> {
-        let member = |text: &&str| PassedThroughDevice {
-            host: text.parse().expect("address"),
-            place: None,
-        };
+        let member = |text: &&str| text.parse().expect("address");
         addresses.iter().map(member).collect()
     }
 
@@ -116,6 +113,7 @@ mod tests {
         PassedThroughDevice {
             host: "0001:01:00.0".parse().expect("address"),
             place: Some(GuestPlace { bridge, function }),
+            vf_token: None,
         }
     }
 

@@ -83,7 +83,7 @@ pub(super) struct TakenGroup {
     /// Number of its host bridge.
     bridge: u8,
     container: Arc<Container>,
-    members: Vec<(PciAddress, DeviceFunction)>,
+    members: Vec<(PassedThroughDevice, DeviceFunction)>,
 }
 
 /// One IOMMU group in its container, with the functions of it that the guest gets.
@@ -159,11 +159,10 @@ impl TakenGroup {
             "IOMMU group {number}: {} container",
             container.version()
         );
-        let addresses = members.iter().map(|member| member.host);
         Ok(Self {
             bridge,
             container,
-            members: addresses.zip(places).collect(),
+            members: members.iter().copied().zip(places).collect(),
         })
     }
 
@@ -197,8 +196,9 @@ impl TakenGroup {
     ) -> Result<AttachedGroup, PassthroughError> {
         let mut functions: Vec<(DeviceFunction, Arc<dyn FunctionBackend>)> = Vec::new();
         let mut notices = Vec::new();
-        for &(address, place) in &self.members {
-            let device = Device::open(Arc::clone(&self.container), address)?;
+        for &(member, place) in &self.members {
+            let address = member.host;
+            let device = Device::open(Arc::clone(&self.container), address, member.vf_token)?;
             resets.reset(&device)?;
             let watched = device_notices::watch(&device);
             notices.extend(watched.map_err(|source| PassthroughError::Watch { address, source })?);

@@ -8,13 +8,14 @@ mod console;
 mod disk;
 mod dma;
 mod net;
+mod passed_through;
 mod serial;
 mod words;
 
 use std::path::PathBuf;
 
 use spapr_devices::pci::DeviceFunction;
-use spapr_devices::vfio::{IommuPolicy, PciAddress};
+use spapr_devices::vfio::IommuPolicy;
 use spapr_hypercalls::locking::RegionSize;
 use spapr_hypercalls::policy::{LockPolicy, TcePolicy};
 use uuid::Uuid;
@@ -24,6 +25,7 @@ pub use console::ConsoleKind;
 pub use disk::{Aio, CacheMode, DiskDescription, DiskError, MOST_DISK_QUEUES};
 pub use dma::{DdwMode, DmaWindowSize, DmaWindowSizes, LockRegion};
 pub use net::{LEAST_MTU, NetBackend, NetDescription, NetError, USUAL_NET_ENTRIES};
+pub use passed_through::{PassedThroughDevice, PassedThroughError};
 pub use serial::{
     MOST_PORT_NAME_BYTES, PortDescription, PortOutlet, SerialPort, SerialPortError, is_port_name,
 };
@@ -73,15 +75,6 @@ pub struct MachineDescription {
     pub uuid: Option<Uuid>,
     /// How far the guest's clock starts ahead of the host's.
     pub clock_offset_seconds: i64,
-}
-
-/// A PCI device to pass through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PassedThroughDevice {
-    /// Where it is on the host.
-    pub host: PciAddress,
-    /// Where the guest finds it; `None` for the next place behind a host bridge of its IOMMU group.
-    pub place: Option<GuestPlace>,
 }
 
 /// A device that this process makes: a virtio one behind a PCI host bridge.

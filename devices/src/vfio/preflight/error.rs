@@ -134,10 +134,7 @@ fn to_bind(members: &[GroupMember]) -> String {
     let mut text = format!(
         "`{}`, `{}`, or as root:\n    modprobe vfio-pci",
         with(&|name| format!("driverctl set-override {name} vfio-pci")),
-        with(&|name| format!(
-            "virsh nodedev-detach pci_{}",
-            name.replace([':', '.'], "_")
-        )),
+        with(&|name| format!("virsh nodedev-detach pci_{}", name.replace([':', '.'], "_"))),
     );
     for GroupMember { name, driver } in members {
         let device = format!("/sys/bus/pci/devices/{name}");

@@ -3,6 +3,7 @@
 use spapr_devices::pci::DeviceFunction;
 use spapr_devices::vfio::PciAddress;
 use spapr_devices::vty::DEFAULT_UNIT_ADDRESS;
+use uuid::Uuid;
 
 use super::properties::Properties;
 use super::serial::Port;
@@ -48,6 +49,8 @@ pub enum DeviceKind {
         bus: String,
         /// Where it is on that bus; when not given, in the first place that is free.
         place: Option<DeviceFunction>,
+        /// What its user has in common with those of its physical or virtual functions.
+        vf_token: Option<Uuid>,
     },
     /// A virtio device.
     Virtio(VirtioDevice),
@@ -77,6 +80,9 @@ pub(super) const PLACE: (&str, &str, &str) = (
 
 /// The property of a host bridge for its default DMA window.
 const DMA_WIN_SIZE: &str = "dma_win_size";
+
+/// The property of a function of a device with SR-IOV.
+const VF_TOKEN: &str = "vf-token";
 
 /// Properties of virtserialport and virtconsole.
 const PORT_PROPERTIES: &[(&str, &str, &str)] = &[
@@ -116,6 +122,7 @@ pub const DEVICE_TYPES: &[DeviceType] = &[
                 "str",
                 "Address (bus/device/function) of the host device",
             ),
+            (VF_TOKEN, "str", "UUID of the users of an SR-IOV device"),
             PLACE,
         ],
     },
@@ -330,7 +337,13 @@ fn vfio(properties: &mut Properties) -> Result<DeviceKind, CommandLineError> {
         return Err(properties.wrong("romfile", &path, expected));
     }
     properties.either("multifunction")?;
-    Ok(DeviceKind::Vfio { host, bus, place })
+    let vf_token = properties.uuid(VF_TOKEN)?;
+    Ok(DeviceKind::Vfio {
+        host,
+        bus,
+        place,
+        vf_token,
+    })
 }
 
 pub(super) fn bus_and_place(
@@ -356,7 +369,10 @@ mod tests {
         let device = Device::parse(json).expect("parses");
         assert_eq!(Device::parse(pairs).expect("parses"), device);
         assert_eq!(device.id.as_deref(), Some("hostdev0"));
-        let DeviceKind::Vfio { host, bus, place } = device.kind else {
+        let DeviceKind::Vfio {
+            host, bus, place, ..
+        } = device.kind
+        else {
             panic!("not vfio-pci")
         };
         assert_eq!(host.to_string(), "0005:90:01.0");
@@ -389,6 +405,16 @@ mod tests {
             refusal("vfio-pci,host=0001:01:00.0,romfile=/rom"),
             "-device vfio-pci: romfile=/rom should be left empty: the guest is shown no ROM (in a libvirt domain: <rom \
              enabled='no'/>, or no <rom>)"
+        );
+        let with_token =
+            Device::parse("vfio-pci,host=1:1:0,vf-token=bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3");
+        let DeviceKind::Vfio { vf_token, .. } = with_token.expect("parses").kind else {
+            panic!("not vfio-pci")
+        };
+        assert!(vf_token.is_some());
+        assert_eq!(
+            refusal("vfio-pci,host=1:1:0,vf-token=1"),
+            "-device vfio-pci: vf-token=1 should be a UUID such as bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3"
         );
         assert_eq!(
             refusal("vfio-pci,host=nvme"),

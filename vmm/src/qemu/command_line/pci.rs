@@ -61,9 +61,11 @@ pub(super) fn devices(
         taken.push(place);
         let place = Some(place);
         match &device.kind {
-            DeviceKind::Vfio { host, .. } => {
-                passed.push(PassedThroughDevice { host: *host, place });
-            }
+            &DeviceKind::Vfio { host, vf_token, .. } => passed.push(PassedThroughDevice {
+                host,
+                place,
+                vf_token,
+            }),
             DeviceKind::Virtio(virtio) => {
                 let kind = kind(device, &virtio.kind, devices, (nodes, netdevs))?;
                 made.push(VirtualDevice {

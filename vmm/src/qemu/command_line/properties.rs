@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 use spapr_devices::pci::DeviceFunction;
 use spapr_devices::vfio::PciAddress;
+use uuid::Uuid;
 
 use super::{CommandLineError, instead, values};
 use crate::spec::choice::{self, Choice};
@@ -337,6 +338,12 @@ impl Properties {
         name: &'static str,
     ) -> Result<Option<PciAddress>, CommandLineError> {
         let expected = "a PCI address such as 0001:01:00.0";
+        self.read(name, expected, |written| written.text()?.parse().ok())
+    }
+
+    /// A UUID.
+    pub(super) fn uuid(&mut self, name: &'static str) -> Result<Option<Uuid>, CommandLineError> {
+        let expected = "a UUID such as bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3";
         self.read(name, expected, |written| written.text()?.parse().ok())
     }
 
