@@ -56,6 +56,20 @@ pub enum PeState {
     Unavailable,
 }
 
+/// An error to have an endpoint run into (PAPR 7.3.26, "ioa-bus-error" and "ioa-bus-error-64").
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PeError {
+    /// Whether it is one of addresses with 64 bits.
+    pub is_64_bit: bool,
+    /// Which access it is of, and what happens: 0 to [`PeError::LAST_FUNCTION`].
+    pub function: u32,
+}
+
+impl PeError {
+    /// The last of its functions, a target abort of a DMA write.
+    pub const LAST_FUNCTION: u32 = 19;
+}
+
 /// An endpoint as the host has it.
 pub trait PeBackend: Send + Sync {
     /// Does what is asked for. A reset takes up to seconds.
@@ -69,6 +83,12 @@ pub trait PeBackend: Send + Sync {
     /// # Errors
     /// The host's refusal.
     fn state(&self) -> io::Result<PeState>;
+
+    /// Has it run into an error, at an address of its own that the host's firmware chooses.
+    ///
+    /// # Errors
+    /// The host's refusal.
+    fn inject(&self, error: PeError) -> io::Result<()>;
 }
 
 /// The endpoint behind a host bridge.
@@ -149,6 +169,19 @@ impl HostBridge {
             self.members().for_each(Function::leave_reset);
         }
         Ok(())
+    }
+
+    /// Has the endpoint run into an error, while it is not being reset.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::ResourceBusy`] during a reset; the host's refusal.
+    pub fn inject_error(&self, error: PeError) -> io::Result<()> {
+        let endpoint = self.endpoint.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        let in_reset = endpoint.in_reset.lock();
+        if *in_reset {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
+        endpoint.backend.inject(error)
     }
 
     /// The endpoint's state. That it is frozen is told the first time.

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use parking_lot::Mutex;
 
 use super::{FakeFunction, Fault};
-use crate::pci::{PeBackend, PeRequest, PeState};
+use crate::pci::{PeBackend, PeError, PeRequest, PeState};
 
 /// What the host's kernel and firmware make of an endpoint (arch/powerpc/kernel/eeh.c).
 pub(crate) struct FakeEndpoint {
@@ -15,6 +15,8 @@ pub(crate) struct FakeEndpoint {
     pub(crate) state: Mutex<PeState>,
     /// All requests that went well.
     pub(crate) requests: Mutex<Vec<PeRequest>>,
+    /// All errors that it was made to run into.
+    pub(crate) errors: Mutex<Vec<PeError>>,
     pub(crate) fault: Fault,
 }
 
@@ -25,6 +27,7 @@ impl FakeEndpoint {
             function: Arc::clone(function),
             state: Mutex::new(PeState::Normal),
             requests: Mutex::default(),
+            errors: Mutex::default(),
             fault: Fault::default(),
         })
     }
@@ -68,5 +71,13 @@ impl PeBackend for FakeEndpoint {
     fn state(&self) -> io::Result<PeState> {
         self.fault.check()?;
         Ok(*self.state.lock())
+    }
+
+    fn inject(&self, error: PeError) -> io::Result<()> {
+        self.fault.check()?;
+        assert!(error.function <= PeError::LAST_FUNCTION);
+        self.errors.lock().push(error);
+        self.freeze();
+        Ok(())
     }
 }

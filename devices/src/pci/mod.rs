@@ -49,7 +49,7 @@ pub use backend::{
     Bar, BarMapping, BarSpace, Doorbell, FunctionBackend, InterruptKind, NUM_BARS, VectorsEnabled,
 };
 pub use bars::places as bar_places;
-pub use endpoint::{PeBackend, PeRequest, PeState};
+pub use endpoint::{PeBackend, PeError, PeRequest, PeState};
 pub use function::{ConfigError, Function};
 pub use host_bridge::{HostBridge, PciError};
 pub use msi::{MsiError, MsiGrant};

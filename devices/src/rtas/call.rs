@@ -125,6 +125,16 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// Sets a value and then the status, as ibm,open-errinjct alone returns them.
+    pub(super) fn value_and_status(&mut self, value: u32, status: Status) {
+        self.set = 0;
+        let returns = &mut self.returns.words[..self.returns.count];
+        for (to, from) in returns.iter_mut().zip([value, status.word()]) {
+            *to = from;
+            self.set += 1;
+        }
+    }
+
     /// Writes the returns that are set to guest memory.
     pub(super) fn write_returns(&self) -> Option<()> {
         let mut bytes = [0; MAX_WORDS * size_of::<u32>()];

@@ -27,6 +27,7 @@ pub(super) struct FakePlatform {
     pub(super) dma: FakeMachine,
     clock: TimeOfDayClock,
     pub(super) power: PowerEvents,
+    error_injection: ErrorInjection,
 }
 
 impl FakePlatform {
@@ -64,6 +65,7 @@ impl FakePlatform {
             dma: FakeMachine::new(&[FakeBridge::usual(number)]),
             clock: TimeOfDayClock::new(),
             power: PowerEvents::new().unwrap(),
+            error_injection: ErrorInjection::default(),
         }
     }
 }
@@ -108,6 +110,10 @@ impl Platform for FakePlatform {
 
     fn power_events(&self) -> &PowerEvents {
         &self.power
+    }
+
+    fn error_injection(&self) -> &ErrorInjection {
+        &self.error_injection
     }
 
     fn uuid(&self) -> [u8; 16] {

@@ -10,6 +10,7 @@
 //! | `cpu` | start, stop and state of processors |
 //! | `dma_window` | dynamic DMA windows |
 //! | `eeh` | errors that the host freezes PCI devices for |
+//! | `error_injection` | errors that guests have their PCI devices run into |
 //! | `events` | event-scan, check-exception |
 //! | `msi` | MSI and MSI-X |
 //! | `parameters` | system parameters |
@@ -22,6 +23,7 @@ mod console;
 mod cpu;
 mod dma_window;
 mod eeh;
+mod error_injection;
 mod events;
 mod msi;
 mod parameters;
@@ -42,6 +44,7 @@ use crate::rate_limit::RateLimiter;
 use crate::vty::SinkStatus;
 use call::Call;
 pub use dma_window::{APPLICABLE as DDW_APPLICABLE, EXTENSIONS as DDW_EXTENSIONS};
+pub use error_injection::{ErrorInjection, kinds as error_kinds};
 pub use events::PowerEvents;
 pub use time::TimeOfDayClock;
 
@@ -65,6 +68,8 @@ enum Status {
     Busy,
     /// Parameter error, and "not supported".
     Parameter,
+    /// Errors cannot be injected: already open, or not open with that token.
+    NotOpen,
     /// ibm,set-slot-reset: there is no fundamental reset.
     NoFundamentalReset,
     /// ibm,get-system-parameter: the buffer is too short for a length.
@@ -79,6 +84,7 @@ impl Status {
             Self::Hardware => -1,
             Self::Busy => -2,
             Self::Parameter => -3,
+            Self::NotOpen => -4,
             Self::NoFundamentalReset => -8,
             Self::ParameterBuffer => -9999,
         };
@@ -152,6 +158,9 @@ pub trait Platform {
 
     /// Requests about the guest's power.
     fn power_events(&self) -> &PowerEvents;
+
+    /// Whether errors can be injected now.
+    fn error_injection(&self) -> &ErrorInjection;
 
     /// The machine's UUID, in the order in which it is printed.
     fn uuid(&self) -> [u8; 16];
@@ -290,12 +299,15 @@ pub const SERVICES: &[Service] = &[
     service("ibm,configure-pe", 0x2024, (3, 1), eeh::configure),
     service("ibm,slot-error-detail", 0x2025, (8, 1), eeh::error_detail),
     service("ibm,configure-bridge", 0x2030, (3, 1), eeh::configure),
+    service("ibm,open-errinjct", 0x2031, (0, 2), error_injection::open),
+    service("ibm,errinjct", 0x2032, (3, 1), error_injection::inject),
+    service("ibm,close-errinjct", 0x2033, (1, 1), error_injection::close),
 ];
 
 impl Service {
     /// Whether it is for a machine with EEH alone: a guest that finds it takes the machine for one.
     pub fn needs_eeh(&self) -> bool {
-        eeh::TOKENS.contains(&self.token)
+        eeh::TOKENS.contains(&self.token) || error_injection::TOKENS.contains(&self.token)
     }
 }
 

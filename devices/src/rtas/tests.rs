@@ -42,7 +42,7 @@ fn write_words(memory: &GuestMemoryMmap, address: u64, words: &[u32]) {
 }
 
 /// A call of a service by name: hypercall's code, outcome and return words.
-fn call(
+pub(super) fn call(
     memory: &GuestMemoryMmap,
     platform: &FakePlatform,
     name: &str,

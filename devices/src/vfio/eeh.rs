@@ -12,10 +12,11 @@ use std::sync::Arc;
 use log::Level;
 use vfio_bindings::bindings::vfio::{
     VFIO_EEH, VFIO_EEH_PE_CONFIGURE, VFIO_EEH_PE_DISABLE, VFIO_EEH_PE_ENABLE,
-    VFIO_EEH_PE_GET_STATE, VFIO_EEH_PE_RESET_DEACTIVATE, VFIO_EEH_PE_RESET_FUNDAMENTAL,
-    VFIO_EEH_PE_RESET_HOT, VFIO_EEH_PE_STATE_NORMAL, VFIO_EEH_PE_STATE_RESET,
-    VFIO_EEH_PE_STATE_STOPPED, VFIO_EEH_PE_STATE_STOPPED_DMA, VFIO_EEH_PE_UNFREEZE_DMA,
-    VFIO_EEH_PE_UNFREEZE_IO, vfio_eeh_pe_op,
+    VFIO_EEH_PE_GET_STATE, VFIO_EEH_PE_INJECT_ERR, VFIO_EEH_PE_RESET_DEACTIVATE,
+    VFIO_EEH_PE_RESET_FUNDAMENTAL, VFIO_EEH_PE_RESET_HOT, VFIO_EEH_PE_STATE_NORMAL,
+    VFIO_EEH_PE_STATE_RESET, VFIO_EEH_PE_STATE_STOPPED, VFIO_EEH_PE_STATE_STOPPED_DMA,
+    VFIO_EEH_PE_UNFREEZE_DMA, VFIO_EEH_PE_UNFREEZE_IO, vfio_eeh_pe_err, vfio_eeh_pe_op,
+    vfio_eeh_pe_op__bindgen_ty_1,
 };
 use vmm_sys_util::errno::Error as Errno;
 
@@ -23,7 +24,7 @@ use super::container::Container;
 use super::group::Group;
 use super::{argument_size, kernel};
 use crate::guest_message;
-use crate::pci::{PeBackend, PeRequest, PeState};
+use crate::pci::{PeBackend, PeError, PeRequest, PeState};
 
 /// The partitionable endpoint of the group in a container.
 pub struct VfioEndpoint(Arc<Container>);
@@ -62,13 +63,17 @@ impl Container {
     }
 
     fn eeh(&self, operation: u32) -> Result<u32, Errno> {
+        self.eeh_with(operation, vfio_eeh_pe_err::default())
+    }
+
+    fn eeh_with(&self, operation: u32, err: vfio_eeh_pe_err) -> Result<u32, Errno> {
         kernel::container_eeh_pe_op(
             self.as_fd(),
             &vfio_eeh_pe_op {
                 argsz: argument_size::<vfio_eeh_pe_op>(),
                 flags: 0,
                 op: operation,
-                ..Default::default()
+                __bindgen_anon_1: vfio_eeh_pe_op__bindgen_ty_1 { err },
             },
         )
     }
@@ -102,6 +107,22 @@ impl PeBackend for VfioEndpoint {
             VFIO_EEH_PE_STATE_STOPPED_DMA => PeState::DmaStopped,
             _ => PeState::Unavailable,
         })
+    }
+
+    /// Address and mask stay 0: the guest's bus addresses are not the host's, and a mask could take in those of other
+    /// endpoints of the host's bridge. Firmware then takes one of this endpoint's.
+    fn inject(&self, error: PeError) -> io::Result<()> {
+        let error = vfio_eeh_pe_err {
+            type_: error.is_64_bit.into(),
+            func: error.function,
+            addr: 0,
+            mask: 0,
+        };
+        match self.0.eeh_with(VFIO_EEH_PE_INJECT_ERR, error) {
+            Ok(0) => Ok(()),
+            Ok(_) => Err(io::Error::from_raw_os_error(libc::EIO)),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

@@ -58,3 +58,26 @@ fn each_request_is_one_operation_and_each_state_is_told() {
     let error = endpoint.request(PeRequest::HotReset).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
 }
+
+#[test]
+fn an_error_is_injected_at_an_address_that_the_firmware_chooses() {
+    let container = container(true, Some(VFIO_EEH_PE_STATE_NORMAL));
+    let endpoint = VfioEndpoint::of(&container).unwrap();
+    Kernel::calls();
+    let error = |is_64_bit, function| PeError {
+        is_64_bit,
+        function,
+    };
+    endpoint.inject(error(false, 0)).unwrap();
+    endpoint
+        .inject(error(true, PeError::LAST_FUNCTION))
+        .unwrap();
+    let asked = [
+        Call::InjectError(0, 0, 0, 0),
+        Call::InjectError(1, 19, 0, 0),
+    ];
+    assert_eq!(Kernel::calls(), asked);
+    assert_eq!(endpoint.state().unwrap(), PeState::Stopped);
+    let refused = endpoint.inject(error(true, 20)).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EINVAL));
+}

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use spapr_devices::rtas::{SERVICES, TimeOfDayClock};
+use spapr_devices::rtas::{ErrorInjection, SERVICES, TimeOfDayClock};
 use uuid::Uuid;
 
 use super::lasting::Lasting;
@@ -19,6 +19,8 @@ pub struct RtasState {
     pub clock: Arc<TimeOfDayClock>,
     /// What the machine calls itself.
     pub uuid: Uuid,
+    /// Whether the guest injects errors.
+    pub error_injection: ErrorInjection,
     calls: [AtomicU64; TOKENS],
 }
 
@@ -28,6 +30,7 @@ impl RtasState {
         Self {
             clock: Arc::clone(&lasting.clock),
             uuid: lasting.uuid,
+            error_injection: ErrorInjection::default(),
             calls: [const { AtomicU64::new(0) }; TOKENS],
         }
     }

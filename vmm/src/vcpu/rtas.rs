@@ -3,7 +3,7 @@
 use spapr_devices::dma_windows::{Available, DmaWindowError, DynamicWindows, NewWindow};
 use spapr_devices::pci::HostBridge;
 use spapr_devices::rtas::{
-    self, CpuState, Outcome, Platform, PowerEvents, StartCpuError, TimeOfDayClock,
+    self, CpuState, ErrorInjection, Outcome, Platform, PowerEvents, StartCpuError, TimeOfDayClock,
 };
 use spapr_devices::vty::SinkStatus;
 use spapr_hypercalls::abi::Arguments;
@@ -73,6 +73,10 @@ impl Platform for Partition {
 
     fn power_events(&self) -> &PowerEvents {
         &self.power
+    }
+
+    fn error_injection(&self) -> &ErrorInjection {
+        &self.rtas.error_injection
     }
 
     fn uuid(&self) -> [u8; 16] {

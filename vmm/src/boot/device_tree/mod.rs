@@ -282,7 +282,12 @@ mod tests {
             let blob = build(&machine, &boot()).expect("tree");
             let tree = Fdt::new(&blob).expect("valid tree");
             let rtas = tree.find_node("/rtas").expect("rtas");
-            for name in ["ibm,set-eeh-option", "ibm,read-slot-reset-state2"] {
+            for name in [
+                "ibm,set-eeh-option",
+                "ibm,read-slot-reset-state2",
+                "ibm,errinjct",
+                "ibm,errinjct-tokens",
+            ] {
                 assert_eq!(rtas.property(name).is_some(), has_eeh, "{name}");
             }
             assert!(rtas.property("ibm,change-msi").is_some());

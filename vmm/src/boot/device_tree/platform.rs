@@ -119,6 +119,10 @@ pub(super) fn rtas(machine: &MachineTree, boot: &BootFacts<'_>) -> Node {
         .flag("ibm,extended-os-term")
         .strings("ibm,hypertas-functions", HYPERTAS_FUNCTIONS)
         .cells("ibm,lrdr-capacity", &capacity);
+    let node = match machine.has_eeh {
+        true => node.bytes("ibm,errinjct-tokens", rtas::error_kinds()),
+        false => node,
+    };
     rtas_services(machine).fold(node, |node, (name, token)| node.cell(name, token))
 }
 
