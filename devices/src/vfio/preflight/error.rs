@@ -38,7 +38,7 @@ pub enum PreflightError {
     /// Devices of the group are in use by the host.
     #[error(
         "IOMMU group {group} cannot be given away as a whole, as it must be: the host still has {}. Each has to be \
-         bound to vfio-pci, whether or not the guest gets it. To bind them, run {}",
+         bound to vfio-pci, or to no driver if the guest does not get it. To bind them, run {}",
         list(.members), to_bind(.members)
     )]
     InHostUse {
