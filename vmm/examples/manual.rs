@@ -14,7 +14,11 @@ use spapr_vmm::qemu::command_line;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = env::args_os().nth(1).ok_or("say into which folder")?;
-    let folder = Path::new(&folder);
+    write(Path::new(&folder))
+}
+
+/// Writes all of them below `folder`: pages in `man`, completions in `completions`.
+pub(crate) fn write(folder: &Path) -> Result<(), Box<dyn Error>> {
     let pages = folder.join("man");
     fs::create_dir_all(&pages)?;
     clap_mangen::generate_to(CommandLine::command(), &pages)?;

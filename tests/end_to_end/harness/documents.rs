@@ -1,6 +1,7 @@
 //! What the documents have a reader type, made to fit a host of the lab.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use spapr_lab::documents::contents;
@@ -28,8 +29,6 @@ pub(crate) fn marked(page: &str, mark: &str) -> String {
 /// the page has its reader take.
 pub(crate) fn typed(page: &str) -> String {
     marked(page, "run-in-host")
-        // The lab's hosts have it loaded, and need no tool for that.
-        .replace("modprobe vfio-pci\n", "")
         .replace(DEVICE_OF_PAGES, &host::nvme())
         .replace("--memory 4G", "--memory 1G")
         .replace("--cpus 4", "--cpus 2")
@@ -44,6 +43,8 @@ impl InitrdOfPages {
     /// Writes it.
     pub(crate) fn make() -> Self {
         let job = job_archive(&[WAIT_FOR_NVME, READ_HEAD].concat(), &[]);
+        // A link to the lab's own is there.
+        fs::remove_file(INITRD_OF_PAGES).expect("the lab's link");
         write_with_overlay(Path::new(INITRD), &job, Path::new(INITRD_OF_PAGES)).expect("an initrd");
         Self(())
     }
@@ -53,5 +54,6 @@ impl Drop for InitrdOfPages {
     fn drop(&mut self) {
         // What remains is in memory until the host is off.
         let _ = fs::remove_file(INITRD_OF_PAGES);
+        let _ = symlink(INITRD, INITRD_OF_PAGES);
     }
 }

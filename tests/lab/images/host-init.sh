@@ -79,6 +79,8 @@ load() {
     done
 }
 
+# modprobe finds here that what it is asked for is loaded.
+mkdir "/lib/modules/$(uname -r)"
 load $(cat /lib/modules/first)
 LAB_NVME=$(device 0001)
 LAB_NIC=$(device 0003)
@@ -115,6 +117,8 @@ mkdir -p /boot
 # To memory, so that nothing reads through the share while something is measured.
 cp /lab/vmlinux /boot/vmlinux || fail "cannot copy the guest's kernel"
 cp /lab/initrd /boot/initrd || fail "cannot copy the guest's initrd"
+# As distributions call it, and the documents do.
+ln -s initrd /boot/initrd.img
 cp -r -P /lab/files/. / || fail "cannot copy the lab's files"
 . /lab/environment
 # In the order in which they were asked for, which is that of their addresses; each by its first function.

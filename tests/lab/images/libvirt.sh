@@ -15,7 +15,7 @@ make_root() {
     mount -t cgroup2 cgroup2 /sys/fs/cgroup || exit 1
     mkdir -p $root/dev $root/proc $root/sys $root/tmp $root/run $root/var/run $root/root \
         $root/boot $root/var/log/libvirt/qemu $root/var/lib/libvirt/qemu
-    for folder in dev proc sys tmp boot; do
+    for folder in dev proc sys tmp boot root; do
         mount --rbind /$folder $root/$folder || exit 1
     done
     mount -t tmpfs tmpfs $root/run
@@ -65,7 +65,7 @@ runs() {
 inside() {
     unshare --mount sh -c 'cd "$0" && mount --move . / && exec chroot . "$@"' $root \
         env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C TERM=dumb \
-        PYTHONPATH=/usr/lib/lab-python "$@"
+        PYTHONPATH=/usr/lib/lab-python sh -c 'cd "$0" 2>/dev/null; exec "$@"' "$PWD" "$@"
 }
 
 case $1 in
