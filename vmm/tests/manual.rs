@@ -85,7 +85,10 @@ fn zsh_and_fish_have_each_option_too() {
         let text = fs::read_to_string(folder.path().join("completions").join(name));
         let text = text.expect("completions");
         for option in run.get_arguments().filter_map(|it| it.get_long()) {
-            assert!(text.contains(&format!("{prefix}{option}")), "{name}: {option}");
+            assert!(
+                text.contains(&format!("{prefix}{option}")),
+                "{name}: {option}"
+            );
         }
     }
 }

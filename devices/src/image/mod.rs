@@ -13,9 +13,12 @@
 //! | `qcow2` | images of that format, and those that they stand on |
 //! | `ordered` | the file of such an image, whose tables are written in an order that leaves it whole |
 //! | `counters` | what was done |
+//! | `fuzz` | images and operations as a fuzzer has them |
 
 mod counters;
 mod engine;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod helper;
 mod lock;
 mod open;

@@ -113,6 +113,18 @@ pub const TARGETS: &[Target] = &[
         "a network card's driver, and the other end of its network",
     ),
     target(
+        "virtio_disk",
+        1024,
+        spapr_devices::virtio::block::fuzz::disk,
+        "a driver's requests of a disk",
+    ),
+    target(
+        "disk_image",
+        1024,
+        spapr_devices::image::fuzz::qcow2,
+        "a disk's image, of the format qcow2, and what a guest does with it",
+    ),
+    target(
         "vfio_region",
         512,
         spapr_devices::vfio::fuzz::region_info,

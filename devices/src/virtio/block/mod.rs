@@ -6,10 +6,13 @@
 //! | `config` | what a driver reads of it |
 //! | `request` | what a driver asks for |
 //! | `device` | the device |
+//! | `fuzz` | a driver as a fuzzer has it |
 
 mod config;
 mod device;
 mod disk;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod request;
 #[cfg(test)]
 mod tests;
