@@ -49,11 +49,15 @@ pub(crate) fn file_in_memory() -> (File, PathBuf) {
     (file, path)
 }
 
+fn little(number: u64) -> usize {
+    usize::try_from(number).expect("little")
+}
+
 /// An image of the format, version 3, that is whole: one cluster of its disk has data.
 fn whole_image() -> Vec<u8> {
-    let mut image = vec![0; FILE_BYTES as usize];
+    let mut image = vec![0; little(FILE_BYTES)];
     let mut put = |at: u64, bytes: &[u8]| {
-        let at = at as usize;
+        let at = little(at);
         image[at..at + bytes.len()].copy_from_slice(bytes);
     };
     put(0, b"QFI\xfb");
@@ -73,7 +77,7 @@ fn whole_image() -> Vec<u8> {
     }
     put(L1, &(L2 | COPIED).to_be_bytes());
     put(L2, &(DATA | COPIED).to_be_bytes());
-    put(DATA, &[FILLING; CLUSTER_BYTES as usize]);
+    put(DATA, &vec![FILLING; little(CLUSTER_BYTES)]);
     image
 }
 
@@ -85,14 +89,14 @@ fn change(input: &mut Unstructured<'_>, image: &mut Vec<u8>) -> Result<bool> {
             // A field of the header.
             0 => input.int_in_range(0..=28usize)? * 4,
             // An entry of a table.
-            1 => REFCOUNT_TABLE as usize + 8 * input.int_in_range(0..=255usize)?,
+            1 => little(REFCOUNT_TABLE) + 8 * input.int_in_range(0..=255usize)?,
             _ => input.int_in_range(0..=image.len() - 8)?,
         };
         let value = match input.int_in_range(0..=3u8)? {
             0 => input.arbitrary()?,
             1 => u64::from(input.arbitrary::<u8>()?),
             // An offset, of a cluster that there is or that there may be, with flags.
-            _ => CLUSTER_BYTES * input.int_in_range(0..=15)? | (input.int_in_range(0..=3)? << 62),
+            _ => (CLUSTER_BYTES * input.int_in_range(0..=15)?) | (input.int_in_range(0..=3)? << 62),
         };
         let bytes = value.to_be_bytes();
         let width = *input.choose(&[1, 2, 4, 8])?;
@@ -115,7 +119,7 @@ impl Guest {
     fn perform(&self, operation: Operation, offset: u64, bytes: u64) -> io::Result<()> {
         let mut pieces = Pieces::default();
         if matches!(operation, Operation::Read | Operation::Write { .. }) {
-            let bytes = usize::try_from(bytes).expect("little");
+            let bytes = little(bytes);
             let is_read = operation == Operation::Read;
             let added = pieces.add(&self.memory, GuestAddress(0x100), bytes, is_read);
             added.expect("memory of the guest's");
@@ -156,14 +160,14 @@ impl Guest {
             6 => (Operation::Discard, Some(None)),
             _ => (Operation::Flush, None),
         };
-        let pattern = vec![fill; MOST_BYTES as usize];
+        let pattern = vec![fill; little(MOST_BYTES)];
         self.ram
             .write_slice(&pattern, GuestAddress(0x100))
             .expect("memory");
         let result = self.perform(operation, offset, bytes);
         if let Some(known) = &mut self.known {
             result.expect("nothing fails with an image that is whole");
-            let range = offset as usize..(offset + bytes) as usize;
+            let range = little(offset)..little(offset + bytes);
             let known = &mut known[range];
             if let Some(then) = then {
                 known.fill(then);
@@ -214,8 +218,8 @@ fn run(input: &mut Unstructured<'_>) -> Result<()> {
         }
     };
     let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM_BYTES)]).expect("memory");
-    let mut known = vec![Some(0); DISK_BYTES as usize];
-    known[..CLUSTER_BYTES as usize].fill(Some(FILLING));
+    let mut known = vec![Some(0); little(DISK_BYTES)];
+    known[..little(CLUSTER_BYTES)].fill(Some(FILLING));
     let mut guest = Guest {
         image,
         memory: DmaMemory::by_guest_address(ram.clone()),

@@ -17,7 +17,9 @@ use crate::virtio::device::{Device, ServeError};
 use crate::virtio::queues::{QUEUE_SIZE, Queues, WRITE};
 
 const RAM_BYTES: u64 = 0x1_0000;
-const DISK_BYTES: u64 = 0x8000;
+const DISK_BYTES: u64 = 64 * SECTOR_BYTES;
+/// What the disk has at first, sector by sector.
+const FILLING: [u8; 512] = [0x55; 512];
 /// What a driver may have the device do (VIRTIO_BLK_T_*), and one that there is not.
 const KINDS: &[u32] = &[0, 1, 4, 8, 11, 13, 0xffff];
 const OUT: u32 = 1;
@@ -35,8 +37,9 @@ struct Driver {
 impl Driver {
     fn new(read_only: bool) -> Self {
         let (file, path) = file_in_memory();
-        file.write_all_at(&[0x55; DISK_BYTES as usize], 0)
-            .expect("memory");
+        for at in (0..DISK_BYTES).step_by(FILLING.len()) {
+            file.write_all_at(&FILLING, at).expect("memory");
+        }
         let options = ImageOptions {
             format: Some(Format::Raw),
             read_only,
@@ -134,14 +137,14 @@ pub fn disk(bytes: &[u8]) {
     }
     driver.start();
     let data = 2 * Queues::<Block>::buffers(0);
-    driver.put(data, &[0xa5; SECTOR_BYTES as usize]);
+    driver.put(data, &[0xa5; FILLING.len()]);
     let written = driver.request(OUT, 3, data);
     assert_eq!(written, u8::from(read_only));
     assert_eq!(driver.request(IN, 3, data), 0);
-    let mut read = [0; SECTOR_BYTES as usize];
+    let mut read = [0; FILLING.len()];
     let got = driver.queues.ram.read_slice(&mut read, GuestAddress(data));
     got.expect("memory");
-    assert!(read_only || read == [0xa5; SECTOR_BYTES as usize]);
+    assert!(read_only || read == [0xa5; FILLING.len()]);
 }
 
 fn step(input: &mut Unstructured<'_>, driver: &mut Driver) -> Result<()> {
