@@ -66,6 +66,22 @@ impl OrderedFile {
         Ok(ordered)
     }
 
+    /// Whether the refcount table of an image has a block for the first clusters, of which the header is one. Where it
+    /// has none, imago would put one over the header, and then call itself without end.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(super) fn counts_header(&self) -> io::Result<bool> {
+        /// The bits of an entry that are the block's offset.
+        const OFFSET: u64 = !0x1ff;
+        let mut number = [0; 8];
+        self.file
+            .read(&mut number[..], header::REFCOUNT_TABLE_OFFSET as u64)?;
+        let table = u64::from_be_bytes(number);
+        self.file.read(&mut number[..], table)?;
+        Ok(u64::from_be_bytes(number) & OFFSET != 0)
+    }
+
     /// Whether something is kept.
     pub(super) fn keeps_writes(&self) -> bool {
         !self.kept.lock().writes.is_empty()

@@ -193,6 +193,12 @@ fn open_access(
         return Ok((FormatAccess::new(raw.map_err(OpenError::Format)?), file));
     }
     let mut driver = open_driver(file.clone(), !options.read_only)?;
+    if !options.read_only && !file.counts_header().map_err(OpenError::Facts)? {
+        let error = io::Error::other(
+            "its refcount table does not count its header; qemu-img check -r all FILE repairs it",
+        );
+        return Err(OpenError::Format(error));
+    }
     let backing = backing_of(&driver, options)?;
     driver.set_backing(match backing {
         None => None,

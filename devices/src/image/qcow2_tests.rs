@@ -227,6 +227,28 @@ fn what_was_flushed_is_there_whatever_comes_after() {
     assert_eq!(&magic, b"QFI\xfb");
 }
 
+/// imago would make room for it where the header is, and call itself until the stack is full.
+#[test]
+fn an_image_whose_refcounts_leave_out_its_header_is_refused_for_writing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image");
+    create(&path, 512, None);
+    let file = File::options().read(true).write(true).open(&path).unwrap();
+    let mut at = [0; 8];
+    file.read_exact_at(&mut at, 48).unwrap();
+    // Flags are no offset.
+    let table = u64::from_be_bytes(at);
+    file.write_all_at(&0x1ff_u64.to_be_bytes(), table).unwrap();
+    let error = Image::open(options(&path)).unwrap_err();
+    assert!(matches!(error, OpenError::Format(_)), "{error:?}");
+    // Nothing is allocated in an image that is only read.
+    let read_only = ImageOptions {
+        read_only: true,
+        ..options(&path)
+    };
+    Image::open(read_only).unwrap();
+}
+
 /// What qemu-img finds wrong with an image, where there is one; clusters that nothing uses are no harm.
 fn errors(path: &Path) -> Option<String> {
     let mut command = Command::new("qemu-img");
