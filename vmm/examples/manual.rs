@@ -27,7 +27,13 @@ pub(crate) fn write(folder: &Path) -> Result<(), Box<dyn Error>> {
     fs::create_dir_all(&completions)?;
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         let mut command = CommandLine::command();
-        clap_complete::generate_to(shell, &mut command, "spapr-vmm", &completions)?;
+        let path = clap_complete::generate_to(shell, &mut command, "spapr-vmm", &completions)?;
+        if shell == Shell::Bash {
+            // clap_complete takes the hyphen of the program's name for what is between a command and its own commands,
+            // in one of two places: no option of those would be completed.
+            let script = fs::read_to_string(&path)?;
+            fs::write(path, script.replace("spapr__subcmd__vmm", "spapr__vmm"))?;
+        }
     }
     Ok(())
 }
