@@ -32,7 +32,17 @@ pub struct Completion {
     /// The slot that it was given.
     pub slot: usize,
     /// How it went.
-    pub result: io::Result<()>,
+    pub result: Result<(), Failure>,
+}
+
+/// An operation that the host has failed, with what is left of it.
+#[derive(Debug)]
+pub struct Failure {
+    /// Why.
+    pub error: io::Error,
+    /// What it was.
+    pub operation: Operation,
+    left: Job,
 }
 
 /// Who does what is asked of an image.
@@ -163,6 +173,15 @@ impl Engine {
         Ok(())
     }
 
+    /// Gives the host once more what it has failed, in its slot, which has had nothing else meanwhile. It begins as
+    /// after [`Engine::give`].
+    pub fn give_again(&mut self, slot: usize, failure: Failure) {
+        let mut job = failure.left;
+        job.since = Instant::now();
+        self.in_flight += 1;
+        self.dispatch(slot, job);
+    }
+
     /// Has the kernel begin with what it was given.
     ///
     /// # Errors
@@ -244,8 +263,14 @@ impl Engine {
 
     /// Gives what is left of a job to who does it.
     fn dispatch(&mut self, slot: usize, mut job: Job) {
-        if job.operation == Operation::Flush && self.image.options().ignores_flush {
-            let completion = self.finish(slot, job, Ok(()));
+        let at_once = match job.operation {
+            Operation::Flush if self.image.options().ignores_flush => Some(Ok(())),
+            // What the kernel could not write it has forgotten: the next flush would find nothing wrong.
+            Operation::Flush => self.image.lost_writes().map(Err),
+            _ => None,
+        };
+        if let Some(result) = at_once {
+            let completion = self.finish(slot, job, result);
             // It is under way until it is collected.
             self.in_flight += 1;
             self.at_once.push(completion);
@@ -277,15 +302,26 @@ impl Engine {
     fn finish(&mut self, slot: usize, job: Job, result: io::Result<()>) -> Completion {
         self.in_flight -= 1;
         let (counters, kind) = (self.image.counters(), job.operation.kind());
-        match &result {
+        let result = match result {
             Ok(()) => {
                 let nanoseconds = u64::try_from(job.since.elapsed().as_nanos()).unwrap_or(u64::MAX);
                 let end = job.offset.saturating_add(job.bytes);
                 counters.add(kind, end, job.whole, nanoseconds);
+                self.spare.push(job.pieces);
+                Ok(())
             }
-            Err(_) => counters.add_failed(kind),
-        }
-        self.spare.push(job.pieces);
+            Err(error) => {
+                counters.add_failed(kind);
+                if job.operation == Operation::Flush {
+                    self.image.flush_failed(&error);
+                }
+                Err(Failure {
+                    error,
+                    operation: job.operation,
+                    left: job,
+                })
+            }
+        };
         Completion { slot, result }
     }
 }

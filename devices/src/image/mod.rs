@@ -34,7 +34,7 @@ mod ring;
 mod tests;
 
 pub use counters::{Counters, Kind, Tally};
-pub use engine::{Completion, Engine, EngineOptions};
+pub use engine::{Completion, Engine, EngineOptions, Failure};
 pub use helper::Resizer;
 pub use lock::LockError;
 pub use open::{Image, OpenError};

@@ -5,7 +5,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 use super::lock::{self, LockError};
 use super::qcow2::{self, Qcow2};
@@ -99,6 +99,8 @@ pub struct Image {
     /// What is to be done by way of the format.
     qcow2: Option<Qcow2>,
     bytes: AtomicU64,
+    /// The error of a flush that failed, by its number; 0 while none has.
+    lost_writes: AtomicI32,
     counters: Counters,
 }
 
@@ -138,6 +140,7 @@ impl Image {
                 cached: None,
                 qcow2: Some(qcow2),
                 bytes,
+                lost_writes: AtomicI32::new(0),
                 counters: Counters::default(),
             });
         }
@@ -156,6 +159,7 @@ impl Image {
             cached,
             qcow2: None,
             bytes: AtomicU64::new(bytes),
+            lost_writes: AtomicI32::new(0),
             counters: Counters::default(),
         })
     }
@@ -185,6 +189,22 @@ impl Image {
     /// What was done with it.
     pub const fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Takes note of a flush that has failed. Of what lies in the page cache the kernel then forgets that it is not
+    /// written, and the next fdatasync(2) finds nothing wrong.
+    pub(super) fn flush_failed(&self, error: &io::Error) {
+        // A format's own writes may have failed, which are done again; of its file's flushes it takes note itself.
+        if self.qcow2.is_none() && !self.options.direct {
+            let number = error.raw_os_error().unwrap_or(libc::EIO);
+            self.lost_writes.store(number, Ordering::Relaxed);
+        }
+    }
+
+    /// Why writes are lost that were not flushed, if they are: no flush is true any more then.
+    pub(super) fn lost_writes(&self) -> Option<io::Error> {
+        let number = self.lost_writes.load(Ordering::Relaxed);
+        (number != 0).then(|| io::Error::from_raw_os_error(number))
     }
 
     /// Its file.

@@ -12,6 +12,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use imago::file::File;
 use imago::io_buffers::{IoVector, IoVectorMut};
@@ -42,14 +43,20 @@ struct Kept {
 #[derive(Clone, Debug)]
 pub(super) struct OrderedFile {
     file: Arc<File>,
+    /// It is not read and written past the page cache.
+    is_cached: bool,
+    /// The error of a sync that failed, by its number; 0 while none has. The kernel forgets what it could not write.
+    lost_writes: Arc<AtomicI32>,
     kept: Arc<Mutex<Kept>>,
 }
 
 impl OrderedFile {
     /// A file of which nothing is kept: of a raw image, or one that is only read.
-    pub(super) fn plain(file: File) -> Self {
+    pub(super) fn plain(file: File, is_cached: bool) -> Self {
         Self {
             file: Arc::new(file),
+            is_cached,
+            lost_writes: Arc::default(),
             kept: Arc::default(),
         }
     }
@@ -58,8 +65,8 @@ impl OrderedFile {
     ///
     /// # Errors
     /// Its header cannot be read.
-    pub(super) fn of_image(file: File) -> io::Result<Self> {
-        let ordered = Self::plain(file);
+    pub(super) fn of_image(file: File, is_cached: bool) -> io::Result<Self> {
+        let ordered = Self::plain(file, is_cached);
         let mut head = vec![0; header::BYTES];
         ordered.file.read(&mut head[..], 0)?;
         ordered.kept.lock().roots = roots(&head);
@@ -264,7 +271,16 @@ impl Storage for OrderedFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.file.sync()
+        match self.lost_writes.load(Ordering::Relaxed) {
+            0 => {}
+            number => return Err(io::Error::from_raw_os_error(number)),
+        }
+        self.file.sync().inspect_err(|error| {
+            if self.is_cached {
+                let number = error.raw_os_error().unwrap_or(libc::EIO);
+                self.lost_writes.store(number, Ordering::Relaxed);
+            }
+        })
     }
 
     unsafe fn invalidate_cache(&self) -> io::Result<()> {

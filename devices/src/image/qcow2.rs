@@ -241,9 +241,9 @@ fn storage(options: &ImageOptions) -> Result<Storage, OpenError> {
     let file = imago::file::File::from_open_file(file, how).map_err(OpenError::Facts)?;
     match options.format {
         Some(Format::Qcow2) if !options.read_only => {
-            OrderedFile::of_image(file).map_err(OpenError::Facts)
+            OrderedFile::of_image(file, !options.direct).map_err(OpenError::Facts)
         }
-        _ => Ok(OrderedFile::plain(file)),
+        _ => Ok(OrderedFile::plain(file, !options.direct)),
     }
 }
 

@@ -114,7 +114,7 @@ pub(super) fn perform(
     let [Completion { slot: 3, result }] = <[_; 1]>::try_from(wait(engine)).unwrap() else {
         panic!("another slot")
     };
-    result
+    result.map_err(|failure| failure.error)
 }
 
 #[test]

@@ -142,6 +142,10 @@ pub trait Device: Send {
         false
     }
 
+    /// The machine goes on after a pause: what has waited for that is begun with by the next [`Device::collect`], which
+    /// follows. Called by whoever has it go on, who may do nothing else.
+    fn go_on(&mut self) {}
+
     /// Everything as it was at first; nothing is in flight.
     fn reset(&mut self) {}
 }

@@ -225,6 +225,7 @@ impl FunctionBackend for VirtioFunction {
         if held {
             self.shared.wait_until_idle(&mut state);
         } else {
+            state.device.go_on();
             self.shared.ring_unheard(&mut state);
         }
     }

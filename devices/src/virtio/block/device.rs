@@ -12,11 +12,13 @@ use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::disk::Disk;
+use super::failures::Action;
+use super::parked::ParkedRequests;
 use super::request::{self, Limits, Parsed, Wish};
 use super::{MOST_SERIAL_BYTES, config};
 use crate::dma::DmaMemory;
 use crate::guest_message;
-use crate::image::{Completion, Engine, Operation};
+use crate::image::{Completion, Engine, Failure, Operation};
 use crate::virtio::device::{Device, Done, Identity, ServeError, Served};
 use crate::virtio::requests::{self, Request};
 
@@ -35,9 +37,11 @@ impl Status {
 
 /// A request that the host works on.
 #[derive(Clone, Copy, Debug)]
-struct Pending {
+pub(super) struct Pending {
     done: Done,
     status: GuestAddress,
+    /// Counts up with each request.
+    pub(super) number: u64,
 }
 
 /// A virtio disk.
@@ -53,6 +57,12 @@ pub struct Block {
     of_queue: Vec<u16>,
     completions: Vec<Completion>,
     done: VecDeque<(Pending, Status)>,
+    /// What waits for the machine to go on.
+    parked: ParkedRequests,
+    /// Queues that were left alone meanwhile.
+    due: Vec<usize>,
+    /// Requests so far.
+    number: u64,
     write_cache: bool,
     features: u64,
 }
@@ -72,6 +82,9 @@ impl Block {
             of_queue: vec![0; options.queues.into()],
             completions: Vec::new(),
             done: VecDeque::new(),
+            parked: ParkedRequests::default(),
+            due: Vec::new(),
+            number: 0,
             write_cache: options.write_cache,
             features: 0,
             disk,
@@ -101,6 +114,10 @@ impl Block {
         queue: &mut Queue,
         memory: &DmaMemory,
     ) -> Result<Served, ServeError> {
+        if !self.parked.is_empty() {
+            // What the host has no room for now would wait, too.
+            return Ok(Served::Full);
+        }
         let limits = self.limits();
         for _ in 0..queue.size() {
             if self.of_queue[index] >= queue.size() {
@@ -164,7 +181,9 @@ impl Block {
             self.free.push(slot);
             return Err(error.into());
         }
+        self.number += 1;
         self.pending[slot] = Some(Pending {
+            number: self.number,
             done: Done {
                 queue,
                 head: request.head,
@@ -174,6 +193,61 @@ impl Block {
         });
         self.of_queue[queue] += 1;
         Ok(None)
+    }
+
+    /// What comes of a request that the host has failed: its status, unless it waits.
+    fn fails(&mut self, slot: usize, pending: Pending, failure: Failure) -> Option<Status> {
+        let kind = failure.operation.kind();
+        let action = self.disk.action(kind, &failure.error);
+        let path = self.disk.image().options().path.display();
+        let error = &failure.error;
+        if action == Action::Stop {
+            // One is told of for all that the host fails before the machine has paused.
+            if self.parked.is_empty() {
+                self.disk.set_waits(true);
+                self.disk.tell(kind, action, error);
+                guest_message!(
+                    Level::Warn,
+                    "{path}: {error}: the machine pauses, and the request is tried again when it goes on"
+                );
+            }
+            self.parked.park(slot, pending, failure);
+            return None;
+        }
+        guest_message!(
+            Level::Warn,
+            "{path}: the host fails a request, and {}: {error}",
+            match action {
+                Action::Ignore => "the guest is told that it was done",
+                _ => "so the disk does",
+            }
+        );
+        self.disk.tell(kind, action, error);
+        self.is_over(slot, pending);
+        Some(match action {
+            Action::Ignore => Status::OK,
+            _ => Status::FAILED,
+        })
+    }
+
+    /// A request needs its slot no more.
+    fn is_over(&mut self, slot: usize, pending: Pending) {
+        self.free.push(slot);
+        self.of_queue[pending.done.queue] -= 1;
+    }
+
+    /// Tries again what has waited for the machine to go on.
+    fn try_again(&mut self) {
+        let due = self.parked.take_due();
+        if due.is_empty() {
+            return;
+        }
+        self.disk.set_waits(false);
+        for (slot, pending, failure) in due {
+            self.pending[slot] = Some(pending);
+            self.engine.give_again(slot, failure);
+        }
+        self.due = (0..self.queue_sizes.len()).collect();
     }
 
     /// Writes the serial number, filled up with zeroes, as far as there is room.
@@ -254,27 +328,34 @@ impl Device for Block {
     }
 
     fn collect(&mut self) -> io::Result<()> {
-        self.engine.collect(&mut self.completions)?;
-        for Completion { slot, result } in self.completions.drain(..) {
+        self.try_again();
+        let mut completions = std::mem::take(&mut self.completions);
+        self.engine.collect(&mut completions)?;
+        for Completion { slot, result } in completions.drain(..) {
             let Some(pending) = self.pending.get_mut(slot).and_then(Option::take) else {
                 continue;
             };
-            self.free.push(slot);
-            self.of_queue[pending.done.queue] -= 1;
             let status = match result {
-                Ok(()) => Status::OK,
-                Err(error) => {
-                    let path = self.disk.image().options().path.display();
-                    guest_message!(
-                        Level::Warn,
-                        "{path}: the host fails a request, and so the disk does: {error}"
-                    );
-                    Status::FAILED
+                Ok(()) => {
+                    self.is_over(slot, pending);
+                    Some(Status::OK)
                 }
+                Err(failure) => self.fails(slot, pending, failure),
             };
-            self.done.push_back((pending, status));
+            if let Some(status) = status {
+                self.done.push_back((pending, status));
+            }
         }
+        self.completions = completions;
         Ok(())
+    }
+
+    fn go_on(&mut self) {
+        self.parked.go_on();
+    }
+
+    fn next_due(&mut self) -> Option<usize> {
+        self.due.pop()
     }
 
     fn in_flight(&self) -> usize {
@@ -295,6 +376,11 @@ impl Device for Block {
 
     fn reset(&mut self) {
         self.done.clear();
+        for (slot, pending) in self.parked.forget() {
+            self.is_over(slot, pending);
+        }
+        self.due.clear();
+        self.disk.set_waits(false);
         self.features = 0;
         self.write_cache = self.disk.options().write_cache;
     }
@@ -304,6 +390,7 @@ impl Drop for Block {
     fn drop(&mut self) {
         // SAFETY: nothing uses it here any more.
         let engine = unsafe { ManuallyDrop::take(&mut self.engine) };
+        self.disk.set_waits(false);
         // What is under way has this device's slots; dropping waits for it.
         if engine.in_flight() == 0 {
             self.disk.put_engine(engine);

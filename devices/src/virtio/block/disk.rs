@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::failures::{Action, DiskFailures, ErrorPolicy, Teller, is_no_space};
 use crate::dma::DmaMemory;
-use crate::image::{Engine, EngineOptions, Image, Resizer};
+use crate::image::{Engine, EngineOptions, Image, Kind, Resizer};
 
 /// How a disk is to look.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +32,19 @@ pub struct DiskOptions {
     pub min_io_bytes: u32,
     /// As that, for the best size.
     pub opt_io_bytes: u32,
+    /// What is done about requests that the host fails.
+    pub on_error: ErrorPolicy,
+}
+
+/// How a disk has fared since its machine last went on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IoStatus {
+    /// The machine did not pause for it.
+    Ok,
+    /// It paused because the host has no room left.
+    NoSpace,
+    /// It paused for another error.
+    Failed,
 }
 
 impl Default for DiskOptions {
@@ -45,6 +59,7 @@ impl Default for DiskOptions {
             physical_block_bytes: 512,
             min_io_bytes: 0,
             opt_io_bytes: 0,
+            on_error: ErrorPolicy::default(),
         }
     }
 }
@@ -59,6 +74,11 @@ pub struct Disk {
     /// Where the engine is while no device has it.
     engine: Mutex<Option<Engine>>,
     size_has_changed: AtomicBool,
+    /// Where it tells of requests that the host fails.
+    teller: Option<Teller>,
+    /// Requests wait for the machine to go on.
+    waits: AtomicBool,
+    status: Mutex<IoStatus>,
 }
 
 impl Disk {
@@ -87,7 +107,61 @@ impl Disk {
             resizer: engine.resizer(),
             engine: Mutex::new(Some(engine)),
             size_has_changed: AtomicBool::new(false),
+            teller: None,
+            waits: AtomicBool::new(false),
+            status: Mutex::new(IoStatus::Ok),
         })
+    }
+
+    /// Has it tell `failures` of what the host fails, as number `disk` of the machine's.
+    #[must_use]
+    pub fn telling(mut self, failures: Arc<DiskFailures>, disk: usize) -> Self {
+        self.teller = Some(Teller {
+            failures,
+            disk,
+            last: Mutex::new(None),
+        });
+        self
+    }
+
+    /// Whether requests wait for the machine to pause, if it has not, and to go on.
+    pub fn waits(&self) -> bool {
+        self.waits.load(Ordering::Acquire)
+    }
+
+    /// How it has fared.
+    pub fn status(&self) -> IoStatus {
+        *self.status.lock()
+    }
+
+    /// The machine goes on, and what was is past.
+    pub fn forget_status(&self) {
+        *self.status.lock() = IoStatus::Ok;
+    }
+
+    /// What is done about a request that failed. Nobody pauses a machine that nobody is told of.
+    pub(super) fn action(&self, kind: Kind, error: &io::Error) -> Action {
+        match self.options.on_error.action(kind, error) {
+            Action::Stop if self.teller.is_none() => Action::Report,
+            action => action,
+        }
+    }
+
+    /// Tells of a request that failed.
+    pub(super) fn tell(&self, kind: Kind, action: Action, error: &io::Error) {
+        if action == Action::Stop {
+            *self.status.lock() = match is_no_space(error) {
+                true => IoStatus::NoSpace,
+                false => IoStatus::Failed,
+            };
+        }
+        if let Some(teller) = &self.teller {
+            teller.tell(kind, action, error);
+        }
+    }
+
+    pub(super) fn set_waits(&self, waits: bool) {
+        self.waits.store(waits, Ordering::Release);
     }
 
     /// How it looks.

@@ -6,19 +6,26 @@
 //! | `config` | what a driver reads of it |
 //! | `request` | what a driver asks for |
 //! | `device` | the device |
+//! | `failures` | what becomes of requests that the host fails, and how others hear of it |
+//! | `parked` | requests that wait for the machine to go on |
 //! | `fuzz` | a driver as a fuzzer has it |
 
 mod config;
 mod device;
 mod disk;
+mod failures;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
+mod parked;
 mod request;
+#[cfg(test)]
+mod stop_tests;
 #[cfg(test)]
 mod tests;
 
 pub use device::Block;
-pub use disk::{Disk, DiskOptions};
+pub use disk::{Disk, DiskOptions, IoStatus};
+pub use failures::{Action, DiskFailure, DiskFailures, ErrorPolicy, OnError};
 
 /// Bytes of a sector, by which a driver counts, whatever the disk's blocks are.
 const SECTOR_BYTES: u64 = 512;

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::{Block, Disk, DiskOptions};
+use super::{Block, Disk, DiskFailures, DiskOptions, ErrorPolicy};
 use crate::dma::DmaMemory;
 use crate::image::{Image, ImageOptions, Kind};
 use crate::virtio::device::{Device, ServeError, Served};
@@ -22,60 +22,69 @@ const DESCRIPTORS: u64 = 0x1000;
 const DRIVER_RING: u64 = 0x2000;
 const DEVICE_RING: u64 = 0x3000;
 /// Header, data, status of the driver that goes by the book.
-const HEADER: u64 = 0x4000;
-const STATUS: u64 = 0x4800;
-const DATA: u64 = 0x5000;
+pub(super) const HEADER: u64 = 0x4000;
+pub(super) const STATUS: u64 = 0x4800;
+pub(super) const DATA: u64 = 0x5000;
 /// What nobody is given.
 const WATCHED: u64 = 0x1_0000;
-const QUEUE_SIZE: u16 = 8;
-const DISK_BYTES: u64 = 64 << 10;
+pub(super) const QUEUE_SIZE: u16 = 8;
+pub(super) const DISK_BYTES: u64 = 64 << 10;
 
-const NEXT: u16 = 1;
-const WRITE: u16 = 2;
+pub(super) const NEXT: u16 = 1;
+pub(super) const WRITE: u16 = 2;
 
-const IN: u32 = 0;
-const OUT: u32 = 1;
-const FLUSH: u32 = 4;
+pub(super) const IN: u32 = 0;
+pub(super) const OUT: u32 = 1;
+pub(super) const FLUSH: u32 = 4;
 const GET_ID: u32 = 8;
 const DISCARD: u32 = 11;
 const WRITE_ZEROES: u32 = 13;
 
-const OK: u8 = 0;
-const FAILED: u8 = 1;
+pub(super) const OK: u8 = 0;
+pub(super) const FAILED: u8 = 1;
 const UNSUPPORTED: u8 = 2;
 
-struct Driver {
-    folder: tempfile::TempDir,
-    ram: GuestMemoryMmap,
-    memory: DmaMemory,
-    disk: Arc<Disk>,
-    block: Block,
+pub(super) struct Driver {
+    pub(super) folder: tempfile::TempDir,
+    pub(super) ram: GuestMemoryMmap,
+    pub(super) memory: DmaMemory,
+    pub(super) disk: Arc<Disk>,
+    pub(super) block: Block,
     queue: Queue,
     offered: u16,
 }
 
-fn disk(path: PathBuf, ram: &GuestMemoryMmap, read_only: bool) -> Arc<Disk> {
+fn disk(path: PathBuf, ram: &GuestMemoryMmap, read_only: bool, on_error: ErrorPolicy) -> Disk {
     let mut options = ImageOptions::new(path);
     options.read_only = read_only;
     let image = Image::open(options).unwrap();
     let options = DiskOptions {
         serial: "a-serial-number-too-long-for-it".to_owned(),
         queue_size: QUEUE_SIZE,
+        on_error,
         ..DiskOptions::default()
     };
     let memory = DmaMemory::by_guest_address(ram.clone());
-    let disk = Disk::new(image, options, memory, true, || Ok(()));
-    Arc::new(disk.unwrap())
+    Disk::new(image, options, memory, true, || Ok(())).unwrap()
 }
 
 impl Driver {
     fn new(read_only: bool) -> Self {
+        Self::of(|path, ram| disk(path, ram, read_only, ErrorPolicy::default()))
+    }
+
+    /// One whose disk tells `failures` and does that about them.
+    pub(super) fn telling(failures: &Arc<DiskFailures>, on_error: ErrorPolicy) -> Self {
+        Self::of(|path, ram| disk(path, ram, false, on_error).telling(Arc::clone(failures), 3))
+    }
+
+    fn of(make: impl FnOnce(PathBuf, &GuestMemoryMmap) -> Disk) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("image");
         let content: Vec<u8> = (0..DISK_BYTES).map(|at| at.to_le_bytes()[1]).collect();
         fs::write(&path, content).unwrap();
         let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM_BYTES)]).unwrap();
-        let disk = disk(path, &ram, read_only);
+        let disk = Arc::new(make(path, &ram));
         let memory = DmaMemory::by_guest_address(ram.clone());
         let block = Block::new(Arc::clone(&disk), memory.clone()).unwrap();
         let mut driver = Self {
@@ -92,7 +101,7 @@ impl Driver {
     }
 
     /// A queue anew, with empty rings.
-    fn start(&mut self) {
+    pub(super) fn start(&mut self) {
         self.block.reset();
         self.block.start(self.block.features());
         self.ram
@@ -113,7 +122,11 @@ impl Driver {
         self.offered = 0;
     }
 
-    fn descriptor(&self, index: u64, (address, bytes, flags, next): (u64, u32, u16, u16)) {
+    pub(super) fn descriptor(
+        &self,
+        index: u64,
+        (address, bytes, flags, next): (u64, u32, u16, u16),
+    ) {
         let mut all = Vec::new();
         all.extend(address.to_le_bytes());
         all.extend(bytes.to_le_bytes());
@@ -123,7 +136,7 @@ impl Driver {
         self.ram.write_slice(&all, at).unwrap();
     }
 
-    fn offer(&mut self, head: u16) {
+    pub(super) fn offer(&mut self, head: u16) {
         let entry = DRIVER_RING + 4 + 2 * u64::from(self.offered % QUEUE_SIZE);
         self.ram
             .write_obj(head.to_le(), GuestAddress(entry))
@@ -135,7 +148,7 @@ impl Driver {
     }
 
     /// Waits until the host works on nothing.
-    fn drain(&mut self) {
+    pub(super) fn drain(&mut self) {
         let start = Instant::now();
         loop {
             self.block.collect().unwrap();
@@ -148,7 +161,7 @@ impl Driver {
     }
 
     /// What the function does with a device when a doorbell rings, until all is done.
-    fn serve(&mut self) -> Result<(), ServeError> {
+    pub(super) fn serve(&mut self) -> Result<(), ServeError> {
         for _ in 0..16 {
             let served = self.block.serve(0, &mut self.queue, &self.memory);
             self.drain();
@@ -164,7 +177,7 @@ impl Driver {
     }
 
     /// A request by the book, with data of that many bytes that the device reads or writes.
-    fn request(&mut self, kind: u32, sector: u64, bytes: u32, writes: bool) -> u8 {
+    pub(super) fn request(&mut self, kind: u32, sector: u64, bytes: u32, writes: bool) -> u8 {
         let mut header = Vec::new();
         header.extend(kind.to_le_bytes());
         header.extend([0; 4]);
@@ -193,13 +206,13 @@ impl Driver {
         self.request(kind, 0, 16, false)
     }
 
-    fn data(&self, bytes: usize) -> Vec<u8> {
+    pub(super) fn data(&self, bytes: usize) -> Vec<u8> {
         let mut data = vec![0; bytes];
         self.ram.read_slice(&mut data, GuestAddress(DATA)).unwrap();
         data
     }
 
-    fn on_disk(&self, offset: u64, bytes: usize) -> Vec<u8> {
+    pub(super) fn on_disk(&self, offset: u64, bytes: usize) -> Vec<u8> {
         let mut data = vec![0; bytes];
         let file = File::open(self.folder.path().join("image")).unwrap();
         file.read_exact_at(&mut data, offset).unwrap();
