@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use spapr_devices::virtio::balloon::BalloonControl;
+use spapr_devices::virtio::block::DiskFailures;
 use spapr_devices::virtio::serial::{HIGHEST_PORT, Outlet, PortOptions, Ports};
 
 use crate::console::socket;
@@ -71,7 +72,10 @@ pub fn open(description: &MachineDescription) -> Result<Attachments, AttachmentE
         let bytes = description.memory.0;
         BalloonControl::new(bytes, |_| {}).map(Arc::new)
     });
+    let has_disks = description.disks().next().is_some();
+    let disk_failures = has_disks.then(|| DiskFailures::new().map(Arc::new));
     Ok(Attachments {
+        disk_failures: disk_failures.transpose()?,
         nics: nics::open(description)?,
         ports: ports.collect::<Result<_, _>>()?,
         balloon: balloon.transpose()?,

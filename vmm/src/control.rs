@@ -1,7 +1,7 @@
 //! The control plane: one thread that waits for what ends the guest, while processors run.
 
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
@@ -60,6 +60,16 @@ impl Alarm {
             ring: Box::new(ring),
             failed: None,
         }
+    }
+
+    /// The same for a descriptor that stays open elsewhere.
+    ///
+    /// # Errors
+    /// When there is no descriptor left.
+    pub fn watching(ready: &impl AsRawFd, ring: impl FnMut() + Send + 'static) -> io::Result<Self> {
+        // SAFETY: the descriptor is open, and stays so while it is borrowed.
+        let ready = unsafe { BorrowedFd::borrow_raw(ready.as_raw_fd()) };
+        Ok(Self::new(ready.try_clone_to_owned()?, ring))
     }
 }
 
@@ -200,14 +210,18 @@ impl MutEventSubscriber for Subscriber {
 }
 
 /// A signal that becomes readable as a pipe.
-struct CaughtSignal {
+pub struct CaughtSignal {
     name: &'static str,
     pipe: UnixStream,
     id: signal_hook::SigId,
 }
 
 impl CaughtSignal {
-    fn new(signal: i32, name: &'static str) -> Result<Self, ControlError> {
+    /// Catches it from now on.
+    ///
+    /// # Errors
+    /// When it cannot be caught.
+    pub fn new(signal: i32, name: &'static str) -> Result<Self, ControlError> {
         let error = |source| ControlError::Signal {
             signal: name,
             source,
@@ -216,6 +230,23 @@ impl CaughtSignal {
         pipe.set_nonblocking(true).map_err(error)?;
         let id = pipe::register(signal, write_end).map_err(error)?;
         Ok(Self { name, pipe, id })
+    }
+
+    /// Has `ring` called when it came, once however often it did.
+    ///
+    /// # Errors
+    /// When there is no descriptor left.
+    pub fn alarm(&self, mut ring: impl FnMut() + Send + 'static) -> Result<Alarm, ControlError> {
+        let error = |source| ControlError::Signal {
+            signal: self.name,
+            source,
+        };
+        let mut pipe = self.pipe.try_clone().map_err(error)?;
+        let ready = pipe.try_clone().map_err(error)?;
+        Ok(Alarm::new(ready.into(), move || {
+            forget_marks(&mut pipe);
+            ring();
+        }))
     }
 
     fn watch(&self, lifecycle: &Arc<Lifecycle>) -> Result<SignalWatch, ControlError> {
@@ -238,6 +269,12 @@ impl Drop for CaughtSignal {
     }
 }
 
+/// Takes all that the arrival of a signal has written.
+fn forget_marks(pipe: &mut UnixStream) {
+    let mut marks = [0; 16];
+    while matches!(pipe.read(&mut marks), Ok(length) if length != 0) {}
+}
+
 /// A caught signal and the machine that it ends.
 struct SignalWatch {
     name: &'static str,
@@ -250,8 +287,7 @@ impl SignalWatch {
     fn arrived(&mut self) {
         // One that comes when the run has ended already, as by a reboot, is kept for the next life.
         if self.lifecycle.end(End::Asked(self.name)) {
-            let mut marks = [0; 16];
-            while matches!(self.pipe.read(&mut marks), Ok(length) if length != 0) {}
+            forget_marks(&mut self.pipe);
         }
     }
 }

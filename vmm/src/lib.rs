@@ -7,6 +7,7 @@
 //! | [`qemu`] | the front end for libvirt: QEMU's command line and QMP |
 //! | [`run`] | `spapr-vmm run`: from the command line to the guest's end |
 //! | [`attachments`] | what devices of `spapr-vmm run` have at their other ends |
+//! | [`failing_disks`] | `spapr-vmm run` pauses its guest when the host fails a disk |
 //! | [`nics`] | the host's side of network cards |
 //! | [`session`] | a machine from its first life to its last, for both front ends |
 //! | [`iommu_report`] | `spapr-vmm iommu`: what IOMMU groups can do, and what a guest locks |
@@ -38,6 +39,7 @@ pub mod console;
 pub mod control;
 pub mod descriptor_limit;
 pub mod dump;
+pub mod failing_disks;
 pub mod iommu_report;
 pub mod lifecycle;
 pub mod logging;

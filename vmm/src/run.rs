@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use crate::attachments::{self, AttachmentError};
 use crate::cli::{self, RunArguments};
+use crate::failing_disks::FailingDisks;
 use crate::session::SessionError;
 use crate::setting;
 use crate::{
@@ -82,8 +83,15 @@ fn run_machine(
     console: &ConsoleKind,
 ) -> Result<(), RunError> {
     // Before the console, so that what is wrong is said on a terminal that still wraps lines.
-    let machine = session.make_machine(attachments::open(description)?)?;
-    let mut foreground = Foreground(Control::new()?);
+    let attachments = attachments::open(description)?;
+    let failures = attachments.disk_failures.clone();
+    let machine = session.make_machine(attachments)?;
+    let mut foreground = Foreground {
+        control: Control::new()?,
+        disks: failures
+            .map(|failures| FailingDisks::new(failures, machine.disks()))
+            .transpose()?,
+    };
     let mut console = Console::open(console).map_err(SessionError::from)?;
     if let Some(name) = &console.pty_name {
         let message = format!("the console is {}", name.display());
@@ -121,14 +129,20 @@ fn run_machine(
 }
 
 /// A process that its guest, its user or a signal ends.
-struct Foreground(Control);
+struct Foreground {
+    control: Control,
+    disks: Option<FailingDisks>,
+}
 
 impl FrontEnd<Lives<'_, '_>> for Foreground {
     type Error = RunError;
 
     fn wait(&mut self, running: &mut RunningMachine) -> Result<End, RunError> {
-        let alarms = running.alarms();
-        Ok(self.0.wait_for_end(running.lifecycle(), alarms)?)
+        let mut alarms = running.alarms();
+        if let Some(disks) = &self.disks {
+            alarms.extend(disks.alarms(&running.controls())?);
+        }
+        Ok(self.control.wait_for_end(running.lifecycle(), alarms)?)
     }
 
     fn ended(&mut self, end: &End) -> Next {
@@ -139,6 +153,6 @@ impl FrontEnd<Lives<'_, '_>> for Foreground {
     }
 
     fn wait_while_none_runs(&mut self) -> Result<End, RunError> {
-        Ok(self.0.wait_while_none_runs(|_| {})?)
+        Ok(self.control.wait_while_none_runs(|_| {})?)
     }
 }

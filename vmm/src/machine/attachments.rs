@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use spapr_devices::virtio::balloon::BalloonControl;
+use spapr_devices::virtio::block::DiskFailures;
 use spapr_devices::virtio::net::Nic;
 use spapr_devices::virtio::serial::Ports;
 
@@ -16,4 +17,6 @@ pub struct Attachments {
     pub ports: Vec<Arc<Ports>>,
     /// Its balloon, if it has one.
     pub balloon: Option<Arc<BalloonControl>>,
+    /// Where its disks tell of what the host fails, if somebody hears it.
+    pub disk_failures: Option<Arc<DiskFailures>>,
 }

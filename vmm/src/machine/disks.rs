@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use spapr_devices::dma::DmaMemory;
 use spapr_devices::image::{Image, OpenError};
-use spapr_devices::virtio::block::Disk;
+use spapr_devices::virtio::block::{Disk, DiskFailures};
 
 use crate::sandbox;
 use crate::spec::{Aio, MachineDescription};
@@ -32,15 +32,17 @@ pub enum DiskRefusal {
     },
 }
 
-/// Opens the disks of `description`, for machines with `memory`.
+/// Opens the disks of `description`, for machines with `memory`; what the host fails they tell `failures`, by their
+/// numbers from 0 on.
 ///
 /// # Errors
 /// Why one cannot be used; all are closed then.
 pub(super) fn open(
     description: &MachineDescription,
     memory: &DmaMemory,
+    failures: Option<&Arc<DiskFailures>>,
 ) -> Result<Vec<Arc<Disk>>, DiskRefusal> {
-    let disks = description.disks().map(|(_, disk)| {
+    let disks = description.disks().enumerate().map(|(number, (_, disk))| {
         let path = || disk.image.path.clone();
         let image = Image::open(disk.image.clone());
         let image = image.map_err(|source| DiskRefusal::Image {
@@ -55,6 +57,10 @@ pub(super) fn open(
             sandbox::enter_disk,
         );
         let path = path();
+        let made = made.map(|disk| match failures {
+            Some(failures) => disk.telling(Arc::clone(failures), number),
+            None => disk,
+        });
         made.map(Arc::new)
             .map_err(|source| DiskRefusal::Resource { path, source })
     });

@@ -101,7 +101,11 @@ impl Kept {
     ) -> Result<(), DiskRefusal> {
         if self.disks.is_none() {
             let memory = DmaMemory::by_guest_address(ram.mmap().clone());
-            self.disks = Some(disks::open(description, &memory)?);
+            self.disks = Some(disks::open(
+                description,
+                &memory,
+                self.attachments.disk_failures.as_ref(),
+            )?);
         }
         Ok(())
     }

@@ -12,6 +12,7 @@
 //! | [`daemon`] | leaving the terminal |
 //! | [`host`] | what monitors are told of the host |
 //! | [`state`] | what the guest is doing, and the way to change it |
+//! | [`disks`] | disks as monitors know them, and what they are told of requests that the host has failed |
 //! | [`dumps`] | dumps of the guest, written by a thread |
 //! | [`events`] | events on their way to monitors |
 //! | [`inherited`] | file descriptors that whoever started the process left open for it |
@@ -22,6 +23,7 @@
 pub mod chardev;
 pub mod command_line;
 pub mod daemon;
+pub mod disks;
 pub mod dumps;
 pub mod events;
 pub mod fd_sets;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use spapr_devices::virtio::balloon::BalloonControl;
-use spapr_devices::virtio::block::Disk;
 use spapr_devices::virtio::net::Nic;
 use spapr_devices::virtio::serial::Ports;
 
+use super::disks::DiskFacts;
 use super::dumps::Dumps;
 use super::fd_sets::FdSets;
 use super::state::GuestState;
@@ -79,26 +79,6 @@ impl fmt::Debug for BalloonFacts {
     }
 }
 
-/// A disk.
-#[derive(Clone)]
-pub struct DiskFacts {
-    /// The name of its device, if it has one.
-    pub device: Option<String>,
-    /// Its block nodes with their drivers, the device's first.
-    pub nodes: Vec<(String, &'static str)>,
-    /// The disk itself, once there is a machine.
-    pub disk: Option<Arc<Disk>>,
-}
-
-impl fmt::Debug for DiskFacts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DiskFacts")
-            .field("device", &self.device)
-            .field("nodes", &self.nodes)
-            .finish_non_exhaustive()
-    }
-}
-
 /// A character device.
 #[derive(Clone)]
 pub struct ChardevFacts {
@@ -147,7 +127,7 @@ pub(crate) mod sample {
     use spapr_devices::dma::DmaMemory;
     use spapr_devices::image::{Image, ImageOptions};
     use spapr_devices::net::{Backend, Mac};
-    use spapr_devices::virtio::block::DiskOptions;
+    use spapr_devices::virtio::block::{Disk, DiskOptions};
     use spapr_devices::virtio::net::NicOptions;
     use vm_memory::{GuestAddress, GuestMemoryMmap};
 

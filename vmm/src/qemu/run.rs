@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use serde_json::json;
 use spapr_devices::virtio::balloon::BalloonControl;
+use spapr_devices::virtio::block::DiskFailures;
 use spapr_devices::virtio::serial::{Outlet, PortOptions, Ports};
 
 use super::chardev::{self, ChardevError, Endpoints, Open};
@@ -16,15 +17,16 @@ use super::command_line::{
     VirtioKind,
 };
 use super::daemon::{DaemonError, PidFile, Readiness};
+use super::disks::{DiskErrors, DiskFacts};
 use super::dumps::Dumps;
 use super::events::{self, EventSource, Events};
 use super::fd_sets::FdSets;
 use super::inherited::{Inherited, InheritedError};
-use super::monitor::{BalloonFacts, ChardevFacts, DiskFacts, Facts, Monitor, NicFacts};
+use super::monitor::{BalloonFacts, ChardevFacts, Facts, Monitor, NicFacts};
 use super::qmp::Server;
 use super::state::{GuestState, Policy};
 use crate::console::Console;
-use crate::control::{Control, ControlError};
+use crate::control::{Alarm, Control, ControlError};
 use crate::lifecycle::End;
 use crate::lifecycle::Lifecycle;
 use crate::machine::Attachments;
@@ -113,6 +115,7 @@ pub fn run(
     }
     let waiting = Waiting {
         facts: facts(&line, open.chardevs, &open.attachments),
+        disk_failures: open.attachments.disk_failures.clone(),
         attachments: open.attachments,
         fd_sets: inherited.sets,
         endpoints: open.endpoints,
@@ -194,6 +197,10 @@ impl OpenDevices {
         let mut attachments = Attachments::default();
         if let Some(machine) = &line.machine {
             attachments.nics = nics::open(machine)?;
+            if machine.disks().next().is_some() {
+                let failures = DiskFailures::new().map_err(resource("an eventfd"))?;
+                attachments.disk_failures = Some(Arc::new(failures));
+            }
         }
         let serials = line.machine.iter();
         for described in serials.flat_map(MachineDescription::serial_devices) {
@@ -360,6 +367,7 @@ fn lock_memory() -> io::Result<()> {
 pub(super) struct Waiting {
     pub(super) facts: Facts,
     pub(super) attachments: Attachments,
+    disk_failures: Option<Arc<DiskFailures>>,
     pub(super) process: ProcessOptions,
     pub(super) control: Control,
     fd_sets: FdSets,
@@ -396,7 +404,8 @@ impl Waiting {
         };
         let starts_paused = self.process.starts_paused;
         let guest = GuestState::new(policy, starts_paused, self.events.clone());
-        let guest = Arc::new(guest);
+        let disk_errors = DiskErrors::of(self.disk_failures, self.facts.disks.clone());
+        let guest = Arc::new(guest.with_disks(disk_errors));
         let dumps = Dumps::start(Arc::clone(&guest), self.events.clone());
         let monitor = Arc::new(Monitor {
             facts: self.facts,
@@ -451,8 +460,13 @@ impl Serving {
     pub(super) fn wait_for_end(
         &self,
         lifecycle: &Arc<Lifecycle>,
-        alarms: Vec<crate::control::Alarm>,
+        mut alarms: Vec<Alarm>,
     ) -> Result<End, QemuError> {
+        let guest = Arc::clone(&self.monitor.guest);
+        if let Some(failures) = self.guest().disk_errors().failures() {
+            let alarm = Alarm::watching(failures.event(), move || guest.disks_told());
+            alarms.push(alarm.map_err(resource("a descriptor"))?);
+        }
         Ok(self.control.wait_for_end(lifecycle, alarms)?)
     }
 

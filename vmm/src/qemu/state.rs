@@ -10,6 +10,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use serde_json::{Value, json};
 
+use super::disks::{DiskErrors, Heard};
 use super::events::Events;
 use crate::dump::{Cancel, Snapshot};
 use crate::lifecycle::{End, Lifecycle};
@@ -72,11 +73,13 @@ pub enum RunState {
     GuestPanicked,
     /// A processor could not go on.
     InternalError,
+    /// It was paused because the host has failed a request to a disk, which is tried again when it goes on.
+    IoError,
 }
 
 impl RunState {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Prelaunch,
         Self::Running,
         Self::Paused,
@@ -84,6 +87,7 @@ impl RunState {
         Self::Shutdown,
         Self::GuestPanicked,
         Self::InternalError,
+        Self::IoError,
     ];
 
     /// Its name.
@@ -96,6 +100,7 @@ impl RunState {
             Self::Shutdown => "shutdown",
             Self::GuestPanicked => "guest-panicked",
             Self::InternalError => "internal-error",
+            Self::IoError => "io-error",
         }
     }
 
@@ -121,6 +126,7 @@ pub struct Policy {
 pub struct GuestState {
     policy: Policy,
     events: Events,
+    disk_errors: DiskErrors,
     state: Mutex<State>,
     /// Signalled when a dump has ended.
     dump_ended: Condvar,
@@ -164,6 +170,7 @@ impl GuestState {
         Self {
             policy,
             events,
+            disk_errors: DiskErrors::default(),
             state: Mutex::new(State {
                 run,
                 controls: None,
@@ -172,6 +179,47 @@ impl GuestState {
                 dump: None,
             }),
             dump_ended: Condvar::new(),
+        }
+    }
+
+    /// Has the guest pause for what the host fails of its disks' requests.
+    #[must_use]
+    pub fn with_disks(mut self, disk_errors: DiskErrors) -> Self {
+        self.disk_errors = disk_errors;
+        self
+    }
+
+    /// Its disks.
+    pub const fn disk_errors(&self) -> &DiskErrors {
+        &self.disk_errors
+    }
+
+    /// Disks have told of something: monitors hear of it, and the guest is paused if a request waits for that.
+    pub fn disks_told(&self) {
+        self.hear_disks(&mut self.state.lock());
+    }
+
+    fn hear_disks(&self, state: &mut State) {
+        let heard = self.disk_errors.hear();
+        self.after_errors(state, &heard);
+    }
+
+    fn after_errors(&self, state: &mut State, heard: &Heard) {
+        for data in &heard.events {
+            self.events.send("BLOCK_IO_ERROR", data);
+        }
+        let Some(controls) = state.controls.as_ref().filter(|_| heard.stops) else {
+            return;
+        };
+        match state.run {
+            RunState::Running => {
+                controls.pause();
+                state.run = RunState::IoError;
+                self.events.send("STOP", &Value::Null);
+            }
+            // It stands still, and would go on after the dump.
+            RunState::SaveVm => state.run = RunState::IoError,
+            _ => {}
         }
     }
 
@@ -337,12 +385,15 @@ impl GuestState {
         if state.dump.is_some() && state.controls.is_some() {
             return Err(WrongTime::BeingDumped);
         }
+        // What is tried again now is past.
+        self.hear_disks(&mut state);
         self.resume(&mut state);
         Ok(())
     }
 
     fn resume(&self, state: &mut State) {
         state.run = RunState::Running;
+        self.disk_errors.forget();
         // Before the first instruction that runs again.
         self.events.send("RESUME", &Value::Null);
         if let Some(controls) = &state.controls {
@@ -391,6 +442,7 @@ impl GuestState {
     pub fn dumped(&self) {
         let mut state = self.state.lock();
         state.dump = None;
+        self.hear_disks(&mut state);
         if state.run == RunState::SaveVm {
             self.resume(&mut state);
         }

@@ -282,3 +282,66 @@ fn without_no_shutdown_a_power_off_ends_the_process() {
     assert_eq!(fixture.guest.ended(&End::Quit), Next::Exit);
     assert_eq!(fixture.events(), ["SHUTDOWN", "SHUTDOWN", "SHUTDOWN"]);
 }
+
+/// Errors of a disk, of which one waits for a pause or none does.
+fn errors(stops: bool) -> Heard {
+    Heard {
+        events: vec![json!({"device": "", "operation": "write"})],
+        stops,
+    }
+}
+
+#[test]
+fn a_disks_error_is_told_before_the_guest_is_paused_for_it_and_the_guest_can_go_on_be_reset_and_quit()
+ {
+    let fixture = Fixture::new(true, false);
+    let lifecycle = fixture.machine();
+    fixture.done();
+    let fail = |stops| {
+        let guest = &fixture.guest;
+        guest.after_errors(&mut guest.state.lock(), &errors(stops));
+    };
+    fail(false);
+    assert_eq!(fixture.guest.run_state(), RunState::Running);
+    assert_eq!(fixture.events(), ["BLOCK_IO_ERROR"]);
+    fail(true);
+    assert_eq!(fixture.guest.run_state(), RunState::IoError);
+    assert_eq!(fixture.events(), ["BLOCK_IO_ERROR", "STOP"]);
+    assert_eq!(fixture.done(), ["pause"]);
+    // A pause by the user changes nothing, nor does a second error.
+    fixture.guest.stop();
+    fail(true);
+    assert_eq!(fixture.guest.run_state(), RunState::IoError);
+    assert_eq!(fixture.events(), ["BLOCK_IO_ERROR"]);
+    fixture.guest.cont().expect("can go on");
+    assert_eq!(fixture.guest.run_state(), RunState::Running);
+    assert_eq!(fixture.events(), ["RESUME"]);
+    fail(true);
+    assert_eq!(fixture.events(), ["BLOCK_IO_ERROR", "STOP"]);
+    fixture.guest.reset();
+    assert_eq!(lifecycle.ended(), Some(End::Reset));
+    assert_eq!(fixture.guest.run_state(), RunState::Prelaunch);
+    fixture.guest.detach();
+    // Of the life that is over.
+    fail(true);
+    let next = fixture.machine();
+    assert_eq!(fixture.guest.run_state(), RunState::Prelaunch);
+    fixture.guest.cont().expect("can go on");
+    fail(true);
+    fixture.guest.quit();
+    assert_eq!(next.ended(), Some(End::Quit));
+}
+
+#[test]
+fn a_disks_error_during_a_dump_keeps_the_guest_from_going_on_after_it() {
+    let fixture = Fixture::new(true, false);
+    let _lifecycle = fixture.machine();
+    let cancel = Arc::new(Cancel::new().expect("eventfd"));
+    fixture.guest.hold_for_dump(&cancel).expect("a guest");
+    let guest = &fixture.guest;
+    guest.after_errors(&mut guest.state.lock(), &errors(true));
+    guest.dumped();
+    assert_eq!(guest.run_state(), RunState::IoError);
+    guest.cont().expect("can go on");
+    assert_eq!(guest.run_state(), RunState::Running);
+}

@@ -3,6 +3,7 @@
 use log::LevelFilter;
 use spapr_devices::image::Format;
 use spapr_devices::vfio::IommuPolicy;
+use spapr_devices::virtio::block::OnError;
 use spapr_hypercalls::policy::{LockPolicy, TcePolicy};
 
 use super::speculation::{BranchSafety, Safety};
@@ -97,6 +98,26 @@ pub static DISK_CACHE: [Choice<CacheMode>; 5] = [
 pub static DISK_DISCARD: [Choice<bool>; 2] = [
     choice("unmap", true, "They are given back to the host"),
     choice("ignore", false, "They stay"),
+];
+
+/// What is done when the host fails a disk's request, by QEMU's names.
+pub static DISK_ERROR: [Choice<OnError>; 4] = [
+    choice("report", OnError::Report, "The guest is told"),
+    choice(
+        "stop",
+        OnError::Stop,
+        "The guest is paused, and the request tried again when it goes on",
+    ),
+    choice(
+        "enospc",
+        OnError::Enospc,
+        "As stop when the host has no room left, else as report",
+    ),
+    choice(
+        "ignore",
+        OnError::Ignore,
+        "The guest is told that it was done",
+    ),
 ];
 
 /// Who does what is asked of a disk.

@@ -74,7 +74,8 @@ pub enum DiskError {
     /// There is no such word.
     #[error(
         "{0:?} is none of format=raw|qcow2, cache=none|writeback|writethrough|directsync|unsafe, readonly, serial=TEXT, \
-         queues=COUNT, discard=unmap|ignore, aio=io_uring|threads"
+         queues=COUNT, discard=unmap|ignore, aio=io_uring|threads, werror=report|stop|enospc|ignore, \
+         rerror=report|stop|enospc|ignore"
     )]
     Unknown(String),
     /// A word that is given twice.
@@ -128,6 +129,12 @@ impl DiskDescription {
             }
             ("cache", Some(value)) => self.set_cache(one_of(&choice::DISK_CACHE, name, value)?),
             ("aio", Some(value)) => self.aio = one_of(&choice::DISK_AIO, name, value)?,
+            ("werror", Some(value)) => {
+                self.options.on_error.write = one_of(&choice::DISK_ERROR, name, value)?;
+            }
+            ("rerror", Some(value)) => {
+                self.options.on_error.read = one_of(&choice::DISK_ERROR, name, value)?;
+            }
             ("discard", Some(value)) => {
                 self.image.discards = one_of(&choice::DISK_DISCARD, name, value)?;
             }
@@ -165,13 +172,15 @@ fn one_of<T: Copy>(choices: &'static [Choice<T>], name: &str, value: &str) -> Re
 #[cfg(test)]
 mod tests {
     use spapr_devices::image::{Backing, Format};
+    use spapr_devices::virtio::block::{ErrorPolicy, OnError};
 
     use super::*;
 
     #[test]
     fn a_disk_is_a_path_with_words_behind_it() {
         let disk: DiskDescription =
-            "/a,,b.img,format=raw,cache=directsync,readonly,serial=x1,queues=4,discard=ignore,aio=threads"
+            "/a,,b.img,format=raw,cache=directsync,readonly,serial=x1,queues=4,discard=ignore,aio=threads,\
+             werror=report,rerror=stop"
                 .parse()
                 .unwrap();
         let expected = DiskDescription {
@@ -189,6 +198,10 @@ mod tests {
                 serial: "x1".to_owned(),
                 queues: 4,
                 write_cache: false,
+                on_error: ErrorPolicy {
+                    read: OnError::Stop,
+                    write: OnError::Report,
+                },
                 ..DiskOptions::default()
             },
             aio: Aio::Threads,
@@ -204,6 +217,10 @@ mod tests {
         assert!(refusal("").contains("path of a file"));
         assert!(refusal("a,format").contains("\"format\" is none of"));
         assert!(refusal("a,size=3").contains("\"size=3\" is none of"));
+        assert_eq!(
+            refusal("a,werror=wait"),
+            "werror=wait should be report or stop or enospc or ignore"
+        );
         assert!(refusal("a,cache=fast").contains("none or writeback"));
         assert_eq!(refusal("a,queues=65"), "queues=65 should be 1 to 64");
         assert_eq!(

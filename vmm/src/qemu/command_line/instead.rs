@@ -207,7 +207,7 @@ pub(super) fn of_value(option: &str, name: &str) -> Option<&'static str> {
         ("-rtc", "base") => "<clock offset='utc'/>",
         ("-rtc", "driftfix") => "<clock> without <timer>",
         ("-device virtio-blk-pci", "werror" | "rerror") => {
-            "<driver> without error_policy= and rerror_policy="
+            "<driver> with other values of error_policy= and rerror_policy="
         }
         ("-device vfio-pci", "rombar" | "romfile") => "<rom enabled='no'/>, or no <rom>",
         ("-object memory-backend-ram", "prealloc") => "<memoryBacking> without <allocation>",

@@ -1,14 +1,14 @@
 //! Virtio devices among those of `-device`: the properties of each kind, and those of all.
 
 use spapr_devices::pci::DeviceFunction;
-use spapr_devices::virtio::block::{DiskOptions, MOST_SERIAL_BYTES};
+use spapr_devices::virtio::block::{DiskOptions, ErrorPolicy, MOST_SERIAL_BYTES, OnError};
 
 use super::CommandLineError;
 use super::device::{DeviceKind, PLACE, bus_and_place};
 use super::netdev::{self, Card};
 use super::properties::Properties;
 use super::serial::MOST_PORTS;
-use crate::spec::{BalloonDescription, MOST_DISK_QUEUES};
+use crate::spec::{BalloonDescription, MOST_DISK_QUEUES, choice};
 
 /// A virtio device in its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,10 +152,18 @@ pub(super) const DISK_PROPERTIES: &[Property] = &[
         "A power of two between 512 B and 2 MiB",
     ),
     ("queue-size", "uint16", "A power of two, 4 to 1024"),
-    ("rerror", "BlockdevOnError", "report"),
+    (
+        "rerror",
+        "BlockdevOnError",
+        "report (the default), stop, ignore or enospc",
+    ),
     ("serial", "str", "At most 20 bytes count"),
     ("share-rw", "bool", "Others may write to the image"),
-    ("werror", "BlockdevOnError", "report"),
+    (
+        "werror",
+        "BlockdevOnError",
+        "enospc (the default), report, stop or ignore",
+    ),
     (
         "write-cache",
         "OnOffAuto",
@@ -255,8 +263,6 @@ fn disk(properties: &mut Properties) -> Result<VirtioKind, CommandLineError> {
     // There is no firmware that would boot from it.
     properties.ignore(&["bootindex"]);
     properties.always("scsi", false)?;
-    properties.only("werror", &["report", "auto"])?;
-    properties.only("rerror", &["report", "auto"])?;
     properties.either("config-wce")?;
     properties.either("request-merging")?;
     properties.either("seg-max-adjust")?;
@@ -289,12 +295,30 @@ fn disk(properties: &mut Properties) -> Result<VirtioKind, CommandLineError> {
         physical_block_bytes: physical.unwrap_or(logical).max(logical),
         min_io_bytes: properties.number32("min_io_size")?.unwrap_or(0),
         opt_io_bytes: properties.number32("opt_io_size")?.unwrap_or(0),
+        on_error: ErrorPolicy {
+            read: on_error(properties, "rerror")?.unwrap_or(usual.on_error.read),
+            write: on_error(properties, "werror")?.unwrap_or(usual.on_error.write),
+        },
     };
     Ok(VirtioKind::Disk {
         drive,
         options,
         shares: properties.switch("share-rw")?.unwrap_or(false),
     })
+}
+
+/// What is done about errors; `None` for what is usual.
+fn on_error(properties: &mut Properties, name: &str) -> Result<Option<OnError>, CommandLineError> {
+    match properties.text(name)?.as_deref() {
+        None | Some("auto") => Ok(None),
+        Some(given) => match choice::find(&choice::DISK_ERROR, given) {
+            Some(chosen) => Ok(Some(chosen)),
+            None => {
+                let expected = format!("auto, {}", choice::names(&choice::DISK_ERROR));
+                Err(properties.wrong(name, &given, &expected))
+            }
+        },
+    }
 }
 
 fn serial(properties: &mut Properties) -> Result<String, CommandLineError> {

@@ -2,14 +2,14 @@
 
 use serde_json::{Value, json};
 use spapr_devices::image::{Image, Kind, Tally};
-use spapr_devices::virtio::block::Disk;
+use spapr_devices::virtio::block::{Disk, IoStatus};
 
 use super::commands::{Answer, Request};
 use super::error::QmpError;
 use super::types::Type::{Bool, Enum, Int, Object, Str};
 use super::types::{Type, optional, required};
 use crate::qemu::command_line::NODE_DRIVERS;
-use crate::qemu::monitor::DiskFacts;
+use crate::qemu::disks::DiskFacts;
 
 const IMAGE: Type = Object(&[
     required("filename", Str),
@@ -106,8 +106,8 @@ fn disks<'a>(request: &'a Request<'_>) -> impl Iterator<Item = (&'a DiskFacts, &
 
 /// The path of a disk's back end among the machine's objects.
 fn qdev(facts: &DiskFacts) -> Option<String> {
-    let id = facts.device.as_ref()?;
-    Some(format!("/machine/peripheral/{id}/virtio-backend"))
+    facts.device.as_ref()?;
+    Some(facts.qom_path(0))
 }
 
 fn node(name: &str, driver: &str, disk: &Disk) -> Value {
@@ -145,6 +145,14 @@ fn number(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
+const fn io_status(status: IoStatus) -> &'static str {
+    match status {
+        IoStatus::Ok => "ok",
+        IoStatus::NoSpace => "nospace",
+        IoStatus::Failed => "failed",
+    }
+}
+
 pub(super) fn query_block(request: &mut Request<'_>) -> Answer {
     let describe = |(facts, disk): (&DiskFacts, &Disk)| {
         let mut device = json!({
@@ -152,8 +160,10 @@ pub(super) fn query_block(request: &mut Request<'_>) -> Answer {
             "type": "unknown",
             "removable": false,
             "locked": false,
-            "io-status": "ok",
         });
+        if facts.may_stop() {
+            device["io-status"] = io_status(disk.status()).into();
+        }
         if let Some(qdev) = qdev(facts) {
             device["qdev"] = qdev.into();
         }
@@ -272,6 +282,7 @@ mod tests {
             "/machine/peripheral/virtio-disk0/virtio-backend"
         );
         assert_eq!(block[0]["inserted"]["node-name"], "libvirt-1-format");
+        assert_eq!(block[0]["io-status"], "ok");
         assert_eq!(block[0]["inserted"]["image"]["virtual-size"], 4096);
         let nodes = ask(&monitor, query_named_block_nodes, &json!({})).unwrap();
         assert_eq!(nodes[1]["drv"], "file");

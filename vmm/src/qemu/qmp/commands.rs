@@ -84,6 +84,7 @@ const RUN_STATES: &[&str] = &[
     "shutdown",
     "guest-panicked",
     "internal-error",
+    "io-error",
 ];
 
 const VERSION: Type = Object(&[

@@ -23,6 +23,18 @@ const SHUTDOWN_CAUSES: &[&str] = &[
 pub(super) const EVENTS: &[(&str, &[Member])] = &[
     ("BALLOON_CHANGE", &[required("actual", Int)]),
     (
+        "BLOCK_IO_ERROR",
+        &[
+            required("qom-path", Str),
+            required("device", Str),
+            optional("node-name", Str),
+            required("operation", Enum(&["read", "write"])),
+            required("action", Enum(&["ignore", "report", "stop"])),
+            optional("nospace", Bool),
+            required("reason", Str),
+        ],
+    ),
+    (
         "DUMP_COMPLETED",
         &[required("result", DUMP_STATE), optional("error", Str)],
     ),
