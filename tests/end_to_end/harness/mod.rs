@@ -41,6 +41,7 @@ pub(crate) mod refusal;
 pub(crate) mod registers;
 pub(crate) mod running;
 pub(crate) mod scratch;
+pub(crate) mod small_folder;
 pub(crate) mod swapped_call;
 pub(crate) mod tce_calls;
 pub(crate) mod tce_handlers;

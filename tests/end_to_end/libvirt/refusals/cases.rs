@@ -103,12 +103,6 @@ pub(super) const CASES: &[Case] = &[
          <target dev='vda' bus='virtio'/><iotune><total_iops_sec>100</total_iops_sec></iotune></disk>",
         "disks are not throttled; in a libvirt domain, remove <iotune>",
     ),
-    device(
-        "disk-that-stops",
-        "<disk type='file'><driver name='qemu' type='raw' error_policy='stop'/>\
-         <source file='/tmp/refused-disk'/><target dev='vda' bus='virtio'/></disk>",
-        "werror=stop should be report or auto (in a libvirt domain: <driver> without error_policy=",
-    ),
     change(
         "video",
         &[(
