@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
@@ -164,9 +164,12 @@ impl Image {
         })
     }
 
-    /// The paths of all files that the image has: its own, and those of the images that it stands on.
+    /// The paths of all files that the image has: its own, unless it is open by a descriptor, and those of the images that it stands on.
     pub fn paths(options: &ImageOptions) -> Vec<PathBuf> {
-        let mut paths = vec![options.path.clone()];
+        let mut paths = Vec::new();
+        if options.descriptors.is_empty() {
+            paths.push(options.path.clone());
+        }
         paths.extend(qcow2::paths_below(options));
         paths
     }
@@ -272,11 +275,40 @@ impl Image {
 }
 
 pub(super) fn open_file(options: &ImageOptions, flags: libc::c_int) -> io::Result<File> {
+    if !options.descriptors.is_empty() {
+        return open_descriptor(options, flags);
+    }
     File::options()
         .read(true)
         .write(!options.read_only)
         .custom_flags(flags)
         .open(&options.path)
+}
+
+/// The image by a descriptor that is open: a copy of it, or, where `flags` change how its file is used, another one,
+/// for which its user has to be allowed to open the file.
+fn open_descriptor(options: &ImageOptions, flags: libc::c_int) -> io::Result<File> {
+    let access = |descriptor: &&RawFd| {
+        // SAFETY: F_GETFL takes no argument, and fails for what is not open.
+        let its_flags = unsafe { libc::fcntl(**descriptor, libc::F_GETFL) };
+        let wanted = match options.read_only {
+            true => its_flags & libc::O_ACCMODE != libc::O_WRONLY,
+            false => its_flags & libc::O_ACCMODE == libc::O_RDWR,
+        };
+        its_flags >= 0 && wanted
+    };
+    let found = options.descriptors.iter().find(access);
+    let descriptor = *found.ok_or(io::Error::from_raw_os_error(libc::EACCES))?;
+    if flags == 0 {
+        // SAFETY: it is open, as its flags were read.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(descriptor) };
+        return Ok(descriptor.try_clone_to_owned()?.into());
+    }
+    File::options()
+        .read(true)
+        .write(!options.read_only)
+        .custom_flags(flags)
+        .open(format!("/proc/self/fd/{descriptor}"))
 }
 
 /// Bytes of whole sectors; the end of a block device is where it ends, as of a file.

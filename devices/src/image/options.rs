@@ -1,5 +1,6 @@
 //! How an image is to be used.
 
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 /// What an image's file holds.
@@ -35,6 +36,9 @@ pub enum Backing {
 pub struct ImageOptions {
     /// Where it is.
     pub path: PathBuf,
+    /// Descriptors of it that whoever started this process has left open, for reading, for writing or for both; with
+    /// any, its path is a name alone.
+    pub descriptors: Vec<RawFd>,
     /// What it holds; `None` if the user has not said: raw then, unless it begins as an image of another format.
     pub format: Option<Format>,
     /// Nothing of it may change.
@@ -56,6 +60,7 @@ impl ImageOptions {
     pub const fn new(path: PathBuf) -> Self {
         Self {
             path,
+            descriptors: Vec::new(),
             format: None,
             read_only: false,
             direct: false,

@@ -289,6 +289,7 @@ fn backing_of(
     let folder = options.path.parent().unwrap_or(Path::new(""));
     Ok(Some(ImageOptions {
         path: folder.join(name),
+        descriptors: Vec::new(),
         format: Some(format),
         read_only: true,
         discards: false,
@@ -301,7 +302,9 @@ fn backing_of(
 pub(super) fn paths_below(options: &ImageOptions) -> Vec<PathBuf> {
     let mut paths = Vec::new();
     let mut next = Some(options.clone());
-    while let Some(image) = next.take().filter(|_| paths.len() <= MOST_IMAGES) {
+    let mut images = 0;
+    while let Some(image) = next.take().filter(|_| images <= MOST_IMAGES) {
+        images += 1;
         let reads = ImageOptions {
             read_only: true,
             direct: false,
@@ -311,7 +314,9 @@ pub(super) fn paths_below(options: &ImageOptions) -> Vec<PathBuf> {
             && let Ok(driver) = storage(&reads).and_then(|storage| open_driver(storage, false))
             && let Ok(Some(backing)) = backing_of(&driver, &reads)
         {
-            paths.push(backing.path.clone());
+            if backing.descriptors.is_empty() {
+                paths.push(backing.path.clone());
+            }
             next = Some(backing);
         }
     }

@@ -299,3 +299,34 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_image_is_open_by_a_descriptor_that_allows_what_is_wanted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image");
+    std::fs::write(&path, [7; 4096]).unwrap();
+    let reading = File::open(&path).unwrap();
+    let both = File::options().read(true).write(true).open(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let [reading, both] = [&reading, &both].map(AsRawFd::as_raw_fd);
+    let given = |descriptors: &[i32], read_only, direct| ImageOptions {
+        descriptors: descriptors.to_vec(),
+        read_only,
+        direct,
+        ..ImageOptions::new("/dev/fdset/3".into())
+    };
+    assert!(Image::open(given(&[reading], true, false)).is_ok());
+    let refused = Image::open(given(&[reading], false, false)).unwrap_err();
+    assert!(matches!(refused, OpenError::Open(_)), "{refused}");
+    for direct in [false, true] {
+        // Whoever passed the descriptor has it open still, and with it the lock.
+        let locks = !direct;
+        let image = ImageOptions {
+            locks,
+            ..given(&[reading, both], false, direct)
+        };
+        let image = Image::open(image).unwrap();
+        assert_eq!(image.bytes(), 4096);
+        assert!(Image::paths(image.options()).is_empty());
+    }
+}

@@ -81,7 +81,9 @@ pub fn machine_paths(machine: &MachineDescription) -> Paths {
 fn images(machine: &MachineDescription, read_only: bool) -> Vec<PathBuf> {
     let images = machine.disks().map(|(_, disk)| &disk.image);
     let files = images.flat_map(|image| {
-        let paths = (0..).zip(Image::paths(image));
+        // One that is open by a descriptor has no path of its own.
+        let first = usize::from(!image.descriptors.is_empty());
+        let paths = (first..).zip(Image::paths(image));
         // Those that an image stands on are never written.
         paths.map(|(depth, path)| (image.read_only || depth != 0, path))
     });

@@ -186,6 +186,7 @@ mod tests {
         let expected = DiskDescription {
             image: ImageOptions {
                 path: "/a,b.img".into(),
+                descriptors: Vec::new(),
                 format: Some(Format::Raw),
                 read_only: true,
                 direct: true,

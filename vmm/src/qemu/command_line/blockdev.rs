@@ -1,7 +1,8 @@
 //! `-blockdev`: images, as nodes that stand on each other as libvirt has them. A file or block device, and perhaps
 //! a node on it that says what it holds.
 
-use std::path::PathBuf;
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
 
 use spapr_devices::image::{Backing, Format, ImageOptions};
 use spapr_devices::virtio::block::DiskOptions;
@@ -9,6 +10,7 @@ use spapr_devices::virtio::block::DiskOptions;
 use super::properties::Properties;
 use super::virtio::{VirtioDevice, VirtioKind};
 use super::{CommandLineError, Device, DeviceKind};
+use crate::qemu::fd_sets::set_of_path;
 use crate::spec::{Aio, DiskDescription};
 
 /// A node.
@@ -90,7 +92,11 @@ pub const NODE_DRIVERS: &[&str] = &["file", "host_device", "qcow2", "raw"];
 
 /// All nodes.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Nodes(pub(super) Vec<Node>);
+pub(super) struct Nodes {
+    pub(super) all: Vec<Node>,
+    /// Descriptors that were passed in, by the numbers of their sets.
+    pub(super) passed: Vec<(u32, RawFd)>,
+}
 
 impl Nodes {
     /// Reads a `-blockdev`.
@@ -142,12 +148,12 @@ impl Nodes {
                 id: node.name,
             });
         }
-        self.0.push(node);
+        self.all.push(node);
         Ok(())
     }
 
     fn find(&self, name: &str) -> Option<&Node> {
-        self.0.iter().find(|node| node.name == name)
+        self.all.iter().find(|node| node.name == name)
     }
 
     /// The node that an option names.
@@ -196,6 +202,7 @@ impl Nodes {
         };
         let image = ImageOptions {
             path: path.clone(),
+            descriptors: self.descriptors(&own, path)?,
             format: Some(format),
             read_only: node.read_only || below.read_only,
             direct: node.direct || below.direct,
@@ -205,6 +212,23 @@ impl Nodes {
             locks: *locks,
         };
         Ok((image, *aio))
+    }
+
+    /// The descriptors of the set that `path` names as `/dev/fdset/N`; none if it is another path.
+    fn descriptors(&self, option: &str, path: &Path) -> Result<Vec<RawFd>, CommandLineError> {
+        let Some(set) = set_of_path(path) else {
+            return Ok(Vec::new());
+        };
+        let passed = self.passed.iter().filter(|(its_set, _)| *its_set == set);
+        let descriptors: Vec<RawFd> = passed.map(|(_, fd)| *fd).collect();
+        if descriptors.is_empty() {
+            return Err(CommandLineError::Unknown {
+                option: format!("{option} filename"),
+                what: "-add-fd set",
+                id: set.to_string(),
+            });
+        }
+        Ok(descriptors)
     }
 
     /// The node that an option names, which nothing else has.
@@ -253,7 +277,7 @@ impl Nodes {
             }
         }
         match self
-            .0
+            .all
             .iter()
             .find(|node| !used.contains(&node.name.as_str()))
         {
@@ -382,6 +406,19 @@ mod tests {
         assert!(disk.image.ignores_flush && disk.image.read_only);
         assert!(!disk.image.locks && !disk.image.discards);
         assert_eq!(disk.aio, Aio::Threads);
+    }
+
+    #[test]
+    fn an_image_is_given_by_the_descriptors_of_a_set() {
+        let file = r#"{"driver":"file","filename":"/dev/fdset/2","node-name":"s"}"#;
+        let mut nodes = nodes(&[file]).unwrap();
+        let image = |nodes: &Nodes| nodes.image("-device", "s", &mut Vec::new());
+        assert_eq!(
+            image(&nodes).unwrap_err().to_string(),
+            "-blockdev node-name=s filename: there is no -add-fd set 2"
+        );
+        nodes.passed = vec![(1, 30), (2, 31), (2, 32)];
+        assert_eq!(image(&nodes).unwrap().0.descriptors, [31, 32]);
     }
 
     #[test]

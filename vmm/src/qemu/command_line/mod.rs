@@ -231,6 +231,7 @@ impl Reader {
             "m" => self.memory.read_size(value)?,
             "add-fd" => {
                 let descriptor = process::passed_descriptor(value)?;
+                self.nodes.passed.push((descriptor.set, descriptor.fd));
                 self.descriptors.push(descriptor);
             }
             _ => {
@@ -340,7 +341,7 @@ impl Reader {
             machine,
             terminal,
             devices: self.devices,
-            nodes: self.nodes.0,
+            nodes: self.nodes.all,
             chardevs: self.chardevs,
             monitors: self.monitors,
             descriptors: self.descriptors,
