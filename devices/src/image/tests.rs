@@ -313,19 +313,15 @@ fn an_image_is_open_by_a_descriptor_that_allows_what_is_wanted() {
         descriptors: descriptors.to_vec(),
         read_only,
         direct,
+        // Whoever passed a descriptor has it open afterwards, and with it a lock.
+        locks: false,
         ..ImageOptions::new("/dev/fdset/3".into())
     };
     assert!(Image::open(given(&[reading], true, false)).is_ok());
     let refused = Image::open(given(&[reading], false, false)).unwrap_err();
     assert!(matches!(refused, OpenError::Open(_)), "{refused}");
     for direct in [false, true] {
-        // Whoever passed the descriptor has it open still, and with it the lock.
-        let locks = !direct;
-        let image = ImageOptions {
-            locks,
-            ..given(&[reading, both], false, direct)
-        };
-        let image = Image::open(image).unwrap();
+        let image = Image::open(given(&[reading, both], false, direct)).unwrap();
         assert_eq!(image.bytes(), 4096);
         assert!(Image::paths(image.options()).is_empty());
     }
