@@ -2,6 +2,7 @@
 
 pub(crate) mod balloon;
 pub(crate) mod disk;
+pub(crate) mod disk_kills;
 mod dma;
 pub(crate) mod dma_windows;
 pub(crate) mod entropy;

@@ -37,6 +37,7 @@ pub(crate) mod kernel_log;
 pub(crate) mod libvirt;
 pub(crate) mod monitor;
 pub(crate) mod packing;
+pub(crate) mod qcow2;
 pub(crate) mod refusal;
 pub(crate) mod registers;
 pub(crate) mod running;
@@ -49,5 +50,6 @@ pub(crate) mod typist;
 pub(crate) mod vmm;
 pub(crate) mod vulnerabilities;
 pub(crate) mod wire;
+pub(crate) mod written_sequence;
 
 pub(crate) use vmm::Vmm;

@@ -1,6 +1,6 @@
 //! A folder of the host that is full soon: a file system of its own, in memory.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use super::vmm::Folder;

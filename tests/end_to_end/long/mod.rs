@@ -2,6 +2,7 @@
 //! each kernel.
 
 mod compressed_kernels;
+mod disk;
 mod guest_kernels;
 mod reboots;
 mod soak;

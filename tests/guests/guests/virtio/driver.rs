@@ -57,6 +57,8 @@ const VERSION_1: u64 = 1 << 0;
 const ACCESS_PLATFORM: u64 = 1 << 1;
 /// VIRTIO_RING_F_INDIRECT_DESC.
 const INDIRECT: u64 = 1 << 28;
+/// VIRTIO_BLK_F_FLUSH: what is written lasts when it is flushed.
+const FLUSH: u64 = 1 << 9;
 /// VIRTIO_CONSOLE_F_MULTIPORT, and the queue for messages about ports then.
 const MULTIPORT: u64 = 1 << 1;
 const MESSAGES: u64 = 3;
@@ -164,6 +166,20 @@ impl Driver {
 
     /// Resets the device and makes it ready, with empty rings.
     pub(crate) fn start(&mut self) -> Result<(), &'static str> {
+        self.start_with(if self.queue == MESSAGES { MULTIPORT } else { 0 })
+    }
+
+    /// The same of a disk, which is to be flushed.
+    pub(crate) fn start_flushing(&mut self) -> Result<(), &'static str> {
+        self.start_with(FLUSH)
+    }
+
+    /// Waits until `holds` does, as long as a request may take on the busiest machine; false if it never does.
+    pub(crate) fn wait_until(&self, holds: impl FnMut() -> bool) -> bool {
+        self.clock.wait_until(LIMIT_SECONDS, holds)
+    }
+
+    fn start_with(&mut self, own: u64) -> Result<(), &'static str> {
         self.reset();
         if self.read(register::STATUS, Width::Byte) != 0 {
             return Err("the device stays as it is");
@@ -172,7 +188,6 @@ impl Driver {
         self.write(register::STATUS, Width::Byte, status);
         let offered = self.takes_bus_addresses();
         let high = VERSION_1 | if offered { ACCESS_PLATFORM } else { 0 };
-        let own = if self.queue == MESSAGES { MULTIPORT } else { 0 };
         for (half, features) in [(0, INDIRECT | own), (1, high)] {
             self.write(register::DRIVER_FEATURE_SELECT, Width::Word, half);
             self.write(register::DRIVER_FEATURE, Width::Word, features);

@@ -2,6 +2,9 @@
 //! writes nonsense into the device's registers and rings. What it says to the device must stop the device at most, until that
 //! is reset.
 //!
+//! With `first=NUMBER` it writes and flushes instead, from the operation of that number on, until the machine ends
+//! (`sequence.rs`).
+//!
 //! Command line: `seed=NUMBER`, and `rounds=COUNT` of nonsense. Where the device takes bus addresses, its pages are
 //! mapped in the bridge's default DMA window. It prints a line `VIRTIO-GUEST-WRONG …` for each thing that is not as it
 //! must be, ends with `VIRTIO-GUEST-DONE rounds=… requests=… stopped=… wrong=…` (requests that were served, and rounds
@@ -14,6 +17,8 @@ mod arena;
 mod driver;
 #[cfg(target_arch = "powerpc64")]
 mod nonsense;
+#[cfg(target_arch = "powerpc64")]
+mod sequence;
 
 #[cfg(target_arch = "powerpc64")]
 mod guest {
@@ -26,7 +31,7 @@ mod guest {
     use spapr_test_guests::rtas;
 
     use crate::driver::Driver;
-    use crate::nonsense;
+    use crate::{nonsense, sequence};
 
     /// Rounds of nonsense after which the device is reset and has to work.
     const ROUNDS_AT_ONCE: u64 = 4;
@@ -38,6 +43,12 @@ mod guest {
         let Some(mut driver) = Driver::of(machine, Clock::new(hertz)) else {
             rtas::stop_with("there is no virtio disk, network card, serial or entropy device");
         };
+        if let Some(first) = machine.number_argument("first") {
+            if let Err(why) = sequence::write(&mut driver, first) {
+                writeln!(Console, "\nVIRTIO-GUEST-WRONG {why}").unwrap_or_default();
+            }
+            return;
+        }
         let ram_bytes = machine.ram_bytes().unwrap_or(0);
         let mut random = Random::new(machine.number_argument("seed").unwrap_or(1));
         let rounds = machine.number_argument("rounds").unwrap_or(256);
