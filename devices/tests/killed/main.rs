@@ -10,7 +10,7 @@ mod writer;
 
 use std::env;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -197,10 +197,11 @@ fn kill_again_and_again(format: &str, folder: &Path, model: Model, by_ring: bool
     if format == "qcow2" {
         check(&means.image);
     }
-    println!(
-        "{format}: {} rounds, {flushes} with flushes, {last} operations, {most_leaks} clusters unused at most",
+    let found = format!(
+        "{format}: {} rounds, {flushes} with flushes, {last} operations, {most_leaks} clusters unused at most\n",
         rounds()
     );
+    io::stdout().write_all(found.as_bytes()).expect("a reader");
 }
 
 fn folder() -> tempfile::TempDir {

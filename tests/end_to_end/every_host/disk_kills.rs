@@ -1,7 +1,7 @@
 //! Guests whose machine is killed while they write.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read, Write};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -28,7 +28,7 @@ pub(crate) fn kill_again_and_again(options: &str, rounds: u64, read: impl Fn() -
     let mut next = 1;
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let seed = now.expect("a clock").subsec_nanos();
-    println!("seed {seed}");
+    writeln!(io::stdout(), "seed {seed}").expect("stdout");
     for round in 0..rounds {
         let append = format!("first={next}");
         let mut running = Vmm::bare_metal("virtio-guest", &append)
@@ -75,7 +75,7 @@ pub(crate) fn kill_with_qcow2(rounds: u64, words: &str) {
         **most = found.unused.max(**most);
         found.disk
     });
-    println!("qcow2: {most} clusters unused at most");
+    writeln!(io::stdout(), "qcow2: {most} clusters unused at most").expect("stdout");
 }
 
 /// A raw image.

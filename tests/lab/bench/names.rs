@@ -149,6 +149,54 @@ const TITLES: &[(&str, &str)] = &[
         "nvme-sequential-1m-platform-calls",
         "NVMe, 40 reads of 1 MiB: TCE calls to the platform below",
     ),
+    (
+        "nvme-random-4k-exits",
+        "NVMe, 400 reads of 4 KiB: returns to the VMM",
+    ),
+    (
+        "nvme-sequential-1m-exits",
+        "NVMe, 40 reads of 1 MiB: returns to the VMM",
+    ),
+    (
+        "virtio-random-4k-busy",
+        "virtio disk, read of 4 KiB, random, by a busy processor",
+    ),
+    (
+        "virtio-random-4k-latency",
+        "virtio disk, read of 4 KiB, random",
+    ),
+    (
+        "virtio-random-4k-processor-time",
+        "virtio disk, read of 4 KiB, random: processor time",
+    ),
+    (
+        "virtio-random-4k-tce-calls",
+        "virtio disk, 400 reads of 4 KiB: TCE calls",
+    ),
+    (
+        "virtio-random-4k-exits",
+        "virtio disk, 400 reads of 4 KiB: returns to the VMM",
+    ),
+    (
+        "virtio-sequential-1m-busy",
+        "virtio disk, read of 1 MiB, sequential, by a busy processor",
+    ),
+    (
+        "virtio-sequential-1m-latency",
+        "virtio disk, read of 1 MiB, sequential",
+    ),
+    (
+        "virtio-sequential-1m-processor-time",
+        "virtio disk, read of 1 MiB, sequential: processor time",
+    ),
+    (
+        "virtio-sequential-1m-tce-calls",
+        "virtio disk, 40 reads of 1 MiB: TCE calls",
+    ),
+    (
+        "virtio-sequential-1m-exits",
+        "virtio disk, 40 reads of 1 MiB: returns to the VMM",
+    ),
 ];
 
 /// What a name may begin with, before one of [`TITLES`], and what is said of the row then.
@@ -185,14 +233,17 @@ pub(super) fn parts(name: &str) -> (&str, String) {
 /// Whether the row is about starts, memory or reads: the whole machine, and not single calls.
 pub(super) fn is_of_machine(name: &str) -> bool {
     let (plain, _) = parts(name);
-    let beginnings = ["start-", "resident-", "locked", "nvme-"];
+    let beginnings = ["start-", "resident-", "locked", "nvme-", "virtio-"];
     beginnings.iter().any(|start| plain.starts_with(start))
 }
 
 /// Whether the row is measured with Linux for a guest.
 pub(super) fn is_of_linux(name: &str) -> bool {
     let (plain, _) = parts(name);
-    plain.starts_with("nvme-") || plain == "start-init" || plain == "locked"
+    plain.starts_with("nvme-")
+        || plain.starts_with("virtio-")
+        || plain == "start-init"
+        || plain == "locked"
 }
 
 #[cfg(test)]

@@ -30,6 +30,8 @@ pub(super) enum TargetUnit {
     Instructions,
     /// In bytes.
     Bytes,
+    /// In returns of a processor to the VMM.
+    Exits,
 }
 
 impl Target {
@@ -48,6 +50,8 @@ const AGREEMENT: f64 = 1.02;
 const FLOOR: f64 = 1.03;
 /// Instructions for which a hypercall may hold its processor at most.
 const LONGEST_STALL: u64 = 5_000_000;
+/// Returns to the VMM around a series of reads that make none: the guest says when it begins and ends, and prints to do so.
+const SAID_EXITS: f64 = 8.0;
 /// The modes that share the way of an exit.
 const MODES: [Peer; 4] = [Peer::Auto, Peer::Kernel, Peer::User, Peer::UserV1];
 
@@ -63,6 +67,7 @@ pub(super) fn judge(results: &Results) -> Vec<Target> {
     adaptive(results, &mut targets);
     whole(results, &mut targets);
     reads(results, &mut targets);
+    disks(results, &mut targets);
     growth(results, &mut targets);
     targets
 }
@@ -262,6 +267,30 @@ fn reads(results: &Results, targets: &mut Vec<Target>) {
                 Peer::Auto.qemu(),
                 1.01,
             );
+        }
+    }
+}
+
+/// Reads of a virtio disk.
+fn disks(results: &Results, targets: &mut Vec<Target>) {
+    let kind = if results.facts.counts_instructions {
+        "busy"
+    } else {
+        "latency"
+    };
+    for (read, at_most) in [("virtio-random-4k", 0.70), ("virtio-sequential-1m", 0.90)] {
+        let name = format!("{read}-{kind}");
+        let [row, qemu] = [Peer::Auto, Peer::QemuKernel].map(|peer| results.row(peer, &name, 1));
+        times(targets, names::title(&name), (row, qemu), at_most, "QEMU");
+        let name = format!("{read}-exits");
+        if let Some(row) = results.row(Peer::Auto, &name, 1) {
+            targets.push(Target {
+                what: names::title(&name),
+                is: median(row),
+                at_most: SAID_EXITS,
+                unit: TargetUnit::Exits,
+                is_within_spread: false,
+            });
         }
     }
 }

@@ -94,6 +94,7 @@ pub(super) fn target(target: &Target) -> (String, String) {
         TargetUnit::Times(other) => format!("{value:.digits$} × {other}"),
         TargetUnit::Instructions => format!("{} instructions", rounded(value)),
         TargetUnit::Bytes => format!("{:.2} MiB", value / 1_048_576.0),
+        TargetUnit::Exits => format!("{value:.0} exits"),
     };
     let is = match target.is {
         Ok(is) => put(is, 3),

@@ -93,6 +93,7 @@ fn grown(
     let guest = Guest {
         devices: session.arguments.vfio.into_iter().collect(),
         floor_options: &options,
+        disk: None,
         ..Guest::bare_metal(session.arguments, "parts=single samples=64")
     };
     let run = guest_runs::run(peer, session.arguments, &guest)?;

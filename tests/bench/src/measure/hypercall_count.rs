@@ -14,6 +14,8 @@ pub(crate) enum Caller {
     Guests,
     /// This host's kernel, which is an LPAR's: its calls go to the platform.
     Host,
+    /// Not calls: each return of a guest's processor to its VMM, for whatever reason.
+    Exits,
 }
 
 impl Caller {
@@ -22,6 +24,7 @@ impl Caller {
         match self {
             Self::Guests => "/sys/kernel/tracing/events/kvm_hv/kvm_hcall_enter",
             Self::Host => "/sys/kernel/tracing/events/powerpc/hcall_entry",
+            Self::Exits => "/sys/kernel/tracing/events/kvm_hv/kvmppc_run_vcpu_exit",
         }
     }
 
@@ -30,6 +33,7 @@ impl Caller {
         match self {
             Self::Guests => "hist:keys=req",
             Self::Host => "hist:keys=opcode",
+            Self::Exits => "hist:keys=vcpu_id",
         }
     }
 }
@@ -48,13 +52,16 @@ impl HypercallCount {
         Ok(Self(caller))
     }
 
-    /// TCE calls so far.
+    /// TCE calls so far, or exits.
     ///
     /// # Errors
     /// When the kernel does not tell.
-    pub(crate) fn tce_calls(&self) -> io::Result<u64> {
+    pub(crate) fn calls(&self) -> io::Result<u64> {
         let histogram = fs::read_to_string(format!("{}/hist", self.0.event()))?;
-        Ok(tce_calls(&histogram))
+        Ok(match self.0 {
+            Caller::Exits => counted(&histogram, |_| true),
+            Caller::Guests | Caller::Host => tce_calls(&histogram),
+        })
     }
 }
 
@@ -66,13 +73,17 @@ impl Drop for HypercallCount {
     }
 }
 
-/// The sum of lines `{ FIELD: NUMBER } hitcount: COUNT`.
 fn tce_calls(histogram: &str) -> u64 {
+    counted(histogram, |request| TCE_CALLS.contains(&request))
+}
+
+/// The sum of lines `{ FIELD: NUMBER } hitcount: COUNT` whose number is wanted.
+fn counted(histogram: &str, is_wanted: impl Fn(u64) -> bool) -> u64 {
     let entry = |line: &str| {
         let (key, count) = line.trim().strip_prefix('{')?.split_once('}')?;
         let request: u64 = key.split_once(':')?.1.trim().parse().ok()?;
         let count: u64 = count.split_once(':')?.1.trim().parse().ok()?;
-        TCE_CALLS.contains(&request).then_some(count)
+        is_wanted(request).then_some(count)
     };
     histogram.lines().filter_map(entry).sum()
 }
@@ -88,6 +99,7 @@ mod tests {
                     { req:        312 } hitcount:         70\n\
                     { req:        316 } hitcount:        600\n\nTotals:\n    Hits: 1575\n";
         assert_eq!(tce_calls(text), 675);
+        assert_eq!(counted(text, |_| true), 1575);
         assert_eq!(tce_calls(""), 0);
         assert_eq!(
             tce_calls("{ opcode:         32 } hitcount:          7\n"),

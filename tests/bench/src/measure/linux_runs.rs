@@ -15,7 +15,7 @@ use super::guest_runs::LIMIT;
 use super::hide::Kept;
 use super::hypercall_count::{Caller, HypercallCount};
 use super::peers::{self, Controller, GUEST_BYTES, Guest, Windows};
-use super::read::{LATENCY, SERIES, Series};
+use super::read::{DATA_BYTES, LATENCY, SERIES, Series};
 use super::watch::{self, Running};
 use super::{AnyError, tell};
 
@@ -27,6 +27,16 @@ for _ in 1 2 3 4 5 6 7 8 9 10; do
     sleep 0.5
 done
 exec /spapr-bench read $reads /dev/nvme0n1
+";
+
+/// Reads a virtio disk.
+pub(crate) const READ_DISK_JOB: &str = "\
+. /defences
+for _ in 1 2 3 4 5 6 7 8 9 10; do
+    [ -b /dev/vda ] && break
+    sleep 0.5
+done
+exec /spapr-bench read $reads /dev/vda
 ";
 
 /// Nothing more: the guest powers off.
@@ -111,7 +121,9 @@ pub(crate) struct Found {
 pub(crate) struct Linux {
     kernel: PathBuf,
     initrd: PathBuf,
-    _folder: tempfile::TempDir,
+    /// The image of its disk, in place of a passed-through device.
+    disk: Option<PathBuf>,
+    folder: tempfile::TempDir,
 }
 
 impl Linux {
@@ -131,8 +143,25 @@ impl Linux {
         Ok(Self {
             kernel: kernel.to_owned(),
             initrd: target,
-            _folder: folder,
+            disk: None,
+            folder,
         })
+    }
+
+    /// The same with a disk of known data, in place of a passed-through device.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn with_disk(mut self) -> Result<Self, AnyError> {
+        let path = self.folder.path().join("disk");
+        let words = DATA_BYTES / 8;
+        let mut data = Vec::new();
+        for word in 0..words {
+            data.extend(word.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
+        }
+        fs::write(&path, data)?;
+        self.disk = Some(path);
+        Ok(self)
     }
 
     /// Boots it `times` times and finds the rows of each. None when the peer cannot.
@@ -217,10 +246,15 @@ impl Linux {
             append: &append,
             memory: GUEST_BYTES,
             cpus: 1,
-            devices: arguments.vfio.into_iter().collect(),
+            // One thing at a time.
+            devices: match self.disk {
+                Some(_) => Vec::new(),
+                None => arguments.vfio.into_iter().collect(),
+            },
             windows: run.windows,
             controller: run.controller,
             floor_options: &[],
+            disk: self.disk.as_deref(),
         };
         let peer = run.peer;
         let Some(mut command) = peers::command(peer, arguments, &guest) else {
@@ -299,7 +333,7 @@ impl Watcher {
             ("BENCH-COUNT", _) => self.start_counting(),
             ("BENCH-COUNT-BEGIN", Some(_)) => {
                 for (_, count, before) in &mut self.counts {
-                    *before = count.tce_calls()?;
+                    *before = count.calls()?;
                 }
             }
             ("BENCH-COUNT-END", Some(series)) => self.calls_ended(series)?,
@@ -344,14 +378,14 @@ impl Watcher {
 
     /// Counts the guest's calls, and in an LPAR those of this host's kernel.
     fn start_counting(&mut self) {
-        let mut callers = vec![Caller::Guests];
+        let mut callers = vec![Caller::Guests, Caller::Exits];
         if HostPaths::default().platform() == Platform::Lpar {
             callers.push(Caller::Host);
         }
         for caller in callers {
             match HypercallCount::start(caller) {
                 Ok(count) => self.counts.push((caller, count, 0)),
-                Err(error) => tell(&format!("TCE calls are not counted ({caller:?}): {error}")),
+                Err(error) => tell(&format!("calls are not counted ({caller:?}): {error}")),
             }
         }
     }
@@ -359,10 +393,11 @@ impl Watcher {
     fn calls_ended(&mut self, series: Series) -> std::io::Result<()> {
         let mut found = Vec::new();
         for (caller, count, before) in &self.counts {
-            let calls = count.tce_calls()?.saturating_sub(*before);
+            let calls = count.calls()?.saturating_sub(*before);
             let of = match caller {
                 Caller::Guests => "tce-calls",
                 Caller::Host => "platform-calls",
+                Caller::Exits => "exits",
             };
             found.push((format!("{}-{of}", series.name), calls));
         }

@@ -12,7 +12,7 @@ use spapr_lab::benchmark::row::{Row, Unit};
 use super::command_line::RunArguments;
 use super::growth;
 use super::guest_runs::{self, Run};
-use super::linux_runs::{Found, Linux, LinuxRun, Mitigations, NO_JOB, READ_JOB};
+use super::linux_runs::{Found, Linux, LinuxRun, Mitigations, NO_JOB, READ_DISK_JOB, READ_JOB};
 use super::longest_absence::LongestAbsence;
 use super::memory::Memory;
 use super::peers::{Controller, GUEST_BYTES, Guest, Windows};
@@ -86,6 +86,9 @@ const fn linux_run(peer: Peer) -> LinuxRun {
     }
 }
 
+/// Who gives a guest a virtio disk. How TCE calls are served makes no difference to it.
+const DISK_PEERS: [Peer; 3] = [Peer::Auto, Peer::QemuKernel, Peer::QemuNext];
+
 /// How often a guest is started to see how long that takes. QEMU's take some twenty seconds each where
 /// instructions are counted.
 const STARTS: usize = 9;
@@ -133,6 +136,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), AnyError> {
     if arguments.vfio.is_some() {
         session.linux();
     }
+    session.disks();
     step("end");
     let text = serde_json::to_string(&session.results)?;
     fs::write(&arguments.output, text)?;
@@ -299,6 +303,37 @@ impl Session<'_> {
                     Ok(())
                 });
             }
+        }
+    }
+
+    /// A Linux guest that reads a virtio disk.
+    fn disks(&mut self) {
+        let (Some(kernel), Some(initrd)) = (&self.arguments.kernel, &self.arguments.initrd) else {
+            return;
+        };
+        let mut reading = None;
+        for run in DISK_PEERS.map(linux_run) {
+            let title = format!("virtio disk: {}", run.peer.name());
+            self.measure(&title, |session| {
+                if reading.is_none() {
+                    let prepared = Linux::prepare(kernel, initrd, READ_DISK_JOB)?;
+                    reading = Some(prepared.with_disk()?);
+                }
+                let Some(reading) = &reading else {
+                    return Ok(());
+                };
+                let boots = match session.arguments.counts_instructions {
+                    true => LINUX_READERS,
+                    false => 1,
+                };
+                let found = reading.reads(session.arguments, &run, boots)?;
+                let found = found.map(|found| match boots {
+                    1 => found,
+                    _ => of_medians(found),
+                });
+                session.add_linux(run.peer, found);
+                Ok(())
+            });
         }
     }
 

@@ -7,6 +7,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use super::busy_reader::BusyReader;
 use super::command_line::ReadArguments;
 
 /// Known data is at the start of the lab's NVMe.
-const DATA_BYTES: u64 = 64 << 20;
+pub(crate) const DATA_BYTES: u64 = 64 << 20;
 /// A huge page of the radix MMU. Each read then lies in one: it is as many pieces to the device wherever in the
 /// guest's memory the page came to lie. Pieces more or less are worth some hundred instructions each.
 const ALIGNMENT: usize = 2 << 20;
@@ -47,7 +48,7 @@ pub(crate) struct Series {
 }
 
 /// All series.
-pub(crate) const SERIES: [Series; 2] = [
+pub(crate) const SERIES: [Series; 4] = [
     Series {
         name: "nvme-random-4k",
         bytes: 4 << 10,
@@ -60,7 +61,29 @@ pub(crate) const SERIES: [Series; 2] = [
         reads: 40,
         is_sequential: true,
     },
+    Series {
+        name: "virtio-random-4k",
+        bytes: 4 << 10,
+        reads: 400,
+        is_sequential: false,
+    },
+    Series {
+        name: "virtio-sequential-1m",
+        bytes: 1 << 20,
+        reads: 40,
+        is_sequential: true,
+    },
 ];
+
+/// The series of a device: those of a virtio disk, or else of an NVMe.
+fn series_of(device: &Path) -> impl Iterator<Item = Series> {
+    let name = device.file_name().unwrap_or_default();
+    let is_virtio = name.as_encoded_bytes().starts_with(b"vd");
+    let kind = if is_virtio { "virtio-" } else { "nvme-" };
+    SERIES
+        .into_iter()
+        .filter(move |series| series.name.starts_with(kind))
+}
 
 impl Series {
     /// Where read `number` begins.
@@ -133,7 +156,7 @@ pub(crate) fn run(arguments: &ReadArguments) -> Result<(), AnyError> {
         .get_mut(start..start + most)
         .ok_or("memory cannot be aligned")?;
     make_present(buffer)?;
-    for series in SERIES {
+    for series in series_of(&arguments.device) {
         let mut times = Vec::new();
         for _ in 0..ROUNDS {
             writeln!(stdout, "BENCH-BEGIN {}", series.name)?;
@@ -148,7 +171,7 @@ pub(crate) fn run(arguments: &ReadArguments) -> Result<(), AnyError> {
     }
     writeln!(stdout, "BENCH-COUNT")?;
     thread::sleep(LONG_PAUSE);
-    for series in SERIES {
+    for series in series_of(&arguments.device) {
         writeln!(stdout, "BENCH-COUNT-BEGIN {}", series.name)?;
         thread::sleep(PAUSE);
         read_all(&mut device, series, buffer)?;
