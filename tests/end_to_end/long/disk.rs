@@ -35,8 +35,8 @@ check() {
 work() {
     mkdir -p /tmp/sums/$1
     n=0
-    while [ $n -lt 120 ]; do
-        block=$(($1 * 1024 + (n * 617 + $1 * 31) % 80))
+    while [ $n -lt 60 ]; do
+        block=$(($1 * 1024 + (n * 617 + $1 * 31) % 40))
         dd if=/dev/urandom of=/tmp/data$1 bs=16k count=1 2>/dev/null
         case $((n % 3)) in
             0) dd if=/tmp/data$1 of=/dev/vda bs=16k seek=$block oflag=direct conv=notrunc 2>/dev/null ;;
@@ -63,7 +63,7 @@ echo LAB-GUEST-CHECKED $checked
 "#;
 
 /// Blocks that it leaves in all four regions.
-const BLOCKS: &str = "320";
+const BLOCKS: &str = "160";
 
 fn write_and_verify(disk: &str) {
     let finished = Vmm::job(WRITE_AND_VERIFY)
