@@ -191,6 +191,7 @@ mod tests {
             "vmm/src/cli",
             "vmm/src/cli.rs",
             "vmm/src/run.rs",
+            "vmm/src/failing_disks.rs",
             "vmm/src/iommu_report",
         ]);
         let is_front_end = below(&["vmm/src/qemu", "vmm/src/bin"]);
