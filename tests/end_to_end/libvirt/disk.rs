@@ -6,9 +6,7 @@ use std::path::Path;
 
 use crate::every_host::disk::{digest, image, job};
 use crate::harness::libvirt::{Description, virsh, virsh_refuses};
-use crate::harness::small_folder::SmallFolder;
 use crate::harness::vmm::Folder;
-use crate::main_host::full_disk::{sparse, write_all};
 
 /// A folder whose files the emulator may use, whoever runs it.
 fn folder() -> Folder {
@@ -97,40 +95,5 @@ echo LAB-GUEST-RESIZED yes
     assert_eq!(fs::metadata(&path).expect("an image").len(), 128 << 20);
     domain.wait_for_state("shut off (shutdown)");
     taken.virsh("undefine");
-    domain.virsh("undefine");
-}
-
-#[test]
-fn a_full_host_pauses_a_domain_and_resume_goes_on() {
-    let small = SmallFolder::new(8);
-    let path = small.file("a.img");
-    sparse(&path);
-    fs::set_permissions(&path, Permissions::from_mode(0o666)).expect("chmod");
-    let disk = disk(&path, "vda", "error_policy='enospace'", "");
-    let domain = Description::new("full-disk")
-        .device(&disk)
-        .job(&write_all("vda"))
-        .define();
-    domain.start();
-    domain.wait_until("paused", |domain| domain.state() == "paused (I/O error)");
-    let errors = domain.virsh("domblkerror");
-    assert!(errors.contains("vda: no space"), "{errors}");
-    // No more room than before.
-    domain.virsh("resume");
-    domain.wait_until("paused again", |domain| {
-        domain.state() == "paused (I/O error)"
-    });
-    small.resize(32);
-    domain.virsh("resume");
-    domain.wait_for_state("shut off (shutdown)");
-    let console = domain.console();
-    let said = |key: &str| {
-        let start = format!("LAB-GUEST-{key}-vda ");
-        let rest = console.split_once(&start).map(|(_, rest)| rest);
-        let value = rest.and_then(|rest| rest.lines().next());
-        value.unwrap_or_default().trim().to_owned()
-    };
-    assert_eq!(said("READ"), said("WRITTEN"), "{console}");
-    assert_eq!(said("WRITTEN"), digest(&path, 0..20 << 20), "{console}");
     domain.virsh("undefine");
 }

@@ -24,7 +24,7 @@ const WRITTEN_MIB: u64 = 20;
 const DISK_MIB: u64 = 64;
 
 /// Writes random bytes to each of the disks, much at once, and reads them back past the page cache.
-pub(crate) fn write_all(disks: &str) -> String {
+fn write_all(disks: &str) -> String {
     format!(
         "
 for disk in {disks}; do
@@ -40,7 +40,7 @@ done
 }
 
 /// An image with nothing in it, which takes no room.
-pub(crate) fn sparse(path: &Path) {
+fn sparse(path: &Path) {
     let file = File::create_new(path).expect("cannot make an image");
     file.set_len(DISK_MIB << 20).expect("cannot size an image");
 }

@@ -19,7 +19,7 @@ mod eeh;
 mod entropy;
 mod first_mappings_at_once;
 mod front_end_by_hand;
-pub(crate) mod full_disk;
+mod full_disk;
 mod interrupt_controllers;
 mod interrupt_lines;
 mod iommu;
