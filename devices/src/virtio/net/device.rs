@@ -16,7 +16,7 @@ use super::receive::{Interruption, Receiver, Terms};
 use super::transmit::Sender;
 use super::{CONTROL, RECEIVE, TRANSMIT, config, control};
 use crate::dma::DmaMemory;
-use crate::net::{Backend, Offloads};
+use crate::net::{Backend, Offloads, StreamError};
 use crate::virtio::device::{Device, Identity, ServeError, Served};
 
 /// Entries of the queue for commands.
@@ -119,11 +119,26 @@ impl Net {
         wanted
     }
 
+    /// What was `told` makes queues due, and an end that none of them would come upon is one all the same.
+    fn note(&mut self, told: EventSet) {
+        let is_over = told.intersects(EventSet::HANG_UP | EventSet::ERROR);
+        if (is_over || told.contains(EventSet::IN)) && self.receiver.stop_waiting() {
+            self.due |= 1 << RECEIVE;
+        }
+        if (is_over || told.contains(EventSet::OUT)) && self.sender.stop_waiting() {
+            self.due |= 1 << TRANSMIT;
+        }
+        if is_over && self.due & 1 << RECEIVE == 0 {
+            self.nic.lose(&StreamError::Closed);
+        }
+    }
+
     /// Has the kernel tell of that.
     fn watch(&mut self) -> io::Result<()> {
         let wanted = self.wanted();
         // What was asked for and is waited for no more is told once, and then forgotten.
         if !self.watched.contains(wanted)
+            && !self.nic.is_lost()
             && let Some(backend) = &self.backend
         {
             self.nic.watch(backend, wanted)?;
@@ -220,14 +235,7 @@ impl Device for Net {
             return Ok(());
         }
         self.watched = EventSet::empty();
-        // An end is something to learn of, too.
-        let is_over = EventSet::HANG_UP | EventSet::ERROR;
-        if told.intersects(EventSet::IN | is_over) && self.receiver.stop_waiting() {
-            self.due |= 1 << RECEIVE;
-        }
-        if told.intersects(EventSet::OUT | is_over) && self.sender.stop_waiting() {
-            self.due |= 1 << TRANSMIT;
-        }
+        self.note(told);
         self.watch()
     }
 

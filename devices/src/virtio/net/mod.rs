@@ -29,6 +29,8 @@ mod tests;
 #[cfg(test)]
 mod thread_tests;
 mod transmit;
+#[cfg(test)]
+mod turn_tests;
 
 pub use device::Net;
 pub use filter::{Filter, Table};
@@ -42,3 +44,25 @@ const CONTROL: usize = 2;
 /// The most frames, and about the most bytes, in one turn: whoever waits for the device waits for one at most.
 const MOST_FRAMES: u16 = 64;
 const MOST_TURN_BYTES: usize = 512 << 10;
+/// What a descriptor counts for at least, in bytes, however few its buffer has: it is read and looked at.
+const DESCRIPTOR_BYTES: usize = 64;
+
+/// What a turn has left, in bytes.
+struct Turn(usize);
+
+impl Turn {
+    const fn new() -> Self {
+        Self(MOST_TURN_BYTES)
+    }
+
+    /// Whether it is over.
+    const fn is_over(&self) -> bool {
+        self.0 == 0
+    }
+
+    /// Passes `bytes` in that many buffers.
+    fn charge(&mut self, bytes: usize, buffers: usize) {
+        let cost = bytes.max(buffers.saturating_mul(DESCRIPTOR_BYTES));
+        self.0 = self.0.saturating_sub(cost);
+    }
+}

@@ -10,7 +10,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::drops::{Drops, Reason};
 use super::filter::Filter;
-use super::{MOST_FRAMES, MOST_TURN_BYTES, config};
+use super::{MOST_FRAMES, Turn, config};
 use crate::dma::DmaMemory;
 use crate::net::{
     Backend, ETHERNET_BYTES, HEADER_BYTES, MOST_FRAME_BYTES, Mac, Offloads, StreamError,
@@ -53,6 +53,8 @@ enum Delivered {
     Whole,
     /// It waits for more buffers.
     Waits,
+    /// It waits for the next turn.
+    Interrupted,
     /// There are never enough.
     TooLong,
 }
@@ -119,9 +121,9 @@ impl Receiver {
         drops: &mut Drops,
     ) -> Result<Served, Interruption> {
         self.waits = false;
-        let mut left = MOST_TURN_BYTES;
+        let mut turn = Turn::new();
         for _ in 0..MOST_FRAMES {
-            if left == 0 {
+            if turn.is_over() {
                 break;
             }
             if self.bytes == 0 && !requests::is_there(queue, memory)? {
@@ -134,7 +136,7 @@ impl Receiver {
                     self.waits = true;
                     return Ok(Served::Full);
                 };
-                left = left.saturating_sub(bytes);
+                turn.charge(bytes, 0);
                 if let Err(reason) = terms.check(self.frame.get(..bytes).unwrap_or_default()) {
                     drops.count(terms.name, reason, bytes.saturating_sub(HEADER_BYTES));
                     continue;
@@ -145,13 +147,15 @@ impl Receiver {
                 }
                 self.bytes = bytes;
             }
-            match self.deliver(queue, memory, config::merges_buffers(terms.features))? {
+            let merges = config::merges_buffers(terms.features);
+            match self.deliver(queue, memory, merges, &mut turn)? {
                 Delivered::Whole => self.forget(),
                 Delivered::TooLong => {
                     drops.count(terms.name, Reason::NoRoom, self.bytes - HEADER_BYTES);
                     self.forget();
                 }
                 Delivered::Waits => return Ok(Served::All),
+                Delivered::Interrupted => return Ok(Served::Some),
             }
         }
         Ok(Served::Some)
@@ -163,6 +167,7 @@ impl Receiver {
         queue: &mut Queue,
         memory: &DmaMemory,
         merges: bool,
+        turn: &mut Turn,
     ) -> Result<Delivered, ServeError> {
         let most = if merges { queue.size() } else { 1 };
         self.frame[BUFFERS_AT..HEADER_BYTES].copy_from_slice(&1_u16.to_le_bytes());
@@ -172,9 +177,13 @@ impl Receiver {
                 queue.set_next_avail(queue.next_avail().wrapping_sub(count));
                 return Ok(Delivered::TooLong);
             }
+            if turn.is_over() && count != 0 {
+                return Ok(Delivered::Interrupted);
+            }
             let Some(head) = requests::next_into(queue, memory, &mut self.buffers)? else {
                 return Ok(Delivered::Waits);
             };
+            turn.charge(0, self.buffers.len());
             let before = self.written;
             self.fill(memory)?;
             if before == 0 && self.written < HEADER_BYTES {

@@ -124,3 +124,21 @@ fn a_card_whose_other_end_is_gone_keeps_nobody_busy() {
         .wait("nobody notices", || !fixture.nic.is_up());
     assert_eq!(fixture.driver.status() & 0x40, 0);
 }
+
+#[test]
+fn a_network_that_is_gone_is_noticed_though_the_guest_has_no_room_and_sends_nothing() {
+    for is_started in [false, true] {
+        let mut fixture = Fixture::new(false);
+        if !is_started {
+            fixture.driver.write(0x14, &[0]);
+        }
+        // Its thread has looked around by now.
+        thread::sleep(Duration::from_millis(20));
+        assert!(fixture.nic.is_up());
+        let [other, _] = packet_sockets();
+        fixture.peer = File::from(other);
+        fixture
+            .driver
+            .wait("nobody notices", || !fixture.nic.is_up());
+    }
+}

@@ -8,7 +8,7 @@ use vm_memory::GuestAddress;
 
 use super::drops::{Drops, Reason};
 use super::receive::Interruption;
-use super::{MOST_FRAMES, MOST_TURN_BYTES};
+use super::{MOST_FRAMES, Turn};
 use crate::dma::DmaMemory;
 use crate::net::{Backend, ETHERNET_BYTES, Frame, HEADER_BYTES, MOST_FRAME_BYTES, Sent};
 use crate::virtio::device::{ServeError, Served};
@@ -54,14 +54,14 @@ impl Sender {
         drops: &mut Drops,
     ) -> Result<Served, Interruption> {
         self.waits = false;
-        let mut left = MOST_TURN_BYTES;
+        let mut turn = Turn::new();
         // What was begun before.
         if !backend.flush().map_err(over)? {
             self.waits = true;
             return Ok(Served::Full);
         }
         for _ in 0..MOST_FRAMES.min(queue.size()) {
-            if left == 0 {
+            if turn.is_over() {
                 break;
             }
             let Some(head) = requests::next_into(queue, memory, &mut self.buffers)? else {
@@ -73,7 +73,7 @@ impl Sender {
             let pieces = &self.pieces;
             let frame = Frame { memory, pieces };
             let bytes = frame.bytes();
-            left = left.saturating_sub(bytes);
+            turn.charge(bytes, self.buffers.len());
             let Some(length) = bytes.checked_sub(HEADER_BYTES) else {
                 return Err(ServeError::Request("no whole header").into());
             };
