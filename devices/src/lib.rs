@@ -17,5 +17,6 @@ pub mod rate_limit;
 pub mod rtas;
 pub mod tree;
 pub mod vfio;
+pub mod vhost;
 pub mod virtio;
 pub mod vty;

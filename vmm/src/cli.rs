@@ -103,7 +103,8 @@ pub struct RunArguments {
     /// Give the guest a virtio network card; may be repeated. Its frames are those of the TAP interface NAME of this
     /// host, of the TAP interface that was left open as file descriptor NUMBER, or of the program that listens at
     /// SOCKET (passt, which takes no privileges). Options: mac=ADDRESS (when not given, one that stays the same for
-    /// that interface or socket of this host); mtu=BYTES, which the guest is told.
+    /// that interface or socket of this host); mtu=BYTES, which the guest is told; vhost=on: this
+    /// host's kernel passes the frames of a TAP interface by itself (/dev/vhost-net), with bus addresses it cannot.
     #[arg(long, value_name = "tap=NAME|fd=NUMBER|passt=SOCKET[,OPTION=VALUE]...")]
     pub net: Vec<NetDescription>,
 

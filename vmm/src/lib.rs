@@ -60,3 +60,4 @@ pub mod speculation;
 pub mod stats;
 pub mod threads;
 pub mod vcpu;
+pub mod vhost;

@@ -2,14 +2,16 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use spapr_devices::net::{Backend, Mac, Stream, Tap, TapError};
+use spapr_devices::vhost::Kind;
 use spapr_devices::virtio::net::{Nic, NicOptions};
 
 use crate::spec::{MachineDescription, NetBackend};
+use crate::vhost::{self, VhostRefusal};
 
 /// What names this host, and is another's nowhere (machine-id(5)).
 const HOST_NAME: &str = "/etc/machine-id";
@@ -28,6 +30,9 @@ pub enum NicRefusal {
         /// Why.
         source: io::Error,
     },
+    /// What the host's kernel would pass its frames by.
+    #[error(transparent)]
+    Vhost(#[from] VhostRefusal),
     /// The socket of the program that carries its frames.
     #[error("cannot connect to {}; the program that listens there (passt) is started first", path.display())]
     Socket {
@@ -51,8 +56,10 @@ pub enum NicRefusal {
 /// # Errors
 /// Why one cannot be had; all are closed then.
 pub fn open(description: &MachineDescription) -> Result<Vec<Arc<Nic>>, NicRefusal> {
-    let nics = description.nics().map(|(name, net)| {
+    let nics = description.nics().map(|(device, net)| {
+        let name = device.name.as_str();
         let (backend, known_as) = backend(&net.backend)?;
+        let vhost = vhost::open(Kind::Net, device, net.vhost)?;
         let options = NicOptions {
             name: name.to_owned(),
             mac: net.mac.unwrap_or_else(|| made_up(&known_as)),
@@ -60,11 +67,14 @@ pub fn open(description: &MachineDescription) -> Result<Vec<Arc<Nic>>, NicRefusa
             receive_entries: net.receive_entries,
             transmit_entries: net.transmit_entries,
         };
-        let nic = Nic::new(backend, options);
-        nic.map(Arc::new).map_err(|source| NicRefusal::Resource {
+        let nic = Nic::new(backend, options).map_err(|source| NicRefusal::Resource {
             name: name.to_owned(),
             source,
-        })
+        })?;
+        Ok(Arc::new(match vhost {
+            Some(vhost) => nic.with_vhost(vhost),
+            None => nic,
+        }))
     });
     nics.collect()
 }
@@ -75,10 +85,7 @@ fn backend(wanted: &NetBackend) -> Result<(Backend, String), NicRefusal> {
         NetBackend::Tap(name) => Tap::open(name)?,
         NetBackend::Descriptor(fd) => {
             let not_open = |source| NicRefusal::Descriptor { fd: *fd, source };
-            // SAFETY: it is borrowed while it is duplicated alone, which fails for what is not open.
-            let borrowed = unsafe { BorrowedFd::borrow_raw(*fd) };
-            // What was left open stays so: nothing else gets its number.
-            Tap::of_descriptor(borrowed.try_clone_to_owned().map_err(not_open)?, *fd)?
+            Tap::of_descriptor(vhost::duplicate(*fd).map_err(not_open)?, *fd)?
         }
         NetBackend::Stream(path) => {
             let stream = Stream::connect(path).map_err(|source| NicRefusal::Socket {

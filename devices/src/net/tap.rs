@@ -6,6 +6,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
 
 use vm_memory::GuestMemoryError;
 
@@ -84,7 +85,7 @@ pub enum TapError {
 
 /// An interface.
 pub struct Tap {
-    file: File,
+    file: Arc<File>,
     name: String,
     /// The kernel has headers before frames.
     has_header: bool,
@@ -197,7 +198,7 @@ impl Tap {
 
     fn of(file: File, request: &Request) -> Result<Self, TapError> {
         let mut tap = Self {
-            file,
+            file: Arc::new(file),
             name: request.name(),
             has_header: request.has(libc::IFF_VNET_HDR),
             has_offloads: false,
@@ -224,7 +225,7 @@ impl Tap {
     #[cfg(any(test, feature = "fuzz"))]
     pub fn of_socket(socket: OwnedFd) -> Self {
         Self {
-            file: File::from(socket),
+            file: Arc::new(File::from(socket)),
             name: "test".to_owned(),
             has_header: true,
             has_offloads: true,
@@ -235,6 +236,11 @@ impl Tap {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What the kernel passes frames to by itself, and whether headers are before them there.
+    pub(crate) fn file(&self) -> (Arc<File>, bool) {
+        (Arc::clone(&self.file), self.has_header)
     }
 
     pub(super) const fn has_offloads(&self) -> bool {
@@ -259,7 +265,7 @@ impl Tap {
         let (header, room) = buffer.split_at_mut(skipped);
         header.fill(0);
         loop {
-            match self.file.read(room) {
+            match (&*self.file).read(room) {
                 // Each frame has a length.
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(count) => return Ok(Some(skipped + count)),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use virtio_queue::Queue;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::kernel::KernelQueues;
 use crate::dma::DmaMemory;
 
 /// What a driver knows a kind of device by.
@@ -54,6 +55,9 @@ pub enum ServeError {
     /// A request lacks what each of its kind has.
     #[error("its driver's request has {0}")]
     Request(&'static str),
+    /// The host's kernel cannot serve its rings.
+    #[error("the host's kernel does not serve its driver's rings")]
+    Kernel(#[source] std::io::Error),
     /// The host cannot do what is asked for.
     #[error("the host refused")]
     Host(#[from] std::io::Error),
@@ -135,6 +139,18 @@ pub trait Device: Send {
     /// As [`Device::serve`].
     fn next_done(&mut self, _memory: &DmaMemory) -> Result<Option<Done>, ServeError> {
         Ok(None)
+    }
+
+    /// Its first queues, if the host's kernel serves them; they are not served otherwise then, and there is a
+    /// [`Device::host_event`].
+    fn kernel_queues(&mut self) -> Option<&mut KernelQueues> {
+        None
+    }
+
+    /// Whether the kernel is to serve them at present, as far as the device knows. Asked by its thread, which has the
+    /// kernel do so next if it may.
+    fn lets_kernel_serve(&mut self) -> bool {
+        true
     }
 
     /// Whether the configuration has changed by itself since this was last asked.

@@ -49,7 +49,7 @@ impl VirtioFunction {
 
     /// The same, of which nobody serves the queues.
     pub(super) fn without_thread(
-        device: Box<dyn Device>,
+        mut device: Box<dyn Device>,
         options: VirtioOptions,
     ) -> io::Result<Self> {
         let VirtioOptions {
@@ -70,12 +70,16 @@ impl VirtioFunction {
         let registers = Registers::new(device.features(), sizes, vectors, by_bus_address);
         let host_event = device.host_event();
         let watched = device.watched();
+        let kernel = device.kernel_queues().map(|it| (it.count(), it.events()));
+        let (kernel_queues, kernel_events) = kernel.unwrap_or_default();
         let state = State {
             config: ConfigSpace::new(identity, vectors, queues),
             registers,
             device,
             held: false,
             dead: false,
+            changes: 0,
+            settled: 0,
         };
         let shared = Arc::new(Shared {
             name,
@@ -84,6 +88,8 @@ impl VirtioFunction {
             doorbells,
             host_event,
             watched,
+            kernel_queues,
+            kernel_events,
             state: Mutex::new(state),
             idle: Condvar::new(),
             msi_x: Mutex::new(MsiX::new(vectors.into())),
@@ -98,6 +104,11 @@ impl VirtioFunction {
     #[cfg(feature = "fuzz")]
     pub(super) fn shared(&self) -> &Shared {
         &self.shared
+    }
+
+    /// Has what has changed be so for the kernel, too, if that serves queues.
+    fn settle(&self) {
+        self.shared.settle(&mut self.shared.state());
     }
 
     fn read_place(&self, place: Place, data: &mut [u8]) {
@@ -116,12 +127,14 @@ impl VirtioFunction {
         match place {
             Place::Common(offset) => {
                 if shared.write_registers(offset, data) == Event::DriverOk {
-                    // A driver may have put something in before.
-                    shared.ring_all();
+                    shared.begin();
                 }
             }
             Place::Device(offset) => shared.state().device.write_config(offset, data),
-            Place::MsiXTable(offset) => shared.msi_x.lock().write_table(offset, data),
+            Place::MsiXTable(offset) => {
+                shared.msi_x.lock().write_table(offset, data);
+                self.settle();
+            }
             Place::Doorbell(queue) => shared.ring(queue),
             Place::Isr | Place::MsiXPending(_) | Place::Nowhere => {}
         }
@@ -162,6 +175,7 @@ impl FunctionBackend for VirtioFunction {
             if state.config.is_master() {
                 self.shared.ring_unheard(&mut state);
             }
+            self.shared.settle(&mut state);
             state.config.window_access(offset)
         };
         if let Some(access) = access
@@ -211,11 +225,14 @@ impl FunctionBackend for VirtioFunction {
         events: &[Arc<EventFd>],
     ) -> io::Result<VectorsEnabled> {
         self.shared.msi_x.lock().connect(events.to_vec());
+        self.settle();
         Ok(VectorsEnabled::All)
     }
 
     fn disable_interrupts(&self, _kind: InterruptKind) -> io::Result<()> {
         self.shared.msi_x.lock().connect(Vec::new());
+        // The kernel has what they signalled until then.
+        self.settle();
         Ok(())
     }
 
@@ -228,6 +245,7 @@ impl FunctionBackend for VirtioFunction {
             state.device.go_on();
             self.shared.ring_unheard(&mut state);
         }
+        self.shared.settle(&mut state);
     }
 
     fn has_line(&self) -> bool {
@@ -248,12 +266,19 @@ impl FunctionBackend for VirtioFunction {
 
     fn reset(&self) -> io::Result<()> {
         let mut state = self.shared.state();
-        state.registers.begin_reset();
-        self.shared.wait_until_idle(&mut state);
-        state.reset();
+        if self.shared.kernel_queues == 0 {
+            state.registers.begin_reset();
+            self.shared.wait_until_idle(&mut state);
+            state.reset();
+        } else {
+            self.shared.reset_behind_kernel(&mut state);
+        }
         state.config.reset();
-        let mut msi_x = self.shared.msi_x.lock();
-        *msi_x = MsiX::new(msi_x.vectors());
+        {
+            let mut msi_x = self.shared.msi_x.lock();
+            *msi_x = MsiX::new(msi_x.vectors());
+        }
+        self.shared.settle(&mut state);
         Ok(())
     }
 }

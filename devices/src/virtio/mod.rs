@@ -20,6 +20,7 @@
 //! | `shared` | a device with its registers, and how its queues are served |
 //! | `function` | all that as the back end of a PCI function |
 //! | `worker` | the thread that serves the queues |
+//! | `kernel` | queues that the host's kernel serves |
 //!
 //! A driver is a guest's, hence hostile. Whatever it writes into registers and rings, the device stops and asks to
 //! be reset (DEVICE_NEEDS_RESET, virtio 2.1.1); memory is reached through [`DmaMemory`](crate::dma::DmaMemory) alone,
@@ -33,6 +34,9 @@ mod driver;
 mod function;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
+mod kernel;
+#[cfg(test)]
+mod kernel_tests;
 #[cfg(test)]
 mod later_tests;
 mod layout;
@@ -52,4 +56,5 @@ mod worker;
 
 pub use device::{Device, Done, Identity, ServeError, Served};
 pub use function::{VirtioFunction, VirtioOptions};
+pub use kernel::KernelQueues;
 pub use rng::Rng;

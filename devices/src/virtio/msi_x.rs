@@ -12,6 +12,16 @@ pub(super) const ENTRY_BYTES: usize = 16;
 const CONTROL_OFFSET: usize = 12;
 const CONTROL_MASKED: u8 = 1;
 
+/// What a vector is to have signalled.
+pub(super) enum Target<'a> {
+    /// That.
+    Event(&'a Arc<EventFd>),
+    /// Nothing at present: it is pending then ([`MsiX::signal`]).
+    Masked,
+    /// There is no such vector, or vectors are disabled.
+    Nothing,
+}
+
 /// A table, with what its vectors signal.
 pub(super) struct MsiX {
     entries: Vec<[u8; ENTRY_BYTES]>,
@@ -96,6 +106,15 @@ impl MsiX {
             // It fails only where 2^64 - 2 signals have not been taken.
             let _ = event.write(1);
         }
+    }
+
+    /// What whoever signals `vector` by itself is to signal.
+    pub(super) fn target(&self, vector: usize) -> Target<'_> {
+        if vector < self.vectors() && self.is_masked(vector) {
+            return Target::Masked;
+        }
+        let event = self.events.get(vector);
+        event.map_or(Target::Nothing, Target::Event)
     }
 
     fn is_masked(&self, vector: usize) -> bool {

@@ -29,6 +29,9 @@ pub(super) struct Shared {
     pub(super) doorbells: Vec<Arc<EventFd>>,
     /// What the host signals when it has done something.
     pub(super) host_event: Option<Arc<EventFd>>,
+    /// How many queues the kernel serves, the first ones, and what it signals when it has something to say.
+    pub(super) kernel_queues: usize,
+    pub(super) kernel_events: Vec<Arc<EventFd>>,
     /// What has input when the device has something to learn.
     pub(super) watched: Option<Arc<dyn AsRawFd + Send + Sync>>,
     pub(super) state: Mutex<State>,
@@ -46,6 +49,9 @@ pub(super) struct State {
     pub(super) held: bool,
     /// The device's thread has ended.
     pub(super) dead: bool,
+    /// How often something has changed for the kernel, and which of that the device's thread has looked at.
+    pub(super) changes: u64,
+    pub(super) settled: u64,
 }
 
 impl State {
@@ -64,6 +70,15 @@ impl Shared {
     pub(super) fn write_registers(&self, offset: usize, data: &[u8]) -> Event {
         let mut state = self.state();
         let event = state.registers.write(offset, data);
+        if self.kernel_queues != 0 {
+            if event == Event::Reset {
+                self.reset_behind_kernel(&mut state);
+                return event;
+            }
+            if state.registers.is_running() && event == Event::None {
+                self.settle(&mut state);
+            }
+        }
         match event {
             // What the host works on may still be written into memory: the driver waits.
             Event::Reset if state.device.in_flight() != 0 && !state.dead => {
@@ -80,6 +95,23 @@ impl Shared {
             Event::None => {}
         }
         event
+    }
+
+    /// Resets registers and device once the kernel has let go of its queues: the driver finds memory as it stays.
+    pub(super) fn reset_behind_kernel(&self, state: &mut MutexGuard<'_, State>) {
+        // Nothing that a driver writes counts until then, so there is no next one to be disturbed.
+        state.registers.begin_reset();
+        self.settle(state);
+        // Of several that wait, one does it.
+        if state.registers.is_resetting() {
+            state.reset();
+        }
+    }
+
+    /// Does what a driver may have left undone when it is ready: it may have put something in before.
+    pub(super) fn begin(&self) {
+        self.ring_all();
+        self.settle(&mut self.state());
     }
 
     pub(super) fn ring(&self, queue: usize) {
@@ -162,7 +194,7 @@ impl Shared {
         state.device.collect()?;
         self.ring_due(state.device.as_mut());
         let is_idle = state.device.in_flight() == 0;
-        if is_idle && state.registers.is_resetting() {
+        if is_idle && state.registers.is_resetting() && self.kernel_queues == 0 {
             state.reset();
         }
         let given_back = self.give_back(state);
@@ -237,6 +269,7 @@ impl Shared {
             self.name
         );
         let mut state = self.state();
+        self.end_kernel(&mut state);
         state.dead = true;
         self.idle.notify_all();
         let error = ServeError::Host(io::Error::other("its thread has ended"));
@@ -245,7 +278,7 @@ impl Shared {
 
     /// Stops the device until its driver resets it, which is told, if it runs.
     #[cold]
-    fn stop(&self, mut state: MutexGuard<'_, State>, reason: &ServeError) {
+    pub(super) fn stop(&self, mut state: MutexGuard<'_, State>, reason: &ServeError) {
         if state.registers.stop() {
             let vector = state.registers.config_vector;
             self.msi_x.lock().signal(vector.into());

@@ -65,7 +65,10 @@ impl Drop for Worker {
 }
 
 fn run(shared: &Shared, ends: &EventFd) {
-    let descriptors = shared.doorbells.iter().chain(&shared.host_event);
+    // Those of queues that the kernel serves it hears itself.
+    let doorbells = shared.doorbells.iter().skip(shared.kernel_queues);
+    let events = &shared.kernel_events;
+    let descriptors = doorbells.chain(events).chain(&shared.host_event);
     let descriptors = descriptors.map(|event| event.as_raw_fd());
     let watched = shared.watched.iter().map(|it| it.as_raw_fd());
     let mut polled: Vec<libc::pollfd> = [ends.as_raw_fd()]
@@ -88,7 +91,8 @@ fn run(shared: &Shared, ends: &EventFd) {
         if polled.first().is_none_or(|end| end.revents != 0) {
             break;
         }
-        for (queue, bell) in shared.doorbells.iter().enumerate() {
+        let bells = shared.doorbells.iter().enumerate();
+        for (queue, bell) in bells.skip(shared.kernel_queues) {
             // Heard before the queue is looked at: what is put in later rings anew.
             let rang = bell.read().is_ok();
             if rang && shared.serve(queue) {
@@ -96,7 +100,11 @@ fn run(shared: &Shared, ends: &EventFd) {
                 let _ = bell.write(1);
             }
         }
+        if shared.kernel_queues != 0 {
+            shared.steer();
+        }
     }
+    shared.end_kernel(&mut shared.state());
     if let Some(event) = &shared.host_event {
         drain(shared, event);
     }

@@ -25,6 +25,8 @@ pub(crate) const WINDOW_MARK: Part = Part::new(70 * MIB_IN_KIB + 64, 64);
 pub(crate) const TWENTY_REBOOTS_COUNT: Part = Part::new(70 * MIB_IN_KIB + 128, 64);
 /// Whether a guest with a network card has rebooted.
 pub(crate) const NETWORK_MARK: Part = Part::new(70 * MIB_IN_KIB + 192, 64);
+/// Whether a guest with a card whose frames the host's kernel passes has rebooted.
+pub(crate) const VHOST_MARK: Part = Part::new(70 * MIB_IN_KIB + 256, 64);
 /// The dump of a guest with the default window.
 pub(crate) const DUMP_BY_DEFAULT_WINDOW: Part = Part::new(70 * MIB_IN_KIB + 512, 128);
 /// The dump of a guest with a dynamic window.
@@ -35,13 +37,14 @@ pub(crate) const REBOOT_MARK: Part = Part::new(71 * MIB_IN_KIB, 64);
 const BARE_METAL_GUEST: Part = Part::new(72 * MIB_IN_KIB - 64, 64);
 
 /// All parts, in the order in which they lie.
-const ALL: [Part; 10] = [
+const ALL: [Part; 11] = [
     WRITTEN_IN_AUTO_MODE,
     WRITTEN_IN_USER_MODE,
     LINES_MARK,
     WINDOW_MARK,
     TWENTY_REBOOTS_COUNT,
     NETWORK_MARK,
+    VHOST_MARK,
     DUMP_BY_DEFAULT_WINDOW,
     DUMP_BY_DYNAMIC_WINDOW,
     REBOOT_MARK,

@@ -43,4 +43,5 @@ mod serial;
 mod tce_sequences;
 mod teardown;
 mod unprivileged;
+mod vhost;
 mod vulnerabilities;

@@ -99,7 +99,7 @@ for device in $LAB_NVME $LAB_NIC $more; do
 done
 load $(cat /lib/modules/then)
 # As Debian's udev has it.
-chmod 666 /dev/net/tun
+chmod 666 /dev/net/tun /dev/vhost-net /dev/vhost-vsock
 for device in $LAB_NVME $LAB_NIC $more; do
     echo $device >/sys/bus/pci/drivers_probe
 done

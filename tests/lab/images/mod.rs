@@ -37,7 +37,14 @@ const HOST_FIRST: &[&str] = &[
 ];
 /// Modules a host loads afterwards: the drivers that would take those devices, and what networks of guests
 /// are made of.
-const HOST_THEN: &[&str] = &["nvme", "e1000e", "tun", "bridge"];
+const HOST_THEN: &[&str] = &[
+    "nvme",
+    "e1000e",
+    "tun",
+    "bridge",
+    "vhost_net",
+    "vhost_vsock",
+];
 /// Modules a guest loads: the drivers of the devices it may be given, by PCI class as sysfs has it, or by vendor and
 /// device.
 const GUEST_DRIVERS: &[(&str, &[&str])] = &[
@@ -52,6 +59,7 @@ const GUEST_DRIVERS: &[(&str, &[&str])] = &[
     ("0x010000", &["virtio_blk"]),
     ("0x078000", &["virtio_console"]),
     ("0x1af4-0x1045", &["virtio_balloon"]),
+    ("0x1af4-0x1053", &["vmw_vsock_virtio_transport"]),
 ];
 
 /// Why an image could not be made.

@@ -57,12 +57,14 @@ pub(super) fn make(
                 }
                 false => DmaMemory::by_guest_address(ram.mmap().clone()),
             };
-            let made = of_kind(&device.kind, &mut brought, ram, &memory)?;
+            let mut made = of_kind(&device.kind, &mut brought, ram, &memory)?;
+            let is_in_kernel = made.kernel_queues().is_some();
             let options = VirtioOptions {
                 name: device.name.clone(),
                 by_bus_address: device.by_bus_address,
                 memory,
                 prepare_thread: match device.kind {
+                    _ if is_in_kernel => sandbox::enter_vhost,
                     VirtualDeviceKind::Balloon(_) => sandbox::enter_balloon,
                     VirtualDeviceKind::Net(_) => sandbox::enter_network,
                     VirtualDeviceKind::Serial(_) => sandbox::enter_ports,
@@ -113,7 +115,9 @@ fn of_kind(
         VirtualDeviceKind::Net(_) => {
             let nic = brought.nics.next().map(Arc::clone);
             let net = nic.and_then(Net::new);
-            Box::new(net.ok_or_else(|| io::Error::other("its network is another device's still"))?)
+            let net =
+                net.ok_or_else(|| io::Error::other("its network is another device's still"))?;
+            Box::new(net.in_machine(ram.mmap())?)
         }
         VirtualDeviceKind::Balloon(balloon) => {
             let control = brought.balloon.take().map(Arc::clone);

@@ -7,7 +7,7 @@ use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use super::command_line::CommandLine;
 use super::fd_sets::{FdSetError, FdSets};
-use crate::spec::{MachineDescription, NetBackend};
+use crate::spec::{MachineDescription, NetBackend, VhostSource};
 
 /// Why descriptors are not taken over.
 #[derive(Debug, thiserror::Error)]
@@ -56,8 +56,12 @@ impl Inherited {
         }
         // An interface's descriptor is duplicated when it is used, and stays.
         let nics = line.machine.iter().flat_map(MachineDescription::nics);
-        for (name, net) in nics {
+        for (device, net) in nics {
+            let name = &device.name;
             if let NetBackend::Descriptor(fd) = net.backend {
+                keep_from_programs(&format!("-netdev of {name}"), fd)?;
+            }
+            if let Some(VhostSource::Descriptor(fd)) = net.vhost {
                 keep_from_programs(&format!("-netdev of {name}"), fd)?;
             }
         }

@@ -22,6 +22,8 @@ pub enum Role {
     Balloon,
     /// One that serves the queues of a network card.
     Network,
+    /// One of a device whose queues the host's kernel serves.
+    Vhost,
     /// One that reads and writes the image of a disk.
     Disk,
     /// One that samples interrupt lines.
@@ -35,7 +37,7 @@ pub enum Role {
 impl Role {
     /// All of them.
     #[cfg(test)]
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::Main,
         Self::Monitor,
         Self::Processor,
@@ -43,6 +45,7 @@ impl Role {
         Self::Ports,
         Self::Balloon,
         Self::Network,
+        Self::Vhost,
         Self::Disk,
         Self::Lines,
         Self::Writer,
@@ -284,6 +287,22 @@ const UNMASKING: &[u32] = &[number(spapr_devices::vfio::requests::DEVICE_SET_IRQ
 /// What the host leaves to the guest of a TAP interface's frames.
 const OFFLOADS: &[u32] = &[number(spapr_devices::net::SET_OFFLOADS)];
 
+/// What the kernel is told of queues that it serves, and the same of interfaces.
+const OF_VHOST: &[u32] = &{
+    use spapr_devices::vhost::requests::ALL;
+    let mut numbers = [0; ALL.len() + OFFLOADS.len()];
+    let mut place = 0;
+    while place < numbers.len() {
+        numbers[place] = if place < ALL.len() {
+            number(ALL[place])
+        } else {
+            OFFLOADS[place - ALL.len()]
+        };
+        place += 1;
+    }
+    numbers
+};
+
 /// The calls of KVM and VFIO.
 const KVM_AND_VFIO: &[u32] = &{
     use spapr_devices::vfio::requests::ALL;
@@ -303,7 +322,7 @@ const KVM_AND_VFIO: &[u32] = &{
 
 /// The same, those of terminals, and those of devices that it starts.
 const OF_MAIN: &[u32] = &{
-    let mut numbers = [0; KVM_AND_VFIO.len() + TERMINALS.len() + OFFLOADS.len()];
+    let mut numbers = [0; KVM_AND_VFIO.len() + TERMINALS.len() + OF_VHOST.len()];
     let mut place = 0;
     while place < numbers.len() {
         let of_devices = KVM_AND_VFIO.len() + TERMINALS.len();
@@ -312,7 +331,7 @@ const OF_MAIN: &[u32] = &{
         } else if place < of_devices {
             TERMINALS[place - KVM_AND_VFIO.len()]
         } else {
-            OFFLOADS[place - of_devices]
+            OF_VHOST[place - of_devices]
         };
         place += 1;
     }
@@ -344,6 +363,7 @@ pub(super) fn rules(role: Role) -> Vec<Rule> {
         Role::Monitor => [EVERYONE, EVENTS, SOCKETS, NON_BLOCKING, FACTS, NO_FILES].concat(),
         Role::Device => [EVERYONE, RINGS, NO_FILES].concat(),
         Role::Network => [EVERYONE, WATCHING, &ioctls(OFFLOADS)[..], NO_FILES].concat(),
+        Role::Vhost => [EVERYONE, WATCHING, &ioctls(OF_VHOST)[..], NO_FILES].concat(),
         Role::Ports => [EVERYONE, WATCHING, PEERS, TIMERS, NO_FILES].concat(),
         Role::Balloon => [EVERYONE, TIMERS, NO_FILES].concat(),
         Role::Disk => [EVERYONE, IMAGES, NO_FILES].concat(),
@@ -389,6 +409,7 @@ mod tests {
             Role::Ports,
             Role::Balloon,
             Role::Network,
+            Role::Vhost,
             Role::Lines,
         ];
         for role in started {

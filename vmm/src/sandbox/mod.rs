@@ -131,6 +131,14 @@ pub fn enter_network() -> io::Result<()> {
     enter(Role::Network)
 }
 
+/// [`enter`] for a thread of a device whose queues the host's kernel serves.
+///
+/// # Errors
+/// As for [`enter`].
+pub fn enter_vhost() -> io::Result<()> {
+    enter(Role::Vhost)
+}
+
 /// [`enter`] for a thread that serves a device with sockets.
 ///
 /// # Errors

@@ -24,7 +24,7 @@ pub use byte_size::ByteSize;
 pub use console::ConsoleKind;
 pub use disk::{Aio, CacheMode, DiskDescription, DiskError, MOST_DISK_QUEUES};
 pub use dma::{DdwMode, DmaWindowSize, DmaWindowSizes, LockRegion};
-pub use net::{LEAST_MTU, NetBackend, NetDescription, NetError, USUAL_NET_ENTRIES};
+pub use net::{LEAST_MTU, NetBackend, NetDescription, NetError, USUAL_NET_ENTRIES, VhostSource};
 pub use passed_through::{PassedThroughDevice, PassedThroughError};
 pub use serial::{
     MOST_PORT_NAME_BYTES, PortDescription, PortOutlet, SerialPort, SerialPortError, is_port_name,
@@ -133,13 +133,13 @@ impl MachineDescription {
         })
     }
 
-    /// The network cards among them, each with how messages name it.
-    pub fn nics(&self) -> impl Iterator<Item = (&str, &NetDescription)> {
+    /// The network cards among them.
+    pub fn nics(&self) -> impl Iterator<Item = (&VirtualDevice, &NetDescription)> {
         self.virtual_devices.iter().filter_map(|device| {
             let VirtualDeviceKind::Net(net) = &device.kind else {
                 return None;
             };
-            Some((device.name.as_str(), &**net))
+            Some((device, &**net))
         })
     }
 }

@@ -14,6 +14,8 @@ use super::words::split;
 pub struct NetDescription {
     /// What carries its frames.
     pub backend: NetBackend,
+    /// By which the host's kernel passes them, if it is to (vhost-net).
+    pub vhost: Option<VhostSource>,
     /// Its address; one that is made of the backend's name when not given.
     pub mac: Option<Mac>,
     /// The longest packets that the guest is told to send, in bytes.
@@ -35,6 +37,15 @@ pub enum NetBackend {
     Stream(PathBuf),
 }
 
+/// Where a device of the kernel's comes from, by which that serves queues (vhost).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VhostSource {
+    /// It is opened by its path.
+    Path,
+    /// Whoever started this process left it open.
+    Descriptor(RawFd),
+}
+
 /// What a packet may be told to be at least: what IPv4 wants every network to carry.
 pub const LEAST_MTU: u16 = 68;
 /// Entries of a queue, unless the user says otherwise.
@@ -45,6 +56,7 @@ impl NetDescription {
     pub const fn new(backend: NetBackend) -> Self {
         Self {
             backend,
+            vhost: None,
             mac: None,
             mtu: None,
             receive_entries: USUAL_NET_ENTRIES,
@@ -70,8 +82,11 @@ pub enum NetError {
     #[error("it begins with tap=NAME, fd=NUMBER or passt=SOCKET")]
     NoBackend,
     /// There is no such word.
-    #[error("{0:?} is none of mac=ADDRESS, mtu=BYTES")]
+    #[error("{0:?} is none of mac=ADDRESS, mtu=BYTES, vhost=on")]
     Unknown(String),
+    /// The host's kernel passes frames of interfaces alone.
+    #[error("vhost=on goes with tap=NAME and fd=NUMBER alone")]
+    NoInterface,
     /// A word that is given twice.
     #[error("{0} is given twice")]
     Twice(String),
@@ -111,6 +126,7 @@ impl FromStr for NetDescription {
             Some(_) => return Err(NetError::NoBackend),
         };
         let mut net = Self::new(backend);
+        let mut vhost = None;
         for part in parts {
             let (taken, name) = match part.split_once('=') {
                 Some(("mac", value)) => {
@@ -119,13 +135,32 @@ impl FromStr for NetDescription {
                     (net.mac.replace(mac).is_some(), "mac")
                 }
                 Some(("mtu", value)) => (net.mtu.replace(mtu(value)?).is_some(), "mtu"),
+                Some(("vhost", value)) => (vhost.replace(switch(value)?).is_some(), "vhost"),
                 _ => return Err(NetError::Unknown(part)),
             };
             if taken {
                 return Err(NetError::Twice(name.to_owned()));
             }
         }
+        if vhost == Some(true) {
+            if matches!(net.backend, NetBackend::Stream(_)) {
+                return Err(NetError::NoInterface);
+            }
+            net.vhost = Some(VhostSource::Path);
+        }
         Ok(net)
+    }
+}
+
+fn switch(value: &str) -> Result<bool, NetError> {
+    match value {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(NetError::Value {
+            name: "vhost",
+            value: value.to_owned(),
+            expected: "on or off",
+        }),
     }
 }
 
@@ -159,6 +194,14 @@ mod tests {
             assert_eq!(net, NetDescription::new(backend));
             assert_eq!(net.backend.to_string(), text.replace(",,", ","));
         }
+        for (text, vhost) in [
+            ("tap=a,vhost=on", Some(VhostSource::Path)),
+            ("fd=3,vhost=on", Some(VhostSource::Path)),
+            ("tap=a,vhost=off", None),
+            ("passt=/s,vhost=off", None),
+        ] {
+            assert_eq!(text.parse::<NetDescription>().unwrap().vhost, vhost);
+        }
     }
 
     #[test]
@@ -181,6 +224,12 @@ mod tests {
         assert_eq!(refusal("tap=a,mtu=67"), "mtu=67 should be 68 to 65535");
         assert_eq!(refusal("tap=a,mtu=100,mtu=200"), "mtu is given twice");
         assert!(refusal("tap=a,mac=1").starts_with("mac=1 should be six bytes"));
-        assert!(refusal("tap=a,vhost=on").contains("\"vhost=on\" is none of mac="));
+        assert!(refusal("tap=a,queues=2").contains("\"queues=2\" is none of mac="));
+        assert_eq!(refusal("tap=a,vhost=1"), "vhost=1 should be on or off");
+        assert_eq!(refusal("tap=a,vhost=on,vhost=off"), "vhost is given twice");
+        assert_eq!(
+            refusal("passt=/s,vhost=on"),
+            "vhost=on goes with tap=NAME and fd=NUMBER alone"
+        );
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use virtio_queue::Queue;
 use virtio_queue::desc::split::Descriptor;
+use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -17,6 +18,8 @@ use super::transmit::Sender;
 use super::{CONTROL, RECEIVE, TRANSMIT, config, control};
 use crate::dma::DmaMemory;
 use crate::net::{Backend, Offloads, StreamError};
+use crate::vhost::NetKernel;
+use crate::virtio::KernelQueues;
 use crate::virtio::device::{Device, Identity, ServeError, Served};
 
 /// Entries of the queue for commands.
@@ -40,6 +43,10 @@ pub struct Net {
     /// Queues for which there is something, by their bits.
     due: u8,
     buffers: Vec<Descriptor>,
+    /// The queues of frames, where the host's kernel passes those.
+    kernel: Option<KernelQueues>,
+    /// Frames may have come in while the link was down.
+    is_stale: bool,
 }
 
 impl Net {
@@ -65,8 +72,45 @@ impl Net {
             watched: EventSet::empty(),
             due: 0,
             buffers: Vec::new(),
+            kernel: None,
+            is_stale: false,
             nic,
         })
+    }
+
+    /// The same, in a machine with that memory: where the card has vhost, the host's kernel passes frames.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub fn in_machine(mut self, ram: &GuestMemoryMmap) -> io::Result<Self> {
+        if let Some(vhost) = self.nic.vhost()
+            && let Some(Backend::Tap(tap)) = &self.backend
+        {
+            let (file, has_header) = tap.file();
+            let kernel = NetKernel::new(Arc::clone(vhost), ram.clone(), file, has_header);
+            self.kernel = Some(KernelQueues::new(Box::new(kernel))?);
+        }
+        Ok(self)
+    }
+
+    /// Has the host leave to the guest what its driver has offered to do, unless that is so.
+    fn tell_offloads(&mut self) {
+        if let Some(backend) = &self.backend
+            && let Some(offloads) = self.untold.take()
+            && let Err(error) = backend.set_offloads(offloads)
+        {
+            // What comes all the same is left out.
+            log::debug!("{}: TUNSETOFFLOAD: {error}", self.nic.options().name);
+        }
+    }
+
+    /// Leaves out the frames that came in while the link was down.
+    fn forget_stale(&mut self) {
+        let Some(backend) = self.backend.as_mut().filter(|_| self.is_stale) else {
+            return;
+        };
+        self.is_stale = false;
+        self.receiver.forget_stale(backend);
     }
 
     /// Serves a queue of frames.
@@ -76,18 +120,13 @@ impl Net {
         queue: &mut Queue,
         memory: &DmaMemory,
     ) -> Result<Served, Interruption> {
+        self.tell_offloads();
         // What has no network has room for frames that never come: it waits, and is not asked again.
         let Some(backend) = &mut self.backend else {
             return Ok(Served::Full);
         };
         if index == RECEIVE && self.nic.is_lost() {
             return Ok(Served::Full);
-        }
-        if let Some(offloads) = self.untold.take()
-            && let Err(error) = backend.set_offloads(offloads)
-        {
-            // What comes all the same is left out.
-            log::debug!("{}: TUNSETOFFLOAD: {error}", self.nic.options().name);
         }
         let (name, is_up) = (&self.nic.options().name, self.nic.is_up());
         if index == RECEIVE {
@@ -237,6 +276,20 @@ impl Device for Net {
         self.watched = EventSet::empty();
         self.note(told);
         self.watch()
+    }
+
+    fn kernel_queues(&mut self) -> Option<&mut KernelQueues> {
+        self.kernel.as_mut()
+    }
+
+    fn lets_kernel_serve(&mut self) -> bool {
+        if !self.nic.is_up() {
+            self.is_stale = true;
+            return false;
+        }
+        self.tell_offloads();
+        self.forget_stale();
+        true
     }
 
     fn config_has_changed(&mut self) -> bool {

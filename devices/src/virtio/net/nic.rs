@@ -12,6 +12,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::filter::Filter;
 use crate::guest_message;
 use crate::net::{Backend, Mac, StreamError};
+use crate::vhost::Vhost;
 
 /// How a card is to look.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub struct NicOptions {
 pub struct Nic {
     options: NicOptions,
     has_offloads: bool,
+    /// By which the host's kernel passes its frames.
+    vhost: Option<Arc<Vhost>>,
     /// Signalled when the link has changed.
     event: Arc<EventFd>,
     /// Has input when what a device waits for of the backend is there; once for each time that it is asked.
@@ -59,6 +62,7 @@ impl Nic {
         epoll.ctl(ControlOperation::Add, backend.descriptor(), nothing)?;
         Ok(Self {
             has_offloads: backend.has_offloads(),
+            vhost: None,
             epoll: Arc::new(epoll),
             event: Arc::new(EventFd::new(EFD_NONBLOCK)?),
             backend: Mutex::new(Some(backend)),
@@ -68,6 +72,17 @@ impl Nic {
             link_has_changed: AtomicBool::new(false),
             options,
         })
+    }
+
+    /// The same, whose frames the host's kernel passes by `vhost`, if it is in an interface.
+    pub fn with_vhost(mut self, vhost: Vhost) -> Self {
+        self.vhost = Some(Arc::new(vhost));
+        self
+    }
+
+    /// By which the host's kernel passes its frames, if it does.
+    pub const fn vhost(&self) -> Option<&Arc<Vhost>> {
+        self.vhost.as_ref()
     }
 
     /// How it looks.

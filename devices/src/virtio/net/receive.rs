@@ -18,6 +18,8 @@ use crate::net::{
 use crate::virtio::device::{ServeError, Served};
 use crate::virtio::{requests, used};
 
+/// The most frames that wait in the host: more than an interface's queue has (`txqueuelen`, 1000 frames).
+const MOST_STALE_FRAMES: usize = 4096;
 /// Where a header says in how many buffers its frame is (`num_buffers`).
 const BUFFERS_AT: usize = 10;
 
@@ -101,6 +103,16 @@ impl Receiver {
     pub(super) fn reset(&mut self) {
         self.waits = false;
         self.forget();
+    }
+
+    /// Leaves out what `backend` has, as far as a queue of the host's is long.
+    pub(super) fn forget_stale(&mut self, backend: &mut Backend) {
+        self.forget();
+        for _ in 0..MOST_STALE_FRAMES {
+            if !matches!(backend.receive(&mut self.frame), Ok(Some(_))) {
+                return;
+            }
+        }
     }
 
     /// Has no frame, nor buffers for one.

@@ -7,7 +7,7 @@ use spapr_devices::net::Mac;
 use super::properties::Properties;
 use super::virtio::{VirtioDevice, VirtioKind};
 use super::{CommandLineError, Device, DeviceKind};
-use crate::spec::{LEAST_MTU, NetBackend, NetDescription, USUAL_NET_ENTRIES};
+use crate::spec::{LEAST_MTU, NetBackend, NetDescription, USUAL_NET_ENTRIES, VhostSource};
 
 /// A card as asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +32,15 @@ pub(super) const NETDEV_TYPES: &[&str] = &["stream", "tap"];
 
 /// All of `-netdev`.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Netdevs(Vec<(String, NetBackend)>);
+pub(super) struct Netdevs(Vec<Netdev>);
+
+/// A `-netdev`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Netdev {
+    id: String,
+    backend: NetBackend,
+    vhost: Option<VhostSource>,
+}
 
 impl Netdevs {
     /// Reads a `-netdev`.
@@ -41,9 +49,9 @@ impl Netdevs {
         let kind = properties.required("type")?;
         properties.set_kind(&kind);
         let id = properties.required("id")?;
-        let backend = match kind.as_str() {
-            "tap" => tap(&mut properties)?,
-            "stream" => stream(&mut properties)?,
+        let (backend, vhost) = match kind.as_str() {
+            "tap" => (tap(&mut properties)?, vhost(&mut properties)?),
+            "stream" => (stream(&mut properties)?, None),
             _ => {
                 return Err(CommandLineError::Instead {
                     option: format!("-netdev {kind}"),
@@ -58,28 +66,33 @@ impl Netdevs {
                 id,
             });
         }
-        self.0.push((id, backend));
+        self.0.push(Netdev { id, backend, vhost });
         Ok(())
     }
 
-    fn find(&self, id: &str) -> Option<&NetBackend> {
-        let mut all = self.0.iter();
-        all.find(|(known, _)| known == id)
-            .map(|(_, backend)| backend)
+    fn find(&self, id: &str) -> Option<&Netdev> {
+        self.0.iter().find(|known| known.id == id)
     }
 
     /// The descriptors that are named.
     pub(super) fn descriptors(&self) -> impl Iterator<Item = RawFd> {
-        self.0.iter().filter_map(|(_, backend)| match backend {
-            NetBackend::Descriptor(fd) => Some(*fd),
-            NetBackend::Tap(_) | NetBackend::Stream(_) => None,
+        self.0.iter().flat_map(|netdev| {
+            let of_interface = match netdev.backend {
+                NetBackend::Descriptor(fd) => Some(fd),
+                NetBackend::Tap(_) | NetBackend::Stream(_) => None,
+            };
+            let of_vhost = match netdev.vhost {
+                Some(VhostSource::Descriptor(fd)) => Some(fd),
+                Some(VhostSource::Path) | None => None,
+            };
+            [of_interface, of_vhost].into_iter().flatten()
         })
     }
 
     /// A card with what carries its frames.
     pub(super) fn card(&self, card: &Card) -> Result<NetDescription, CommandLineError> {
-        let backend = self.find(&card.netdev);
-        let backend = backend.ok_or_else(|| CommandLineError::Unknown {
+        let netdev = self.find(&card.netdev);
+        let netdev = netdev.ok_or_else(|| CommandLineError::Unknown {
             option: "-device virtio-net-pci".to_owned(),
             what: "netdev",
             id: card.netdev.clone(),
@@ -91,7 +104,8 @@ impl Netdevs {
             transmit_entries,
         } = card.look;
         Ok(NetDescription {
-            backend: backend.clone(),
+            backend: netdev.backend.clone(),
+            vhost: netdev.vhost,
             mac,
             mtu,
             receive_entries,
@@ -119,10 +133,11 @@ impl Netdevs {
             }
             used.push(&card.netdev);
         }
-        match self.0.iter().find(|(id, _)| !used.contains(&id.as_str())) {
-            Some((unused, _)) => Err(CommandLineError::Unused {
+        let mut all = self.0.iter();
+        match all.find(|netdev| !used.contains(&netdev.id.as_str())) {
+            Some(unused) => Err(CommandLineError::Unused {
                 option: "-netdev",
-                id: unused.clone(),
+                id: unused.id.clone(),
             }),
             None => Ok(()),
         }
@@ -150,10 +165,7 @@ fn instead(kind: &str) -> &'static str {
 
 fn tap(properties: &mut Properties) -> Result<NetBackend, CommandLineError> {
     one_queue(properties)?;
-    // Who has frames passed by the kernel gets the same by this program; the descriptor is left alone.
-    properties.either("vhost")?;
-    properties.either("vhostforce")?;
-    properties.ignore(&["vhostfd", "vhostfds", "poll-us", "sndbuf"]);
+    properties.ignore(&["poll-us", "sndbuf"]);
     for script in ["script", "downscript"] {
         properties.only(script, &["no", ""])?;
     }
@@ -165,6 +177,23 @@ fn tap(properties: &mut Properties) -> Result<NetBackend, CommandLineError> {
         (None, Some(name)) => Ok(NetBackend::Tap(name)),
         _ => Err(CommandLineError::Combination(format!(
             "{} needs fd= or ifname=, one of them",
+            properties.context()
+        ))),
+    }
+}
+
+/// By what the kernel is to pass frames, if it is.
+fn vhost(properties: &mut Properties) -> Result<Option<VhostSource>, CommandLineError> {
+    let forced = properties.switch("vhostforce")?.unwrap_or(false);
+    let is_on = properties.switch("vhost")?.unwrap_or(forced);
+    let fd = properties.descriptor("vhostfd")?;
+    let fd = fd.or(properties.descriptor("vhostfds")?);
+    match (is_on, fd) {
+        (true, Some(fd)) => Ok(Some(VhostSource::Descriptor(fd))),
+        (true, None) => Ok(Some(VhostSource::Path)),
+        (false, None) => Ok(None),
+        (false, Some(_)) => Err(CommandLineError::Combination(format!(
+            "{}: vhostfd= goes with vhost=on",
             properties.context()
         ))),
     }
@@ -278,10 +307,39 @@ pub(super) fn card(properties: &mut Properties) -> Result<VirtioKind, CommandLin
 mod tests {
     use super::*;
 
-    fn read(netdev: &str) -> Result<NetBackend, String> {
+    fn read_all(netdev: &str) -> Result<Netdev, String> {
         let mut all = Netdevs::default();
         all.read(netdev).map_err(|error| error.to_string())?;
-        Ok(all.0.remove(0).1)
+        Ok(all.0.remove(0))
+    }
+
+    fn read(netdev: &str) -> Result<NetBackend, String> {
+        read_all(netdev).map(|netdev| netdev.backend)
+    }
+
+    #[test]
+    fn vhost_is_by_a_descriptor_or_by_its_path_or_not() {
+        let vhost = |text: &str| read_all(text).map(|netdev| netdev.vhost);
+        for (written, expected) in [
+            ("tap,id=n,fd=3", None),
+            ("tap,id=n,fd=3,vhost=off", None),
+            ("tap,id=n,fd=3,vhost=on", Some(VhostSource::Path)),
+            ("tap,id=n,fd=3,vhostforce=on", Some(VhostSource::Path)),
+            (
+                "tap,id=n,fd=3,vhost=on,vhostfd=4",
+                Some(VhostSource::Descriptor(4)),
+            ),
+            (
+                r#"{"type":"tap","fds":"28","vhost":true,"vhostfds":"30","id":"n"}"#,
+                Some(VhostSource::Descriptor(30)),
+            ),
+        ] {
+            assert_eq!(vhost(written), Ok(expected), "{written}");
+        }
+        let refused = vhost("tap,id=n,fd=3,vhostfd=4").unwrap_err();
+        assert!(refused.contains("vhostfd= goes with vhost=on"), "{refused}");
+        let both = Netdevs(vec![read_all("tap,id=n,fd=3,vhost=on,vhostfd=4").unwrap()]);
+        assert_eq!(both.descriptors().collect::<Vec<_>>(), [3, 4]);
     }
 
     fn check(netdevs: &[&str], devices: &[&str]) -> Result<(), String> {

@@ -1,0 +1,21 @@
+//! Virtio queues that the host's kernel serves (vhost: drivers/vhost in the kernel, include/uapi/linux/vhost.h), by crate
+//! `vhost`.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `handle` | an open device of the kernel's |
+//! | `rings` | where a queue's rings are in this process |
+//! | `net` | network cards |
+//! | `requests` | the calls, for a filter of them |
+//!
+//! The kernel reads and writes rings by addresses of this process, which nothing there checks against the guest's
+//! memory: that is done here. Buffers it reaches by the table of guest memory that it is given, and nothing else.
+
+mod handle;
+mod net;
+pub mod requests;
+mod rings;
+
+pub use handle::{Kind, Vhost, VhostError};
+pub(crate) use net::NetKernel;
+pub(crate) use rings::{Kernel, Ring};

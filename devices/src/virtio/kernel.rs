@@ -1,0 +1,245 @@
+//! Queues of a device that the host's kernel serves (vhost): it takes doorbells and signals vectors by itself, and no
+//! thread of this process has a part in that.
+//!
+//! The device's thread alone tells the kernel what to do. Others say that something has changed, and wait until it has
+//! looked ([`Shared::settle`]): when a pause, a reset or a mask is done, the kernel heeds it.
+
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::MutexGuard;
+use virtio_queue::QueueT;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::device::ServeError;
+use super::msi_x::{MsiX, Target};
+use super::registers::QueueRegisters;
+use super::shared::{Shared, State};
+use crate::vhost::{Kernel, Ring};
+
+/// The first queues of a device, which the kernel serves.
+pub struct KernelQueues {
+    kernel: Box<dyn Kernel>,
+    queues: Vec<KernelQueue>,
+    /// Signalled for a queue without a vector; nobody listens.
+    nobody: Arc<EventFd>,
+    is_running: bool,
+}
+
+/// One of them.
+struct KernelQueue {
+    /// Signalled while its vector is masked.
+    masked: Arc<EventFd>,
+    /// Signalled when its rings make no sense.
+    error: Arc<EventFd>,
+    /// What the kernel signals at present.
+    call: Arc<EventFd>,
+    /// The kernel knows it.
+    is_placed: bool,
+}
+
+impl KernelQueues {
+    /// Those that `kernel` serves.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub(crate) fn new(kernel: Box<dyn Kernel>) -> io::Result<Self> {
+        let event = || EventFd::new(EFD_NONBLOCK).map(Arc::new);
+        let queues = (0..kernel.queues()).map(|_| {
+            let masked = event()?;
+            Ok(KernelQueue {
+                call: Arc::clone(&masked),
+                masked,
+                error: event()?,
+                is_placed: false,
+            })
+        });
+        Ok(Self {
+            queues: queues.collect::<io::Result<_>>()?,
+            nobody: event()?,
+            kernel,
+            is_running: false,
+        })
+    }
+
+    /// How many they are.
+    pub(super) fn count(&self) -> usize {
+        self.queues.len()
+    }
+
+    /// What the kernel says has happened.
+    pub(super) fn events(&self) -> Vec<Arc<EventFd>> {
+        let events = self.queues.iter();
+        let events = events.flat_map(|queue| [&queue.masked, &queue.error]);
+        events.map(Arc::clone).collect()
+    }
+
+    /// Begins with what a driver has accepted and placed.
+    fn start(
+        &mut self,
+        features: u64,
+        registers: &[QueueRegisters],
+        doorbells: &[Arc<EventFd>],
+        msi_x: &MsiX,
+    ) -> io::Result<()> {
+        // From here on there may be something to stop.
+        self.is_running = true;
+        self.kernel.begin(features)?;
+        let all = registers.iter().zip(doorbells).enumerate();
+        for ((index, (registers, kick)), queue) in all.zip(&mut self.queues) {
+            let rings = &registers.queue;
+            if !rings.ready() {
+                continue;
+            }
+            queue.call = target(queue, &self.nobody, registers.vector, msi_x);
+            self.kernel.place(&Ring {
+                index,
+                entries: rings.size(),
+                addresses: [rings.desc_table(), rings.avail_ring(), rings.used_ring()],
+                next_avail: rings.next_avail(),
+                kick,
+                call: &queue.call,
+                error: &queue.error,
+            })?;
+            queue.is_placed = true;
+        }
+        self.kernel.run(&self.placed())?;
+        // What the driver has rung for before may be forgotten.
+        for index in self.placed() {
+            if let Some(doorbell) = doorbells.get(index) {
+                let _ = doorbell.write(1);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends, with queues at where the kernel got to.
+    fn stop(&mut self, registers: &mut [QueueRegisters]) -> io::Result<()> {
+        let placed = self.placed();
+        self.is_running = false;
+        self.queues
+            .iter_mut()
+            .for_each(|queue| queue.is_placed = false);
+        self.kernel.halt(&placed)?;
+        for index in placed {
+            let next = self.kernel.next_avail(index)?;
+            if let Some(registers) = registers.get_mut(index) {
+                registers.queue.set_next_avail(next);
+            }
+        }
+        Ok(())
+    }
+
+    fn placed(&self) -> Vec<usize> {
+        let queues = self.queues.iter().enumerate();
+        let placed = queues.filter(|(_, queue)| queue.is_placed);
+        placed.map(|(index, _)| index).collect()
+    }
+
+    /// Has queues signal what their vectors are at present, and signals those that were to be meanwhile.
+    fn connect(&mut self, registers: &[QueueRegisters], msi_x: &mut MsiX) -> io::Result<()> {
+        for (index, (queue, registers)) in self.queues.iter_mut().zip(registers).enumerate() {
+            let wanted = target(queue, &self.nobody, registers.vector, msi_x);
+            if queue.is_placed && !Arc::ptr_eq(&wanted, &queue.call) {
+                self.kernel.set_call(index, &wanted)?;
+                queue.call = wanted;
+            }
+            // After that, so that none is missed.
+            if queue.masked.read().is_ok() {
+                msi_x.signal(registers.vector.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the kernel came upon rings that make no sense since this was last asked.
+    fn has_failed(&self) -> bool {
+        // Each is heard: who waits for them is not to be woken for it again.
+        let failed = self.queues.iter().filter(|it| it.error.read().is_ok());
+        failed.count() != 0
+    }
+}
+
+/// What the kernel is to signal for a queue with that vector.
+fn target(queue: &KernelQueue, nobody: &Arc<EventFd>, vector: u16, msi_x: &MsiX) -> Arc<EventFd> {
+    Arc::clone(match msi_x.target(vector.into()) {
+        Target::Event(event) => event,
+        Target::Masked => &queue.masked,
+        Target::Nothing => nobody,
+    })
+}
+
+impl Shared {
+    /// Has the device's thread look at what has changed for the kernel, and waits until it has, or will not any more.
+    pub(super) fn settle(&self, state: &mut MutexGuard<'_, State>) {
+        if state.device.kernel_queues().is_none() || state.dead {
+            return;
+        }
+        state.changes = state.changes.wrapping_add(1);
+        let wanted = state.changes;
+        // A later look is one at this change, too.
+        let is_open = |state: &mut State| {
+            let left = wanted.wrapping_sub(state.settled);
+            left != 0 && left <= u64::MAX / 2 && !state.dead
+        };
+        if let Some(event) = &self.host_event {
+            let _ = event.write(1);
+        }
+        self.idle.wait_while(state, is_open);
+    }
+
+    /// Has the kernel serve its queues as they are to be served at this moment. By the device's thread.
+    pub(super) fn steer(&self) {
+        let mut state = self.state();
+        let outcome = self.try_steer(&mut state);
+        state.settled = state.changes;
+        self.idle.notify_all();
+        if let Err(error) = outcome {
+            self.stop(state, &ServeError::Kernel(error));
+        }
+    }
+
+    fn try_steer(&self, state: &mut State) -> io::Result<()> {
+        let may_run = state.registers.is_running() && state.config.is_master() && !state.held;
+        let is_wanted = may_run && state.device.lets_kernel_serve();
+        let State {
+            registers, device, ..
+        } = state;
+        let Some(kernel) = device.kernel_queues() else {
+            return Ok(());
+        };
+        let accepted = registers.accepted();
+        let queues = &mut registers.queues;
+        let mut msi_x = self.msi_x.lock();
+        let has_failed = kernel.has_failed();
+        let outcome = if has_failed && kernel.is_running {
+            Err(io::Error::other("it came upon one that makes no sense"))
+        } else if is_wanted && !kernel.is_running {
+            kernel.start(accepted, queues, &self.doorbells, &msi_x)
+        } else {
+            Ok(())
+        };
+        let outcome = outcome.and_then(|()| kernel.connect(queues, &mut msi_x));
+        if kernel.is_running && (!is_wanted || outcome.is_err()) {
+            outcome.and(kernel.stop(queues))
+        } else {
+            outcome
+        }
+    }
+
+    /// Has the kernel serve nothing any more: the device's thread ends.
+    pub(super) fn end_kernel(&self, state: &mut State) {
+        let State {
+            registers, device, ..
+        } = state;
+        if let Some(kernel) = device.kernel_queues()
+            && kernel.is_running
+            && let Err(error) = kernel.stop(&mut registers.queues)
+        {
+            log::error!(
+                "{}: the kernel does not let go of its queues: {error}",
+                self.name
+            );
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Network cards whose frames the host's kernel passes (vhost-net).
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use serde_json::json;
+
+use crate::every_host::network::{SET_UP_EXITS, assert_passed, frames};
+use crate::harness::front_end::FrontEnd;
+use crate::harness::host::assert_nothing_is_left;
+use crate::harness::interface::Interface;
+use crate::harness::jobs::{READ_HEAD, WAIT_FOR_NVME, head_sha256, reboot_once};
+use crate::harness::kernel_log::KernelLog;
+use crate::harness::running::{Running, printed};
+use crate::harness::scratch::VHOST_MARK;
+use crate::harness::{Vmm, finished::Finished};
+
+/// Wakes of the card's thread that have nothing to do with frames.
+const OTHER_WAKES: u64 = 20;
+
+/// How often the card's thread has waited for something.
+fn waits(running: &Running) -> u64 {
+    let thread = running.thread("virtio-net");
+    let path = format!("/proc/{}/task/{thread}/status", running.id());
+    let status = fs::read_to_string(path).expect("it has ended");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    line.and_then(|count| count.trim().parse().ok())
+        .expect("a number")
+}
+
+#[track_caller]
+fn assert_seldom_awake(finished: &Finished, waits: u64) {
+    let frames = frames(finished);
+    assert!(frames > 5 * OTHER_WAKES, "{frames}: {finished}");
+    assert!(waits < OTHER_WAKES, "{waits}: {finished}");
+    let exits = finished.number("/exits/mmio");
+    assert!(exits < SET_UP_EXITS, "{exits}: {finished}");
+}
+
+#[test]
+fn nobody_is_awake_for_frames_that_the_kernel_passes_also_after_a_reboot_beside_an_nvme() {
+    let interface = Interface::new("vm0", 1);
+    let listener = interface.listen();
+    let again = reboot_once(VHOST_MARK, "a-mark-of-the-vhost-test");
+    let job = [
+        WAIT_FOR_NVME,
+        &again,
+        &interface.job(),
+        READ_HEAD,
+        "echo LAB-GUEST-IDLE yes; sleep 2\n",
+    ]
+    .concat();
+    let mut running = Vmm::job(&job)
+        .nvme_with_windows()
+        .option("--net", "tap=vm0,vhost=on")
+        .option("--cpus", "2")
+        .argument("--sandbox")
+        .start();
+    running.wait_for_console("LAB-GUEST-ADDRESS", 1);
+    let before = waits(&running);
+    running.wait_for_console("LAB-GUEST-IDLE", 1);
+    let waits = waits(&running) - before;
+    let finished = running.finish().assert_job_done();
+    assert_eq!(finished.number("/reboots"), 1, "{finished}");
+    assert_passed(&finished, listener);
+    assert_eq!(finished.guest("SHA256"), head_sha256(), "{finished}");
+    assert_seldom_awake(&finished, waits);
+    assert_eq!(finished.errors(), "", "{finished}");
+    assert_nothing_is_left();
+}
+
+/// Takes the card from Linux' driver, and has the kernel serve rings where the guest's kernel has its code; then gives
+/// the card back. Common configuration is at the beginning of BAR 0 (virtio 4.1.4.3).
+const RUBBISH: &str = "
+for it in /sys/bus/pci/devices/*; do [ $(cat $it/device) = 0x1041 ] && device=$it; done
+name=${device##*/}
+echo $name >$device/driver/unbind
+printf '\\006\\000' | dd of=$device/config bs=1 seek=4 conv=notrunc 2>/dev/null
+start=$(awk 'NR == 1 { print $1 }' $device/resource)
+put() { devmem $(($start + $1)) $2 $3; }
+get() { devmem $(($start + $1)) $2; }
+put 0x14 8 0; put 0x14 8 1; put 0x14 8 3
+put 8 32 1; put 0xc 32 1; put 8 32 0; put 0xc 32 0
+put 0x14 8 11
+echo LAB-GUEST-AGREED $(get 0x14 8)
+code=0x$(grep -m 1 ' _stext$' /proc/kallsyms | cut -c 9-16)
+for queue in 0 1; do
+    put 0x16 16 $queue
+    put 0x20 32 $code; put 0x24 32 0; put 0x28 32 $code; put 0x2c 32 0; put 0x30 32 0x2000000; put 0x34 32 0
+    put 0x1c 16 1
+done
+put 0x14 8 15
+for _ in 1 2 3 4 5 6 7 8 9 10; do put 0x3000 16 0; put 0x3004 16 1; sleep 0.1; done
+echo LAB-GUEST-STATE $(get 0x14 8)
+put 0x14 8 0
+echo LAB-GUEST-RESET $(get 0x14 8)
+echo $name >/sys/bus/pci/drivers/virtio-pci/bind
+";
+
+#[test]
+fn rings_that_make_no_sense_stop_the_card_once_and_a_reset_makes_it_work_again() {
+    let interface = Interface::new("vm0", 1);
+    let listener = interface.listen();
+    let kernel_log = KernelLog::from_now();
+    let finished = Vmm::job(&[RUBBISH, &interface.job()].concat())
+        .option("--net", "tap=vm0,vhost=on")
+        .argument("--sandbox")
+        .run()
+        .assert_job_done();
+    assert_eq!(finished.guest("AGREED"), "0x0B", "{finished}");
+    // DEVICE_NEEDS_RESET, and all that the driver has set.
+    assert_eq!(finished.guest("STATE"), "0x4F", "{finished}");
+    assert_eq!(finished.guest("RESET"), "0x00", "{finished}");
+    assert_passed(&finished, listener);
+    let told = "the host's kernel does not serve its driver's rings";
+    let count = finished.errors().matches(told).count();
+    assert_eq!(count, 1, "{finished}");
+    kernel_log.assert_no_complaint();
+    assert_nothing_is_left();
+}
+
+/// Whether whoever is at `address` answers.
+fn answers(address: &str) -> bool {
+    let status = Command::new("ping")
+        .args(["-c", "1", "-W", "3", "-q", address])
+        .stdout(Stdio::null())
+        .status();
+    status.expect("no ping").success()
+}
+
+#[test]
+fn the_kernel_passes_nothing_while_the_guest_is_paused_or_its_cable_is_out() {
+    let interface = Interface::new("vm0", 1);
+    // Up to where it would pass data.
+    let job = interface.job();
+    let (job, _) = job.split_once("digest()").expect("two parts");
+    let (mut running, mut monitor) =
+        FrontEnd::job(&[job, "echo LAB-GUEST-UP\nsleep 60\n"].concat())
+            .option(
+                "-netdev",
+                r#"{"type":"tap","ifname":"vm0","vhost":true,"id":"n"}"#,
+            )
+            .option("-device", "virtio-net-pci,netdev=n,id=net0")
+            .option("-sandbox", "on")
+            .start();
+    running.wait_for_console("LAB-GUEST-UP", 1);
+    let console = running.console();
+    let address = printed(&console, "LAB-GUEST-ADDRESS ")[0];
+    let address = address.split('/').next().expect("an address").to_owned();
+    assert!(answers(&address), "{console}");
+    let before = waits(&running);
+    assert!(answers(&address), "{console}");
+    assert_eq!(waits(&running), before, "its thread was awake for a frame");
+    for (out, back) in [
+        (("stop", json!({})), ("cont", json!({}))),
+        (
+            ("set_link", json!({"name": "net0", "up": false})),
+            ("set_link", json!({"name": "net0", "up": true})),
+        ),
+    ] {
+        monitor.reply(out.0, &out.1);
+        assert!(!answers(&address), "{}: {}", out.0, running.console());
+        monitor.reply(back.0, &back.1);
+        let comes_back = (0..5).any(|_| answers(&address));
+        assert!(comes_back, "{}: {}", back.0, running.console());
+    }
+    monitor.reply("quit", &json!({}));
+    let finished = running.finish();
+    assert_eq!(finished.errors(), "", "{finished}");
+    assert_nothing_is_left();
+}
