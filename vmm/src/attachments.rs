@@ -13,6 +13,7 @@ use crate::machine::Attachments;
 use crate::nics::{self, NicRefusal};
 use crate::setting::Setting;
 use crate::spec::{MachineDescription, PortDescription, PortOutlet};
+use crate::vhost::{self, VhostRefusal};
 
 /// Why something cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +32,9 @@ pub enum AttachmentError {
     /// A network card's frames cannot be carried.
     #[error(transparent)]
     Nic(#[from] NicRefusal),
+    /// The host's kernel does not serve sockets.
+    #[error(transparent)]
+    Vsock(#[from] VhostRefusal),
     /// The kernel gives no descriptors.
     #[error("cannot get descriptors")]
     Descriptors(#[from] io::Error),
@@ -42,6 +46,7 @@ impl AttachmentError {
         match self {
             Self::Socket { .. } | Self::TooManyPorts(_) => Some(Setting::SerialPort),
             Self::Nic(_) => Some(Setting::Network),
+            Self::Vsock(_) => Some(Setting::Vsock),
             Self::Descriptors(_) => None,
         }
     }
@@ -49,7 +54,7 @@ impl AttachmentError {
     /// The process' exit status: 2 when it is what was asked for, 1 when something failed on the way.
     pub const fn exit_status(&self) -> u8 {
         match self {
-            Self::Socket { .. } | Self::TooManyPorts(_) | Self::Nic(_) => 2,
+            Self::Socket { .. } | Self::TooManyPorts(_) | Self::Nic(_) | Self::Vsock(_) => 2,
             Self::Descriptors(_) => 1,
         }
     }
@@ -77,6 +82,7 @@ pub fn open(description: &MachineDescription) -> Result<Attachments, AttachmentE
     Ok(Attachments {
         disk_failures: disk_failures.transpose()?,
         nics: nics::open(description)?,
+        vsocks: vhost::open_vsocks(description)?,
         ports: ports.collect::<Result<_, _>>()?,
         balloon: balloon.transpose()?,
     })

@@ -17,9 +17,9 @@ use crate::spec::choice::{self, Choice};
 use crate::spec::speculation::Wanted;
 use crate::spec::{
     BalloonDescription, ByteSize, ConsoleKind, DdwMode, DiskDescription, DmaWindowSize,
-    DmaWindowSizes, HugepageSize, InterruptControllerMode, LockRegion, MachineDescription,
-    NetDescription, PassedThroughDevice, PortDescription, PortOutlet, SerialPort, VirtualDevice,
-    VirtualDeviceKind,
+    DmaWindowSizes, HugepageSize, InterruptControllerMode, LEAST_CID, LockRegion,
+    MachineDescription, NetDescription, PassedThroughDevice, PortDescription, PortOutlet,
+    SerialPort, VhostSource, VirtualDevice, VirtualDeviceKind, VsockDescription,
 };
 
 /// A VMM for ppc64le KVM (pseries) guests with passed-through PCI devices.
@@ -119,6 +119,12 @@ pub struct RunArguments {
     #[arg(long, value_name = "NAME=SOCKET")]
     pub serial_port: Vec<SerialPort>,
 
+    /// Give the guest a virtio socket device with context ID CID, 3 to 4294967294, which no other guest of this host has:
+    /// programs of the guest and of this host have connections to each other (AF_VSOCK, vsock(7)), which this host's
+    /// kernel passes (/dev/vhost-vsock).
+    #[arg(long, value_name = "CID", value_parser = clap::value_parser!(u32).range(i64::from(LEAST_CID)..i64::from(u32::MAX)))]
+    pub vsock: Option<u32>,
+
     /// Give the guest a virtio entropy device, with random bytes of this host's kernel.
     #[arg(long)]
     pub rng: bool,
@@ -211,6 +217,7 @@ pub const fn option_of(setting: Setting) -> Option<&'static str> {
         Setting::Device | Setting::HostBridge => "--vfio",
         Setting::Disk => "--disk",
         Setting::SerialPort => "--serial-port",
+        Setting::Vsock => "--vsock",
         Setting::Network => "--net",
         Setting::DmaWindow => "--dma-window",
         Setting::Console => "--console",
@@ -379,11 +386,21 @@ fn virtual_devices(arguments: &RunArguments) -> Vec<VirtualDevice> {
     let balloon = (balloon, "--balloon".to_owned());
     let devices = devices.chain(serial(&arguments.serial_port));
     let devices = devices.chain(arguments.balloon.then_some(balloon));
+    let vsock = arguments.vsock.map(|cid| {
+        let vhost = VhostSource::Path;
+        let kind = VirtualDeviceKind::Vsock(VsockDescription { cid, vhost });
+        (kind, "--vsock".to_owned())
+    });
+    let devices = devices.chain(vsock);
     devices
         .map(|(kind, name)| VirtualDevice {
-            // A balloon's driver gives it no addresses of buffers alone, but pages: Linux refuses bus addresses.
+            // A balloon's driver gives it no addresses of buffers alone, but pages: Linux refuses bus addresses. Those of
+            // sockets the host's kernel would have to know.
             by_bus_address: arguments.iommu_platform
-                && !matches!(kind, VirtualDeviceKind::Balloon(_)),
+                && !matches!(
+                    kind,
+                    VirtualDeviceKind::Balloon(_) | VirtualDeviceKind::Vsock(_)
+                ),
             kind,
             name,
             place: None,

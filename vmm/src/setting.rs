@@ -33,6 +33,8 @@ pub enum Setting {
     Network,
     /// A port of a serial device.
     SerialPort,
+    /// A device of sockets between guest and host.
+    Vsock,
     /// A host bridge that it is behind.
     HostBridge,
     /// The default DMA window of a host bridge.
@@ -63,10 +65,11 @@ mod tests {
     use crate::cli;
     use crate::qemu::command_line;
 
-    const ALL: [Setting; 15] = [
+    const ALL: [Setting; 16] = [
         Setting::Disk,
         Setting::Network,
         Setting::SerialPort,
+        Setting::Vsock,
         Setting::Speculation,
         Setting::Memory,
         Setting::Hugepages,

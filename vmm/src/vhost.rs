@@ -2,10 +2,12 @@
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 use spapr_devices::vhost::{Kind, Vhost, VhostError};
+use spapr_devices::virtio::VsockHost;
 
-use crate::spec::{VhostSource, VirtualDevice};
+use crate::spec::{MachineDescription, VhostSource, VirtualDevice};
 
 /// Why it cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +23,21 @@ pub enum VhostRefusal {
         /// Why.
         source: io::Error,
     },
+}
+
+/// Opens the sockets of the socket devices of `description`.
+///
+/// # Errors
+/// Why one cannot be had; all are closed then.
+pub fn open_vsocks(description: &MachineDescription) -> Result<Vec<Arc<VsockHost>>, VhostRefusal> {
+    let mut all = Vec::new();
+    for (device, vsock) in description.vsocks() {
+        if let Some(vhost) = open(Kind::Vsock, device, Some(vsock.vhost))? {
+            vhost.set_cid(vsock.cid)?;
+            all.push(Arc::new(VsockHost::new(vhost, vsock.cid)));
+        }
+    }
+    Ok(all)
 }
 
 /// Opens what `device` is to be served by, if it is to be.

@@ -12,11 +12,15 @@ use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use vm_memory::GuestMemoryMmap;
 
+use super::requests;
+
 /// What the kernel is to serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Network cards.
     Net,
+    /// Sockets between guests and the host.
+    Vsock,
 }
 
 impl Kind {
@@ -24,12 +28,14 @@ impl Kind {
     const fn path(self) -> &'static str {
         match self {
             Self::Net => "/dev/vhost-net",
+            Self::Vsock => "/dev/vhost-vsock",
         }
     }
 
     const fn module(self) -> &'static str {
         match self {
             Self::Net => "vhost_net",
+            Self::Vsock => "vhost_vsock",
         }
     }
 
@@ -40,6 +46,7 @@ impl Kind {
             | 1 << VIRTIO_RING_F_INDIRECT_DESC;
         match self {
             Self::Net => common | 1 << VIRTIO_NET_F_MRG_RXBUF,
+            Self::Vsock => common,
         }
     }
 }
@@ -67,6 +74,14 @@ pub enum VhostError {
         /// Why.
         source: io::Error,
     },
+    /// A context ID that is not to be had.
+    #[error("{}", refused_cid(*cid, source))]
+    Cid {
+        /// Which.
+        cid: u32,
+        /// Why.
+        source: io::Error,
+    },
     /// A kernel that knows less of virtio than drivers are offered.
     #[error("{path} lacks features of virtio: it has {has:#x}, and {needed:#x} are needed")]
     Features {
@@ -77,6 +92,15 @@ pub enum VhostError {
         /// What is needed.
         needed: u64,
     },
+}
+
+fn refused_cid(cid: u32, why: &io::Error) -> String {
+    match why.raw_os_error() {
+        Some(libc::EADDRINUSE) => {
+            format!("another guest of this host has the context ID {cid}; choose another one")
+        }
+        _ => format!("the kernel refuses the context ID {cid}"),
+    }
 }
 
 /// An open device, which this process owns: the kernel reaches no other's memory by it.
@@ -139,6 +163,28 @@ impl Vhost {
         Ok(vhost)
     }
 
+    /// Gives the guest whose sockets it is to serve a context ID.
+    ///
+    /// # Errors
+    /// Another guest has it, or no guest can.
+    pub fn set_cid(&self, cid: u32) -> Result<(), VhostError> {
+        let value = u64::from(cid);
+        // SAFETY: the request takes a pointer to a number of 64 bits, which it keeps nothing of.
+        match unsafe {
+            libc::ioctl(
+                self.as_raw_fd(),
+                requests::VSOCK_SET_GUEST_CID,
+                &raw const value,
+            )
+        } {
+            result if result < 0 => Err(VhostError::Cid {
+                cid,
+                source: io::Error::last_os_error(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// What stands for one in tests, and does nothing.
     #[cfg(test)]
     pub(super) const fn of_file(file: File) -> Self {
@@ -146,7 +192,7 @@ impl Vhost {
     }
 
     /// Features that it knows.
-    pub(super) const fn features(&self) -> u64 {
+    pub(crate) const fn features(&self) -> u64 {
         self.features
     }
 }

@@ -6,6 +6,7 @@
 //! | `handle` | an open device of the kernel's |
 //! | `rings` | where a queue's rings are in this process |
 //! | `net` | network cards |
+//! | `vsock` | sockets |
 //! | `requests` | the calls, for a filter of them |
 //!
 //! The kernel reads and writes rings by addresses of this process, which nothing there checks against the guest's
@@ -15,7 +16,9 @@ mod handle;
 mod net;
 pub mod requests;
 mod rings;
+mod vsock;
 
 pub use handle::{Kind, Vhost, VhostError};
 pub(crate) use net::NetKernel;
 pub(crate) use rings::{Kernel, Ring};
+pub(crate) use vsock::VsockKernel;

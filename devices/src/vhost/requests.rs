@@ -32,6 +32,11 @@ pub const SET_VRING_ERR: c_ulong = write(0x22, 8);
 /// VHOST_NET_SET_BACKEND.
 pub const NET_SET_BACKEND: c_ulong = write(0x30, 8);
 
+/// VHOST_VSOCK_SET_GUEST_CID, which is made before there is a filter.
+pub(super) const VSOCK_SET_GUEST_CID: c_ulong = write(0x60, 8);
+/// VHOST_VSOCK_SET_RUNNING.
+pub const VSOCK_SET_RUNNING: c_ulong = write(0x61, 4);
+
 /// All of them.
 pub const ALL: &[c_ulong] = &[
     SET_FEATURES,
@@ -44,6 +49,7 @@ pub const ALL: &[c_ulong] = &[
     SET_VRING_CALL,
     SET_VRING_ERR,
     NET_SET_BACKEND,
+    VSOCK_SET_RUNNING,
 ];
 
 #[cfg(test)]
@@ -65,7 +71,10 @@ mod tests {
             vhost_binding::VHOST_SET_VRING_CALL(),
             vhost_binding::VHOST_SET_VRING_ERR(),
             vhost_binding::VHOST_NET_SET_BACKEND(),
+            vhost_binding::VHOST_VSOCK_SET_RUNNING(),
         ];
         assert_eq!(ALL, of_crate);
+        let of_crate = vhost_binding::VHOST_VSOCK_SET_GUEST_CID();
+        assert_eq!(VSOCK_SET_GUEST_CID, of_crate);
     }
 }

@@ -11,6 +11,7 @@
 //! | `block` | the disk |
 //! | `balloon` | the memory balloon |
 //! | `net` | the network card |
+//! | `vsock` | the socket device |
 //! | `serial` | the serial device, with ports |
 //! | `requests` | what a driver has put into a queue |
 //! | `used` | giving it several buffers back at once |
@@ -52,9 +53,11 @@ mod shared;
 #[cfg(test)]
 mod tests;
 mod used;
+mod vsock;
 mod worker;
 
 pub use device::{Device, Done, Identity, ServeError, Served};
 pub use function::{VirtioFunction, VirtioOptions};
 pub use kernel::KernelQueues;
 pub use rng::Rng;
+pub use vsock::{Vsock, VsockHost};

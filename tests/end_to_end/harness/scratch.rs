@@ -27,6 +27,8 @@ pub(crate) const TWENTY_REBOOTS_COUNT: Part = Part::new(70 * MIB_IN_KIB + 128, 6
 pub(crate) const NETWORK_MARK: Part = Part::new(70 * MIB_IN_KIB + 192, 64);
 /// Whether a guest with a card whose frames the host's kernel passes has rebooted.
 pub(crate) const VHOST_MARK: Part = Part::new(70 * MIB_IN_KIB + 256, 64);
+/// Whether a guest with a socket device has rebooted.
+pub(crate) const VSOCK_MARK: Part = Part::new(70 * MIB_IN_KIB + 320, 64);
 /// The dump of a guest with the default window.
 pub(crate) const DUMP_BY_DEFAULT_WINDOW: Part = Part::new(70 * MIB_IN_KIB + 512, 128);
 /// The dump of a guest with a dynamic window.
@@ -37,7 +39,7 @@ pub(crate) const REBOOT_MARK: Part = Part::new(71 * MIB_IN_KIB, 64);
 const BARE_METAL_GUEST: Part = Part::new(72 * MIB_IN_KIB - 64, 64);
 
 /// All parts, in the order in which they lie.
-const ALL: [Part; 11] = [
+const ALL: [Part; 12] = [
     WRITTEN_IN_AUTO_MODE,
     WRITTEN_IN_USER_MODE,
     LINES_MARK,
@@ -45,6 +47,7 @@ const ALL: [Part; 11] = [
     TWENTY_REBOOTS_COUNT,
     NETWORK_MARK,
     VHOST_MARK,
+    VSOCK_MARK,
     DUMP_BY_DEFAULT_WINDOW,
     DUMP_BY_DYNAMIC_WINDOW,
     REBOOT_MARK,

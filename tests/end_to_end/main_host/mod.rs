@@ -44,4 +44,5 @@ mod tce_sequences;
 mod teardown;
 mod unprivileged;
 mod vhost;
+mod vsock;
 mod vulnerabilities;

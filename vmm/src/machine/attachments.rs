@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use spapr_devices::virtio::VsockHost;
 use spapr_devices::virtio::balloon::BalloonControl;
 use spapr_devices::virtio::block::DiskFailures;
 use spapr_devices::virtio::net::Nic;
@@ -13,6 +14,8 @@ use spapr_devices::virtio::serial::Ports;
 pub struct Attachments {
     /// Its network cards, in the order of the description.
     pub nics: Vec<Arc<Nic>>,
+    /// Its sockets, in the order of the description.
+    pub vsocks: Vec<Arc<VsockHost>>,
     /// The ports of its serial devices, in the order of the description.
     pub ports: Vec<Arc<Ports>>,
     /// Its balloon, if it has one.

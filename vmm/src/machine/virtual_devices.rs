@@ -11,7 +11,7 @@ use spapr_devices::virtio::balloon::{Balloon, BalloonControl, BalloonOptions};
 use spapr_devices::virtio::block::{Block, Disk};
 use spapr_devices::virtio::net::{Net, Nic};
 use spapr_devices::virtio::serial::{Ports, Serial};
-use spapr_devices::virtio::{Device, Rng, VirtioFunction, VirtioOptions};
+use spapr_devices::virtio::{Device, Rng, VirtioFunction, VirtioOptions, Vsock, VsockHost};
 
 use super::attachments::Attachments;
 use crate::memory::{Backing, GuestRam};
@@ -43,6 +43,7 @@ pub(super) fn make(
     let mut brought = Brought {
         disks: disks.iter(),
         nics: attachments.nics.iter(),
+        vsocks: attachments.vsocks.iter(),
         ports: attachments.ports.iter(),
         balloon: attachments.balloon.as_ref(),
         released_page_bytes: released_page_bytes(description, ram),
@@ -65,6 +66,7 @@ pub(super) fn make(
                 memory,
                 prepare_thread: match device.kind {
                     _ if is_in_kernel => sandbox::enter_vhost,
+                    VirtualDeviceKind::Vsock(_) => sandbox::enter_vhost,
                     VirtualDeviceKind::Balloon(_) => sandbox::enter_balloon,
                     VirtualDeviceKind::Net(_) => sandbox::enter_network,
                     VirtualDeviceKind::Serial(_) => sandbox::enter_ports,
@@ -90,6 +92,7 @@ pub(super) fn bridges(devices: &[VirtualDevice], groups: &[u8]) -> BTreeSet<u8> 
 struct Brought<'a> {
     disks: slice::Iter<'a, Arc<Disk>>,
     nics: slice::Iter<'a, Arc<Nic>>,
+    vsocks: slice::Iter<'a, Arc<VsockHost>>,
     ports: slice::Iter<'a, Arc<Ports>>,
     balloon: Option<&'a Arc<BalloonControl>>,
     /// Bytes of the host's pages behind guest memory, if a balloon's may go back to the host.
@@ -128,6 +131,11 @@ fn of_kind(
                 released_page_bytes: brought.released_page_bytes,
             };
             Box::new(Balloon::new(control, ram.mmap().clone(), options)?)
+        }
+        VirtualDeviceKind::Vsock(_) => {
+            let host = brought.vsocks.next().map(Arc::clone);
+            let host = host.ok_or_else(|| io::Error::other("there are none of its sockets"))?;
+            Box::new(Vsock::new(host, ram.mmap())?)
         }
         VirtualDeviceKind::Serial(_) => {
             let ports = brought.ports.next().map(Arc::clone);

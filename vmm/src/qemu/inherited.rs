@@ -65,6 +65,12 @@ impl Inherited {
                 keep_from_programs(&format!("-netdev of {name}"), fd)?;
             }
         }
+        let vsocks = line.machine.iter().flat_map(MachineDescription::vsocks);
+        for (device, vsock) in vsocks {
+            if let VhostSource::Descriptor(fd) = vsock.vhost {
+                keep_from_programs(&format!("-device {}", device.name), fd)?;
+            }
+        }
         Ok(inherited)
     }
 

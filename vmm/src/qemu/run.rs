@@ -35,6 +35,7 @@ use crate::sandbox::{self, Role};
 use crate::session::{Next, SessionError};
 use crate::setting::{self, Setting};
 use crate::spec::{MachineDescription, PortDescription, PortOutlet};
+use crate::vhost::{self, VhostRefusal};
 
 /// Why a machine was not run, or ended otherwise than its monitors or its guest wanted.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +55,9 @@ pub enum QemuError {
     /// A network card's frames cannot be carried.
     #[error(transparent)]
     Nic(#[from] NicRefusal),
+    /// The host's kernel does not serve its sockets.
+    #[error(transparent)]
+    Vsock(#[from] VhostRefusal),
     /// The control plane does not work.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -88,6 +92,7 @@ impl QemuError {
         let setting = match self {
             Self::Session(error) => error.setting(),
             Self::Nic(_) => Some(Setting::Network),
+            Self::Vsock(_) => Some(Setting::Vsock),
             _ => None,
         };
         setting::message(self, setting.and_then(command_line::option_of))
@@ -201,6 +206,7 @@ impl OpenDevices {
                 let failures = DiskFailures::new().map_err(resource("an eventfd"))?;
                 attachments.disk_failures = Some(Arc::new(failures));
             }
+            attachments.vsocks = vhost::open_vsocks(machine)?;
         }
         let serials = line.machine.iter();
         for described in serials.flat_map(MachineDescription::serial_devices) {

@@ -102,6 +102,8 @@ pub enum VirtualDeviceKind {
     Net(Box<NetDescription>),
     /// A memory balloon.
     Balloon(BalloonDescription),
+    /// A device of sockets between the guest and the host.
+    Vsock(VsockDescription),
     /// A serial device, with its ports.
     Serial(Vec<PortDescription>),
 }
@@ -133,6 +135,16 @@ impl MachineDescription {
         })
     }
 
+    /// The socket devices among them.
+    pub fn vsocks(&self) -> impl Iterator<Item = (&VirtualDevice, VsockDescription)> {
+        self.virtual_devices.iter().filter_map(|device| {
+            let VirtualDeviceKind::Vsock(vsock) = &device.kind else {
+                return None;
+            };
+            Some((device, *vsock))
+        })
+    }
+
     /// The network cards among them.
     pub fn nics(&self) -> impl Iterator<Item = (&VirtualDevice, &NetDescription)> {
         self.virtual_devices.iter().filter_map(|device| {
@@ -143,6 +155,18 @@ impl MachineDescription {
         })
     }
 }
+
+/// A socket device as the user asked for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VsockDescription {
+    /// The guest's context ID: 3 to 4294967294.
+    pub cid: u32,
+    /// By which the host's kernel passes packets.
+    pub vhost: VhostSource,
+}
+
+/// The least context ID of a guest (vsock(7)); the greatest is one less than [`u32::MAX`].
+pub const LEAST_CID: u32 = 3;
 
 /// A memory balloon as the user asked for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,5 +1,7 @@
 //! `-device`: the devices of the machine.
 
+use std::os::fd::RawFd;
+
 use spapr_devices::pci::DeviceFunction;
 use spapr_devices::vfio::PciAddress;
 use spapr_devices::vty::DEFAULT_UNIT_ADDRESS;
@@ -10,10 +12,10 @@ use super::serial::Port;
 use super::usb::{USB_PROPERTIES, UsbController};
 use super::virtio::{
     self, BALLOON_PROPERTIES, DISK_PROPERTIES, NET_PROPERTIES, RNG_PROPERTIES, SERIAL_PROPERTIES,
-    VirtioDevice,
+    VSOCK_PROPERTIES, VirtioDevice, VirtioKind,
 };
 use super::{CommandLineError, instead};
-use crate::spec::DmaWindowSize;
+use crate::spec::{DmaWindowSize, VhostSource, VsockDescription};
 
 /// A device as asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,6 +159,16 @@ pub const DEVICE_TYPES: &[DeviceType] = &[
         properties: RNG_PROPERTIES,
     },
     DeviceType {
+        name: "vhost-vsock-pci",
+        parent: "pci-device",
+        properties: VSOCK_PROPERTIES,
+    },
+    DeviceType {
+        name: "vhost-vsock-pci-non-transitional",
+        parent: "pci-device",
+        properties: VSOCK_PROPERTIES,
+    },
+    DeviceType {
         name: "pci-ohci",
         parent: "pci-device",
         properties: USB_PROPERTIES,
@@ -229,6 +241,21 @@ impl DeviceKind {
 }
 
 impl Device {
+    /// The descriptor of a device of the kernel's that serves its queues, if it names one.
+    pub(super) const fn vhost_descriptor(&self) -> Option<RawFd> {
+        match &self.kind {
+            DeviceKind::Virtio(VirtioDevice {
+                kind:
+                    VirtioKind::Vsock(VsockDescription {
+                        vhost: VhostSource::Descriptor(fd),
+                        ..
+                    }),
+                ..
+            }) => Some(*fd),
+            _ => None,
+        }
+    }
+
     /// A virtual terminal without a name, where the first one is.
     pub(super) fn vty(chardev: String) -> Self {
         let reg = DEFAULT_UNIT_ADDRESS;

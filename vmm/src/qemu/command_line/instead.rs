@@ -137,7 +137,6 @@ const DEVICES: &[(&[&str], &str)] = &[
     (&["spapr-nvram"], FIRMWARE),
     (
         &[
-            "vhost-vsock",
             "ivshmem",
             "virtio-crypto",
             "virtio-iommu",

@@ -126,6 +126,7 @@ pub const fn option_of(setting: Setting) -> Option<&'static str> {
         Setting::Device => "-device vfio-pci",
         Setting::Disk => "-blockdev",
         Setting::Network => "-netdev",
+        Setting::Vsock => "-device vhost-vsock-pci",
         Setting::HostBridge => {
             "-device spapr-pci-host-bridge (<controller type='pci' model='pci-root'/> in a libvirt domain)"
         }
@@ -356,7 +357,10 @@ impl Reader {
         let of_sockets = of_sockets.map(|fd| ("-chardev", fd));
         let mut seen = Vec::new();
         let of_interfaces = self.netdevs.descriptors().map(|fd| ("-netdev", fd));
-        for (option, fd) in of_sets.chain(of_sockets).chain(of_interfaces) {
+        let of_vsocks = self.devices.iter().filter_map(Device::vhost_descriptor);
+        let of_vsocks = of_vsocks.map(|fd| ("-device", fd));
+        let all = of_sets.chain(of_sockets).chain(of_interfaces);
+        for (option, fd) in all.chain(of_vsocks) {
             if seen.contains(&fd) {
                 return Err(CommandLineError::Twice {
                     option: format!("{option} fd"),

@@ -94,6 +94,7 @@ fn kind(
     Ok(match kind {
         VirtioKind::Rng { .. } => VirtualDeviceKind::Rng,
         VirtioKind::Balloon(balloon) => VirtualDeviceKind::Balloon(*balloon),
+        VirtioKind::Vsock(vsock) => VirtualDeviceKind::Vsock(*vsock),
         VirtioKind::Net(card) => VirtualDeviceKind::Net(Box::new(netdevs.card(card)?)),
         VirtioKind::Serial { most_ports } => {
             VirtualDeviceKind::Serial(serial::ports(devices, device, *most_ports)?)

@@ -8,7 +8,9 @@ use super::device::{DeviceKind, PLACE, bus_and_place};
 use super::netdev::{self, Card};
 use super::properties::Properties;
 use super::serial::MOST_PORTS;
-use crate::spec::{BalloonDescription, MOST_DISK_QUEUES, choice};
+use crate::spec::{
+    BalloonDescription, LEAST_CID, MOST_DISK_QUEUES, VhostSource, VsockDescription, choice,
+};
 
 /// A virtio device in its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +51,8 @@ pub enum VirtioKind {
     },
     /// A network card.
     Net(Card),
+    /// A socket device.
+    Vsock(VsockDescription),
 }
 
 impl VirtioKind {
@@ -60,6 +64,7 @@ impl VirtioKind {
             Self::Balloon(_) => "virtio-balloon-pci",
             Self::Serial { .. } => "virtio-serial-pci",
             Self::Net(_) => "virtio-net-pci",
+            Self::Vsock(_) => "vhost-vsock-pci",
         }
     }
 }
@@ -198,6 +203,19 @@ pub(super) const NET_PROPERTIES: &[Property] = &[
     ("tx_queue_size", "uint16", "A power of two, 64 to 1024"),
 ];
 
+/// Properties of vhost-vsock-pci, by whichever of its names.
+pub(super) const VSOCK_PROPERTIES: &[Property] = &[
+    PLACE,
+    DISABLE_LEGACY,
+    DISABLE_MODERN,
+    ("guest-cid", "uint64", "3 to 4294967294"),
+    (
+        "vhostfd",
+        "str",
+        "Number of an open file descriptor of /dev/vhost-vsock",
+    ),
+];
+
 /// Reads the virtio device of that type; `None` for any other.
 pub(super) fn read(
     driver: &str,
@@ -212,6 +230,7 @@ pub(super) fn read(
         "virtio-balloon-pci" => balloon(properties)?,
         "virtio-serial-pci" => serial_device(properties)?,
         "virtio-net-pci" => netdev::card(properties)?,
+        "vhost-vsock-pci" => vsock(properties)?,
         _ => return Ok(None),
     };
     let (bus, place) = bus_and_place(properties)?;
@@ -235,6 +254,22 @@ fn common(properties: &mut Properties) -> Result<bool, CommandLineError> {
     // What the bus does when a driver is wrong about it.
     properties.either("event_idx")?;
     Ok(iommu_platform)
+}
+
+fn vsock(properties: &mut Properties) -> Result<VirtioKind, CommandLineError> {
+    // The host's kernel takes no bus addresses.
+    properties.always("iommu_platform", false)?;
+    properties.only("seqpacket", &["on", "true", "auto"])?;
+    if properties.peek("guest-cid").is_none() {
+        properties.required("guest-cid")?;
+    }
+    let cid = properties.number32("guest-cid")?.unwrap_or(0);
+    if !(LEAST_CID..u32::MAX).contains(&cid) {
+        return Err(properties.wrong("guest-cid", &cid, "3 to 4294967294"));
+    }
+    let vhost = properties.descriptor("vhostfd")?;
+    let vhost = vhost.map_or(VhostSource::Path, VhostSource::Descriptor);
+    Ok(VirtioKind::Vsock(VsockDescription { cid, vhost }))
 }
 
 fn balloon(properties: &mut Properties) -> Result<VirtioKind, CommandLineError> {
