@@ -7,6 +7,7 @@
 use std::io;
 use std::sync::Arc;
 
+use log::Level;
 use parking_lot::MutexGuard;
 use virtio_queue::QueueT;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -15,6 +16,7 @@ use super::device::ServeError;
 use super::msi_x::{MsiX, Target};
 use super::registers::QueueRegisters;
 use super::shared::{Shared, State};
+use crate::guest_message;
 use crate::vhost::{Kernel, Ring};
 
 /// The first queues of a device, which the kernel serves.
@@ -236,7 +238,8 @@ impl Shared {
             && kernel.is_running
             && let Err(error) = kernel.stop(&mut registers.queues)
         {
-            log::error!(
+            guest_message!(
+                Level::Error,
                 "{}: the kernel does not let go of its queues: {error}",
                 self.name
             );

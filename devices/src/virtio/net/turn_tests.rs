@@ -18,14 +18,20 @@ const DRIVER_RING: u64 = 0x4000;
 const DEVICE_RING: u64 = 0x5000;
 const BUFFER: u64 = 0x8000;
 /// Chains of that many descriptors in one turn, of which the last one goes beyond.
-const MOST_CHAINS: u16 = (MOST_TURN_BYTES / DESCRIPTOR_BYTES / ENTRIES as usize) as u16;
+const MOST_CHAINS: u16 = 8;
+const _: () =
+    assert!(MOST_TURN_BYTES == DESCRIPTOR_BYTES * ENTRIES as usize * MOST_CHAINS as usize);
 
 /// A card, the other end of its network, and a ring full of one chain, as long as the ring: its first buffer has
 /// `bytes`, the others none.
 fn fixture(bytes: usize, flags: u16) -> (Net, File, Queue, DmaMemory) {
     let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1_0000)]).unwrap();
     for index in 0..ENTRIES {
-        let length = if index == 0 { bytes as u32 } else { 0 };
+        let length = if index == 0 {
+            u32::try_from(bytes).unwrap()
+        } else {
+            0
+        };
         let is_last = index + 1 == ENTRIES;
         let flags = flags | if is_last { 0 } else { NEXT };
         let parts = [

@@ -3,7 +3,7 @@
 use spapr_hypercalls::policy::LockPolicy;
 
 use super::*;
-use crate::spec::ByteSize;
+use crate::spec::{ByteSize, VhostSource};
 
 mod machine;
 
@@ -375,6 +375,47 @@ fn values_may_be_written_in_any_way_that_qemu_takes() {
         let line = domain_with(from, to).unwrap_or_else(|why| panic!("{to}: {why}"));
         let expected = CommandLine::parse(domain()).expect("parses");
         assert_eq!(machine_of(&line), machine_of(&expected), "{to}");
+    }
+}
+
+#[test]
+fn a_socket_device_has_a_context_id_and_a_descriptor_of_its_own() {
+    let parse = |words: &str| {
+        let words = "-machine pseries,accel=kvm -kernel /k ".to_owned() + words;
+        CommandLine::parse(words.split(' ').map(str::to_owned))
+    };
+    for (words, cid, vhost) in [
+        (
+            r#"-device {"driver":"vhost-vsock-pci","id":"vsock0","guest-cid":3,"vhostfd":"28","bus":"pci.0","addr":"0x2"}"#,
+            3,
+            VhostSource::Descriptor(28),
+        ),
+        (
+            "-device vhost-vsock-pci-non-transitional,guest-cid=4294967294",
+            u32::MAX - 1,
+            VhostSource::Path,
+        ),
+    ] {
+        let machine = parse(words).expect("parses").machine.expect("a machine");
+        let (_, vsock) = machine.vsocks().next().expect("a socket device");
+        assert_eq!((vsock.cid, vsock.vhost), (cid, vhost), "{words}");
+    }
+    for (words, part) in [
+        ("", "guest-cid"),
+        (",guest-cid=2", "guest-cid=2 should be 3 to 4294967294"),
+        (",guest-cid=4294967295", "guest-cid=4294967295 should be"),
+        (
+            ",guest-cid=3,iommu_platform=on",
+            "iommu_platform=on should be off",
+        ),
+        (
+            ",guest-cid=3,vhostfd=9 -add-fd set=1,fd=9",
+            "9 is given twice",
+        ),
+    ] {
+        let refused = parse(&format!("-device vhost-vsock-pci{words}"));
+        let refused = refused.expect_err("refused").to_string();
+        assert!(refused.contains(part), "{words}: {refused}");
     }
 }
 
