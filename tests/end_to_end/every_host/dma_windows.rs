@@ -142,7 +142,7 @@ mod long {
         let vmm = Vmm::linux().nvme_with_windows().with_fault(&fault);
         let finished = vmm.option("--lock", "attach").run();
         assert!(fault.seen() > 0, "{finished}");
-        finished.assert_status(1);
+        finished.assert_status(2);
     }
 
     /// The limit allows the default window, and not what one for all of memory takes.
