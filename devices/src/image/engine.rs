@@ -282,6 +282,9 @@ impl Engine {
                 && job.pieces.are_aligned(alignment.memory, alignment.offset);
             !is_aligned
         });
+        if job.through_cache && matches!(job.operation, Operation::Write { .. }) {
+            self.image.note_cached_write();
+        }
         let is_for_ring = matches!(
             job.operation,
             Operation::Read | Operation::Write { .. } | Operation::Flush

@@ -5,7 +5,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
 use super::lock::{self, LockError};
 use super::qcow2::{self, Qcow2};
@@ -101,6 +101,8 @@ pub struct Image {
     bytes: AtomicU64,
     /// The error of a flush that failed, by its number; 0 while none has.
     lost_writes: AtomicI32,
+    /// Whether something was written through the page cache of a file that is open past it.
+    cached_writes: AtomicBool,
     counters: Counters,
 }
 
@@ -141,6 +143,7 @@ impl Image {
                 qcow2: Some(qcow2),
                 bytes,
                 lost_writes: AtomicI32::new(0),
+                cached_writes: AtomicBool::new(false),
                 counters: Counters::default(),
             });
         }
@@ -160,6 +163,7 @@ impl Image {
             qcow2: None,
             bytes: AtomicU64::new(bytes),
             lost_writes: AtomicI32::new(0),
+            cached_writes: AtomicBool::new(false),
             counters: Counters::default(),
         })
     }
@@ -198,10 +202,16 @@ impl Image {
     /// written, and the next fdatasync(2) finds nothing wrong.
     pub(super) fn flush_failed(&self, error: &io::Error) {
         // A format's own writes may have failed, which are done again; of its file's flushes it takes note itself.
-        if self.qcow2.is_none() && !self.options.direct {
+        let has_cache = !self.options.direct || self.cached_writes.load(Ordering::Relaxed);
+        if self.qcow2.is_none() && has_cache {
             let number = error.raw_os_error().unwrap_or(libc::EIO);
             self.lost_writes.store(number, Ordering::Relaxed);
         }
+    }
+
+    /// Takes note of a write that goes through the page cache, whatever was asked for.
+    pub(super) fn note_cached_write(&self) {
+        self.cached_writes.store(true, Ordering::Relaxed);
     }
 
     /// Why writes are lost that were not flushed, if they are: no flush is true any more then.

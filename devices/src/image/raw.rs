@@ -20,24 +20,36 @@ pub(super) fn perform(image: &Image, job: &mut Job) -> io::Result<()> {
     }
     match job.operation {
         Operation::Read | Operation::Write { durable: false } => transfer_all(image, job, 0),
+        // Once more: all is written, and was not flushed.
+        Operation::Write { durable: true } if job.bytes == 0 => sync(image),
         Operation::Write { durable: true } => match transfer_all(image, job, libc::RWF_DSYNC) {
             // Emulated kernels need not know the flag.
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
                 transfer_all(image, job, 0)?;
-                image.file().sync_data()
+                sync(image)
             }
             result => result,
         },
-        Operation::Flush => image.file().sync_data(),
+        Operation::Flush => sync(image),
         Operation::Discard => discard(image, job),
         Operation::Zero { unmaps, durable } => {
             zero(image, job, unmaps)?;
             match durable {
-                true => image.file().sync_data(),
+                true => sync(image),
                 false => Ok(()),
             }
         }
     }
+}
+
+/// Has what was written be on the disk. Once that has failed, it does for good: what the host's kernel could not write
+/// it has forgotten.
+fn sync(image: &Image) -> io::Result<()> {
+    if let Some(error) = image.lost_writes() {
+        return Err(error);
+    }
+    let result = image.file().sync_data();
+    result.inspect_err(|error| image.flush_failed(error))
 }
 
 /// Reads or writes what is left of a job, writes with `flags` of pwritev2(2).
@@ -126,6 +138,7 @@ fn zero(image: &Image, job: &mut Job, unmaps: bool) -> io::Result<()> {
         }
     }
     // What is not aligned for O_DIRECT goes through the cache.
+    image.note_cached_write();
     while job.bytes != 0 {
         let most = ZEROES.len() as u64;
         let bytes = usize::try_from(job.bytes.min(most)).unwrap_or(ZEROES.len());

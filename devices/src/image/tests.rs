@@ -5,11 +5,13 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::lock::tests::once_free;
+use super::operation::{Job, Pieces};
 use super::{Completion, Engine, EngineOptions, Image, ImageOptions, Kind, OpenError, Operation};
 use crate::dma::DmaMemory;
 
@@ -246,6 +248,44 @@ fn an_image_of_another_format_is_not_taken_for_raw_unless_that_is_said() {
     ));
     let null = options(Path::new("/dev/null"));
     assert!(matches!(Image::open(null), Err(OpenError::Kind)));
+}
+
+#[test]
+fn after_a_flush_that_failed_nothing_is_told_to_be_on_the_disk() {
+    for mut fixture in Fixture::all() {
+        let lost = || std::io::Error::from_raw_os_error(libc::EIO);
+        let durable = [
+            Operation::Flush,
+            Operation::Write { durable: true },
+            Operation::Zero {
+                unmaps: false,
+                durable: true,
+            },
+        ];
+        let is_direct = fixture.engine.image().options().direct;
+        fixture.engine.image().flush_failed(&lost());
+        // Past the page cache there is nothing that the kernel could forget.
+        let flush = fixture.perform(Operation::Flush, 0, 0, &[]);
+        assert_eq!(flush.is_ok(), is_direct);
+        // But for what is not aligned.
+        let write = Operation::Write { durable: false };
+        fixture.perform(write, 512, 512, &[(0x101, 512)]).unwrap();
+        fixture.engine.image().flush_failed(&lost());
+        // Nothing is left of these but to flush, as where that alone has failed.
+        for operation in durable {
+            let mut job = Job {
+                operation,
+                offset: 0,
+                bytes: 0,
+                whole: 0,
+                pieces: Pieces::default(),
+                through_cache: false,
+                since: Instant::now(),
+            };
+            let result = super::raw::perform(fixture.engine.image(), &mut job);
+            assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EIO));
+        }
+    }
 }
 
 #[test]

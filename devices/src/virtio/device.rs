@@ -162,6 +162,9 @@ pub trait Device: Send {
     /// follows. Called by whoever has it go on, who may do nothing else.
     fn go_on(&mut self) {}
 
+    /// The machine pauses: what has waited, and was not begun with since [`Device::go_on`], waits on.
+    fn stay(&mut self) {}
+
     /// Everything as it was at first; nothing is in flight.
     fn reset(&mut self) {}
 }

@@ -240,6 +240,7 @@ impl FunctionBackend for VirtioFunction {
         let mut state = self.shared.state();
         state.held = held;
         if held {
+            state.device.stay();
             self.shared.wait_until_idle(&mut state);
         } else {
             state.device.go_on();

@@ -130,6 +130,13 @@ impl Interface {
         }
     }
 
+    /// How many frames whoever has the TAP interface open has read.
+    pub(crate) fn frames_read(&self) -> u64 {
+        let path = format!("/sys/class/net/{}/statistics/tx_packets", self.name);
+        let text = std::fs::read_to_string(path).expect("an interface");
+        text.trim().parse().expect("a number")
+    }
+
     /// Has that many bytes go each way.
     pub(crate) fn of_bytes(mut self, bytes: usize) -> Self {
         self.bytes = bytes;

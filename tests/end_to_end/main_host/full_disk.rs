@@ -99,7 +99,7 @@ fn writer(folder: &SmallFolder, elsewhere: &Folder) -> (Running, Monitor) {
     let base = elsewhere.file("base");
     let top = make_qcow2(elsewhere, "top", base.to_str().expect("a path of ours"));
     std::fs::copy(&top, folder.file("qcow2")).expect("room for an empty image");
-    // The raw image is one that somebody else has opened for it.
+    // The raw image is one that somebody else has opened for it, and is used past the host's cache.
     let raw = File::options()
         .read(true)
         .write(true)
@@ -110,7 +110,13 @@ fn writer(folder: &SmallFolder, elsewhere: &Folder) -> (Running, Monitor) {
         .option("-smp", "2")
         .option("-sandbox", "on")
         .option("-add-fd", &format!("set=3,fd={}", raw.as_raw_fd()));
-    let front_end = with_disk(front_end, "first", "raw", Path::new("/dev/fdset/3"), "");
+    let front_end = with_disk(
+        front_end,
+        "first",
+        "raw",
+        Path::new("/dev/fdset/3,cache.direct=on"),
+        "",
+    );
     // As libvirt has it with error_policy='stop'.
     let policy = ",werror=stop,rerror=stop,num-queues=2";
     with_disk(front_end, "second", "qcow2", &folder.file("qcow2"), policy).start()

@@ -81,11 +81,14 @@ pub fn machine_paths(machine: &MachineDescription) -> Paths {
 fn images(machine: &MachineDescription, read_only: bool) -> Vec<PathBuf> {
     let images = machine.disks().map(|(_, disk)| &disk.image);
     let files = images.flat_map(|image| {
-        // One that is open by a descriptor has no path of its own.
+        // One that is open by a descriptor has no path of its own, and is opened once more to be used past the cache.
         let first = usize::from(!image.descriptors.is_empty());
+        let open = image.descriptors.iter();
+        let open = open.map(|it| (image.read_only, format!("/proc/self/fd/{it}").into()));
         let paths = (first..).zip(Image::paths(image));
         // Those that an image stands on are never written.
-        paths.map(|(depth, path)| (image.read_only || depth != 0, path))
+        let paths = paths.map(|(depth, path)| (image.read_only || depth != 0, path));
+        open.chain(paths)
     });
     let wanted = files.filter(|(is_read, _)| *is_read == read_only);
     wanted.map(|(_, path)| path).collect()

@@ -354,6 +354,10 @@ impl Device for Block {
         self.parked.go_on();
     }
 
+    fn stay(&mut self) {
+        self.parked.stay();
+    }
+
     fn next_due(&mut self) -> Option<usize> {
         self.due.pop()
     }

@@ -127,7 +127,8 @@ impl DiskFailures {
 
     fn tell(&self, failure: DiskFailure) {
         let mut waiting = self.waiting.lock();
-        if waiting.len() < MOST_WAITING {
+        // One that has the machine pause is heard whatever there is: a disk has one at a time.
+        if failure.action == Action::Stop || waiting.len() < MOST_WAITING {
             waiting.push(failure);
         }
         drop(waiting);

@@ -39,6 +39,11 @@ impl ParkedRequests {
         self.are_due = !self.is_empty();
     }
 
+    /// The machine pauses, perhaps before what was due was tried.
+    pub(super) fn stay(&mut self) {
+        self.are_due = false;
+    }
+
     /// Takes those that are to be tried again now, in the order in which their driver made them.
     pub(super) fn take_due(&mut self) -> Vec<(usize, Pending, Failure)> {
         if !std::mem::take(&mut self.are_due) {

@@ -114,6 +114,23 @@ fn nothing_else_is_begun_while_a_request_waits_and_all_is_done_when_the_machine_
 }
 
 #[test]
+fn a_machine_that_pauses_again_at_once_has_nothing_tried_meanwhile() {
+    let (mut driver, failures) = driver(OnError::Stop);
+    resize(&driver, 1024);
+    assert_eq!(driver.request(IN, 4, 512, true), NONE);
+    assert_eq!(failures.take().len(), 1);
+    resize(&driver, DISK_BYTES);
+    driver.block.go_on();
+    driver.block.stay();
+    driver.drain();
+    driver.serve().unwrap();
+    assert_eq!(status(&driver), NONE);
+    assert!(driver.disk.waits());
+    go_on(&mut driver);
+    assert_eq!(status(&driver), OK);
+}
+
+#[test]
 fn a_reset_forgets_what_waits() {
     let (mut driver, failures) = driver(OnError::Stop);
     resize(&driver, 1024);
