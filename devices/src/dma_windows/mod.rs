@@ -11,6 +11,8 @@
 //! asked for once, and is where the host put it: in an LPAR a creation that fails, or is tried again in vain, costs
 //! the device all its windows (docs/lpar.md).
 
+#[cfg(test)]
+mod any_order_tests;
 #[cfg(any(test, feature = "fuzz"))]
 #[cfg_attr(not(test), expect(dead_code, reason = "what tests alone use"))]
 #[expect(clippy::unwrap_used, reason = "what tests rely on")]

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::counting::{Counting, IN_HOST, Results, Shown};
 use super::durations::Durations;
+use super::left_out::LEFT_OUT;
 use super::tally::Tally;
 use super::{LONGEST, Part, SuiteError, part};
 use crate::cli::{Copy, Extra, HostArgs, TestArgs};
@@ -21,22 +22,6 @@ use crate::prepare;
 use crate::progress::{report, say};
 use crate::session::{Session, SessionError};
 use crate::workspace::Workspace;
-
-/// What a run of everything leaves out in an LPAR, whatever the size of its pages.
-const LEFT_OUT_IN_LPARS: &[&str] = &[
-    "every_host::disk::",
-    "every_host::dma::a_version_1_container_",
-    "every_host::dma::in_user_mode_",
-    "every_host::dma_windows::a_guest_in_huge_pages_",
-    "every_host::dma_windows::without_",
-    "every_host::entropy::",
-    "every_host::hostile_driver::",
-    "every_host::hostile_guest::a_device_works_",
-    "every_host::hostile_guest::nonsense_about_a_device_gets_error_codes_in_user_mode",
-    "every_host::hostile_guest::ranges_",
-    "every_host::range_ends::so_they_",
-    "every_host::reboot::",
-];
 
 /// Where the bare-metal guests for the tests are in a host.
 const GUESTS_IN_HOST: &str = "/usr/lib/spapr-lab/guests";
@@ -64,63 +49,6 @@ const SECOND_LANE_TESTS: [&str; 6] = [
 /// pending (`cq_pending` in QEMU's hw/nvme/ctrl.c), does not forget them with a guest that ends while it reads, and
 /// from then on keeps its line raised, for whoever uses its line.
 const LINE_TESTS: &str = "main_host::interrupt_lines::";
-/// Tests that a run of everything leaves to the main host: they are dear, and show the same on other hosts, which
-/// run them when a filter names them (`every_host::`).
-const LEFT_OUT: [(HostKind, HostKernel, &[&str]); 5] = [
-    (
-        HostKind::P9Pages4k,
-        HostKernel::Trixie,
-        &[
-            "every_host::disk::",
-            "every_host::dma::in_user_mode_",
-            "every_host::dma_windows::without_",
-            "every_host::entropy::",
-            "every_host::hostile_driver::",
-        ],
-    ),
-    (
-        HostKind::P10Pages64k,
-        HostKernel::Trixie,
-        &[
-            "every_host::disk::",
-            "every_host::dma::a_version_1_container_",
-            "every_host::dma::in_user_mode_",
-            "every_host::dma_windows::",
-            "every_host::entropy::",
-            "every_host::hostile_driver::",
-            "every_host::hostile_guest::a_device_works_",
-            "every_host::hostile_guest::nonsense_about_a_device_gets_error_codes_in_user_mode",
-            "every_host::hostile_guest::ranges_",
-            "every_host::range_ends::so_they_",
-            "every_host::reboot::",
-        ],
-    ),
-    (
-        HostKind::Lpar9Pages64k,
-        HostKernel::Trixie,
-        LEFT_OUT_IN_LPARS,
-    ),
-    (
-        HostKind::Lpar9Pages4k,
-        HostKernel::Trixie,
-        LEFT_OUT_IN_LPARS,
-    ),
-    (
-        HostKind::P9Pages64k,
-        HostKernel::Forky,
-        &[
-            "every_host::disk::",
-            "every_host::dma::a_version_1_container_",
-            "every_host::dma::in_user_mode_",
-            "every_host::dma_windows::a_guest_in_huge_pages_",
-            "every_host::dma_windows::without_",
-            "every_host::entropy::",
-            "every_host::hostile_driver::",
-            "every_host::hostile_guest::nonsense_about_a_device_gets_error_codes_in_user_mode",
-            "every_host::reboot::",
-        ],
-    ),
-];
 /// A host whose guests get no interrupts of devices, so that few tests can pass in it (docs/lpar.md).
 const WITHOUT_INTERRUPTS: HostKind = HostKind::Lpar10Pages64k;
 /// Devices that the main host has for its tests.

@@ -3,6 +3,7 @@
 mod counting;
 mod durations;
 mod hosts;
+mod left_out;
 mod tally;
 
 use std::io::{BufRead, BufReader, Write};

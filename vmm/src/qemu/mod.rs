@@ -22,6 +22,7 @@
 
 pub mod chardev;
 pub mod command_line;
+pub mod controls;
 pub mod daemon;
 pub mod disks;
 pub mod dumps;

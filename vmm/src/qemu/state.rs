@@ -10,6 +10,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use serde_json::{Value, json};
 
+use super::controls::Controls;
 use super::disks::{DiskErrors, Heard};
 use super::events::Events;
 use crate::dump::{Cancel, Snapshot};
@@ -19,42 +20,6 @@ use crate::session::Next;
 /// How long a machine's end waits for a dump that was told to stop: one whose file does not answer
 /// keeps the memory.
 const DUMP_PATIENCE: Duration = Duration::from_secs(2);
-
-/// What a machine lets its monitors do.
-pub trait Controls: Send {
-    /// Makes all processors leave the guest, and returns when they have.
-    fn pause(&self);
-    /// Lets them go on.
-    fn resume(&self);
-    /// Asks the guest to shut down.
-    fn request_shutdown(&self);
-    /// Has all processors take a system reset interrupt.
-    fn system_reset(&self);
-    /// What a paused guest holds; none when the machine has stopped.
-    fn snapshot(&self) -> Option<Snapshot>;
-}
-
-impl Controls for crate::machine::MachineControls {
-    fn pause(&self) {
-        Self::pause(self);
-    }
-
-    fn resume(&self) {
-        Self::resume(self);
-    }
-
-    fn request_shutdown(&self) {
-        Self::request_shutdown(self);
-    }
-
-    fn system_reset(&self) {
-        Self::system_reset(self);
-    }
-
-    fn snapshot(&self) -> Option<Snapshot> {
-        Self::snapshot(self)
-    }
-}
 
 /// What the guest is doing, as `query-status` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

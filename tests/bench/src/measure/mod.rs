@@ -11,6 +11,7 @@ mod hypercall_count;
 mod linux_runs;
 mod longest_absence;
 mod memory;
+mod merge;
 mod peers;
 mod plan;
 mod read;

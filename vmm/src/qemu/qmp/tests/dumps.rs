@@ -12,7 +12,7 @@ use crate::dump::Snapshot;
 use crate::dump::tests::{MARK, MARK_AT, memory_of, snapshot};
 use crate::lifecycle::Lifecycle;
 use crate::memory::LEAST_BYTES;
-use crate::qemu::state::Controls;
+use crate::qemu::controls::Controls;
 
 /// A machine that has nothing but memory.
 struct Still(Arc<Mutex<Vec<&'static str>>>);
