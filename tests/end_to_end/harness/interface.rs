@@ -165,7 +165,9 @@ udhcpc -i eth0 -n -q -t 10 -T 1 -s /tmp/dhcp >/dev/null 2>&1 || {{ echo LAB-GUES
 echo LAB-GUEST-ADDRESS $(ip -4 -o address show dev eth0 | awk '{{print $4}}')
 ping -c 5 -i 0.2 -W 5 -q {host} >/tmp/ping || {{ echo LAB-GUEST-ERROR no answer; exit 1; }}
 digest() {{ sha256sum | cut -d' ' -f1; }}
-echo LAB-GUEST-FETCHED $(nc {host} {sends} </dev/null | digest)
+# Its own side stays open meanwhile: passt gives a connection of which one side is closed a minute.
+mkfifo /tmp/open
+echo LAB-GUEST-FETCHED $(nc {host} {sends} <>/tmp/open | digest)
 dd if=/dev/urandom of=/tmp/data bs=64k count=$(({bytes} / 65536)) 2>/dev/null || exit 1
 echo LAB-GUEST-SENT $(digest </tmp/data)
 nc {host} {takes} </tmp/data || exit 1
