@@ -100,13 +100,22 @@ fn a_guest_in_huge_pages_has_a_window_of_huge_pages() {
     assert_eq!(finished.number("/memory/page_bytes"), 2 << 20, "{finished}");
 }
 
+/// A guest that makes and removes windows in odd orders, with pages of the host's size.
+fn odd_orders(more: &str) -> Vmm {
+    Vmm::bare_metal("window-orders-guest", &with_page(more)).nvme_with_windows()
+}
+
+fn with_page(more: &str) -> String {
+    format!("page={} {more}", page_bytes().ilog2())
+}
+
 /// An LPAR's kernel gives a device no window any more, until the LPAR restarts, after one that its platform or it
 /// failed to make: two of the guest's own do that.
 #[test]
 fn after_a_guest_that_makes_and_removes_windows_in_odd_orders_the_next_has_its_own() {
     let kernel_log = KernelLog::from_now();
-    for command_line in ["default=stays", "default=gone"] {
-        let vmm = Vmm::bare_metal("window-orders-guest", command_line).nvme_with_windows();
+    for default in ["stays", "gone"] {
+        let vmm = odd_orders(&format!("default={default}"));
         let finished = vmm.run().assert_powered_off();
         let console = finished.console();
         assert!(console.contains("WINDOW-ORDERS-DONE"), "{finished}");
@@ -167,15 +176,14 @@ mod long {
     }
 
     fn is_ended_by(signal: Signal) {
-        let vmm = Vmm::bare_metal("window-orders-guest", WITHOUT_END).nvme_with_windows();
-        let mut running = vmm.start();
+        let mut running = odd_orders(WITHOUT_END).start();
         running.wait_for_console(ROUND, 2);
         running.signal(signal);
         running.finish();
     }
 
     fn is_ended_by_its_monitor() {
-        let front_end = FrontEnd::bare_metal("window-orders-guest", WITHOUT_END).nvme();
+        let front_end = FrontEnd::bare_metal("window-orders-guest", &with_page(WITHOUT_END)).nvme();
         let (mut running, mut monitor) = front_end.start();
         running.wait_for_console(ROUND, 2);
         monitor.ask("quit");
@@ -197,8 +205,7 @@ mod long {
             run();
             assert_nothing_is_left();
             // It has two windows, and each of them can be made and removed.
-            let vmm = Vmm::bare_metal("window-orders-guest", "").nvme_with_windows();
-            let finished = vmm.run().assert_powered_off();
+            let finished = odd_orders("").run().assert_powered_off();
             let console = finished.console();
             assert!(
                 console.contains("WINDOW-ORDERS-DONE"),

@@ -5,8 +5,8 @@
 //!
 //! `most` is how many windows of its own it had at a time. Then it maps a page in the default window, which is back,
 //! and in one of its own, prints `WINDOW-ORDERS-DONE`, and powers off with both as they are; with `default=gone` it has
-//! removed the default one before. With `rounds=COUNT` it first goes through the orders so many times, and says
-//! `WINDOW-ORDERS-ROUND` each time.
+//! removed the default one before. `page=SHIFT` is the page size of the windows that are to be had, 16 without it. With
+//! `rounds=COUNT` it first goes through the orders so many times, and says `WINDOW-ORDERS-ROUND` each time.
 #![cfg_attr(target_arch = "powerpc64", no_std, no_main)]
 
 #[cfg(target_arch = "powerpc64")]
@@ -20,9 +20,9 @@ mod guest {
     use spapr_test_guests::nvme;
     use spapr_test_guests::rtas;
 
-    /// Memory above the guest's image, for a page of the largest size that every host has.
+    /// Memory above the guest's image, for a page of the window's.
     const MEMORY: u64 = 64 << 20;
-    const PAGE_SHIFT: u32 = 16;
+    const MEMORY_BYTES: u64 = 64 << 10;
     /// What any host has room for, beside a default window.
     const SMALL: u32 = 20;
     const LARGE: u32 = 28;
@@ -53,6 +53,7 @@ mod guest {
     /// The guest's own windows, and how it fared.
     struct Orders {
         windows: DynamicWindows,
+        page_shift: u32,
         default: Window,
         own: [Option<Window>; PLACES],
         made: u32,
@@ -103,11 +104,12 @@ mod guest {
 
         /// Two windows of the guest's own, with the default one and without; the other order of removal each time.
         fn in_odd_orders(&mut self) {
+            let page = self.page_shift;
             for default_goes_at in 0..4 {
                 for shapes in [
-                    [(PAGE_SHIFT, LARGE), (PAGE_SHIFT, LARGE)],
-                    [(PAGE_SHIFT, LARGE), (12, SMALL)],
-                    [(12, SMALL), (PAGE_SHIFT, LARGE)],
+                    [(page, LARGE), (page, LARGE)],
+                    [(page, LARGE), (12, SMALL)],
+                    [(12, SMALL), (page, LARGE)],
                     [(12, SMALL), (12, SMALL)],
                 ] {
                     for (step, (page_shift, window_shift)) in shapes.into_iter().enumerate() {
@@ -122,7 +124,7 @@ mod guest {
                     }
                     if default_goes_at != 1 {
                         self.remove_own();
-                        self.create(PAGE_SHIFT, LARGE);
+                        self.create(page, LARGE);
                     }
                     self.reset();
                 }
@@ -152,8 +154,13 @@ mod guest {
             rtas::stop_with("there are no dynamic windows");
         };
         let default = Window::of(&bridge.window);
+        let page_shift = machine.number_argument("page").unwrap_or(16);
+        let Ok(page_shift) = u32::try_from(page_shift) else {
+            rtas::stop_with("page= is the shift of a page");
+        };
         let mut orders = Orders {
             windows,
+            page_shift,
             default,
             own: [None; PLACES],
             made: 0,
@@ -171,13 +178,13 @@ mod guest {
             orders.made, orders.refused, orders.most
         ));
         // SAFETY: the guest's image ends far below, and the device tree begins behind.
-        let memory = unsafe { DmaMemory::new(MEMORY, 1 << PAGE_SHIFT) };
+        let memory = unsafe { DmaMemory::new(MEMORY, MEMORY_BYTES) };
         let page = memory.part(0, PAGE_BYTES);
         default.map(default.start, page, Permission::ReadWrite);
         if machine.argument("default") == Some("gone") {
             orders.remove_default();
         }
-        match orders.windows.create(PAGE_SHIFT, LARGE) {
+        match orders.windows.create(orders.page_shift, LARGE) {
             Ok(window) => window.map(window.start, memory, Permission::ReadWrite),
             Err(status) => {
                 rtas::stop_with(format_args!("ibm,create-pe-dma-window returned {status}"));
