@@ -65,7 +65,17 @@ fn make_qcow2(path: &Path, cluster: usize, base: Option<&str>) {
 
 /// Starts the process that writes from operation `first` on.
 fn start(means: &Means) -> Child {
-    let mut command = Command::new(env::current_exe().expect("this program"));
+    let program = env::current_exe().expect("this program");
+    // Where programs of this architecture run in an emulator, cargo was told which.
+    let emulator = env::var_os("CARGO_TARGET_POWERPC64LE_UNKNOWN_LINUX_GNU_RUNNER");
+    let mut command = match emulator.filter(|_| cfg!(target_arch = "powerpc64")) {
+        Some(emulator) => {
+            let mut command = Command::new(emulator);
+            command.arg(program);
+            command
+        }
+        None => Command::new(program),
+    };
     command.args(["--exact", "writer_for_the_other_tests", "--nocapture"]);
     means.give(&mut command);
     command.stdout(Stdio::piped()).stderr(Stdio::inherit());
