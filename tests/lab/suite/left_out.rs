@@ -6,6 +6,7 @@ use crate::kernels::HostKernel;
 /// What a run of everything leaves out in an LPAR, whatever the size of its pages.
 const LEFT_OUT_IN_LPARS: &[&str] = &[
     "every_host::disk::",
+    "every_host::disk_kills::",
     "every_host::dma::a_version_1_container_",
     "every_host::dma::in_user_mode_",
     "every_host::dma_windows::a_guest_in_huge_pages_",
@@ -27,7 +28,9 @@ pub(super) const LEFT_OUT: [(HostKind, HostKernel, &[&str]); 5] = [
         HostKernel::Trixie,
         &[
             "every_host::disk::",
+            "every_host::disk_kills::",
             "every_host::dma::in_user_mode_",
+            "every_host::dma_windows::after_",
             "every_host::dma_windows::without_",
             "every_host::entropy::",
             "every_host::hostile_driver::",
@@ -38,6 +41,7 @@ pub(super) const LEFT_OUT: [(HostKind, HostKernel, &[&str]); 5] = [
         HostKernel::Trixie,
         &[
             "every_host::disk::",
+            "every_host::disk_kills::",
             "every_host::dma::a_version_1_container_",
             "every_host::dma::in_user_mode_",
             "every_host::dma_windows::",
@@ -65,9 +69,11 @@ pub(super) const LEFT_OUT: [(HostKind, HostKernel, &[&str]); 5] = [
         HostKernel::Forky,
         &[
             "every_host::disk::",
+            "every_host::disk_kills::",
             "every_host::dma::a_version_1_container_",
             "every_host::dma::in_user_mode_",
             "every_host::dma_windows::a_guest_in_huge_pages_",
+            "every_host::dma_windows::after_",
             "every_host::dma_windows::without_",
             "every_host::entropy::",
             "every_host::hostile_driver::",

@@ -158,11 +158,6 @@ pub(super) const CASES: &[Case] = &[
         "pseries guests have no SMBIOS or ACPI; in a libvirt domain, remove <sysinfo> and <smbios>",
     ),
     device(
-        "interface-user",
-        "<interface type='user'><model type='virtio'/></interface>",
-        "Cannot find 'passt' in path",
-    ),
-    device(
         "filesystem",
         "<filesystem type='mount' accessmode='mapped'><source dir='/tmp'/><target dir='x'/></filesystem>",
         "In a libvirt domain, remove <filesystem>",
