@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::harness::interface::Interface;
+use crate::harness::interface::{Interface, Listener};
 use crate::harness::libvirt::{Description, start, virsh};
 
 const NETWORK: &str = "<network><name>lab</name><forward mode='open'/>\
@@ -56,11 +56,7 @@ ping -c 3 -i 0.2 -W 5 -q 10.77.3.1 >/dev/null && echo LAB-GUEST-PLUGGED yes
     ] {
         assert!(console.contains(line), "{line}: {console}");
     }
-    let digests = listener.digests();
-    for (key, digest) in ["FETCHED", "SENT"].into_iter().zip(digests) {
-        let line = format!("LAB-GUEST-{key} {digest}");
-        assert!(console.contains(&line), "{line}: {console}");
-    }
+    assert_passed(listener, &console);
     let list = domain.virsh("domiflist");
     let name = list.lines().find(|line| line.contains("52:54:00:77:03:01"));
     let name = name.and_then(|line| line.split_whitespace().next());
@@ -105,12 +101,17 @@ fn a_domain_has_a_network_by_passt_which_libvirt_starts() {
     ] {
         assert!(console.contains(line), "{line}: {console}");
     }
-    let digests = listener.digests();
-    for (key, digest) in ["FETCHED", "SENT"].into_iter().zip(digests) {
+    assert_passed(listener, &console);
+    domain.virsh("undefine");
+}
+
+/// Fails unless what a guest fetched and sent is the same on both sides.
+#[track_caller]
+fn assert_passed(listener: Listener, console: &str) {
+    for (key, digest) in ["FETCHED", "SENT"].into_iter().zip(listener.digests()) {
         let line = format!("LAB-GUEST-{key} {digest}");
         assert!(console.contains(&line), "{line}: {console}");
     }
-    domain.virsh("undefine");
 }
 
 /// A bridge of the host's; it goes with the test.

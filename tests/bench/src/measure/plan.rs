@@ -289,19 +289,7 @@ impl Session<'_> {
             }
             for run in LINUX_RUNS.map(with) {
                 let title = format!("Linux: {}{}", run.prefix(), run.peer.name());
-                self.measure(&title, |session| {
-                    let boots = match session.arguments.counts_instructions {
-                        true => LINUX_READERS,
-                        false => 1,
-                    };
-                    let found = reading.reads(session.arguments, &run, boots)?;
-                    let found = found.map(|found| match boots {
-                        1 => found,
-                        _ => of_medians(found),
-                    });
-                    session.add_linux(run.peer, found);
-                    Ok(())
-                });
+                self.measure(&title, |session| session.add_reads(reading, &run));
             }
         }
     }
@@ -322,19 +310,24 @@ impl Session<'_> {
                 let Some(reading) = &reading else {
                     return Ok(());
                 };
-                let boots = match session.arguments.counts_instructions {
-                    true => LINUX_READERS,
-                    false => 1,
-                };
-                let found = reading.reads(session.arguments, &run, boots)?;
-                let found = found.map(|found| match boots {
-                    1 => found,
-                    _ => of_medians(found),
-                });
-                session.add_linux(run.peer, found);
-                Ok(())
+                session.add_reads(reading, &run)
             });
         }
+    }
+
+    /// Adds what a Linux guest reads, in as many boots as it takes.
+    fn add_reads(&mut self, reading: &Linux, run: &LinuxRun) -> Result<(), AnyError> {
+        let boots = match self.arguments.counts_instructions {
+            true => LINUX_READERS,
+            false => 1,
+        };
+        let found = reading.reads(self.arguments, run, boots)?;
+        let found = found.map(|found| match boots {
+            1 => found,
+            _ => of_medians(found),
+        });
+        self.add_linux(run.peer, found);
+        Ok(())
     }
 
     /// Adds what a Linux guest gave: its rows, with what it said of its defences.
