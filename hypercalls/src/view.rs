@@ -191,7 +191,7 @@ fn ends<T>(items: &[T], value: impl Fn(&T) -> u64) -> Option<(usize, usize)> {
     Some((first, items.iter().rposition(is_live)?))
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 mod tests {
     use proptest::prelude::*;
 
