@@ -411,6 +411,18 @@ mod tests {
         );
     }
 
+    /// As an LPAR has it for SR-IOV functions.
+    #[test]
+    fn a_host_with_one_window_in_all_is_said_to_have_one() {
+        let mut report = sample(LIMIT);
+        let container = &mut report.groups[0].containers[0];
+        container.iommu.as_mut().unwrap().dynamic_windows = 1;
+        assert_eq!(
+            row(&render(&report, None), &["dynamic windows"])[0],
+            "one, in place of the default one"
+        );
+    }
+
     #[test]
     fn a_process_that_the_limit_does_not_bind_is_told_so() {
         let text = render(
