@@ -50,6 +50,7 @@ mod requests;
 mod rng;
 pub mod serial;
 mod shared;
+mod signals;
 #[cfg(test)]
 mod tests;
 mod used;

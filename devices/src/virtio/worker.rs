@@ -8,11 +8,12 @@ use std::thread::{self, JoinHandle};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::shared::Shared;
+use super::signals::{Signal, Signals};
 use crate::poll::{polled_for_input, wait};
 
 /// The thread; it ends when this is dropped.
 pub(super) struct Worker {
-    end: Arc<EventFd>,
+    end: EventFd,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -22,15 +23,14 @@ impl Worker {
     /// # Errors
     /// When there is no thread or no descriptor left.
     pub(super) fn start(shared: Arc<Shared>, prepare: fn() -> io::Result<()>) -> io::Result<Self> {
-        // Shared and not duplicated: a sandbox has no call for that.
-        let end = Arc::new(EventFd::new(EFD_NONBLOCK)?);
-        let ends = Arc::clone(&end);
+        let end = EventFd::new(EFD_NONBLOCK)?;
+        let signals = Signals::new(&shared, &end)?;
         let thread = thread::Builder::new()
             .name(shared.identity.name.to_owned())
             .spawn(move || match prepare() {
                 Ok(()) => {
                     let told = GiveUpOnPanic(&shared);
-                    run(told.0, &ends);
+                    run(told.0, signals);
                 }
                 Err(error) => shared.give_up(&error),
             })?;
@@ -64,40 +64,28 @@ impl Drop for Worker {
     }
 }
 
-fn run(shared: &Shared, ends: &EventFd) {
-    // Those of queues that the kernel serves it hears itself.
-    let doorbells = shared.doorbells.iter().skip(shared.kernel_queues);
-    let events = &shared.kernel_events;
-    let descriptors = doorbells.chain(events).chain(&shared.host_event);
-    let descriptors = descriptors.map(|event| event.as_raw_fd());
-    let watched = shared.watched.iter().map(|it| it.as_raw_fd());
-    let mut polled: Vec<libc::pollfd> = [ends.as_raw_fd()]
-        .into_iter()
-        .chain(descriptors)
-        .chain(watched)
-        .map(polled_for_input)
-        .collect();
+fn run(shared: &Shared, mut signals: Signals) {
     loop {
-        if let Err(error) = wait(&mut polled, None) {
-            shared.give_up(&error);
-            return;
-        }
-        let host_event = shared.host_event.as_ref();
-        let has_event = host_event.is_some_and(|event| event.read().is_ok());
-        let is_watched = shared.watched.is_some();
-        if has_event || is_watched && polled.last().is_some_and(|it| it.revents != 0) {
+        let heard = match signals.wait() {
+            Ok(heard) => heard,
+            Err(error) => {
+                shared.give_up(&error);
+                return;
+            }
+        };
+        if heard.clone().any(|signal| signal == Signal::Host) {
             shared.finish();
         }
-        if polled.first().is_none_or(|end| end.revents != 0) {
+        if heard.clone().any(|signal| signal == Signal::End) {
             break;
         }
-        let bells = shared.doorbells.iter().enumerate();
-        for (queue, bell) in bells.skip(shared.kernel_queues) {
+        for signal in heard {
             // Heard before the queue is looked at: what is put in later rings anew.
-            let rang = bell.read().is_ok();
-            if rang && shared.serve(queue) {
+            if let Signal::Doorbell(queue) = signal
+                && shared.serve(queue)
+            {
                 // After the others had their turn.
-                let _ = bell.write(1);
+                shared.ring(queue);
             }
         }
         if shared.kernel_queues != 0 {

@@ -14,8 +14,8 @@ use crate::harness::vmm::Folder;
 const DISK_BYTES: u64 = 64 << 20;
 /// Where the guest writes, and how much.
 const WRITTEN: std::ops::Range<u64> = 8 << 20..12 << 20;
-/// Reads of 512 bytes, each of which is a request.
-const SMALL_READS: u64 = 1_000;
+/// Requests that the guest makes at least: one for each of its pages, of 64 KiB at most.
+const REQUESTS: u64 = 1_000;
 /// What a guest's setting the device up takes; requests come on top, if they do.
 const SET_UP_EXITS: u64 = 900;
 
@@ -37,9 +37,12 @@ dd if=/tmp/data of=/dev/{disk} bs=256k seek=$(({start} * 4)) conv=fsync 2>/dev/n
 echo 3 >/proc/sys/vm/drop_caches
 echo LAB-GUEST-READ $(dd if=/dev/{disk} bs=1M skip={start} count=$(({end} - {start})) iflag=direct 2>/dev/null | digest)
 blkdiscard -o $(({end} << 20)) -l $((1 << 20)) /dev/{disk} || exit 1
-echo LAB-GUEST-BEFORE $(cat /sys/block/{disk}/stat)
-dd if=/dev/{disk} of=/dev/null bs=512 count={SMALL_READS} iflag=direct 2>/dev/null || exit 1
-echo LAB-GUEST-AFTER $(cat /sys/block/{disk}/stat)
+requests() {{ awk '{{ print $1 }}' /sys/block/{disk}/stat; }}
+before=$(requests)
+# Past the cache busybox reads into memory that is not aligned, which this device does not take.
+echo 0 >/sys/block/{disk}/queue/read_ahead_kb
+dd if=/dev/{disk} of=/dev/null bs=1M 2>/dev/null || exit 1
+echo LAB-GUEST-REQUESTS $(($(requests) - before))
 "
     )
 }
@@ -145,12 +148,14 @@ fn a_guest_writes_flushes_and_reads_a_raw_disk_without_an_exit_for_each_request(
         let finished = vmm.run().assert_job_done();
         assert_written(&finished, &path, &head);
         assert_eq!(finished.guest("SERIAL"), "lab-1", "{finished}");
+        let requests: u64 = finished.guest("REQUESTS").parse().expect("a number");
+        assert!(requests >= REQUESTS, "{finished}");
         let exits = finished.number("/exits/mmio");
         assert!(exits < SET_UP_EXITS, "{words}: {exits}: {finished}");
         // 4 MiB were written, and one was discarded.
         let more = fs::metadata(&path).expect("an image").blocks() - blocks;
         assert!(more <= 3 << 11, "{more} blocks more: {finished}");
-        assert_eq!(finished.errors(), "", "{finished}");
+        finished.assert_no_complaint();
         assert_nothing_is_left();
     }
 }
@@ -180,7 +185,7 @@ echo LAB-GUEST-AGAIN yes
         .assert_job_done();
     assert_eq!(finished.number("/reboots"), 1, "{finished}");
     assert_eq!(finished.guest("AGAIN"), "yes", "{finished}");
-    assert_eq!(finished.errors(), "", "{finished}");
+    finished.assert_no_complaint();
     let twice = Vmm::job("true")
         .option("--disk", &disk)
         .option("--disk", &disk)
@@ -233,7 +238,7 @@ fn a_guest_writes_to_a_qcow2_disk_and_what_it_stands_on_stays() {
     assert_eq!(finished.guest("HEAD"), head, "{finished}");
     let written = finished.guest("WRITTEN").to_owned();
     assert_eq!(finished.guest("READ"), written, "{finished}");
-    assert_eq!(finished.errors(), "", "{finished}");
+    finished.assert_no_complaint();
     assert_eq!(digest(&base, 0..DISK_BYTES), before);
     // As a machine finds it that is made anew.
     let (start, end) = (WRITTEN.start >> 20, WRITTEN.end >> 20);

@@ -361,11 +361,11 @@ pub(super) fn rules(role: Role) -> Vec<Rule> {
         ]
         .concat(),
         Role::Monitor => [EVERYONE, EVENTS, SOCKETS, NON_BLOCKING, FACTS, NO_FILES].concat(),
-        Role::Device => [EVERYONE, RINGS, NO_FILES].concat(),
+        Role::Device => [EVERYONE, WATCHING, RINGS, NO_FILES].concat(),
         Role::Network => [EVERYONE, WATCHING, &ioctls(OFFLOADS)[..], NO_FILES].concat(),
         Role::Vhost => [EVERYONE, WATCHING, &ioctls(OF_VHOST)[..], NO_FILES].concat(),
         Role::Ports => [EVERYONE, WATCHING, PEERS, TIMERS, NO_FILES].concat(),
-        Role::Balloon => [EVERYONE, TIMERS, NO_FILES].concat(),
+        Role::Balloon => [EVERYONE, WATCHING, TIMERS, NO_FILES].concat(),
         Role::Disk => [EVERYONE, IMAGES, NO_FILES].concat(),
         Role::Lines => [&ioctls(UNMASKING)[..], EVERYONE, NO_FILES].concat(),
         Role::Writer | Role::Reader => [EVERYONE, SOCKETS, NO_FILES].concat(),

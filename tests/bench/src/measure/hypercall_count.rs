@@ -14,7 +14,8 @@ pub(crate) enum Caller {
     Guests,
     /// This host's kernel, which is an LPAR's: its calls go to the platform.
     Host,
-    /// Not calls: each return of a guest's processor to its VMM, for whatever reason.
+    /// Not calls: each return of a guest's processor to its VMM, for whatever reason. A doorbell that the kernel
+    /// answers itself is none.
     Exits,
 }
 
@@ -24,7 +25,7 @@ impl Caller {
         match self {
             Self::Guests => "/sys/kernel/tracing/events/kvm_hv/kvm_hcall_enter",
             Self::Host => "/sys/kernel/tracing/events/powerpc/hcall_entry",
-            Self::Exits => "/sys/kernel/tracing/events/kvm_hv/kvmppc_run_vcpu_exit",
+            Self::Exits => "/sys/kernel/tracing/events/kvm/kvm_userspace_exit",
         }
     }
 
@@ -33,7 +34,7 @@ impl Caller {
         match self {
             Self::Guests => "hist:keys=req",
             Self::Host => "hist:keys=opcode",
-            Self::Exits => "hist:keys=vcpu_id",
+            Self::Exits => "hist:keys=reason",
         }
     }
 }

@@ -13,9 +13,10 @@ use spapr_lab::initrd::write_with_overlay;
 use super::command_line::RunArguments;
 use super::guest_runs::LIMIT;
 use super::hide::Kept;
+use super::host_disk::HostDisk;
 use super::hypercall_count::{Caller, HypercallCount};
 use super::peers::{self, Controller, GUEST_BYTES, Guest, Windows};
-use super::read::{DATA_BYTES, LATENCY, SERIES, Series};
+use super::read::{LATENCY, SERIES, Series};
 use super::watch::{self, Running};
 use super::{AnyError, tell};
 
@@ -121,9 +122,9 @@ pub(crate) struct Found {
 pub(crate) struct Linux {
     kernel: PathBuf,
     initrd: PathBuf,
-    /// The image of its disk, in place of a passed-through device.
-    disk: Option<PathBuf>,
-    folder: tempfile::TempDir,
+    /// Its disk, in place of a passed-through device.
+    disk: Option<HostDisk>,
+    _folder: tempfile::TempDir,
 }
 
 impl Linux {
@@ -144,24 +145,16 @@ impl Linux {
             kernel: kernel.to_owned(),
             initrd: target,
             disk: None,
-            folder,
+            _folder: folder,
         })
     }
 
-    /// The same with a disk of known data, in place of a passed-through device.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub(crate) fn with_disk(mut self) -> Result<Self, AnyError> {
-        let path = self.folder.path().join("disk");
-        let words = DATA_BYTES / 8;
-        let mut data = Vec::new();
-        for word in 0..words {
-            data.extend(word.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
+    /// The same with a virtio disk in place of a passed-through device.
+    pub(crate) fn with_disk(self, disk: HostDisk) -> Self {
+        Self {
+            disk: Some(disk),
+            ..self
         }
-        fs::write(&path, data)?;
-        self.disk = Some(path);
-        Ok(self)
     }
 
     /// Boots it `times` times and finds the rows of each. None when the peer cannot.
@@ -254,7 +247,7 @@ impl Linux {
             windows: run.windows,
             controller: run.controller,
             floor_options: &[],
-            disk: self.disk.as_deref(),
+            disk: self.disk.as_ref().map(HostDisk::path),
         };
         let peer = run.peer;
         let Some(mut command) = peers::command(peer, arguments, &guest) else {

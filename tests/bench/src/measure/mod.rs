@@ -7,6 +7,7 @@ mod floor;
 mod growth;
 mod guest_runs;
 mod hide;
+mod host_disk;
 mod hypercall_count;
 mod linux_runs;
 mod longest_absence;

@@ -34,7 +34,7 @@ pub(crate) struct Guest<'a> {
     pub(crate) windows: Windows,
     /// Its interrupt controller.
     pub(crate) controller: Controller,
-    /// The image of a virtio disk that it has.
+    /// The block device that is its virtio disk.
     pub(crate) disk: Option<&'a Path>,
     /// What a floor is told besides.
     pub(crate) floor_options: &'a [String],
@@ -122,7 +122,7 @@ fn vmm(arguments: &RunArguments, guest: &Guest<'_>, tce: &str, iommu: &str) -> C
         command.args(["--vfio", &device.to_string()]);
     }
     if let Some(disk) = guest.disk {
-        let disk = format!("{},cache=none,format=raw", disk.display());
+        let disk = format!("{},cache=none,format=raw,readonly", disk.display());
         command.args(["--disk", &disk]);
     }
     command
@@ -175,13 +175,13 @@ fn qemu(program: &Path, firmware: Firmware, guest: &Guest<'_>) -> Option<Command
         // Its best setting: a thread of the disk's own, io_uring, past the page cache.
         let cache = "cache.direct=on";
         let file = format!(
-            "file,node-name=file,filename={},aio=io_uring,{cache}",
+            "host_device,node-name=file,filename={},aio=io_uring,read-only=on,{cache}",
             disk.display()
         );
         command.args(["-object", "iothread,id=io", "-blockdev", &file]);
         command.args([
             "-blockdev",
-            &format!("raw,node-name=disk,file=file,{cache}"),
+            &format!("raw,node-name=disk,file=file,read-only=on,{cache}"),
         ]);
         command.args(["-device", "virtio-blk-pci,drive=disk,iothread=io"]);
     }

@@ -11,6 +11,7 @@ use spapr_lab::benchmark::row::{Row, Unit};
 use super::command_line::RunArguments;
 use super::growth;
 use super::guest_runs::{self, Run};
+use super::host_disk::HostDisk;
 use super::linux_runs::{Found, Linux, LinuxRun, Mitigations, NO_JOB, READ_DISK_JOB, READ_JOB};
 use super::longest_absence::LongestAbsence;
 use super::memory::Memory;
@@ -135,8 +136,8 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), AnyError> {
     growth::measure(&mut session);
     if arguments.vfio.is_some() {
         session.linux();
+        session.disks();
     }
-    session.disks();
     step("end");
     let text = serde_json::to_string(&session.results)?;
     fs::write(&arguments.output, text)?;
@@ -296,7 +297,10 @@ impl Session<'_> {
 
     /// A Linux guest that reads a virtio disk.
     fn disks(&mut self) {
-        let (Some(kernel), Some(initrd)) = (&self.arguments.kernel, &self.arguments.initrd) else {
+        let arguments = self.arguments;
+        let (Some(kernel), Some(initrd), Some(device)) =
+            (&arguments.kernel, &arguments.initrd, arguments.vfio)
+        else {
             return;
         };
         let mut reading = None;
@@ -305,7 +309,7 @@ impl Session<'_> {
             self.measure(&title, |session| {
                 if reading.is_none() {
                     let prepared = Linux::prepare(kernel, initrd, READ_DISK_JOB)?;
-                    reading = Some(prepared.with_disk()?);
+                    reading = Some(prepared.with_disk(HostDisk::take(device)?));
                 }
                 let Some(reading) = &reading else {
                     return Ok(());

@@ -18,7 +18,7 @@ use super::busy_reader::BusyReader;
 use super::command_line::ReadArguments;
 
 /// Known data is at the start of the lab's NVMe.
-pub(crate) const DATA_BYTES: u64 = 64 << 20;
+const DATA_BYTES: u64 = 64 << 20;
 /// A huge page of the radix MMU. Each read then lies in one: it is as many pieces to the device wherever in the
 /// guest's memory the page came to lie. Pieces more or less are worth some hundred instructions each.
 const ALIGNMENT: usize = 2 << 20;
