@@ -50,8 +50,9 @@ const AGREEMENT: f64 = 1.02;
 const FLOOR: f64 = 1.03;
 /// Instructions for which a hypercall may hold its processor at most.
 const LONGEST_STALL: u64 = 5_000_000;
-/// Returns to the VMM around a series of reads that make none: the guest says when it begins and ends, and prints to do so.
-const SAID_EXITS: f64 = 8.0;
+/// Returns to the VMM around a series of reads that make none: the guest says when it begins and ends, and prints to do
+/// so, sixteen bytes by each H_PUT_TERM_CHAR.
+const SAID_EXITS: f64 = 16.0;
 /// The modes that share the way of an exit.
 const MODES: [Peer; 4] = [Peer::Auto, Peer::Kernel, Peer::User, Peer::UserV1];
 
