@@ -197,15 +197,73 @@ const TITLES: &[(&str, &str)] = &[
         "virtio-sequential-1m-exits",
         "virtio disk, 40 reads of 1 MiB: returns to the VMM",
     ),
+    (
+        "network-echo-64-busy",
+        "virtio network, 64 bytes there and back, by a busy processor",
+    ),
+    (
+        "network-echo-64-latency",
+        "virtio network, 64 bytes there and back",
+    ),
+    (
+        "network-echo-64-processor-time",
+        "virtio network, 64 bytes there and back: processor time",
+    ),
+    (
+        "network-echo-64-tce-calls",
+        "virtio network, 64 bytes there and back, 400 times: TCE calls",
+    ),
+    (
+        "network-echo-64-exits",
+        "virtio network, 64 bytes there and back, 400 times: returns to the VMM",
+    ),
+    (
+        "network-send-64k-busy",
+        "virtio network, 64 KiB sent, by a busy processor",
+    ),
+    ("network-send-64k-latency", "virtio network, 64 KiB sent"),
+    (
+        "network-send-64k-processor-time",
+        "virtio network, 64 KiB sent: processor time",
+    ),
+    (
+        "network-send-64k-tce-calls",
+        "virtio network, 64 KiB sent, 100 times: TCE calls",
+    ),
+    (
+        "network-send-64k-exits",
+        "virtio network, 64 KiB sent, 100 times: returns to the VMM",
+    ),
+    (
+        "network-receive-64k-busy",
+        "virtio network, 64 KiB received, by a busy processor",
+    ),
+    (
+        "network-receive-64k-latency",
+        "virtio network, 64 KiB received",
+    ),
+    (
+        "network-receive-64k-processor-time",
+        "virtio network, 64 KiB received: processor time",
+    ),
+    (
+        "network-receive-64k-tce-calls",
+        "virtio network, 64 KiB received, 100 times: TCE calls",
+    ),
+    (
+        "network-receive-64k-exits",
+        "virtio network, 64 KiB received, 100 times: returns to the VMM",
+    ),
 ];
 
 /// What a name may begin with, before one of [`TITLES`], and what is said of the row then.
-const VARIANTS: [(&str, &str); 5] = [
+const VARIANTS: [(&str, &str); 6] = [
     ("cold-", ", the first calls of all"),
     ("mitigations-off-", ", guests with mitigations=off"),
     ("windows-on-", ", dynamic window as large as memory"),
     ("windows-512m-", ", dynamic window of at most 512 MiB"),
     ("xics-", ", XICS for interrupt controller"),
+    ("vhost-", ", frames passed by the host's kernel (vhost)"),
 ];
 
 /// What a row's name means, in words.

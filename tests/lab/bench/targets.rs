@@ -68,7 +68,7 @@ pub(super) fn judge(results: &Results) -> Vec<Target> {
     adaptive(results, &mut targets);
     whole(results, &mut targets);
     reads(results, &mut targets);
-    disks(results, &mut targets);
+    virtio(results, &mut targets);
     growth(results, &mut targets);
     targets
 }
@@ -272,18 +272,27 @@ fn reads(results: &Results, targets: &mut Vec<Target>) {
     }
 }
 
-/// Reads of a virtio disk.
-fn disks(results: &Results, targets: &mut Vec<Target>) {
+/// Reads of a virtio disk, and exchanges over a virtio network.
+fn virtio(results: &Results, targets: &mut Vec<Target>) {
     let kind = if results.facts.counts_instructions {
         "busy"
     } else {
         "latency"
     };
-    for (read, at_most) in [("virtio-random-4k", 0.70), ("virtio-sequential-1m", 0.90)] {
-        let name = format!("{read}-{kind}");
+    for (series, at_most) in [
+        ("virtio-random-4k", 0.70),
+        ("virtio-sequential-1m", 0.90),
+        ("network-echo-64", 0.70),
+        ("network-send-64k", 0.70),
+        ("network-receive-64k", 0.70),
+        ("vhost-network-echo-64", 1.00),
+        ("vhost-network-send-64k", 1.00),
+        ("vhost-network-receive-64k", 1.00),
+    ] {
+        let name = format!("{series}-{kind}");
         let [row, qemu] = [Peer::Auto, Peer::QemuKernel].map(|peer| results.row(peer, &name, 1));
         times(targets, names::title(&name), (row, qemu), at_most, "QEMU");
-        let name = format!("{read}-exits");
+        let name = format!("{series}-exits");
         if let Some(row) = results.row(Peer::Auto, &name, 1) {
             targets.push(Target {
                 what: names::title(&name),

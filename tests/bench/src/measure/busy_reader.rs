@@ -33,17 +33,10 @@ impl BusyReader {
     /// # Errors
     /// When the kernel has no io_uring.
     pub(super) fn new(file: File) -> io::Result<Self> {
-        let mut times = [Duration::ZERO; CALIBRATIONS];
-        for time in &mut times {
-            let before = Instant::now();
-            go_round();
-            *time = before.elapsed();
-        }
-        times.sort_unstable();
         Ok(Self {
             file,
             ring: IoUring::new(1)?,
-            idle: times[CALIBRATIONS / 2],
+            idle: time_of_going_round(),
         })
     }
 
@@ -77,7 +70,20 @@ impl BusyReader {
     }
 }
 
-fn go_round() {
+/// The time of [`go_round`] alone.
+pub(super) fn time_of_going_round() -> Duration {
+    let mut times = [Duration::ZERO; CALIBRATIONS];
+    for time in &mut times {
+        let before = Instant::now();
+        go_round();
+        *time = before.elapsed();
+    }
+    times.sort_unstable();
+    times[CALIBRATIONS / 2]
+}
+
+/// Keeps the processor busy.
+pub(super) fn go_round() {
     for round in 0..ROUNDS {
         black_box(round);
     }

@@ -1,5 +1,6 @@
 //! The command line of `spapr-bench`.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -21,6 +22,8 @@ pub(crate) enum Command {
     Floor(FloorArguments),
     /// In a Linux guest: read a block device, and print how long that takes
     Read(ReadArguments),
+    /// In a Linux guest: exchange data with its host over a network, and print how long that takes
+    Exchange(ExchangeArguments),
 }
 
 /// What to measure with.
@@ -74,6 +77,16 @@ pub(crate) struct ReadArguments {
     pub(crate) device: PathBuf,
     /// Keep the processor busy while a read is under way, and tell what the read takes besides: for
     /// clocks that count instructions
+    #[arg(long)]
+    pub(crate) busy: bool,
+}
+
+/// Whom to exchange data with.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ExchangeArguments {
+    /// The host's address
+    pub(crate) host: Ipv4Addr,
+    /// As for `read`
     #[arg(long)]
     pub(crate) busy: bool,
 }

@@ -14,9 +14,10 @@ use super::command_line::RunArguments;
 use super::guest_runs::LIMIT;
 use super::hide::Kept;
 use super::host_disk::HostDisk;
+use super::host_network::HostNetwork;
 use super::hypercall_count::{Caller, HypercallCount};
-use super::peers::{self, Controller, GUEST_BYTES, Guest, Windows};
-use super::read::{LATENCY, SERIES, Series};
+use super::peers::{self, Controller, GUEST_BYTES, Guest, Network, Windows};
+use super::series::{LATENCY, SERIES, Series};
 use super::watch::{self, Running};
 use super::{AnyError, tell};
 
@@ -38,6 +39,17 @@ for _ in 1 2 3 4 5 6 7 8 9 10; do
     sleep 0.5
 done
 exec /spapr-bench read $reads /dev/vda
+";
+
+/// Exchanges data with the host over a network.
+pub(crate) const EXCHANGE_JOB: &str = "\
+. /defences
+for _ in 1 2 3 4 5 6 7 8 9 10; do
+    [ -e /sys/class/net/eth0 ] && break
+    sleep 0.5
+done
+ip address add 10.77.9.2/24 dev eth0 && ip link set eth0 up || exit 1
+exec /spapr-bench exchange $reads 10.77.9.1
 ";
 
 /// Nothing more: the guest powers off.
@@ -67,6 +79,8 @@ pub(crate) struct LinuxRun {
     pub(crate) controller: Controller,
     /// Whether its kernel defends itself against attacks by speculation.
     pub(crate) mitigations: Mitigations,
+    /// The host's kernel passes frames of its network, if it has one.
+    pub(crate) has_vhost: bool,
     /// What the names of its rows begin with, behind what [`Mitigations`] put there.
     pub(crate) prefix: &'static str,
 }
@@ -117,13 +131,23 @@ pub(crate) struct Found {
     pub(crate) defences: Defences,
 }
 
+/// What a guest has.
+#[derive(Debug)]
+pub(crate) enum Equipment {
+    /// The device that is passed through.
+    Passed,
+    /// A virtio disk.
+    Disk(HostDisk),
+    /// A virtio network card.
+    Network(HostNetwork),
+}
+
 /// A Linux guest with its job.
 #[derive(Debug)]
 pub(crate) struct Linux {
     kernel: PathBuf,
     initrd: PathBuf,
-    /// Its disk, in place of a passed-through device.
-    disk: Option<HostDisk>,
+    equipment: Equipment,
     _folder: tempfile::TempDir,
 }
 
@@ -144,17 +168,14 @@ impl Linux {
         Ok(Self {
             kernel: kernel.to_owned(),
             initrd: target,
-            disk: None,
+            equipment: Equipment::Passed,
             _folder: folder,
         })
     }
 
-    /// The same with a virtio disk in place of a passed-through device.
-    pub(crate) fn with_disk(self, disk: HostDisk) -> Self {
-        Self {
-            disk: Some(disk),
-            ..self
-        }
+    /// The same with something in place of a passed-through device.
+    pub(crate) fn with(self, equipment: Equipment) -> Self {
+        Self { equipment, ..self }
     }
 
     /// Boots it `times` times and finds the rows of each. None when the peer cannot.
@@ -240,14 +261,23 @@ impl Linux {
             memory: GUEST_BYTES,
             cpus: 1,
             // One thing at a time.
-            devices: match self.disk {
-                Some(_) => Vec::new(),
-                None => arguments.vfio.into_iter().collect(),
+            devices: match self.equipment {
+                Equipment::Passed => arguments.vfio.into_iter().collect(),
+                _ => Vec::new(),
             },
             windows: run.windows,
             controller: run.controller,
             floor_options: &[],
-            disk: self.disk.as_ref().map(HostDisk::path),
+            disk: match &self.equipment {
+                Equipment::Disk(disk) => Some(disk.path()),
+                _ => None,
+            },
+            network: match self.equipment {
+                Equipment::Network(_) => Some(Network {
+                    has_vhost: run.has_vhost,
+                }),
+                _ => None,
+            },
         };
         let peer = run.peer;
         let Some(mut command) = peers::command(peer, arguments, &guest) else {

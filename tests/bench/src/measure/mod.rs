@@ -3,11 +3,13 @@
 mod busy_reader;
 mod command_line;
 mod engine_rows;
+mod exchange;
 mod floor;
 mod growth;
 mod guest_runs;
 mod hide;
 mod host_disk;
+mod host_network;
 mod hypercall_count;
 mod linux_runs;
 mod longest_absence;
@@ -16,6 +18,7 @@ mod merge;
 mod peers;
 mod plan;
 mod read;
+mod series;
 mod watch;
 
 use std::error::Error;
@@ -32,6 +35,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Run(arguments) => plan::run(&arguments),
         Command::Floor(arguments) => floor::run(&arguments),
         Command::Read(arguments) => read::run(&arguments),
+        Command::Exchange(arguments) => exchange::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

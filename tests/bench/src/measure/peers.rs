@@ -7,6 +7,7 @@ use spapr_devices::vfio::PciAddress;
 use spapr_lab::benchmark::results::Peer;
 
 use super::command_line::RunArguments;
+use super::host_network;
 
 /// Bytes of guest memory, unless a measurement takes more.
 pub(crate) const GUEST_BYTES: u64 = 1 << 30;
@@ -36,6 +37,8 @@ pub(crate) struct Guest<'a> {
     pub(crate) controller: Controller,
     /// The block device that is its virtio disk.
     pub(crate) disk: Option<&'a Path>,
+    /// Its virtio network card, if it has one.
+    pub(crate) network: Option<Network>,
     /// What a floor is told besides.
     pub(crate) floor_options: &'a [String],
 }
@@ -54,6 +57,7 @@ impl<'a> Guest<'a> {
             controller: Controller::Default,
             floor_options: &[],
             disk: None,
+            network: None,
         }
     }
 }
@@ -125,7 +129,30 @@ fn vmm(arguments: &RunArguments, guest: &Guest<'_>, tce: &str, iommu: &str) -> C
         let disk = format!("{},cache=none,format=raw,readonly", disk.display());
         command.args(["--disk", &disk]);
     }
+    if let Some(network) = guest.network {
+        let vhost = network.vhost();
+        command.args([
+            "--net",
+            &format!("tap={},vhost={vhost}", host_network::NAME),
+        ]);
+    }
     command
+}
+
+/// A network card.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Network {
+    /// The host's kernel passes its frames.
+    pub(crate) has_vhost: bool,
+}
+
+impl Network {
+    const fn vhost(self) -> &'static str {
+        match self.has_vhost {
+            true => "on",
+            false => "off",
+        }
+    }
 }
 
 /// What QEMU's guests find first.
@@ -185,6 +212,11 @@ fn qemu(program: &Path, firmware: Firmware, guest: &Guest<'_>) -> Option<Command
         ]);
         command.args(["-device", "virtio-blk-pci,drive=disk,iothread=io"]);
     }
+    if let Some(network) = guest.network {
+        let (name, vhost) = (host_network::NAME, network.vhost());
+        let tap = format!("tap,id=net,ifname={name},script=no,downscript=no,vhost={vhost}");
+        command.args(["-netdev", &tap, "-device", "virtio-net-pci,netdev=net"]);
+    }
     command.arg("-kernel").arg(guest.kernel);
     if let Some(initrd) = guest.initrd {
         command.arg("-initrd").arg(initrd);
@@ -220,7 +252,7 @@ mod tests {
         let line = line.split(' ');
         match CommandLine::parse_from(line).command {
             Chosen::Run(arguments) => arguments,
-            Chosen::Floor(_) | Chosen::Read(_) => panic!("not run"),
+            Chosen::Floor(_) | Chosen::Read(_) | Chosen::Exchange(_) => panic!("not run"),
         }
     }
 
@@ -237,6 +269,7 @@ mod tests {
             controller: Controller::Default,
             floor_options: &[],
             disk: None,
+            network: None,
         };
         let command = command(peer, &arguments(), &guest)?;
         let words: Vec<_> = command

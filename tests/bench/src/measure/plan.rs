@@ -12,7 +12,10 @@ use super::command_line::RunArguments;
 use super::growth;
 use super::guest_runs::{self, Run};
 use super::host_disk::HostDisk;
-use super::linux_runs::{Found, Linux, LinuxRun, Mitigations, NO_JOB, READ_DISK_JOB, READ_JOB};
+use super::host_network::HostNetwork;
+use super::linux_runs::{
+    EXCHANGE_JOB, Equipment, Found, Linux, LinuxRun, Mitigations, NO_JOB, READ_DISK_JOB, READ_JOB,
+};
 use super::longest_absence::LongestAbsence;
 use super::memory::Memory;
 use super::merge::{merged, of_medians};
@@ -83,12 +86,13 @@ const fn linux_run(peer: Peer) -> LinuxRun {
         windows: Windows::Off,
         controller: Controller::Default,
         mitigations: Mitigations::Default,
+        has_vhost: false,
         prefix: "",
     }
 }
 
-/// Who gives a guest a virtio disk. How TCE calls are served makes no difference to it.
-const DISK_PEERS: [Peer; 3] = [Peer::Auto, Peer::QemuKernel, Peer::QemuNext];
+/// Who gives a guest a virtio disk, or a virtio network card. How TCE calls are served makes no difference to it.
+const VIRTIO_PEERS: [Peer; 3] = [Peer::Auto, Peer::QemuKernel, Peer::QemuNext];
 
 /// How often a guest is started to see how long that takes. QEMU's take some twenty seconds each where
 /// instructions are counted.
@@ -138,6 +142,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), AnyError> {
         session.linux();
         session.disks();
     }
+    session.networks();
     step("end");
     let text = serde_json::to_string(&session.results)?;
     fs::write(&arguments.output, text)?;
@@ -304,17 +309,47 @@ impl Session<'_> {
             return;
         };
         let mut reading = None;
-        for run in DISK_PEERS.map(linux_run) {
+        for run in VIRTIO_PEERS.map(linux_run) {
             let title = format!("virtio disk: {}", run.peer.name());
             self.measure(&title, |session| {
                 if reading.is_none() {
                     let prepared = Linux::prepare(kernel, initrd, READ_DISK_JOB)?;
-                    reading = Some(prepared.with_disk(HostDisk::take(device)?));
+                    reading = Some(prepared.with(Equipment::Disk(HostDisk::take(device)?)));
                 }
                 let Some(reading) = &reading else {
                     return Ok(());
                 };
                 session.add_reads(reading, &run)
+            });
+        }
+    }
+
+    /// A Linux guest that exchanges data with its host over a virtio network.
+    fn networks(&mut self) {
+        let arguments = self.arguments;
+        let (Some(kernel), Some(initrd)) = (&arguments.kernel, &arguments.initrd) else {
+            return;
+        };
+        let mut exchanging = None;
+        for (peer, has_vhost) in VIRTIO_PEERS
+            .into_iter()
+            .flat_map(|peer| [(peer, false), (peer, true)])
+        {
+            let run = LinuxRun {
+                has_vhost,
+                prefix: if has_vhost { "vhost-" } else { "" },
+                ..linux_run(peer)
+            };
+            let title = format!("virtio network: {}{}", run.prefix, peer.name());
+            self.measure(&title, |session| {
+                if exchanging.is_none() {
+                    let prepared = Linux::prepare(kernel, initrd, EXCHANGE_JOB)?;
+                    exchanging = Some(prepared.with(Equipment::Network(HostNetwork::make()?)));
+                }
+                let Some(exchanging) = &exchanging else {
+                    return Ok(());
+                };
+                session.add_reads(exchanging, &run)
             });
         }
     }

@@ -1,102 +1,40 @@
-//! What runs in a Linux guest: reads of a block device past the page cache, timed one by one.
-//!
-//! Each series is made in some rounds. Before and after each it says so and waits a little, so that
-//! whoever watches from outside can look at the VMM in between. Each series is then made again, for the
-//! guest's hypercalls to be counted.
+//! What runs in a Linux guest: reads of a block device past the page cache.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::thread;
 use std::time::{Duration, Instant};
-
-use spapr_lab::benchmark::row::{Row, Unit};
 
 use super::AnyError;
 use super::busy_reader::BusyReader;
 use super::command_line::ReadArguments;
+use super::series::{self, BUSY, LATENCY, SERIES, Series};
 
 /// Known data is at the start of the lab's NVMe.
 const DATA_BYTES: u64 = 64 << 20;
-/// A huge page of the radix MMU. Each read then lies in one: it is as many pieces to the device wherever in the
-/// guest's memory the page came to lie. Pieces more or less are worth some hundred instructions each.
-const ALIGNMENT: usize = 2 << 20;
-/// How often each series is made.
-const ROUNDS: u32 = 3;
-/// The time that whoever watches has to look.
-const PAUSE: Duration = Duration::from_millis(40);
-/// The time that it has to start counting.
-const LONG_PAUSE: Duration = Duration::from_millis(200);
-
-/// What the name of a series' row ends in: for reads that are waited for, and for those of a processor
-/// that stays busy.
-pub(crate) const LATENCY: &str = "-latency";
-const BUSY: &str = "-busy";
-
-/// A series of reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Series {
-    /// Its name.
-    pub(crate) name: &'static str,
-    /// Bytes of one read.
-    pub(crate) bytes: u64,
-    /// How many there are.
-    pub(crate) reads: u64,
-    /// Whether they follow each other.
-    pub(crate) is_sequential: bool,
-}
-
-/// All series.
-pub(crate) const SERIES: [Series; 4] = [
-    Series {
-        name: "nvme-random-4k",
-        bytes: 4 << 10,
-        reads: 400,
-        is_sequential: false,
-    },
-    Series {
-        name: "nvme-sequential-1m",
-        bytes: 1 << 20,
-        reads: 40,
-        is_sequential: true,
-    },
-    Series {
-        name: "virtio-random-4k",
-        bytes: 4 << 10,
-        reads: 400,
-        is_sequential: false,
-    },
-    Series {
-        name: "virtio-sequential-1m",
-        bytes: 1 << 20,
-        reads: 40,
-        is_sequential: true,
-    },
-];
 
 /// The series of a device: those of a virtio disk, or else of an NVMe.
-fn series_of(device: &Path) -> impl Iterator<Item = Series> {
+fn series_of(device: &Path) -> Vec<Series> {
     let name = device.file_name().unwrap_or_default();
     let is_virtio = name.as_encoded_bytes().starts_with(b"vd");
     let kind = if is_virtio { "virtio-" } else { "nvme-" };
     SERIES
         .into_iter()
-        .filter(move |series| series.name.starts_with(kind))
+        .filter(|series| series.name.starts_with(kind))
+        .collect()
 }
 
-impl Series {
-    /// Where read `number` begins.
-    fn offset(self, number: u64) -> u64 {
-        let places = DATA_BYTES / self.bytes;
-        let place = if self.is_sequential {
-            number % places
-        } else {
-            // Knuth's multiplicative hash: far from one to the next, and the same every time.
-            number.wrapping_mul(2_654_435_761) % places
-        };
-        place * self.bytes
-    }
+/// Where read `number` begins.
+fn offset(series: Series, number: u64) -> u64 {
+    let places = DATA_BYTES / series.bytes;
+    let place = if series.is_sequential {
+        number % places
+    } else {
+        // Knuth's multiplicative hash: far from one to the next, and the same every time.
+        number.wrapping_mul(2_654_435_761) % places
+    };
+    place * series.bytes
 }
 
 /// The device, and how it is read.
@@ -143,102 +81,12 @@ impl Device {
 /// When the device cannot be read.
 pub(crate) fn run(arguments: &ReadArguments) -> Result<(), AnyError> {
     let mut device = Device::open(arguments)?;
-    let mut stdout = io::stdout().lock();
-    writeln!(stdout, "BENCH-START ticks=0 hertz=1000000000")?;
-    let most = SERIES
-        .iter()
-        .map(|series| series.bytes * series.reads)
-        .max();
-    let most = usize::try_from(most.unwrap_or(0))?;
-    let mut memory = vec![0u8; most + ALIGNMENT];
-    let start = memory.as_ptr().align_offset(ALIGNMENT);
-    let buffer = memory
-        .get_mut(start..start + most)
-        .ok_or("memory cannot be aligned")?;
-    make_present(buffer)?;
-    for series in series_of(&arguments.device) {
-        let mut times = Vec::new();
-        for _ in 0..ROUNDS {
-            writeln!(stdout, "BENCH-BEGIN {}", series.name)?;
-            thread::sleep(PAUSE);
-            times.extend(read_all(&mut device, series, buffer)?);
-            writeln!(stdout, "BENCH-END {}", series.name)?;
-            thread::sleep(PAUSE);
-        }
-        let bytes = usize::try_from(series.bytes * series.reads)?;
-        let name = format!("{}{}", series.name, device.suffix());
-        print_row(&mut stdout, &name, &times, digest(&buffer[..bytes]))?;
-    }
-    writeln!(stdout, "BENCH-COUNT")?;
-    thread::sleep(LONG_PAUSE);
-    for series in series_of(&arguments.device) {
-        writeln!(stdout, "BENCH-COUNT-BEGIN {}", series.name)?;
-        thread::sleep(PAUSE);
-        read_all(&mut device, series, buffer)?;
-        writeln!(stdout, "BENCH-COUNT-END {}", series.name)?;
-        thread::sleep(PAUSE);
-    }
-    writeln!(stdout, "BENCH-DONE")?;
-    Ok(())
-}
-
-/// Makes a buffer present that nothing was written to yet, in huge pages where the kernel has them.
-fn make_present(buffer: &mut [u8]) -> io::Result<()> {
-    // SAFETY: it says how memory that is ours is to be backed, and changes nothing in it.
-    let advised = unsafe {
-        libc::madvise(
-            buffer.as_mut_ptr().cast(),
-            buffer.len(),
-            libc::MADV_HUGEPAGE,
-        )
-    };
-    if advised != 0 {
-        let error = io::Error::last_os_error();
-        // A kernel without huge pages.
-        if error.raw_os_error() != Some(libc::EINVAL) {
-            return Err(error);
-        }
-    }
-    buffer.fill(1);
-    Ok(())
-}
-
-/// The times of the reads, in nanoseconds.
-fn read_all(device: &mut Device, series: Series, buffer: &mut [u8]) -> Result<Vec<u64>, AnyError> {
-    let mut times = Vec::new();
-    let pieces = buffer.chunks_exact_mut(usize::try_from(series.bytes)?);
-    for (number, piece) in (0..series.reads).zip(pieces) {
-        let taken = device.read(piece, series.offset(number))?;
-        times.push(u64::try_from(taken.as_nanos())?);
-    }
-    Ok(times)
-}
-
-/// A number that stands for bytes: FNV-1a over doublewords.
-fn digest(bytes: &[u8]) -> u64 {
-    let words = bytes.chunks_exact(8).filter_map(|word| word.first_chunk());
-    words.fold(0xcbf2_9ce4_8422_2325, |hash, word| {
-        (hash ^ u64::from_le_bytes(*word)).wrapping_mul(0x100_0000_01b3)
-    })
-}
-
-/// As the bare-metal guest prints its rows.
-fn print_row(
-    stdout: &mut impl Write,
-    name: &str,
-    times: &[u64],
-    digest: u64,
-) -> Result<(), AnyError> {
-    let row = Row::of_samples(name, 1, Unit::Nanoseconds, times).ok_or("a series without reads")?;
-    let quantiles: Vec<String> = row.quantiles.iter().map(u64::to_string).collect();
-    writeln!(
-        stdout,
-        "BENCH row={name} n=1 samples={} failed=0 digest={digest:016x} mean={} ticks={}",
-        row.samples,
-        row.mean,
-        quantiles.join(",")
-    )?;
-    Ok(())
+    let suffix = device.suffix();
+    series::run(
+        &series_of(&arguments.device),
+        suffix,
+        |series, number, piece| device.read(piece, offset(series, number)),
+    )
 }
 
 #[cfg(test)]
@@ -247,9 +95,9 @@ mod tests {
 
     #[test]
     fn reads_stay_in_the_known_data_and_random_ones_are_apart() {
-        for series in SERIES {
+        for series in [series_of(Path::new("nvme0n1")), series_of(Path::new("vda"))].concat() {
             let offsets: Vec<u64> = (0..series.reads)
-                .map(|number| series.offset(number))
+                .map(|number| offset(series, number))
                 .collect();
             for offset in &offsets {
                 assert!(offset % series.bytes == 0 && offset + series.bytes <= DATA_BYTES);
@@ -258,26 +106,6 @@ mod tests {
                 .windows(2)
                 .all(|pair| pair[0] + series.bytes == pair[1]);
             assert_eq!(follow, series.is_sequential);
-        }
-    }
-
-    #[test]
-    fn a_printed_row_reads_back() {
-        let mut text = Vec::new();
-        print_row(&mut text, "nvme", &[3, 1, 2], 7).unwrap();
-        let row = Row::parse(&String::from_utf8(text).unwrap(), 1_000_000_000);
-        let row = row.unwrap().unwrap();
-        assert_eq!((row.name.as_str(), row.median()), ("nvme", 2));
-        assert_eq!((row.samples, row.digest), (3, Some(7)));
-    }
-
-    #[test]
-    fn a_digest_depends_on_every_byte() {
-        let zeros = [0u8; 64];
-        for at in 0..64 {
-            let mut other = zeros;
-            other[at] = 1;
-            assert_ne!(digest(&other), digest(&zeros));
         }
     }
 }
