@@ -38,10 +38,19 @@ enum Command {
     Shell(HostArgs),
     /// Make a deb and an rpm for ppc64le in target/package, with manual pages, completions, and files for systemd
     /// and udev
-    Package,
+    Package(PackageArgs),
     /// Install what is missing on this machine, fetch all crates and packages, and make all images,
     /// so that later commands need no network
     Prepare(PrepareArgs),
+}
+
+/// How packages are made.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PackageArgs {
+    /// Have dpkg-deb alone pack a deb, into target/package/quick: no cargo-deb and the like is built, and the list of
+    /// crates is left out. For tests
+    #[arg(long)]
+    pub(crate) quick: bool,
 }
 
 /// Which host to boot, and what to have in it.
@@ -254,7 +263,7 @@ impl Cli {
             Command::Fuzz(_) => "fuzz",
             Command::Exec(_) => "exec",
             Command::Shell(_) => "shell",
-            Command::Package => "package",
+            Command::Package(_) => "package",
             Command::Prepare(_) => "prepare",
         };
         let workspace = Workspace::open(name)?;
@@ -265,7 +274,7 @@ impl Cli {
             Command::Fuzz(args) => fuzz::run(&workspace, args)?,
             Command::Exec(args) => exec::run(&workspace, args)?,
             Command::Shell(args) => shell::run(&workspace, args)?,
-            Command::Package => package::run(&workspace)?,
+            Command::Package(args) => package::run(&workspace, args)?,
             Command::Prepare(args) => prepare::run(&workspace, args)?,
         })
     }

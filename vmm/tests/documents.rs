@@ -125,3 +125,14 @@ fn messages_that_are_explained_are_those_of_the_program() {
     }
     assert!(explained > 20, "{explained} messages");
 }
+
+/// What a domain takes under AppArmor stands in a page and in the packages: the same lines.
+#[test]
+fn the_packages_have_the_lines_for_apparmor_that_the_page_has() {
+    let page = documents::page("libvirt.md").expect("a page").contents();
+    let mut blocks = page.blocks.iter().map(|block| &*block.text);
+    let of_page = blocks.find(|text| text.contains("spapr-vmm-qemu rmix,"));
+    let packaged = include_str!("../packaging/apparmor.libvirt-qemu").lines();
+    let packaged: Vec<&str> = packaged.filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(Vec::from_iter(of_page.expect("lines").lines()), packaged);
+}

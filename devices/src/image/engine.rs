@@ -72,10 +72,19 @@ impl Engine {
     /// # Errors
     /// When there are no descriptors or threads left.
     pub fn new(image: Arc<Image>, memory: DmaMemory, options: EngineOptions) -> io::Result<Self> {
+        let mut engine = Self::without_thread(image, memory, options)?;
+        engine.helper.start(options.prepare_thread)?;
+        Ok(engine)
+    }
+
+    /// The same, whose helper has not started.
+    pub(crate) fn without_thread(
+        image: Arc<Image>,
+        memory: DmaMemory,
+        options: EngineOptions,
+    ) -> io::Result<Self> {
         let EngineOptions {
-            slots,
-            uses_ring,
-            prepare_thread,
+            slots, uses_ring, ..
         } = options;
         let event = Arc::new(EventFd::new(EFD_NONBLOCK)?);
         let is_raw = image.qcow2().is_none();
@@ -93,7 +102,7 @@ impl Engine {
             in_flight: 0,
             in_ring: 0,
             ring,
-            helper: Helper::start(Arc::clone(&image), Arc::clone(&event), prepare_thread)?,
+            helper: Helper::new(Arc::clone(&image), Arc::clone(&event)),
             event,
             at_once: Vec::new(),
             spare: Vec::new(),
@@ -102,6 +111,12 @@ impl Engine {
             image,
             memory,
         })
+    }
+
+    /// Does here and now what waits for a helper that has not started.
+    #[cfg(feature = "fuzz")]
+    pub(crate) fn work(&self) {
+        self.helper.work();
     }
 
     /// Its image.

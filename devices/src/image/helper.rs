@@ -21,6 +21,7 @@ pub(super) type DoneJob = (usize, Job, io::Result<()>);
 /// The thread; it ends when this is dropped, after what it was given.
 pub(super) struct Helper {
     shared: Arc<Shared>,
+    /// None where a fuzzer does its work ([`Helper::work`]).
     thread: Option<JoinHandle<()>>,
 }
 
@@ -66,15 +67,8 @@ impl Resizer {
 }
 
 impl Helper {
-    /// Starts it. It does `prepare` first; what fails of that fails all operations.
-    ///
-    /// # Errors
-    /// When there is no thread left.
-    pub(super) fn start(
-        image: Arc<Image>,
-        event: Arc<EventFd>,
-        prepare: fn() -> io::Result<()>,
-    ) -> io::Result<Self> {
+    /// One that has not started: what it is given waits.
+    pub(super) fn new(image: Arc<Image>, event: Arc<EventFd>) -> Self {
         let shared = Arc::new(Shared {
             image,
             given: Mutex::default(),
@@ -82,15 +76,35 @@ impl Helper {
             done: Mutex::default(),
             event,
         });
-        let its = Arc::clone(&shared);
+        Self {
+            shared,
+            thread: None,
+        }
+    }
+
+    /// Starts it. It does `prepare` first; what fails of that fails all operations.
+    ///
+    /// # Errors
+    /// When there is no thread left.
+    pub(super) fn start(&mut self, prepare: fn() -> io::Result<()>) -> io::Result<()> {
+        let its = Arc::clone(&self.shared);
         let thread = thread::Builder::new()
             .name("disk".to_owned())
             .stack_size(STACK_BYTES)
             .spawn(move || run(&its, prepare()))?;
-        Ok(Self {
-            shared,
-            thread: Some(thread),
-        })
+        self.thread = Some(thread);
+        Ok(())
+    }
+
+    /// Does here and now what it was given, as its thread would.
+    #[cfg(feature = "fuzz")]
+    pub(super) fn work(&self) {
+        loop {
+            let Some((slot, job)) = self.shared.given.lock().jobs.pop_front() else {
+                return;
+            };
+            do_job(&self.shared, None, slot, job);
+        }
     }
 
     /// What has it resize the image.
@@ -126,33 +140,41 @@ impl Drop for Helper {
 
 fn run(shared: &Shared, prepared: io::Result<()>) {
     let refusal = prepared.err().map(|error| error.to_string());
-    let perform = |work: &mut dyn FnMut() -> io::Result<()>| match &refusal {
-        Some(why) => Err(io::Error::other(why.clone())),
-        None => panic::catch_unwind(AssertUnwindSafe(work))
-            .unwrap_or_else(|_| Err(io::Error::other("the disk's thread panicked"))),
-    };
+    let refusal = refusal.as_deref();
     while let Some(work) = next(shared) {
-        let (slot, mut job) = match work {
-            Work::Job(slot, job) => (slot, job),
+        match work {
+            Work::Job(slot, job) => do_job(shared, refusal, slot, job),
             Work::Resize(bytes, says) => {
-                let result = perform(&mut || shared.image.resize(bytes));
+                let result = perform(refusal, || shared.image.resize(bytes));
                 // Who asked may have gone.
                 let _ = says.send(result);
-                continue;
             }
-        };
-        let result = perform(&mut || raw::perform(&shared.image, &mut job));
-        shared.done.lock().push((slot, job, result));
-        // It fails only where 2^64 - 2 signals have not been heard.
-        let _ = shared.event.write(1);
+        }
     }
     // Whoever closes it may have a filter of system calls that does not let it write.
-    if let Err(error) = perform(&mut || shared.image.settle()) {
+    if let Err(error) = perform(refusal, || shared.image.settle()) {
         let path = shared.image.options().path.display();
         guest_message!(
             Level::Error,
             "{path}: what was written last is lost: {error}"
         );
+    }
+}
+
+/// Does a job, and tells of it.
+fn do_job(shared: &Shared, refusal: Option<&str>, slot: usize, mut job: Job) {
+    let result = perform(refusal, || raw::perform(&shared.image, &mut job));
+    shared.done.lock().push((slot, job, result));
+    // It fails only where 2^64 - 2 signals have not been heard.
+    let _ = shared.event.write(1);
+}
+
+/// Does `work`, unless it is refused; a panic is an error.
+fn perform(refusal: Option<&str>, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    match refusal {
+        Some(why) => Err(io::Error::other(why)),
+        None => panic::catch_unwind(AssertUnwindSafe(work))
+            .unwrap_or_else(|_| Err(io::Error::other("the disk's thread panicked"))),
     }
 }
 

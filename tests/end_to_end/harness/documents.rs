@@ -35,6 +35,27 @@ pub(crate) fn typed(page: &str) -> String {
         .replace("-m 4G -smp 4", "-m 1G -smp 2")
 }
 
+/// That a program said what a page shows below `typed`: the same words, but where the page has "…".
+#[track_caller]
+pub(crate) fn assert_shown(page: &str, typed: &str, said: &str) {
+    let prompt = format!("$ {typed}\n");
+    let blocks = contents(page).blocks.into_iter();
+    let mut shown = blocks.filter_map(|block| Some(block.text.strip_prefix(&prompt)?.to_owned()));
+    let shown = shown
+        .next()
+        .unwrap_or_else(|| panic!("the page does not show {typed}"));
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let shown = words(&shown.replace(DEVICE_OF_PAGES, &host::nvme()));
+    let said_words = words(said);
+    let mut rest = &said_words[..];
+    for (index, part) in shown.split('…').map(str::trim).enumerate() {
+        let place = rest.find(part).filter(|place| index != 0 || *place == 0);
+        let place = place.unwrap_or_else(|| panic!("not said: {part}\nbut: {said}"));
+        rest = &rest[place + part.len()..];
+    }
+    assert!(shown.ends_with('…') || rest.is_empty(), "not shown: {rest}");
+}
+
 /// An initial RAM disk where the pages have it, whose guest reads its NVMe and powers off; it goes with this.
 #[derive(Debug)]
 pub(crate) struct InitrdOfPages(());

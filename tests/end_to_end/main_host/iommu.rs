@@ -7,6 +7,7 @@ use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 use serde_json::Value;
 
 use crate::harness::Vmm;
+use crate::harness::documents::assert_shown;
 use crate::harness::host::{self, assert_nothing_is_left, locked_bytes, open_group, pinned_pages};
 use crate::harness::jobs::{READ_FOR_EVER, READ_HEAD, WAIT_FOR_NVME, head_sha256};
 
@@ -21,6 +22,9 @@ fn iommu(arguments: &[&str]) -> Output {
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
+
+/// The page that shows answers.
+const PAGE: &str = include_str!("../../../docs/iommu.md");
 
 /// The answer as JSON.
 #[track_caller]
@@ -212,10 +216,13 @@ fn a_group_that_a_guest_has_is_said_to_be_held() {
 #[test]
 fn a_device_of_the_hosts_comes_with_how_to_bind_it() {
     let nvme = host::nvme();
-    let report = {
+    let (report, short) = {
         let _rebound = host::rebind(&nvme, Some("nvme"));
-        ask(&[&nvme])
+        (ask(&[&nvme]), iommu(&[&nvme, "--memory", "32G", "--short"]))
     };
+    assert_eq!(short.status.code(), Some(3), "{short:?}");
+    let typed = "spapr-vmm iommu 0001:01:00.0 --memory 32G --short";
+    assert_shown(PAGE, typed, &text(&short.stdout));
     let answer = &report["groups"][0];
     assert_eq!(answer["state"], "not-bound", "{report:#}");
     let reason = answer["reason"].as_str().unwrap_or_default();
@@ -251,22 +258,24 @@ fn the_limit_of_an_ordinary_user_is_judged() {
         maximum: None,
     };
     setrlimit(Resource::Memlock, unlimited).expect("root may lift the limit");
-    let mut command = Command::new("spapr-vmm");
-    command
-        .args(["iommu", &host::nvme(), "--json"])
-        .uid(host::USER)
-        .gid(host::USER);
-    let limit = Rlimit {
-        current: Some(300_000 << 10),
-        maximum: Some(300_000 << 10),
+    let as_user = |more: &[&str]| {
+        let mut command = Command::new("spapr-vmm");
+        command.args(["iommu", &host::nvme()]).args(more);
+        command.uid(host::USER).gid(host::USER);
+        let limit = Rlimit {
+            current: Some(300_000 << 10),
+            maximum: Some(300_000 << 10),
+        };
+        // SAFETY: the closure makes one system call with a value made before; it neither allocates nor
+        // takes locks.
+        unsafe { command.pre_exec(move || Ok(setrlimit(Resource::Memlock, limit)?)) };
+        let output = command.output().expect("cannot start spapr-vmm");
+        let errors = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{errors}");
+        output.stdout
     };
-    // SAFETY: the closure makes one system call with a value made before; it neither allocates nor
-    // takes locks.
-    unsafe { command.pre_exec(move || Ok(setrlimit(Resource::Memlock, limit)?)) };
-    let output = command.output().expect("cannot start spapr-vmm");
-    let errors = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{errors}");
-    let report: Value = serde_json::from_slice(&output.stdout).expect("no JSON");
+    assert_shown(PAGE, "spapr-vmm iommu 0001:01:00.0", &text(&as_user(&[])));
+    let report: Value = serde_json::from_slice(&as_user(&["--json"])).expect("no JSON");
     assert_eq!(report["limit"]["limit_bytes"], 300_000 << 10, "{report:#}");
     assert_eq!(report["limit"]["exempt"], false, "{report:#}");
     let advice = report["limit"]["advice"].as_str().unwrap_or_default();

@@ -15,7 +15,7 @@ const FIRST_PAGE: u64 = 0x10_0000;
 const PAGE_BYTES: u64 = PAGE.len() as u64;
 const RAM_BYTES: u64 = FIRST_PAGE + 16 * PAGE_BYTES;
 /// What each of them has at first. It is written and looked at as a whole: word by word, each with its way through
-/// guest memory, a run took thirty times as long.
+/// guest memory, a run takes some seven times as long.
 static PAGE: [u8; 0x1_0000] = [0xff; 0x1_0000];
 /// Steps of one run at the most.
 const MOST_STEPS: usize = 48;

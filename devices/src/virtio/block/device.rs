@@ -91,6 +91,12 @@ impl Block {
         })
     }
 
+    /// Does here and now what waits for a thread that the disk has not.
+    #[cfg(feature = "fuzz")]
+    pub(super) fn work(&self) {
+        self.engine.work();
+    }
+
     fn limits(&self) -> Limits {
         let image = self.disk.image();
         Limits {

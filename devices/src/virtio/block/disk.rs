@@ -36,6 +36,13 @@ pub struct DiskOptions {
     pub on_error: ErrorPolicy,
 }
 
+impl DiskOptions {
+    /// How many requests may be under way.
+    fn slots(&self) -> usize {
+        usize::from(self.queues) * usize::from(self.queue_size)
+    }
+}
+
 /// How a disk has fared since its machine last went on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IoStatus {
@@ -93,16 +100,35 @@ impl Disk {
         uses_ring: bool,
         prepare_thread: fn() -> io::Result<()>,
     ) -> io::Result<Self> {
-        let image = Arc::new(image);
         let engine_options = EngineOptions {
-            slots: usize::from(options.queues) * usize::from(options.queue_size),
+            slots: options.slots(),
             uses_ring,
             prepare_thread,
         };
-        let engine = Engine::new(Arc::clone(&image), memory, engine_options)?;
-        Ok(Self {
+        let engine = Engine::new(Arc::new(image), memory, engine_options)?;
+        Ok(Self::with_engine(options, engine))
+    }
+
+    /// The same, of whose image nobody does the work: a fuzzer does ([`Engine::work`]).
+    #[cfg(feature = "fuzz")]
+    pub(super) fn without_thread(
+        image: Image,
+        options: DiskOptions,
+        memory: DmaMemory,
+    ) -> io::Result<Self> {
+        let engine_options = EngineOptions {
+            slots: options.slots(),
+            uses_ring: false,
+            prepare_thread: || Ok(()),
+        };
+        let engine = Engine::without_thread(Arc::new(image), memory, engine_options)?;
+        Ok(Self::with_engine(options, engine))
+    }
+
+    fn with_engine(options: DiskOptions, engine: Engine) -> Self {
+        Self {
             options,
-            image,
+            image: Arc::clone(engine.image()),
             event: Arc::clone(engine.event()),
             resizer: engine.resizer(),
             engine: Mutex::new(Some(engine)),
@@ -110,7 +136,7 @@ impl Disk {
             teller: None,
             waits: AtomicBool::new(false),
             status: Mutex::new(IoStatus::Ok),
-        })
+        }
     }
 
     /// Has it tell `failures` of what the host fails, as number `disk` of the machine's.
