@@ -3,6 +3,8 @@
 mod documents;
 mod dump;
 mod restart;
+mod system;
+mod unedited;
 
 use std::net::TcpStream;
 
