@@ -77,9 +77,9 @@ pub(crate) enum ImageError {
     #[error("cannot pack the initial RAM disk")]
     Pack(#[from] CpioError),
     #[error(transparent)]
-    Tools(#[from] ToolError),
+    Tools(#[from] Box<ToolError>),
     #[error("cannot make a system's disk")]
-    Disk(#[from] CommandError),
+    Disk(#[from] Box<CommandError>),
     #[error("{} is no ELF file, which is what QEMU boots; Debian's package has changed", path.display())]
     NotElf { path: PathBuf },
 }

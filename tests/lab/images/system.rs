@@ -167,7 +167,7 @@ pub(crate) fn of_guest(workspace: &Workspace, kernel: Kernel) -> Result<System, 
 }
 
 fn run(command: &mut Command) -> Result<(), ImageError> {
-    command::output(command)?;
+    command::output(command).map_err(Box::new)?;
     Ok(())
 }
 
@@ -258,14 +258,14 @@ fn configure(root: &Path) -> Result<(), ImageError> {
 
 /// A program of the system's, to be run on this machine.
 fn own_program(root: &Path, program: &str) -> Result<Command, ImageError> {
-    let mut command = Command::new(tools::for_user_emulation()?);
+    let mut command = Command::new(tools::for_user_emulation().map_err(Box::new)?);
     command.arg("-L").arg(root).arg(root.join(program));
     Ok(command)
 }
 
 /// Makes a file system of the folder, and an image of it.
 fn pack(root: &Path, into: &Path) -> Result<(), ImageError> {
-    tools::for_file_systems()?;
+    tools::for_file_systems().map_err(Box::new)?;
     let raw = into.join("disk");
     // In a name space in which whoever runs the lab is root: the files are root's.
     run(Command::new("unshare")

@@ -2,6 +2,7 @@
 
 mod documents;
 mod dump;
+mod full_disk;
 mod restart;
 mod system;
 mod unedited;
