@@ -4,7 +4,7 @@ use crate::cli::PrepareArgs;
 use crate::command;
 use crate::cross_build;
 use crate::images::{self, nvme};
-use crate::kernels::Kernel;
+use crate::kernels::{Kernel, KernelArgs, PageSize};
 use crate::packages::{self, PackageError, PackageSet, Packages, python};
 use crate::progress::{Step, say};
 use crate::session::SessionError;
@@ -52,6 +52,8 @@ pub(crate) fn everything(workspace: &Workspace) -> Result<(), SessionError> {
     }
     packages::remove_leftovers(workspace)?;
     images::kexec(workspace)?;
+    let usual = KernelArgs::default().of_host(PageSize::Pages64k);
+    images::system::of_guest(workspace, usual)?;
     nvme::stock(workspace)?;
     python::qmp_client(workspace)?;
     Ok(())

@@ -257,6 +257,10 @@ impl Session<'_> {
             let library = files.join("usr/lib/spapr-lab");
             let client = python::qmp_client(workspace)?;
             copy(&client, &library.join(python::IN_HOST))?;
+            // Read from the share, by the tests that want it: hosts have their other files in memory.
+            let system = images::system::of_guest(workspace, guest_kernel(self.host)?)?;
+            copy(&system.disk, &share.join("system/disk.qcow2"))?;
+            copy(&system.initrd, &share.join("system/initrd"))?;
         }
         Ok(())
     }

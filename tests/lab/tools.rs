@@ -34,7 +34,7 @@ pub(crate) enum ToolError {
         wanted: &'static str,
     },
     #[error(
-        "this user can make no user and mount namespaces, in which Debian 12's libvirt is tried; have \
+        "this user can make no user and mount namespaces, in which Debian 12's libvirt is tried and file systems are made; have \
          someone run: sysctl user.max_user_namespaces=10000 kernel.unprivileged_userns_clone=1"
     )]
     Namespaces(#[source] CommandError),
@@ -92,6 +92,18 @@ const USER_EMULATION: &[Requirement] = &[Requirement {
     package: "qemu-user-static",
 }];
 
+/// To make disks of guests.
+const FILE_SYSTEMS: &[Requirement] = &[
+    Requirement {
+        wanted: &["mke2fs"],
+        package: "e2fsprogs",
+    },
+    Requirement {
+        wanted: &["qemu-img"],
+        package: "qemu-utils",
+    },
+];
+
 /// To build libFuzzer.
 const FUZZING: &[Requirement] = &[Requirement {
     wanted: &["c++", "g++", "clang++"],
@@ -132,9 +144,15 @@ pub(crate) fn for_user_emulation() -> Result<&'static str, ToolError> {
     one_of(USER_EMULATION)
 }
 
+/// Makes sure that file systems of root's files can be made.
+pub(crate) fn for_file_systems() -> Result<(), ToolError> {
+    install_missing(FILE_SYSTEMS)?;
+    for_namespaces()
+}
+
 /// Makes sure that this user may make namespaces, in which an old libvirt finds its own files in place of
 /// this machine's.
-pub(crate) fn for_old_libvirt() -> Result<(), ToolError> {
+pub(crate) fn for_namespaces() -> Result<(), ToolError> {
     let mut unshare = Command::new("unshare");
     unshare.args(["--user", "--map-root-user", "--mount", "true"]);
     command::output(&mut unshare).map_err(ToolError::Namespaces)?;

@@ -143,13 +143,19 @@ impl Interface {
         self
     }
 
-    /// A guest's script: it gets an address, pings the host, and fetches and sends data.
-    pub(crate) fn job(&self) -> String {
-        let (host, bytes) = (&self.host, self.bytes);
-        let [sends, takes] = self.listeners.each_ref().map(|listener| {
+    /// The host's address, and the ports at which a guest finds what it fetches and who takes what it sends.
+    pub(crate) fn places(&self) -> (&str, [u16; 2]) {
+        let ports = self.listeners.each_ref().map(|listener| {
             let address = listener.local_addr();
             address.expect("a bound socket").port()
         });
+        (&self.host, ports)
+    }
+
+    /// A guest's script: it gets an address, pings the host, and fetches and sends data.
+    pub(crate) fn job(&self) -> String {
+        let bytes = self.bytes;
+        let (host, [sends, takes]) = self.places();
         format!(
             "
 cat >/tmp/dhcp <<'END'

@@ -138,6 +138,13 @@ impl Description {
         self
     }
 
+    /// Another initial RAM disk and command line.
+    pub(crate) fn boot(mut self, initrd: &str, command_line: &str) -> Self {
+        self.initrd = initrd.to_owned();
+        self.command_line = command_line.to_owned();
+        self
+    }
+
     /// Leaves libvirt to add the devices that it adds by itself.
     pub(crate) fn with_defaults(mut self) -> Self {
         self.no_defaults = "";
@@ -268,6 +275,18 @@ impl Domain {
 
     /// Attaches `virsh console` to its terminal, where a shell waits for a command.
     pub(crate) fn attach_console(&self) -> Console {
+        let mut console = self.open_console();
+        // What is typed before virsh has set up its terminal is lost.
+        let deadline = Instant::now() + LIMIT;
+        let typist = &mut console.typist;
+        while !typist.try_command("echo attached-$((1 + 1))", "attached-2", SHORTLY) {
+            assert!(Instant::now() < deadline, "the console takes no command");
+        }
+        console
+    }
+
+    /// Attaches `virsh console` to its terminal, whatever is there.
+    pub(crate) fn open_console(&self) -> Console {
         // virsh wants a terminal of its own.
         let console = format!("virsh console {}", self.name);
         let mut virsh = Command::new("lab-libvirt")
@@ -280,11 +299,6 @@ impl Domain {
         let screen = virsh.stdout.take().expect("piped");
         let mut typist = Typist::new(keyboard, screen);
         typist.wait_for("Escape character");
-        // What is typed before virsh has set up its terminal is lost.
-        let deadline = Instant::now() + LIMIT;
-        while !typist.try_command("echo attached-$((1 + 1))", "attached-2", SHORTLY) {
-            assert!(Instant::now() < deadline, "the console takes no command");
-        }
         Console { virsh, typist }
     }
 
@@ -326,8 +340,19 @@ impl Domain {
 
     /// Waits until something is so; `what` it is, for the message when it never is.
     #[track_caller]
-    pub(crate) fn wait_until(&self, what: &str, mut is_so: impl FnMut(&Self) -> bool) {
-        let deadline = Instant::now() + LIMIT;
+    pub(crate) fn wait_until(&self, what: &str, is_so: impl FnMut(&Self) -> bool) {
+        self.wait_as_long_as(LIMIT, what, is_so);
+    }
+
+    /// The same, for what takes longer.
+    #[track_caller]
+    pub(crate) fn wait_as_long_as(
+        &self,
+        limit: Duration,
+        what: &str,
+        mut is_so: impl FnMut(&Self) -> bool,
+    ) {
+        let deadline = Instant::now() + limit;
         while !is_so(self) {
             if Instant::now() > deadline {
                 let (state, console, messages) = (self.state(), self.console(), self.messages());

@@ -33,7 +33,7 @@ const CHANNEL: &str =
     "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>";
 
 /// The number behind a name in what virsh says.
-fn number(text: &str, name: &str) -> Option<u64> {
+pub(super) fn number(text: &str, name: &str) -> Option<u64> {
     let mut words = text.split_whitespace().skip_while(|word| *word != name);
     words.nth(1)?.parse().ok()
 }
@@ -51,7 +51,7 @@ fn wait_for_agent(domain: &Domain, state: &str) {
 
 /// What virsh says of memory, once `is_so`.
 #[track_caller]
-fn memory_once(domain: &Domain, what: &str, is_so: impl Fn(&str) -> bool) -> String {
+pub(super) fn memory_once(domain: &Domain, what: &str, is_so: impl Fn(&str) -> bool) -> String {
     let begun = Instant::now();
     loop {
         let said = domain.virsh("dommemstat");

@@ -9,7 +9,7 @@ use crate::harness::libvirt::{Description, virsh, virsh_refuses};
 use crate::harness::vmm::Folder;
 
 /// A folder whose files the emulator may use, whoever runs it.
-fn folder() -> Folder {
+pub(super) fn folder() -> Folder {
     let folder = Folder::new();
     let path = folder.file("");
     fs::set_permissions(&path, Permissions::from_mode(0o777)).expect("chmod");

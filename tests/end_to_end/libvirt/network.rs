@@ -115,10 +115,10 @@ fn assert_passed(listener: Listener, console: &str) {
 }
 
 /// A bridge of the host's; it goes with the test.
-struct Bridge(String);
+pub(super) struct Bridge(pub(super) String);
 
 impl Bridge {
-    fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         ip(&["link", "add", name, "type", "bridge"]);
         Self(name.to_owned())
     }

@@ -2,6 +2,7 @@
 
 mod modules;
 pub(crate) mod nvme;
+pub(crate) mod system;
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -10,9 +11,11 @@ use std::path::{Path, PathBuf};
 use spapr_lab::cpio::{Archive, CpioError};
 use thiserror::Error;
 
+use crate::command::CommandError;
 use crate::kernels::Kernel;
 use crate::packages::{PackageError, PackageSet, Packages};
 use crate::progress::Step;
+use crate::tools::ToolError;
 use crate::workspace::{Workspace, WorkspaceError, at};
 
 use modules::{KernelModules, ModuleError};
@@ -73,6 +76,10 @@ pub(crate) enum ImageError {
     Modules(#[from] ModuleError),
     #[error("cannot pack the initial RAM disk")]
     Pack(#[from] CpioError),
+    #[error(transparent)]
+    Tools(#[from] Box<ToolError>),
+    #[error("cannot make a system's disk")]
+    Disk(#[from] Box<CommandError>),
     #[error("{} is no ELF file, which is what QEMU boots; Debian's package has changed", path.display())]
     NotElf { path: PathBuf },
 }

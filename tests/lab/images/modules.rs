@@ -10,8 +10,8 @@ use liblzma::read::XzDecoder;
 use spapr_lab::cpio::{Archive, CpioError};
 use thiserror::Error;
 
-/// What is a module of Debian 12's kernel, and part of newer ones, not all of which say so.
-const OFTEN_BUILT_IN: [&str; 1] = ["virtio_console"];
+/// What is a module of some kernels, and part of others, not all of which say so.
+const OFTEN_BUILT_IN: [&str; 2] = ["virtio_console", "crc32c_generic"];
 
 /// Why modules could not be collected.
 #[derive(Debug, Error)]
@@ -103,7 +103,7 @@ impl KernelModules {
 
     /// The module, decompressed and without its signature: these kernels load modules without one,
     /// and checking it costs an emulated processor a tenth of a second for each.
-    fn read(&self, name: &str) -> Result<Vec<u8>, ModuleError> {
+    pub(super) fn read(&self, name: &str) -> Result<Vec<u8>, ModuleError> {
         if let Some(bytes) = self.loaded.borrow().get(name) {
             return Ok(bytes.clone());
         }

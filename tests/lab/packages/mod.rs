@@ -114,9 +114,47 @@ pub(crate) enum PackageSet {
     Jq,
     /// libvirt to run inside a host, with QEMU, which it depends on, and Python.
     Libvirt,
+    /// A system for a guest's disk: what Debian 13 comes up with, and a guest agent.
+    GuestSystem,
     /// Debian 12's libvirt, for this machine, with every library it needs.
     OldLibvirt,
 }
+
+/// A system that comes up to a login, has a network and a guest agent, and no firmware, boot loader or kernel of its
+/// own.
+const GUEST_SYSTEM: Wanted = Wanted::WithDependencies(&[
+    "base-files",
+    "base-passwd",
+    "libc-bin",
+    "bash",
+    "dash",
+    "coreutils",
+    "findutils",
+    "grep",
+    "gzip",
+    "hostname",
+    "sed",
+    "mawk",
+    "util-linux",
+    "mount",
+    "procps",
+    "kmod",
+    "login",
+    "passwd",
+    "libpam-modules",
+    "libpam-runtime",
+    "libpam-systemd",
+    "init-system-helpers",
+    "ncurses-base",
+    "systemd",
+    "systemd-sysv",
+    "udev",
+    "dbus",
+    "iproute2",
+    "iputils-ping",
+    "netcat-openbsd",
+    "qemu-guest-agent",
+]);
 
 struct Recipe {
     name: String,
@@ -138,6 +176,7 @@ impl PackageSet {
             Self::NextPeerEmulator,
             Self::Jq,
             Self::Libvirt,
+            Self::GuestSystem,
             Self::OldLibvirt,
         ];
         all.extend(Kernel::all().map(Self::Kernel));
@@ -191,6 +230,7 @@ impl PackageSet {
                     "bsdutils",
                 ]),
             ),
+            Self::GuestSystem => trixie("guest-system", "ppc64el", GUEST_SYSTEM),
             Self::OldLibvirt => Recipe {
                 name: "old-libvirt".to_owned(),
                 release: Release::Bookworm,

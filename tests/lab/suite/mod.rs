@@ -164,7 +164,7 @@ fn lab_tests(workspace: &Workspace) -> Command {
 
 /// Has Debian 12's libvirt probe this machine's build of the emulator.
 fn old_libvirt(workspace: &Workspace) -> Result<Tally, SuiteError> {
-    tools::for_old_libvirt()?;
+    tools::for_namespaces()?;
     let locked = workspace.lock()?;
     let libvirt = Packages::provide(workspace, PackageSet::OldLibvirt).map_err(Box::new)?;
     drop(locked);

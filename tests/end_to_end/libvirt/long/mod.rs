@@ -2,7 +2,10 @@
 
 mod documents;
 mod dump;
+mod full_disk;
 mod restart;
+mod system;
+mod unedited;
 
 use std::net::TcpStream;
 

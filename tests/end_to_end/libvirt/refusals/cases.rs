@@ -137,6 +137,11 @@ pub(super) const CASES: &[Case] = &[
         "there is no watchdog; in a libvirt domain, remove <watchdog>",
     ),
     element(
+        "iothreads",
+        "<iothreads>1</iothreads>",
+        "each disk has a thread of its own; in a libvirt domain, remove <iothreads>",
+    ),
+    element(
         "numa",
         "<cpu mode='host-passthrough'><numa><cell id='0' cpus='0-1' memory='1' unit='GiB'/></numa></cpu>",
         "-numa is not supported: memory is that of -m",
