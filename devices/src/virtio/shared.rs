@@ -185,14 +185,34 @@ impl Shared {
     /// Gives back what the host has done, and resets the device if that is what it waits for.
     pub(super) fn finish(&self) {
         let mut state = self.state();
-        if let Err(error) = self.try_finish(&mut state) {
+        let result = self.try_finish(&mut state);
+        self.ring_due(state.device.as_mut());
+        if let Err(error) = result {
             self.stop(state, &error);
         }
     }
 
+    /// The same, and serves the queues that are due then: for the device's thread, which need not ring for itself.
+    pub(super) fn finish_and_serve(&self) {
+        let mut state = self.state();
+        let result = self.try_finish(&mut state);
+        if let Err(error) = result.and_then(|()| self.serve_due(&mut state)) {
+            self.stop(state, &error);
+        }
+    }
+
+    fn serve_due(&self, state: &mut State) -> Result<(), ServeError> {
+        while let Some(queue) = state.device.next_due() {
+            let is_kernels = queue < self.kernel_queues;
+            if is_kernels || self.try_serve(state, queue)? == Served::Some {
+                self.ring(queue);
+            }
+        }
+        Ok(())
+    }
+
     fn try_finish(&self, state: &mut State) -> Result<(), ServeError> {
         state.device.collect()?;
-        self.ring_due(state.device.as_mut());
         let is_idle = state.device.in_flight() == 0;
         if is_idle && state.registers.is_resetting() && self.kernel_queues == 0 {
             state.reset();

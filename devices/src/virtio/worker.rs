@@ -74,7 +74,7 @@ fn run(shared: &Shared, mut signals: Signals) {
             }
         };
         if heard.clone().any(|signal| signal == Signal::Host) {
-            shared.finish();
+            shared.finish_and_serve();
         }
         if heard.clone().any(|signal| signal == Signal::End) {
             break;

@@ -38,7 +38,7 @@ pub struct Net {
     receiver: Receiver,
     sender: Sender,
     drops: Drops,
-    /// What the kernel was asked to tell of, and has not told.
+    /// What the kernel tells of.
     watched: EventSet,
     /// Queues for which there is something, by their bits.
     due: u8,
@@ -174,9 +174,9 @@ impl Net {
 
     /// Has the kernel tell of that.
     fn watch(&mut self) -> io::Result<()> {
-        let wanted = self.wanted();
-        // What was asked for and is waited for no more is told once, and then forgotten.
-        if !self.watched.contains(wanted)
+        let wanted = self.watched | self.wanted();
+        // What is waited for no more is told once, and then forgotten.
+        if wanted != self.watched
             && !self.nic.is_lost()
             && let Some(backend) = &self.backend
         {
@@ -273,7 +273,18 @@ impl Device for Net {
         if told.is_empty() {
             return Ok(());
         }
-        self.watched = EventSet::empty();
+        // Nobody waits for it any more, or not always: it is not told on and on.
+        let mut spent = told & EventSet::OUT;
+        spent.set(
+            EventSet::IN,
+            told.contains(EventSet::IN) && !self.receiver.waits(),
+        );
+        if self.watched.intersects(spent)
+            && let Some(backend) = &self.backend
+        {
+            self.watched.remove(spent);
+            self.nic.watch(backend, self.watched)?;
+        }
         self.note(told);
         self.watch()
     }

@@ -148,14 +148,14 @@ impl Nic {
         &self.epoll
     }
 
-    /// Has the kernel tell, once, when `backend` has or takes what is `wanted`.
+    /// Has the kernel tell whenever `backend` has anew, or takes again, what is `wanted`; at once if it does.
     pub(super) fn watch(&self, backend: &Backend, wanted: EventSet) -> io::Result<()> {
-        let event = EpollEvent::new(wanted | EventSet::ONE_SHOT, 0);
+        let event = EpollEvent::new(wanted | EventSet::EDGE_TRIGGERED, 0);
         let descriptor = backend.descriptor();
         self.epoll.ctl(ControlOperation::Modify, descriptor, event)
     }
 
-    /// What is there of what was asked for, which is to be asked for anew then; nothing if nothing is.
+    /// What is there, since it was asked last, of what the kernel is to tell; nothing if nothing is.
     pub(super) fn told(&self) -> io::Result<EventSet> {
         let mut events = [EpollEvent::default()];
         match self.epoll.wait(0, &mut events) {
