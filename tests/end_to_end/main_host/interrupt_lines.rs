@@ -71,8 +71,8 @@ echo LAB-GUEST-TROUBLE $(dmesg | grep -c -i -e 'nvme.*timeout' -e 'nobody cared'
 
 /// Has a guest with one processor take as many interrupts of a line. With two, the emulated NVMe keeps its line raised
 /// although its queue is empty (docs/devices.md).
-fn take_all(count: u64, limit: Duration) {
-    for (controller, name) in CONTROLLERS {
+fn take_all(controllers: &[(&str, &str)], count: u64, limit: Duration) {
+    for (controller, name) in controllers {
         let take = take_interrupts(count);
         let job = [WAIT_FOR_NVME, NAME_CONTROLLER, &take, LIST_LINES, READ_HEAD].concat();
         let vmm = Vmm::job(&job).nvme_with_windows().time_limit(limit);
@@ -81,7 +81,7 @@ fn take_all(count: u64, limit: Duration) {
             .option("--interrupt-controller", controller)
             .run()
             .assert_job_done();
-        assert_eq!(finished.guest("CONTROLLER"), name, "{finished}");
+        assert_eq!(finished.guest("CONTROLLER"), *name, "{finished}");
         let expected = ["4608 Level nvme0q0,"];
         assert_eq!(lines_of(&finished), expected, "{finished}");
         assert_eq!(finished.guest("TROUBLE"), "0", "{finished}");
@@ -95,7 +95,7 @@ fn take_all(count: u64, limit: Duration) {
 
 #[test]
 fn of_five_thousand_interrupts_none_is_lost_and_few_are_too_many() {
-    take_all(5_000, Duration::from_secs(300));
+    take_all(&CONTROLLERS, 5_000, Duration::from_secs(300));
 }
 
 /// The block of the NVMe that says whether the guest has been here before.
@@ -231,9 +231,17 @@ fn use_three(options: &[(&str, &str)]) -> Vec<String> {
 mod long {
     use super::*;
 
+    /// On an emulated host with much else to do, twenty milliseconds go by from one to the next.
+    const LIMIT: Duration = Duration::from_secs(2700);
+
     #[test]
     fn of_a_hundred_thousand_interrupts_none_is_lost_and_few_are_too_many() {
-        take_all(100_000, Duration::from_secs(1200));
+        take_all(&CONTROLLERS[..1], 100_000, LIMIT);
+    }
+
+    #[test]
+    fn with_xics_of_a_hundred_thousand_interrupts_none_is_lost_and_few_are_too_many() {
+        take_all(&CONTROLLERS[1..], 100_000, LIMIT);
     }
 
     #[test]
