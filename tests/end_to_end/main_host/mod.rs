@@ -17,6 +17,7 @@ mod documents;
 mod dump;
 mod eeh;
 mod entropy;
+mod expansion_rom;
 mod first_mappings_at_once;
 mod front_end_by_hand;
 mod full_disk;
