@@ -15,6 +15,7 @@ mod dma_isolation;
 mod dma_windows;
 mod documents;
 mod dump;
+mod edu;
 mod eeh;
 mod entropy;
 mod expansion_rom;

@@ -52,11 +52,13 @@ const LINE_TESTS: &str = "main_host::interrupt_lines::";
 /// A host whose guests get no interrupts of devices, so that few tests can pass in it (docs/lpar.md).
 const WITHOUT_INTERRUPTS: HostKind = HostKind::Lpar10Pages64k;
 /// Devices that the main host has for its tests.
-const TESTS_DEVICES: [DeviceKind; 4] = [
+const TESTS_DEVICES: [DeviceKind; 6] = [
     DeviceKind::Rtl8139,
     DeviceKind::Ich9Ahci,
     DeviceKind::UsbEhci,
     DeviceKind::Rtl8139Pair,
+    DeviceKind::Edu,
+    DeviceKind::PciTestdev,
 ];
 /// The host that runs them, unless hosts are named.
 const MAIN_HOST: HostKind = HostKind::P9Pages64k;
