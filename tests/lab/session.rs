@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use crate::cli::{Copy, Extra, Fetch, HostArgs};
 use crate::cross_build::{self, BuildError};
-use crate::host::{EmulatorRelease, HostError, HostRun, Input, Output, fresh_copy};
+use crate::host::{EmulatorRelease, Files, HostError, HostRun, Input, Output, fresh_copy};
 use crate::images::nvme::{self, NvmeImage};
 use crate::images::{self, BootFiles, ImageError};
 use crate::kernels::Kernel;
@@ -133,6 +133,7 @@ impl Session<'_> {
         self.gather_boot_files_and_tools(workspace, &share)?;
         let nvme = folder.path().join("nvme");
         fresh_copy(&stock.disk, &nvme)?;
+        let files = Files::new(&stock.disk, folder.path())?;
         let logs = workspace.log_folder(kind.name())?;
         let mut watched = Expectations {
             inner: output,
@@ -153,7 +154,7 @@ impl Session<'_> {
             next: next.as_ref().map(Packages::root),
             nvme: &nvme,
             devices: &self.host.device,
-            disk: &stock.disk,
+            files: &files,
             logs: &logs,
             timeout: self.timeout,
         }

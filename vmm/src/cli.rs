@@ -85,8 +85,9 @@ pub struct RunArguments {
     /// PCI device to pass through, bound to vfio-pci, as DDDD:BB:DD.F; may be repeated. As lspci writes
     /// it: without DDDD it is in domain 0, without F it is function 0. vf-token: for a virtual function whose physical
     /// function is bound to vfio-pci, too, the UUID that this one's user has set; for the physical function, the one
-    /// to set.
-    #[arg(long, value_name = "DDDD:BB:DD.F[,vf-token=UUID]")]
+    /// to set. rombar=1: the guest finds the device's expansion ROM, of which it has none otherwise; romfile: the image
+    /// in this file in place of the device's own (a comma in its name is written twice).
+    #[arg(long, value_name = "DDDD:BB:DD.F[,OPTION=VALUE]...")]
     pub vfio: Vec<PassedThroughDevice>,
 
     /// Give the guest a virtio disk; may be repeated. FILE is an image or a block device; a comma in its name is

@@ -9,6 +9,9 @@ use vmm_sys_util::eventfd::EventFd;
 /// Base address registers of an endpoint.
 pub const NUM_BARS: usize = 6;
 
+/// The number that the expansion ROM has behind the BARs: it is one more, whose register is elsewhere in the header.
+pub const ROM: usize = NUM_BARS;
+
 /// In which of the bus' address spaces a BAR lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BarSpace {
@@ -112,7 +115,7 @@ pub trait FunctionBackend: Send + Sync {
     fn write_config(&self, offset: u16, data: &[u8]) -> io::Result<()>;
 
     /// The BAR whose register is number `index`, 0 to 5; `None` where there is none, and for the
-    /// upper half of a 64-bit one.
+    /// upper half of a 64-bit one. Number [`ROM`] is the expansion ROM, in [`BarSpace::Memory32`].
     fn bar(&self, index: usize) -> Option<Bar>;
 
     /// Reads `data.len()` bytes (1, 2, 4 or 8) of a BAR.

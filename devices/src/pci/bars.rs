@@ -1,6 +1,9 @@
 //! Which address each BAR gets before the guest starts.
 
-use super::backend::{Bar, BarSpace, NUM_BARS};
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use super::backend::{Bar, BarSpace, NUM_BARS, ROM};
 use super::host_bridge::PciError;
 use super::windows::{Window, Windows};
 
@@ -13,10 +16,26 @@ const FIRST_IO_PORT: u64 = 0x1000;
 /// kept for those that can go nowhere else.
 const LARGE_BAR_BYTES: u64 = 256 << 20;
 
-/// The BARs of one function, by register number.
-pub(super) type Bars = [Option<Bar>; NUM_BARS];
+/// The sizes that an expansion ROM can have in bytes (PCI Local Bus Specification 3.0, 6.2.5.2).
+const ROM_BYTES: RangeInclusive<u64> = 2048..=16 << 20;
+
+/// The BARs of one function, by register number, and its expansion ROM behind them.
+pub(super) type Bars = [Option<Bar>; NUM_BARS + 1];
 /// A bus address for each of them.
-pub(super) type Addresses = [u64; NUM_BARS];
+pub(super) type Addresses = [u64; NUM_BARS + 1];
+
+/// How messages name a BAR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BarName(pub(super) usize);
+
+impl fmt::Display for BarName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            ROM => f.write_str("the expansion ROM"),
+            index => write!(f, "BAR {index}"),
+        }
+    }
+}
 
 /// Gives out one window's addresses, from the lowest.
 struct Free {
@@ -52,9 +71,12 @@ pub(super) fn check(name: &str, bars: &Bars) -> Result<(), PciError> {
     for (index, bar) in bars.iter().enumerate() {
         let Some(bar) = bar else { continue };
         let smallest = if bar.space == BarSpace::Io { 4 } else { 16 };
-        let upper_half_free =
-            bar.space != BarSpace::Memory64 || matches!(bars.get(index + 1), Some(None));
-        let size_fits = bar.space == BarSpace::Memory64 || bar.bytes <= 1 << 31;
+        let upper_half_free = bar.space != BarSpace::Memory64
+            || matches!(bars[..NUM_BARS].get(index + 1), Some(None));
+        let size_fits = match index {
+            ROM => bar.space == BarSpace::Memory32 && ROM_BYTES.contains(&bar.bytes),
+            _ => bar.space == BarSpace::Memory64 || bar.bytes <= 1 << 31,
+        };
         if !bar.bytes.is_power_of_two() || bar.bytes < smallest || !upper_half_free || !size_fits {
             return Err(PciError::BadBar {
                 function: name.into(),
@@ -78,7 +100,7 @@ pub(super) fn assign(
     let mut io = Free::new(windows.io, FIRST_IO_PORT);
     let mut memory32 = Free::new(windows.memory32, windows.memory32.bus);
     let mut memory64 = Free::new(windows.memory64, windows.memory64.bus);
-    let mut addresses = vec![[0; NUM_BARS]; functions.len()];
+    let mut addresses = vec![[0; NUM_BARS + 1]; functions.len()];
 
     let mut order: Vec<(usize, usize, &Bar)> = functions
         .iter()
@@ -117,14 +139,15 @@ pub(super) fn assign(
 ///
 /// # Errors
 /// What is wrong with a BAR, or that there is no room for it, of the function `name`.
-pub fn places(name: &str, bars: &Bars) -> Result<Addresses, PciError> {
-    check(name, bars)?;
+pub fn places(name: &str, bars: &[Option<Bar>; NUM_BARS]) -> Result<[u64; NUM_BARS], PciError> {
+    let bars: Bars = std::array::from_fn(|index| bars.get(index).cloned().flatten());
+    check(name, &bars)?;
     let windows = Windows::of_host_bridge(0).ok_or(PciError::TooManyHostBridges(0))?;
-    let addresses = assign(&windows, &[(name, bars)])?;
-    addresses
-        .first()
-        .copied()
-        .ok_or(PciError::TooManyHostBridges(0))
+    let addresses = assign(&windows, &[(name, &bars)])?;
+    let [addresses] = addresses.as_slice() else {
+        return Err(PciError::TooManyHostBridges(0));
+    };
+    Ok(std::array::from_fn(|index| addresses[index]))
 }
 
 #[cfg(test)]
@@ -141,6 +164,12 @@ mod tests {
         })
     }
 
+    fn alone(index: usize, bar: Option<Bar>) -> Bars {
+        let mut bars = [const { None }; NUM_BARS + 1];
+        bars[index] = bar;
+        bars
+    }
+
     #[test]
     fn small_bars_get_a_page_of_the_largest_host_each() {
         let bars: Bars = [
@@ -150,6 +179,7 @@ mod tests {
             bar(0x1000, BarSpace::Memory32, false),
             bar(1 << 30, BarSpace::Memory64, true),
             None,
+            bar(0x800, BarSpace::Memory32, false),
         ];
         check("a", &bars).unwrap();
         let windows = Windows::of_host_bridge(2).unwrap();
@@ -158,6 +188,8 @@ mod tests {
         assert_eq!(addresses[1][0], 0x8001_0000);
         assert_eq!(addresses[0][3], 0x8002_0000);
         assert_eq!(addresses[1][3], 0x8003_0000);
+        assert_eq!(addresses[0][ROM], 0x8004_0000);
+        assert_eq!(addresses[1][ROM], 0x8005_0000);
         assert_eq!((addresses[0][2], addresses[1][2]), (0x1000, 0x1020));
         assert_eq!(addresses[0][4], windows.memory64.bus);
         assert_eq!(addresses[1][4], windows.memory64.bus + (1 << 30));
@@ -165,14 +197,7 @@ mod tests {
 
     #[test]
     fn a_full_window_names_the_bar() {
-        let big: Bars = [
-            bar(1 << 31, BarSpace::Memory32, false),
-            None,
-            None,
-            None,
-            None,
-            None,
-        ];
+        let big = alone(0, bar(1 << 31, BarSpace::Memory32, false));
         let windows = Windows::of_host_bridge(0).unwrap();
         let error = assign(&windows, &[("a", &big), ("0001:03:00.0", &big)]).unwrap_err();
         assert!(error.to_string().contains("0001:03:00.0"), "{error}");
@@ -180,34 +205,20 @@ mod tests {
 
     #[test]
     fn impossible_bars_are_refused() {
-        let windowless: Bars = [
-            None,
-            None,
-            None,
-            None,
-            None,
-            bar(16, BarSpace::Memory64, true),
-        ];
-        check("a", &windowless).unwrap_err();
-        let odd: Bars = [
-            bar(0x3000, BarSpace::Memory32, true),
-            None,
-            None,
-            None,
-            None,
-            None,
-        ];
-        check("a", &odd).unwrap_err();
-        let zero: Bars = [bar(0, BarSpace::Io, true), None, None, None, None, None];
-        check("a", &zero).unwrap_err();
-        let huge: Bars = [
-            bar(1 << 32, BarSpace::Memory32, true),
-            None,
-            None,
-            None,
-            None,
-            None,
-        ];
-        check("a", &huge).unwrap_err();
+        for (index, bar) in [
+            (5, bar(16, BarSpace::Memory64, true)),
+            (0, bar(0x3000, BarSpace::Memory32, true)),
+            (0, bar(0, BarSpace::Io, true)),
+            (0, bar(1 << 32, BarSpace::Memory32, true)),
+            (ROM, bar(1 << 10, BarSpace::Memory32, false)),
+            (ROM, bar(32 << 20, BarSpace::Memory32, false)),
+            (ROM, bar(1 << 16, BarSpace::Memory64, false)),
+        ] {
+            let error = check("a", &alone(index, bar)).unwrap_err();
+            let named = error.to_string().contains(&BarName(index).to_string());
+            assert!(named, "{error}");
+        }
+        let largest = alone(ROM, bar(16 << 20, BarSpace::Memory32, false));
+        check("a", &largest).unwrap();
     }
 }

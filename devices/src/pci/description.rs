@@ -10,6 +10,7 @@ use super::address::DeviceFunction;
 use super::backend::{BarSpace, FunctionBackend, InterruptKind};
 use super::config_space::{read_u8, read_u16, read_u32, register};
 use super::function::Function;
+use super::header::bar_register;
 use super::host_bridge::HostBridge;
 use crate::interrupts::{CONTROLLER_PHANDLE, Lisn};
 use crate::tree::{Node, cells};
@@ -175,10 +176,10 @@ impl Function {
     fn addresses(&self) -> [Vec<u32>; 2] {
         let mut reg = address(unit(self.address), 0, 0).to_vec();
         let mut assigned = Vec::new();
-        for ((index, bar), place) in (0u32..).zip(&self.bars).zip(self.addresses) {
+        for ((index, bar), place) in (0..).zip(&self.bars).zip(self.addresses) {
             let Some(bar) = bar else { continue };
             let prefetchable = if bar.prefetchable { PREFETCHABLE } else { 0 };
-            let register = unit(self.address) | (u32::from(register::BAR0) + 4 * index);
+            let register = unit(self.address) | u32::from(bar_register(index));
             let kind = match bar.space {
                 BarSpace::Io => SPACE_IO,
                 BarSpace::Memory32 => SPACE_MEMORY32 | prefetchable,

@@ -56,7 +56,7 @@ pub(crate) struct FakeFunction {
     config: Mutex<Vec<u8>>,
     /// Written only where a bit is set.
     writable: Vec<u8>,
-    bars: [Option<Bar>; NUM_BARS],
+    bars: [Option<Bar>; NUM_BARS + 1],
     pub(crate) vectors: [u32; 2],
     /// How many vectors the host has.
     pub(crate) host_vectors: AtomicU32,
@@ -119,6 +119,7 @@ impl FakeFunction {
                     ..bar(0x40, BarSpace::Io, false, 0)
                 }),
                 Some(bar(0x1000, BarSpace::Memory32, false, 0x40_0000)),
+                None,
             ],
             vectors: [32, 65],
             host_vectors: AtomicU32::new(u32::MAX),
@@ -135,6 +136,15 @@ impl FakeFunction {
 
     pub(crate) fn with_vectors(mut self, msi: u32, msi_x: u32) -> Self {
         self.vectors = [msi, msi_x];
+        self
+    }
+
+    /// With an expansion ROM of so many bytes.
+    pub(crate) fn with_rom(mut self, bytes: u64) -> Self {
+        self.bars[ROM] = Some(Bar {
+            mappings: vec![],
+            ..bar(bytes, BarSpace::Memory32, false, 0)
+        });
         self
     }
 
@@ -260,7 +270,7 @@ impl FunctionBackend for FakeFunction {
         let bar = self.bars[index].as_ref().unwrap();
         assert!(offset + data.len() as u64 <= bar.bytes);
         self.fault.check()?;
-        data.fill(0x5a);
+        data.fill(if index == ROM { 0x55 } else { 0x5a });
         Ok(())
     }
 

@@ -8,11 +8,11 @@ use parking_lot::{Mutex, MutexGuard};
 use spapr_hypercalls::address::GuestPhysicalAddress;
 
 use super::address::DeviceFunction;
-use super::backend::{Bar, BarSpace, FunctionBackend};
+use super::backend::{Bar, BarSpace, FunctionBackend, ROM};
 use super::bars::{Addresses, Bars};
 use super::capabilities::{self, Capabilities};
 use super::config_space::{ConfigSpace, read_u8, read_u16, register};
-use super::header::{Header, bar_register};
+use super::header::{Header, ROM_ENABLE, bar_register};
 use super::host_bridge::PciError;
 use super::line::Line;
 use super::msi::Vectors;
@@ -325,6 +325,7 @@ impl Function {
         };
         touches(register::COMMAND, 2)
             || touches(register::BAR0, 24)
+            || touches(register::ROM, 4)
             || self
                 .capabilities
                 .power_control
@@ -356,7 +357,9 @@ impl Function {
                 } else {
                     COMMAND_MEMORY
                 };
-                if state.command & enable == 0 || !awake || state.in_reset {
+                let is_off =
+                    index == ROM && state.config.emulated_u32(register::ROM) & ROM_ENABLE == 0;
+                if state.command & enable == 0 || is_off || !awake || state.in_reset {
                     return None;
                 }
                 let bus = bus_address(&state.config, index, bar);

@@ -28,7 +28,7 @@ fn header_is_the_device_s_but_for_what_a_guest_must_not_see() {
     let fixture = Fixture::new();
     assert_eq!(fixture.read(0x00, 4), 0x0010_1b36);
     assert_eq!(fixture.read(0x08, 4), 0x0108_0202);
-    assert_eq!(fixture.read(0x30, 4), 0, "the ROM is hidden");
+    assert_eq!(fixture.read(0x30, 4), 0, "no ROM was asked for");
     fixture.write(0x30, 4, 0xffff_ffff);
     assert_eq!(fixture.read(0x30, 4), 0);
     assert_eq!(fixture.read(0x3d, 1), 1, "its line is INTA");

@@ -9,6 +9,7 @@ use crate::interrupts::Lisn;
 
 /// Steps of one run at the most.
 const MOST_STEPS: usize = 64;
+const ROM_BYTES: u64 = 0x1000;
 /// Capabilities that fit before the extended ones.
 const MOST_CAPABILITIES: usize = 48;
 
@@ -20,7 +21,7 @@ const HOST_STARTS: [u64; 3] = [0x10_0000, 0x20_0000, 0x40_0000];
 /// # Panics
 /// When a BAR is in the guest where it must not be, or something outlives the function.
 pub fn config_space(bytes: &[u8]) {
-    let fixture = Fixture::new();
+    let fixture = Fixture::with(|function| function.with_rom(ROM_BYTES));
     let mut input = Unstructured::new(bytes);
     for _ in 0..MOST_STEPS {
         if input.is_empty() || step(&mut input, &fixture).is_err() {

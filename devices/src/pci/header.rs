@@ -1,10 +1,12 @@
 //! What a guest first finds in the header of configuration space, where it is not the device's.
 
-use super::backend::{BarSpace, NUM_BARS};
+use super::backend::{BarSpace, NUM_BARS, ROM};
 use super::bars::{Addresses, Bars};
 use super::config_space::{ConfigSpace, register};
 
 const HEADER_TYPE_MULTI_FUNCTION: u8 = 0x80;
+/// The bit of the expansion ROM's register that has it decoded, where memory is.
+pub(super) const ROM_ENABLE: u32 = 1;
 
 /// The header of a function.
 pub(super) struct Header<'a> {
@@ -25,7 +27,6 @@ impl Header<'_> {
             0
         };
         config.emulate(register::HEADER_TYPE, &[kind], &[0]);
-        // The expansion ROM is for the host's firmware.
         config.emulate(register::ROM, &[0; 4], &[0; 4]);
         // The line register is the guest's to scribble on.
         let pin = self.pin.unwrap_or(0);
@@ -33,7 +34,10 @@ impl Header<'_> {
         config.emulate(register::BAR0, &[0; 4 * NUM_BARS], &[0; 4 * NUM_BARS]);
         for (index, bar) in self.bars.iter().enumerate() {
             let Some(bar) = bar else { continue };
-            let writable = !(bar.bytes - 1);
+            let mut writable = !(bar.bytes - 1);
+            if index == ROM {
+                writable |= u64::from(ROM_ENABLE);
+            }
             let prefetchable = if bar.prefetchable { 8 } else { 0 };
             let (length, flags) = match bar.space {
                 BarSpace::Io => (4, 1),
@@ -52,5 +56,8 @@ impl Header<'_> {
 
 /// Offset of the register of BAR `index`.
 pub(super) fn bar_register(index: usize) -> u16 {
-    register::BAR0 + 4 * u16::try_from(index).unwrap_or(0)
+    match index {
+        ROM => register::ROM,
+        _ => register::BAR0 + 4 * u16::try_from(index).unwrap_or(0),
+    }
 }

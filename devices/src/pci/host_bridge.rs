@@ -7,7 +7,7 @@ use spapr_hypercalls::address::Liobn;
 
 use super::address::{ConfigAddress, DeviceFunction};
 use super::backend::{FunctionBackend, InterruptKind};
-use super::bars::{self, Bars};
+use super::bars::{self, BarName, Bars};
 use super::description::Identity;
 use super::endpoint::Endpoint;
 use super::function::{ConfigError, Function};
@@ -37,7 +37,7 @@ pub enum PciError {
         layout: u8,
     },
     /// A BAR with a size or place that PCI does not allow.
-    #[error("{function}: BAR {index} has {bytes:#x} bytes, a size that PCI does not allow")]
+    #[error("{function}: {} has {bytes:#x} bytes, a size that PCI does not allow", BarName(*.index))]
     BadBar {
         /// The function's address on the host.
         function: String,
@@ -47,7 +47,9 @@ pub enum PciError {
         bytes: u64,
     },
     /// The BARs of a group are larger than the window.
-    #[error("{function}: no room for BAR {index} of {bytes:#x} bytes in the host bridge's windows")]
+    #[error(
+        "{function}: no room for {} of {bytes:#x} bytes in the host bridge's windows", BarName(*.index)
+    )]
     WindowFull {
         /// The function's address on the host.
         function: String,

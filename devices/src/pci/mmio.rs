@@ -4,6 +4,7 @@
 use log::Level;
 use spapr_hypercalls::address::GuestPhysicalAddress;
 
+use super::bars::BarName;
 use super::function::Function;
 use super::host_bridge::HostBridge;
 use crate::{guest_activity, guest_message};
@@ -28,16 +29,18 @@ impl HostBridge {
         let result = function.backend.read_bar(index, offset, data);
         guest_activity!(
             Level::Trace,
-            "{}: read of {} bytes of BAR {index} at {offset:#x}: {data:x?}",
+            "{}: read of {} bytes of {} at {offset:#x}: {data:x?}",
             function.name(),
-            data.len()
+            data.len(),
+            BarName(index)
         );
         if let Err(error) = result {
             data.fill(0xff);
             guest_message!(
                 Level::Warn,
-                "{}: BAR {index} cannot be read at {offset:#x}: {error}",
-                function.name()
+                "{}: {} cannot be read at {offset:#x}: {error}",
+                function.name(),
+                BarName(index)
             );
         }
     }
@@ -50,14 +53,16 @@ impl HostBridge {
         };
         guest_activity!(
             Level::Trace,
-            "{}: write of {data:x?} to BAR {index} at {offset:#x}",
-            function.name()
+            "{}: write of {data:x?} to {} at {offset:#x}",
+            function.name(),
+            BarName(index)
         );
         if let Err(error) = function.backend.write_bar(index, offset, data) {
             guest_message!(
                 Level::Warn,
-                "{}: BAR {index} cannot be written at {offset:#x}: {error}",
-                function.name()
+                "{}: {} cannot be written at {offset:#x}: {error}",
+                function.name(),
+                BarName(index)
             );
         }
     }
@@ -74,3 +79,7 @@ impl HostBridge {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "rom_tests.rs"]
+mod tests;

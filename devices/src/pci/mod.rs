@@ -46,7 +46,8 @@ mod windows;
 
 pub use address::{ConfigAddress, DeviceFunction};
 pub use backend::{
-    Bar, BarMapping, BarSpace, Doorbell, FunctionBackend, InterruptKind, NUM_BARS, VectorsEnabled,
+    Bar, BarMapping, BarSpace, Doorbell, FunctionBackend, InterruptKind, NUM_BARS, ROM,
+    VectorsEnabled,
 };
 pub use bars::places as bar_places;
 pub use endpoint::{PeBackend, PeError, PeRequest, PeState};

@@ -252,6 +252,17 @@ impl Device {
             .map_err(|source| self.failed(index, offset, source))
     }
 
+    /// Reads as many bytes of a region as `data` has, from its beginning on.
+    ///
+    /// # Errors
+    /// As [`Device::read`].
+    pub(super) fn read_all(&self, index: RegionIndex, data: &mut [u8]) -> Result<(), DeviceError> {
+        let at = self.region(index).fd_offset;
+        self.file
+            .read_exact_at(data, at)
+            .map_err(|source| self.failed(index, 0, source))
+    }
+
     /// Writes 1, 2, 4 or 8 bytes of a region.
     ///
     /// # Errors

@@ -39,6 +39,19 @@ pub(in super::super) fn describe_bar(kernel: &mut Kernel, index: u32, bytes: u32
     kernel.regions.insert(index, description(7, bytes, BAR0_AT));
 }
 
+/// Where the command register of the device is in its file, and where its ROM.
+pub(in super::super) const COMMAND_AT: u64 = CONFIG_AT + 4;
+const ROM_AT: u64 = 0xc_0000;
+
+/// Has the model's device a ROM.
+pub(in super::super) fn describe_rom(kernel: &mut Kernel, content: &[u8]) {
+    let bytes = u32::try_from(content.len()).unwrap();
+    let rom = RegionIndex::ROM.get();
+    kernel.regions.insert(rom, description(1, bytes, ROM_AT));
+    let file = kernel.device.as_ref().unwrap();
+    file.write_all_at(content, ROM_AT).unwrap();
+}
+
 fn try_open(change: impl FnOnce(&mut Kernel)) -> Result<Device, DeviceError> {
     try_open_with(None, change)
 }

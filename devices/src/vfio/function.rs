@@ -8,28 +8,29 @@ use log::Level;
 use spapr_hypercalls::world::HostRange;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{Device, DeviceError, Irq, IrqError, RegionIndex, RegionMapping};
+use super::{Device, DeviceError, Irq, IrqError, RegionIndex, RegionMapping, Rom};
 use crate::error_chain::chain;
 use crate::guest_message;
 use crate::pci::{
-    Bar, BarMapping, BarSpace, FunctionBackend, InterruptKind, NUM_BARS, VectorsEnabled,
+    Bar, BarMapping, BarSpace, FunctionBackend, InterruptKind, NUM_BARS, ROM, VectorsEnabled,
 };
 
 /// A VFIO device as the host bridge knows it.
 pub struct VfioFunction {
     name: String,
     bars: [Option<Bar>; NUM_BARS],
+    rom: Option<Rom>,
     // Before the device, which they keep busy.
     _mappings: Vec<RegionMapping>,
     device: Device,
 }
 
 impl VfioFunction {
-    /// The function of `device`, with its BARs mapped as far as the kernel lets them.
+    /// The function of `device`, with its BARs mapped as far as the kernel lets them, and with `rom` to be shown.
     ///
     /// # Errors
     /// When its registers cannot be read or a BAR not be mapped.
-    pub fn new(device: Device) -> Result<Self, DeviceError> {
+    pub fn new(device: Device, rom: Option<Rom>) -> Result<Self, DeviceError> {
         let mut mappings = Vec::new();
         let mut bars = [const { None }; NUM_BARS];
         let mut upper_half = false;
@@ -81,6 +82,7 @@ impl VfioFunction {
         Ok(Self {
             name,
             bars,
+            rom,
             _mappings: mappings,
             device,
         })
@@ -140,16 +142,32 @@ impl FunctionBackend for VfioFunction {
     }
 
     fn bar(&self, index: usize) -> Option<Bar> {
+        if index == ROM {
+            return self.rom.as_ref().map(|rom| Bar {
+                bytes: rom.bytes(),
+                space: BarSpace::Memory32,
+                prefetchable: false,
+                mappings: Vec::new(),
+                doorbells: Vec::new(),
+            });
+        }
         self.bars.get(index).cloned().flatten()
     }
 
     fn read_bar(&self, index: usize, offset: u64, data: &mut [u8]) -> io::Result<()> {
+        if let Some(rom) = self.rom.as_ref().filter(|_| index == ROM) {
+            rom.read(offset, data);
+            return Ok(());
+        }
         self.device
             .read(Self::region(index)?, offset, data)
             .map_err(other)
     }
 
     fn write_bar(&self, index: usize, offset: u64, data: &[u8]) -> io::Result<()> {
+        if index == ROM {
+            return Ok(());
+        }
         self.device
             .write(Self::region(index)?, offset, data)
             .map_err(other)
@@ -230,7 +248,7 @@ mod tests {
         device
             .write_config(0x10, &0x8000_0000u32.to_le_bytes())
             .unwrap();
-        let function = VfioFunction::new(device).unwrap();
+        let function = VfioFunction::new(device, None).unwrap();
         let bar = function.bar(0).expect("one with an address");
         assert_eq!((bar.bytes, bar.space), (0x4000, BarSpace::Memory32));
         assert_eq!(function.bar(1), None);

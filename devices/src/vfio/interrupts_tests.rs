@@ -108,7 +108,7 @@ fn more_vectors_than_the_device_or_the_host_has_are_refused_with_their_number() 
 #[test]
 fn a_function_says_how_many_vectors_the_host_has_left() {
     let events = |count| -> Vec<_> { eventfds(count).into_iter().map(Arc::new).collect() };
-    let function = VfioFunction::new(open_device(|k| k.vectors_left = 3)).unwrap();
+    let function = VfioFunction::new(open_device(|k| k.vectors_left = 3), None).unwrap();
     let set = |count| function.set_interrupts(InterruptKind::MsiX, &events(count));
     assert_eq!(set(3).unwrap(), VectorsEnabled::All);
     function.disable_interrupts(InterruptKind::MsiX).unwrap();

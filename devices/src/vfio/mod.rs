@@ -40,6 +40,7 @@ mod memory_limit;
 mod preflight;
 mod region;
 pub mod requests;
+mod rom;
 mod window;
 
 pub use address::{ParsePciAddressError, PciAddress};
@@ -61,6 +62,7 @@ pub use preflight::{
     DeviceResources, GroupMember, GroupNumber, HostPaths, InterruptKinds, Platform, PreflightError,
 };
 pub use region::{Region, RegionIndex, RegionMapping};
+pub use rom::{Rom, RomError};
 pub use window::{MadeWindow, WindowError, fewest_levels};
 
 /// The size of a page of this host in bytes: 4 KiB or 64 KiB on POWER.

@@ -1,11 +1,14 @@
 //! Devices that a host has when asked for, beside the NVMe and the network card.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
+use spapr_lab::expansion_rom;
 
 use super::Platform;
 use super::qemu::{ECHO, joined};
+use crate::workspace::{WorkspaceError, at};
 
 /// A kind of device, as `--device NAME` has it: QEMU's name for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -14,7 +17,7 @@ pub(crate) enum DeviceKind {
     E1000,
     /// A network card with MSI and MSI-X
     E1000e,
-    /// A network card with an interrupt line, of another make
+    /// A network card with an interrupt line, of another make, with an expansion ROM
     Rtl8139,
     /// Two of these on one bus, functions of one device, which have no reset of their own
     #[value(name = "rtl8139-pair")]
@@ -25,6 +28,12 @@ pub(crate) enum DeviceKind {
     Ich9Ahci,
     /// A USB controller with a disk behind it: its interrupt line
     UsbEhci,
+    /// A USB controller with a disk behind it, of a newer kind: MSI-X or its line
+    UsbXhci,
+    /// A RAID controller with a SCSI disk: MSI-X or its line
+    Megasas,
+    /// A network card with SR-IOV: MSI-X
+    Igb,
     /// An NVMe
     Nvme,
     /// A device whose registers count accesses, with a BAR of 32 GiB and no interrupt
@@ -41,22 +50,23 @@ impl DeviceKind {
 
     /// The emulator's options for it, number `number` of its kind and all others, in its place on a bus. Disks have
     /// the content of the file `disk`, and what is written to them is lost.
-    fn options(self, number: usize, bus: &str, disk: &Path) -> Vec<String> {
+    fn options(self, number: usize, bus: &str, Files { disk, rom }: &Files) -> Vec<String> {
         let id = format!("device{number}");
         let drive = || {
             let start = format!("if=none,id={id}-disk,format=raw,snapshot=on,file=");
             ["-drive".to_owned(), joined(&start, disk)]
         };
         let device = |text: String| ["-device".to_owned(), text];
-        let card = |model: &str| {
+        let card_with = |model: &str, rom: &str| {
             let network = format!("user,id={id}-network,restrict=on,{ECHO}");
-            let card = format!("{model},bus={bus},netdev={id}-network,romfile=");
+            let card = format!("{model},bus={bus},netdev={id}-network,romfile={rom}");
             [["-netdev".to_owned(), network], device(card)].concat()
         };
+        let card = |model: &str| card_with(model, "");
         match self {
             Self::E1000 => card("e1000"),
             Self::E1000e => card("e1000e"),
-            Self::Rtl8139 => card("rtl8139"),
+            Self::Rtl8139 => card_with("rtl8139", &joined("", rom)),
             Self::Rtl8139Pair => [0, 1]
                 .iter()
                 .flat_map(|function| {
@@ -72,12 +82,25 @@ impl DeviceKind {
                 device(format!("ide-hd,bus={id}.0,drive={id}-disk")),
             ]
             .concat(),
-            Self::UsbEhci => [
+            Self::UsbEhci | Self::UsbXhci => {
+                let controller = match self {
+                    Self::UsbEhci => "usb-ehci",
+                    _ => "qemu-xhci",
+                };
+                [
+                    drive(),
+                    device(format!("{controller},id={id},bus={bus}")),
+                    device(format!("usb-storage,bus={id}.0,drive={id}-disk")),
+                ]
+                .concat()
+            }
+            Self::Megasas => [
                 drive(),
-                device(format!("usb-ehci,id={id},bus={bus}")),
-                device(format!("usb-storage,bus={id}.0,drive={id}-disk")),
+                device(format!("megasas,id={id},bus={bus}")),
+                device(format!("scsi-hd,bus={id}.0,drive={id}-disk")),
             ]
             .concat(),
+            Self::Igb => card("igb"),
             Self::Nvme => [
                 drive(),
                 device(format!("nvme,bus={bus},drive={id}-disk,serial={id}")),
@@ -88,13 +111,32 @@ impl DeviceKind {
     }
 }
 
+/// The files of this machine that devices have.
+#[derive(Debug)]
+pub(crate) struct Files {
+    /// What is on disks.
+    disk: PathBuf,
+    /// The image of the expansion ROM.
+    rom: PathBuf,
+}
+
+impl Files {
+    /// Disks have the content of `disk`; what else there is to be is put into `folder`.
+    pub(crate) fn new(disk: &Path, folder: &Path) -> Result<Self, WorkspaceError> {
+        let rom = folder.join("rom");
+        fs::write(&rom, expansion_rom::of_rtl8139()).map_err(at("write", &rom))?;
+        let disk = disk.to_owned();
+        Ok(Self { disk, rom })
+    }
+}
+
 /// The emulator's options for devices, each in an IOMMU group of its own: on bare metal behind a switch at host bridge
 /// `bridge`, in an LPAR behind host bridges of their own from that one on.
 pub(super) fn options(
     platform: Platform,
     bridge: usize,
     kinds: &[DeviceKind],
-    disk: &Path,
+    files: &Files,
 ) -> Vec<String> {
     let mut options = Vec::new();
     let mut device = |text: String| options.extend(["-device".to_owned(), text]);
@@ -120,7 +162,7 @@ pub(super) fn options(
             Platform::BareMetal => format!("port{number}"),
             Platform::Lpar => format!("phb{}.0", bridge + number),
         };
-        options.extend(kind.options(number, &bus, disk));
+        options.extend(kind.options(number, &bus, files));
     }
     options
 }
@@ -131,9 +173,12 @@ mod tests {
 
     #[test]
     fn each_device_has_a_group_of_its_own() {
-        let kinds = [DeviceKind::E1000, DeviceKind::Ich9Ahci];
-        let text =
-            |platform, bridge| options(platform, bridge, &kinds, Path::new("/d,k")).join(" ");
+        let kinds = [DeviceKind::E1000, DeviceKind::Ich9Ahci, DeviceKind::Rtl8139];
+        let files = Files {
+            disk: "/d,k".into(),
+            rom: "/r,m".into(),
+        };
+        let text = |platform, bridge| options(platform, bridge, &kinds, &files).join(" ");
         let bare_metal = text(Platform::BareMetal, 5);
         for part in [
             "-device x3130-upstream,id=switch,bus=pcie.5 ",
@@ -141,6 +186,7 @@ mod tests {
             "-device e1000,bus=port0,netdev=device0-network,romfile= ",
             "snapshot=on,file=/d,,k -device ich9-ahci,id=device1,bus=port1 ",
             "-device ide-hd,bus=device1.0,drive=device1-disk",
+            "-device rtl8139,bus=port2,netdev=device2-network,romfile=/r,,m",
         ] {
             assert!(bare_metal.contains(part), "{part:?} in {bare_metal}");
         }
@@ -148,7 +194,7 @@ mod tests {
         for part in ["spapr-pci-host-bridge,index=7,id=phb7", "e1000,bus=phb6.0,"] {
             assert!(lpar.contains(part), "{part:?} in {lpar}");
         }
-        assert!(options(Platform::BareMetal, 5, &[], Path::new("/d")).is_empty());
+        assert!(options(Platform::BareMetal, 5, &[], &files).is_empty());
     }
 
     #[test]
@@ -157,7 +203,7 @@ mod tests {
             .iter()
             .map(|kind| kind.name())
             .collect();
-        let expected = "e1000 e1000e rtl8139 rtl8139-pair edu ich9-ahci usb-ehci nvme pci-testdev";
+        let expected = "e1000 e1000e rtl8139 rtl8139-pair edu ich9-ahci usb-ehci usb-xhci megasas igb nvme pci-testdev";
         assert_eq!(names.join(" "), expected);
     }
 }

@@ -16,7 +16,7 @@ use clap::ValueEnum;
 
 use crate::kernels::{HostKernel, PageSize};
 
-pub(crate) use devices::DeviceKind;
+pub(crate) use devices::{DeviceKind, Files};
 pub(crate) use emulator::EmulatorRelease;
 pub(crate) use lpar::LparOption;
 pub(crate) use outcome::{HostError, Input, Output};

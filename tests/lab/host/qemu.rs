@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use rustix::process::nice;
 
 use super::channels::Channel;
-use super::devices::{self, DeviceKind};
+use super::devices::{self, DeviceKind, Files};
 use super::{HostKind, LparOption, Platform};
 use crate::command::ends_with_its_starter;
 
@@ -42,8 +42,8 @@ pub(super) struct Settings<'a> {
     pub(super) nvme: &'a Path,
     /// Further devices.
     pub(super) devices: &'a [DeviceKind],
-    /// What is on disks among them.
-    pub(super) disk: &'a Path,
+    /// What they have of this machine.
+    pub(super) files: &'a Files,
     /// Folder of the channels' sockets.
     pub(super) sockets: &'a Path,
     /// The device tree to give it in place of the emulator's own.
@@ -222,7 +222,7 @@ fn add_devices(command: &mut Command, settings: &Settings<'_>) {
         platform,
         bridge,
         settings.devices,
-        settings.disk,
+        settings.files,
     ));
 }
 

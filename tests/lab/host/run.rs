@@ -14,7 +14,7 @@ use super::device_tree;
 use super::live::{Boot, Emulator, Host, Interruption, State};
 use super::outcome::{HostError, Input, Output, Run};
 use super::qemu::{self, Settings};
-use super::{DeviceKind, HostKind, LparOption};
+use super::{DeviceKind, Files, HostKind, LparOption};
 use crate::progress::{Step, say};
 
 /// How often a host that hangs while booting is started again.
@@ -52,8 +52,8 @@ pub(crate) struct HostRun<'a> {
     pub(crate) nvme: &'a Path,
     /// Further devices.
     pub(crate) devices: &'a [DeviceKind],
-    /// What is on disks among them.
-    pub(crate) disk: &'a Path,
+    /// What they have of this machine.
+    pub(crate) files: &'a Files,
     /// Where the logs go.
     pub(crate) logs: &'a Path,
     /// The script's time limit.
@@ -135,7 +135,7 @@ impl HostRun<'_> {
             next: self.next,
             nvme: self.nvme,
             devices: self.devices,
-            disk: self.disk,
+            files: self.files,
             sockets: sockets.path(),
             device_tree: None,
         };

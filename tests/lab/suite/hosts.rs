@@ -52,12 +52,17 @@ const LINE_TESTS: &str = "main_host::interrupt_lines::";
 /// A host whose guests get no interrupts of devices, so that few tests can pass in it (docs/lpar.md).
 const WITHOUT_INTERRUPTS: HostKind = HostKind::Lpar10Pages64k;
 /// Devices that the main host has for its tests.
-const TESTS_DEVICES: [DeviceKind; 4] = [
+const TESTS_DEVICES: [DeviceKind; 6] = [
     DeviceKind::Rtl8139,
     DeviceKind::Ich9Ahci,
     DeviceKind::UsbEhci,
     DeviceKind::Rtl8139Pair,
+    DeviceKind::Edu,
+    DeviceKind::PciTestdev,
 ];
+/// Those that it has beside them for tests that take long.
+const LONG_TESTS_DEVICES: [DeviceKind; 3] =
+    [DeviceKind::UsbXhci, DeviceKind::Megasas, DeviceKind::Igb];
 /// The host that runs them, unless hosts are named.
 const MAIN_HOST: HostKind = HostKind::P9Pages64k;
 /// The most time a host's tests may take in all, so that a change that slows them down fails.
@@ -361,6 +366,9 @@ impl InHosts<'_> {
         host.lpar.clone_from(&self.args.lpar);
         if wanted.kind == MAIN_HOST {
             host.device.extend(TESTS_DEVICES);
+            if wanted.tests == Tests::Long {
+                host.device.extend(LONG_TESTS_DEVICES);
+            }
         }
         host.device.extend(&self.args.device);
         host.all_guest_kernels = true;

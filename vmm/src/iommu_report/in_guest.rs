@@ -139,8 +139,12 @@ fn missing(member: &Member) -> Vec<String> {
         .unplaced_bars
         .iter()
         .map(|index| format!("BAR {index}, to which the host has given no address"));
-    let rom = (resources.rom_bytes > 0)
-        .then(|| format!("its expansion ROM of {}", ByteSize(resources.rom_bytes)));
+    let rom = (resources.rom_bytes > 0).then(|| {
+        format!(
+            "its expansion ROM of {}, unless rombar=1 shows it",
+            ByteSize(resources.rom_bytes)
+        )
+    });
     unplaced.chain(rom).collect()
 }
 

@@ -108,7 +108,7 @@ pub struct Resources {
     pub bars: Vec<Bar>,
     /// Numbers of BARs that the host has given no address, so that no guest has them.
     pub unplaced_bars: Vec<usize>,
-    /// Size of its expansion ROM, which no guest has; 0 for none.
+    /// Size of its expansion ROM, which a guest has where it is asked for; 0 for none.
     pub rom_bytes: u64,
     /// How the host can reset it alone, best first (`reset_method` in sysfs).
     pub resets: Vec<String>,

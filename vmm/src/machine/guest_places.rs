@@ -101,7 +101,7 @@ pub fn choose(members: &[PassedThroughDevice]) -> Result<Vec<DeviceFunction>, Pl
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::GuestPlace;
+    use crate::spec::{ExpansionRom, GuestPlace};
 
     fn members(addresses: &[&str]) -> Vec<PassedThroughDevice> {
         let member = |text: &&str| text.parse().expect("address");
@@ -114,6 +114,7 @@ mod tests {
             host: "0001:01:00.0".parse().expect("address"),
             place: Some(GuestPlace { bridge, function }),
             vf_token: None,
+            rom: ExpansionRom::Hidden,
         }
     }
 

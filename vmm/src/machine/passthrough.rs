@@ -5,11 +5,12 @@ use std::io;
 use std::sync::Arc;
 
 use log::Level;
+use spapr_devices::error_chain::chain;
 use spapr_devices::guest_message;
 use spapr_devices::pci::{DeviceFunction, FunctionBackend};
 use spapr_devices::vfio::{
     Container, ContainerError, DefaultWindowError, Device, DeviceError, Group, GroupError,
-    GroupNumber, HostPaths, IommuPolicy, PciAddress, PreflightError, VfioFunction,
+    GroupNumber, HostPaths, IommuPolicy, PciAddress, PreflightError, Rom, RomError, VfioFunction,
 };
 
 use super::device_notices;
@@ -18,7 +19,7 @@ use super::guest_places::{self, PlaceError};
 use super::locked_memory::GroupWindows;
 use crate::control::Alarm;
 use crate::setting::Setting;
-use crate::spec::{DmaWindowSizes, PassedThroughDevice};
+use crate::spec::{DmaWindowSizes, ExpansionRom, PassedThroughDevice};
 
 /// Why a device cannot be passed through.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +36,9 @@ pub enum PassthroughError {
     /// The device does not work.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// The expansion ROM that it is to have is none.
+    #[error(transparent)]
+    Rom(#[from] RomError),
     /// There is no place for the devices of a group.
     #[error("the devices of IOMMU group {group} cannot be placed in the guest")]
     Place {
@@ -71,7 +75,7 @@ impl PassthroughError {
     pub fn setting(&self) -> Option<Setting> {
         match self {
             Self::Place { source, .. } => Some(source.setting()),
-            Self::Preflight(_) | Self::Twice(_) => Some(Setting::Device),
+            Self::Preflight(_) | Self::Twice(_) | Self::Rom(_) => Some(Setting::Device),
             Self::DefaultWindow { .. } => Some(Setting::DmaWindow),
             _ => None,
         }
@@ -83,7 +87,15 @@ pub(super) struct TakenGroup {
     /// Number of its host bridge.
     bridge: u8,
     container: Arc<Container>,
-    members: Vec<(PassedThroughDevice, DeviceFunction)>,
+    members: Vec<Member>,
+}
+
+/// A device of a group that the guest gets.
+struct Member {
+    device: PassedThroughDevice,
+    place: DeviceFunction,
+    /// The image in the file that it is to have for an expansion ROM.
+    rom: Option<Rom>,
 }
 
 /// One IOMMU group in its container, with the functions of it that the guest gets.
@@ -108,7 +120,7 @@ pub(super) fn take(
     let mut by_group: BTreeMap<GroupNumber, Vec<PassedThroughDevice>> = BTreeMap::new();
     // Groups in the order in which the user named them: each gets a host bridge in that order.
     let mut order = Vec::new();
-    for &device in devices {
+    for device in devices {
         let group = host.find_device(device.host)?;
         let members = by_group.entry(group).or_insert_with(|| {
             order.push(group);
@@ -117,7 +129,7 @@ pub(super) fn take(
         if members.iter().any(|member| member.host == device.host) {
             return Err(PassthroughError::Twice(device.host));
         }
-        members.push(device);
+        members.push(device.clone());
     }
     let mut groups = Vec::new();
     let mut bridges = Vec::new();
@@ -162,7 +174,11 @@ impl TakenGroup {
         Ok(Self {
             bridge,
             container,
-            members: members.iter().copied().zip(places).collect(),
+            members: members
+                .iter()
+                .zip(places)
+                .map(|(device, place)| Member::new(device, place))
+                .collect::<Result<_, _>>()?,
         })
     }
 
@@ -196,13 +212,15 @@ impl TakenGroup {
     ) -> Result<AttachedGroup, PassthroughError> {
         let mut functions: Vec<(DeviceFunction, Arc<dyn FunctionBackend>)> = Vec::new();
         let mut notices = Vec::new();
-        for &(member, place) in &self.members {
-            let address = member.host;
-            let device = Device::open(Arc::clone(&self.container), address, member.vf_token)?;
+        for member in &self.members {
+            let (address, place) = (member.device.host, member.place);
+            let container = Arc::clone(&self.container);
+            let device = Device::open(container, address, member.device.vf_token)?;
             resets.reset(&device)?;
             let watched = device_notices::watch(&device);
             notices.extend(watched.map_err(|source| PassthroughError::Watch { address, source })?);
-            functions.push((place, Arc::new(VfioFunction::new(device)?)));
+            let rom = member.rom(&device);
+            functions.push((place, Arc::new(VfioFunction::new(device, rom)?)));
         }
         Ok(AttachedGroup {
             bridge: self.bridge,
@@ -210,5 +228,41 @@ impl TakenGroup {
             functions,
             notices,
         })
+    }
+}
+
+impl Member {
+    fn new(device: &PassedThroughDevice, place: DeviceFunction) -> Result<Self, RomError> {
+        let rom = match &device.rom {
+            ExpansionRom::File(path) => Some(Rom::of_file(path)?),
+            ExpansionRom::Hidden | ExpansionRom::Own => None,
+        };
+        Ok(Self {
+            device: device.clone(),
+            place,
+            rom,
+        })
+    }
+
+    /// The expansion ROM that the guest finds. A guest can do without, where the host has none to give.
+    fn rom(&self, device: &Device) -> Option<Rom> {
+        if self.device.rom != ExpansionRom::Own {
+            return self.rom.clone();
+        }
+        let address = device.address();
+        match Rom::of_device(device) {
+            Ok(Some(rom)) => return Some(rom),
+            Ok(None) => guest_message!(
+                Level::Warn,
+                "the guest gets no expansion ROM of PCI device {address} (rombar=1): the host has none to give. \
+                 romfile=FILE shows the image in a file"
+            ),
+            Err(error) => guest_message!(
+                Level::Warn,
+                "the guest gets no expansion ROM of PCI device {address} (rombar=1): {}",
+                chain(&error)
+            ),
+        }
+        None
     }
 }

@@ -25,7 +25,7 @@ pub use console::ConsoleKind;
 pub use disk::{Aio, CacheMode, DiskDescription, DiskError, MOST_DISK_QUEUES};
 pub use dma::{DdwMode, DmaWindowSize, DmaWindowSizes, LockRegion};
 pub use net::{LEAST_MTU, NetBackend, NetDescription, NetError, USUAL_NET_ENTRIES, VhostSource};
-pub use passed_through::{PassedThroughDevice, PassedThroughError};
+pub use passed_through::{ExpansionRom, PassedThroughDevice, PassedThroughError};
 pub use serial::{
     MOST_PORT_NAME_BYTES, PortDescription, PortOutlet, SerialPort, SerialPortError, is_port_name,
 };

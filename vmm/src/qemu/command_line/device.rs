@@ -15,7 +15,7 @@ use super::virtio::{
     VSOCK_PROPERTIES, VirtioDevice, VirtioKind,
 };
 use super::{CommandLineError, instead};
-use crate::spec::{DmaWindowSize, VhostSource, VsockDescription};
+use crate::spec::{DmaWindowSize, ExpansionRom, VhostSource, VsockDescription};
 
 /// A device as asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +53,8 @@ pub enum DeviceKind {
         place: Option<DeviceFunction>,
         /// What its user has in common with those of its physical or virtual functions.
         vf_token: Option<Uuid>,
+        /// Its expansion ROM.
+        rom: ExpansionRom,
     },
     /// A virtio device.
     Virtio(VirtioDevice),
@@ -85,6 +87,10 @@ const DMA_WIN_SIZE: &str = "dma_win_size";
 
 /// The property of a function of a device with SR-IOV.
 const VF_TOKEN: &str = "vf-token";
+
+/// The properties of a device for its expansion ROM.
+const ROM_BAR: &str = "rombar";
+const ROM_FILE: &str = "romfile";
 
 /// Properties of virtserialport and virtconsole.
 const PORT_PROPERTIES: &[(&str, &str, &str)] = &[
@@ -125,6 +131,8 @@ pub const DEVICE_TYPES: &[DeviceType] = &[
                 "Address (bus/device/function) of the host device",
             ),
             (VF_TOKEN, "str", "UUID of the users of an SR-IOV device"),
+            (ROM_BAR, "uint32", "1: its expansion ROM is shown"),
+            (ROM_FILE, "str", "Image that is shown as its expansion ROM"),
             PLACE,
         ],
     },
@@ -354,15 +362,20 @@ fn vfio(properties: &mut Properties) -> Result<DeviceKind, CommandLineError> {
         name: "host",
     })?;
     let (bus, place) = bus_and_place(properties)?;
-    // There is no firmware that would boot from it, and no ROM is shown to the guest.
+    // There is no firmware that would boot from it.
     properties.ignore(&["bootindex"]);
-    properties.only("rombar", &["0"])?;
-    if let Some(path) = properties.text("romfile")?
-        && !path.is_empty()
-    {
-        let expected = "left empty: the guest is shown no ROM";
-        return Err(properties.wrong("romfile", &path, expected));
-    }
+    let rombar = properties.number32(ROM_BAR)?;
+    let rombar = match rombar {
+        None => None,
+        Some(number @ 0..=1) => Some(number == 1),
+        Some(other) => return Err(properties.wrong(ROM_BAR, &other, "0 or 1")),
+    };
+    let romfile = properties.text(ROM_FILE)?;
+    let path = romfile.clone().unwrap_or_default();
+    let rom = ExpansionRom::asked_for(rombar, romfile).ok_or_else(|| {
+        let expected = "left out where rombar=0 says that there is no ROM";
+        properties.wrong(ROM_FILE, &path, expected)
+    })?;
     properties.either("multifunction")?;
     let vf_token = properties.uuid(VF_TOKEN)?;
     Ok(DeviceKind::Vfio {
@@ -370,6 +383,7 @@ fn vfio(properties: &mut Properties) -> Result<DeviceKind, CommandLineError> {
         bus,
         place,
         vf_token,
+        rom,
     })
 }
 

@@ -46,10 +46,11 @@ fn a_device_may_be_written_in_any_way_that_qemu_takes() {
         assert_eq!(Device::parse(pairs).expect("parses"), device, "{pairs}");
     }
     assert_eq!(
-        refusal("vfio-pci,host=0001:01:00.0,romfile=/rom"),
-        "-device vfio-pci: romfile=/rom should be left empty: the guest is shown no ROM (in a libvirt domain: <rom \
-         enabled='no'/>, or no <rom>)"
+        refusal("vfio-pci,host=0001:01:00.0,romfile=/rom,rombar=0"),
+        "-device vfio-pci: romfile=/rom should be left out where rombar=0 says that there is no ROM (in a libvirt \
+         domain: <rom bar='on'/>, <rom file='…'/>, or no <rom>)"
     );
+    assert!(refusal("vfio-pci,host=0001:01:00.0,rombar=2").contains("rombar=2 should be 0 or 1"));
     let with_token =
         Device::parse("vfio-pci,host=1:1:0,vf-token=bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3");
     let DeviceKind::Vfio { vf_token, .. } = with_token.expect("parses").kind else {
@@ -68,6 +69,27 @@ fn a_device_may_be_written_in_any_way_that_qemu_takes() {
         refusal("vfio-pci"),
         "-device vfio-pci needs the property host"
     );
+}
+
+#[test]
+fn a_passed_through_device_shows_the_rom_that_is_asked_for() {
+    let file = |path: &str| ExpansionRom::File(path.into());
+    for (text, expected) in [
+        ("vfio-pci,host=1:1:0", ExpansionRom::Hidden),
+        ("vfio-pci,host=1:1:0,romfile=", ExpansionRom::Hidden),
+        ("vfio-pci,host=1:1:0,rombar=1", ExpansionRom::Own),
+        ("vfio-pci,host=1:1:0,romfile=/a,,b", file("/a,b")),
+        // As libvirt writes <rom bar='on' file='/rom'/>.
+        (
+            r#"{"driver":"vfio-pci","host":"0001:01:00.0","rombar":1,"romfile":"/rom"}"#,
+            file("/rom"),
+        ),
+    ] {
+        let DeviceKind::Vfio { rom, .. } = Device::parse(text).expect("parses").kind else {
+            panic!("not vfio-pci")
+        };
+        assert_eq!(rom, expected, "{text}");
+    }
 }
 
 #[test]

@@ -208,7 +208,9 @@ pub(super) fn of_value(option: &str, name: &str) -> Option<&'static str> {
         ("-device virtio-blk-pci", "werror" | "rerror") => {
             "<driver> with other values of error_policy= and rerror_policy="
         }
-        ("-device vfio-pci", "rombar" | "romfile") => "<rom enabled='no'/>, or no <rom>",
+        ("-device vfio-pci", "rombar" | "romfile") => {
+            "<rom bar='on'/>, <rom file='…'/>, or no <rom>"
+        }
         ("-object memory-backend-ram", "prealloc") => "<memoryBacking> without <allocation>",
         (_, "detect-zeroes") if is_blockdev => "<driver> without detect_zeroes=",
         _ => return None,

@@ -61,10 +61,16 @@ pub(super) fn devices(
         taken.push(place);
         let place = Some(place);
         match &device.kind {
-            &DeviceKind::Vfio { host, vf_token, .. } => passed.push(PassedThroughDevice {
+            DeviceKind::Vfio {
                 host,
-                place,
                 vf_token,
+                rom,
+                ..
+            } => passed.push(PassedThroughDevice {
+                host: *host,
+                place,
+                vf_token: *vf_token,
+                rom: rom.clone(),
             }),
             DeviceKind::Virtio(virtio) => {
                 let kind = kind(device, &virtio.kind, devices, (nodes, netdevs))?;
