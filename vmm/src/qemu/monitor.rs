@@ -8,7 +8,7 @@ use spapr_devices::virtio::balloon::BalloonControl;
 use spapr_devices::virtio::net::Nic;
 use spapr_devices::virtio::serial::Ports;
 
-use super::disks::DiskFacts;
+use super::disks::{DiskFacts, EmptyDrive};
 use super::dumps::Dumps;
 use super::fd_sets::FdSets;
 use super::state::GuestState;
@@ -36,6 +36,8 @@ pub struct Facts {
     pub devices: Vec<(String, &'static str)>,
     /// The disks, in the order of the machine's.
     pub disks: Vec<DiskFacts>,
+    /// The CD drives without a medium.
+    pub empty_drives: Vec<EmptyDrive>,
     /// The network cards, in the order of the machine's.
     pub nics: Vec<NicFacts>,
     /// The memory balloon.
@@ -127,10 +129,11 @@ pub(crate) mod sample {
     use spapr_devices::dma::DmaMemory;
     use spapr_devices::image::{Image, ImageOptions};
     use spapr_devices::net::{Backend, Mac};
-    use spapr_devices::virtio::block::{Disk, DiskOptions};
+    use spapr_devices::virtio::disk::{Disk, DiskHost, DiskOptions};
     use spapr_devices::virtio::net::NicOptions;
     use vm_memory::{GuestAddress, GuestMemoryMmap};
 
+    use super::super::command_line::DriveKind;
     use super::super::events::{EventSource, channel};
     use super::super::state::Policy;
     use super::*;
@@ -142,10 +145,12 @@ pub(crate) mod sample {
         let image = Image::open(ImageOptions::new(file.path().to_owned())).expect("an image");
         let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 4096)]).expect("memory");
         let memory = DmaMemory::by_guest_address(ram);
-        let disk = Disk::new(image, DiskOptions::default(), memory, false, || Ok(()));
+        let host = DiskHost::new(false, || Ok(())).expect("a descriptor");
+        let disk = Disk::new(image, DiskOptions::default(), memory, host);
         let nodes = [("libvirt-1-format", "raw"), ("libvirt-1-storage", "file")];
         DiskFacts {
             device: Some("virtio-disk0".to_owned()),
+            kind: DriveKind::Virtio,
             nodes: nodes
                 .map(|(name, driver)| (name.to_owned(), driver))
                 .to_vec(),
@@ -214,6 +219,7 @@ pub(crate) mod sample {
                     ("balloon0".to_owned(), "virtio-balloon-pci"),
                 ],
                 disks: vec![disk()],
+                empty_drives: Vec::new(),
                 nics: vec![nic()],
                 balloon: Some(balloon()),
             },
