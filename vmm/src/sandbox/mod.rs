@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use spapr_devices::image::Image;
 use spapr_devices::vfio::HostPaths;
 
-use crate::spec::MachineDescription;
+use crate::spec::{ExpansionRom, MachineDescription};
 pub use calls::Role;
 pub use install::SandboxError;
 pub use paths::Paths;
@@ -68,6 +68,7 @@ pub fn machine_paths(machine: &MachineDescription) -> Paths {
             .flatten()
             .cloned()
             .chain(images(machine, true))
+            .chain(roms(machine))
             .collect(),
         written: groups
             .map(|group| host.group_node(group))
@@ -75,6 +76,14 @@ pub fn machine_paths(machine: &MachineDescription) -> Paths {
             .collect(),
         written_in: Vec::new(),
     }
+}
+
+/// The files that devices' expansion ROMs are in.
+fn roms(machine: &MachineDescription) -> impl Iterator<Item = PathBuf> {
+    machine.vfio.iter().filter_map(|device| match &device.rom {
+        ExpansionRom::File(path) => Some(path.clone()),
+        ExpansionRom::Hidden | ExpansionRom::Own => None,
+    })
 }
 
 /// The files of a machine's disks, those that are only read or the others.

@@ -37,8 +37,8 @@ pub enum ExpansionRom {
 impl ExpansionRom {
     /// What `rombar=` and `romfile=` ask for, as QEMU has them: a file that is named is shown unless there is to be no
     /// ROM at all, and one without a name is none. `None` where they contradict each other.
-    pub fn asked_for(rombar: Option<bool>, romfile: Option<String>) -> Option<Self> {
-        match (rombar, romfile.as_deref()) {
+    pub fn asked_for(rombar: Option<bool>, romfile: Option<&str>) -> Option<Self> {
+        match (rombar, romfile) {
             (Some(false), Some(path)) if !path.is_empty() => None,
             (Some(true), None) => Some(Self::Own),
             (_, Some(path)) if !path.is_empty() => Some(Self::File(path.into())),
@@ -110,9 +110,8 @@ impl FromStr for PassedThroughDevice {
                 _ => return Err(PassedThroughError::Option(value)),
             }
         }
-        let path = romfile.clone().unwrap_or_default();
-        device.rom =
-            ExpansionRom::asked_for(rombar, romfile).ok_or(PassedThroughError::NoRom(path))?;
+        let rom = ExpansionRom::asked_for(rombar, romfile.as_deref());
+        device.rom = rom.ok_or_else(|| PassedThroughError::NoRom(romfile.unwrap_or_default()))?;
         Ok(device)
     }
 }

@@ -34,8 +34,8 @@ const CONFIG_BYTES: usize = 36;
 /// Bytes of an event.
 const EVENT_BYTES: u32 = 16;
 
-/// The most that is read of a command's parameters: a block, of the largest that there are.
-const MOST_PARAMETER_BYTES: u64 = 2 << 20;
+/// The longest list of parameters. A block may be longer.
+const MOST_LIST_BYTES: u64 = 0xffff;
 
 /// How a controller is to look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,7 +220,7 @@ impl Scsi {
             _ if parsed.cdb.opcode() == cdb::REPORT_LUNS => self.report_luns(address, &parsed.cdb),
             None => of_no_unit(&parsed.cdb),
             Some(place) => {
-                self.read_parameters(&buffers, parsed, memory)?;
+                self.read_parameters(place, &buffers, parsed, memory)?;
                 let unit = &mut self.luns[place].unit;
                 unit.command(&parsed.cdb, &self.parameters)
             }
@@ -300,6 +300,7 @@ impl Scsi {
     /// Reads the parameters of a command that has some.
     fn read_parameters(
         &mut self,
+        place: usize,
         buffers: &[Descriptor],
         parsed: &Parsed,
         memory: &DmaMemory,
@@ -308,7 +309,8 @@ impl Scsi {
             return Ok(());
         }
         let layout = parsed.layout;
-        let bytes = layout.out_bytes.min(MOST_PARAMETER_BYTES);
+        let most = MOST_LIST_BYTES.max(self.luns[place].unit.block_bytes());
+        let bytes = layout.out_bytes.min(most);
         self.parameters
             .resize(usize::try_from(bytes).unwrap_or(0), 0);
         let (readable, _) = requests::split(buffers)?;
@@ -387,9 +389,12 @@ impl Device for Scsi {
             _ => self.take_requests(index, queue, memory),
         };
         // Also when a request makes no sense: those before it are under way, and a reset waits for them.
+        // What fails with one disk is no reason to leave those of another alone.
+        let mut started = Ok(());
         for work in self.luns.iter_mut().filter_map(|lun| lun.work.as_mut()) {
-            work.start()?;
+            started = started.and(work.start());
         }
+        started?;
         served
     }
 
@@ -399,17 +404,19 @@ impl Device for Scsi {
 
     fn collect(&mut self) -> io::Result<()> {
         let (mut goes_on, mut has_changed) = (false, false);
+        let mut collected = Ok(());
         for lun in &mut self.luns {
             let Some(work) = &mut lun.work else {
                 continue;
             };
             goes_on |= work.try_again();
             let (done, of_queue) = (&mut self.done, &mut self.of_queue);
-            work.collect(|task, result| {
+            let one = work.collect(|task, result| {
                 of_queue[task.queue] -= 1;
                 let answer = task.answer(&result);
                 done.push_back((task, answer));
-            })?;
+            });
+            collected = collected.and(one);
             if work.disk().take_size_change() {
                 has_changed = true;
                 lun.unit.note(Sense::CAPACITY_CHANGED);
@@ -423,7 +430,7 @@ impl Device for Scsi {
             self.due |= 1 << EVENT_QUEUE;
         }
         self.finish_functions();
-        Ok(())
+        collected
     }
 
     fn go_on(&mut self) {

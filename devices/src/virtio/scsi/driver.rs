@@ -32,10 +32,11 @@ pub(super) const ANSWER_BYTES: u32 = 108;
 /// Where requests are among a queue's buffers, and their answers.
 pub(super) const ANSWER: u64 = 0x100;
 
-/// Which unit: a disk, a drive with a CD, and one without.
+/// Which unit: a disk, a drive with a CD, one without, and a disk that is only read.
 pub(super) const DISK: (u8, u8) = (0, 0);
 pub(super) const CD: (u8, u8) = (0, 1);
 pub(super) const EMPTY: (u8, u8) = (3, 0);
+pub(super) const READ_ONLY: (u8, u8) = (4, 0);
 
 /// What a medium has at first: each 256 bytes are their number's last byte.
 pub(super) fn content(bytes: u64) -> Vec<u8> {
@@ -88,7 +89,7 @@ impl Driver {
             let path = folder.path().join(name);
             fs::write(&path, content(bytes)).unwrap();
             let mut image = ImageOptions::new(path);
-            image.read_only = name == "cd";
+            image.read_only = name != "disk";
             let image = Image::open(image).unwrap();
             Disk::new(image, options, memory.clone(), host.clone()).unwrap()
         };
@@ -102,9 +103,10 @@ impl Driver {
             physical_block_bytes: CD_BLOCK_BYTES,
             ..DiskOptions::default()
         };
-        let (first, second) = (
+        let (first, second, third) = (
             disk("disk", DISK_BYTES, of_disk),
             disk("cd", CD_BYTES, of_cd),
+            disk("read-only", DISK_BYTES, DiskOptions::default()),
         );
         let first = Arc::new(made(first));
         let unit = |(target, lun): (u8, u8), kind| UnitOptions {
@@ -122,6 +124,7 @@ impl Driver {
             (unit(CD, UnitKind::CdDrive), Some(Arc::new(second))),
             (unit(EMPTY, UnitKind::CdDrive), None),
             (unit(DISK, UnitKind::Disk), Some(Arc::clone(&first))),
+            (unit(READ_ONLY, UnitKind::Disk), Some(Arc::new(third))),
         ];
         let scsi = Scsi::new(ScsiOptions::default(), units, &memory).unwrap();
         let mut queues = Queues::new(scsi.unwrap(), ram);
@@ -138,9 +141,17 @@ impl Driver {
 
     /// Each unit says once that it was reset.
     pub(super) fn forget_attentions(&mut self) {
-        for unit in [DISK, CD, EMPTY] {
+        for unit in [DISK, CD, EMPTY, READ_ONLY] {
             let told = self.command(unit, &[cdb::TEST_UNIT_READY], 0);
             assert_eq!((told.sense, told.status), check(6, 0x29, 0));
+        }
+    }
+
+    /// Fails unless the media that are only read are as they were.
+    pub(super) fn assert_only_read(&self) {
+        for (name, bytes) in [("cd", CD_BYTES), ("read-only", DISK_BYTES)] {
+            let now = fs::read(self.path.with_file_name(name)).unwrap();
+            assert!(now == content(bytes), "{name} was written to");
         }
     }
 

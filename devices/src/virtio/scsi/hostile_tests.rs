@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use super::Scsi;
 use super::cdb;
 use super::driver::{
-    ANSWER_BYTES, CONTROL, DATA, DISK, DISK_BYTES, Driver, GOOD, HEADER_BYTES, RAM_BYTES, REQUESTS,
-    WATCHED, on_blocks,
+    ANSWER_BYTES, CONTROL, DATA, DISK, DISK_BYTES, Driver, GOOD, HEADER_BYTES, RAM_BYTES,
+    READ_ONLY, REQUESTS, WATCHED, check, on_blocks, on_many,
 };
 use crate::virtio::device::Device;
 use crate::virtio::queues::{QUEUE_SIZE, Queues, WRITE};
@@ -24,7 +24,7 @@ struct Nonsense {
 
 fn any_nonsense() -> impl Strategy<Value = Nonsense> {
     let lun = prop_oneof![
-        8 => (0_u8..4, 0_u8..3).prop_map(|(target, lun)| [1, target, 0x40, lun, 0, 0, 0, 0]),
+        8 => (0_u8..5, 0_u8..3).prop_map(|(target, lun)| [1, target, 0x40, lun, 0, 0, 0, 0]),
         1 => any::<[u8; 8]>(),
     ];
     let opcode = prop_oneof![
@@ -70,6 +70,39 @@ fn any_nonsense() -> impl Strategy<Value = Nonsense> {
     )
 }
 
+#[test]
+fn what_is_only_read_says_so_and_is_not_written_to() {
+    let mut driver = Driver::new();
+    assert_eq!(
+        driver.command(READ_ONLY, &on_blocks(cdb::READ_10, 1, 1), 512),
+        GOOD
+    );
+    let mode = driver.told(READ_ONLY, &[cdb::MODE_SENSE_6, 8, 0x3f, 0, 255, 0], 255);
+    assert_eq!(mode[2] & 0x80, 0x80);
+    assert_eq!(
+        driver.told(DISK, &[cdb::MODE_SENSE_6, 8, 0x3f, 0, 255, 0], 255)[2] & 0x80,
+        0
+    );
+    let mut list = vec![0, 22, 0, 16, 0, 0, 0, 0];
+    list.extend(1_u64.to_be_bytes());
+    list.extend(1_u32.to_be_bytes());
+    list.extend([0; 4]);
+    driver.put(DATA, &[0; 512]);
+    driver.put(DATA, &list);
+    for (cdb, bytes) in [
+        (on_blocks(cdb::WRITE_10, 1, 1).to_vec(), -512),
+        (vec![cdb::WRITE_6, 0, 0, 1, 1, 0], -512),
+        (on_many(cdb::WRITE_16, 0, 1, 1), -512),
+        (on_blocks(cdb::WRITE_AND_VERIFY_10, 1, 1).to_vec(), -512),
+        (on_many(cdb::WRITE_SAME_16, 0x09, 1, 1), 0),
+        (vec![cdb::UNMAP, 0, 0, 0, 0, 0, 0, 0, 24, 0], -24),
+    ] {
+        let refusal = driver.refusal(READ_ONLY, &cdb, bytes);
+        assert_eq!(refusal, check(7, 0x27, 0), "{cdb:x?}");
+    }
+    driver.assert_only_read();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
     #[test]
@@ -105,6 +138,7 @@ proptest! {
         }
         let length = fs::metadata(&driver.path).unwrap().len();
         prop_assert_eq!(length, DISK_BYTES);
+        driver.assert_only_read();
         let _whatever = driver.settle();
         driver.queues.start();
         driver.forget_attentions();

@@ -115,8 +115,9 @@ impl Scsi {
             Function::ResetUnit => (Answer::RESET, Some(Sense::UNIT_RESET)),
             Function::ResetTarget => (Answer::RESET, Some(Sense::NEXUS_LOST)),
         };
-        self.end_tasks(&scope, answer, attention);
-        match self.has_tasks(&scope) {
+        let withdrawn = self.end_tasks(&scope, answer, attention);
+        // A driver takes a command to be back when the function that has ended it is.
+        match withdrawn || self.has_tasks(&scope) {
             true => Err(scope),
             false => Ok(Went::Complete),
         }
@@ -130,8 +131,8 @@ impl Scsi {
         works.any(|work| work.tasks().any(|task| scope.has_task(task)))
     }
 
-    /// Has commands come back with `answer`, those that wait at once.
-    fn end_tasks(&mut self, scope: &Scope, answer: Answer, attention: Option<Sense>) {
+    /// Has commands come back with `answer`; true if there are some that waited, which come back soon.
+    fn end_tasks(&mut self, scope: &Scope, answer: Answer, attention: Option<Sense>) -> bool {
         let mut withdrawn = Vec::new();
         for lun in &mut self.luns {
             if !scope.has_unit(lun.unit.options.address) {
@@ -149,13 +150,14 @@ impl Scsi {
             }
         }
         if withdrawn.is_empty() {
-            return;
+            return false;
         }
         for task in withdrawn {
             self.end(task, answer);
         }
         // Others have waited with them.
         self.set_all_due();
+        true
     }
 
     /// Finds functions that are over since the host is done with their commands.

@@ -143,6 +143,7 @@ pub(super) fn select(unit: &mut Unit, cdb: &Cdb, parameters: &[u8]) -> Outcome {
     let pages = list.and_then(|list| pages_of(list, is_short));
     let mut rest = pages.ok_or(Sense::PARAMETERS_TOO_SHORT)?;
     let mut write_cache = unit.write_cache;
+    let mut is_of_cache = false;
     let current = self::pages(unit, Values::Current);
     let changeable = self::pages(unit, Values::Changeable);
     while let [code, length, ..] = *rest {
@@ -162,16 +163,17 @@ pub(super) fn select(unit: &mut Unit, cdb: &Cdb, parameters: &[u8]) -> Outcome {
         }
         if code & 0x3f == CACHING {
             write_cache = content[WCE_AT - 2] & WCE != 0;
+            is_of_cache = true;
         }
         rest = &rest[end..];
     }
     if !rest.is_empty() {
         return Err(Sense::PARAMETERS_TOO_SHORT);
     }
-    let ends = unit.write_cache && !write_cache;
     unit.write_cache = write_cache;
-    Ok(match ends {
-        // What is in the cache is to last, as what is written from now on.
+    Ok(match is_of_cache && !write_cache {
+        // What is in the cache is to last, as what is written from now on. Also when it was off before: the command that
+        // turned it off may have found no room.
         true => Wish::Medium(
             Operation::Flush,
             Place {

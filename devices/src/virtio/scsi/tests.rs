@@ -144,6 +144,10 @@ fn a_write_cache_is_turned_off_with_what_it_has_written() {
     assert_eq!(caching[4..7], [8, 18, 0]);
     let flushes = |driver: &Driver| driver.disk.image().counters().tally(Kind::Flush).operations;
     assert_eq!(flushes(&driver), 1);
+    driver.put(DATA, &page);
+    // A driver that was told of no room for it asks again.
+    assert_eq!(driver.command(DISK, &select, -28), GOOD);
+    assert_eq!(flushes(&driver), 2);
     // What cannot be changed cannot be changed.
     page[11] = 1;
     driver.put(DATA, &page);
@@ -348,7 +352,8 @@ fn functions_end_commands_once_the_host_is_done_with_them() {
     assert_eq!(driver.function(6, DISK, 7), 10);
     assert_eq!(driver.function(6, DISK, 8), 0);
     assert_eq!(driver.function(0, DISK, 7), 0xee);
-    assert_eq!(driver.queues.used(REQUESTS), 3);
+    // Each unit's first, of its reset, and no more.
+    assert_eq!(driver.queues.used(REQUESTS), 4);
     driver.settle().unwrap();
     assert_eq!(driver.answered().response, 2);
     let at = Queues::<Scsi>::buffers(CONTROL) + 40;
@@ -413,7 +418,8 @@ fn what_waits_for_the_machine_is_tried_again_or_forgotten() {
         );
         truncate(&driver, DISK_BYTES);
         if forgets {
-            assert_eq!(driver.function(5, DISK, 0), 0);
+            // It is not over before the command is back.
+            assert_eq!(driver.function(5, DISK, 0), 0xee);
             driver.settle().unwrap();
             assert_eq!(driver.answered().response, 4);
         } else {

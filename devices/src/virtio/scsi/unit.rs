@@ -138,6 +138,12 @@ impl Unit {
         }
     }
 
+    /// Bytes of a block; 0 if there is no medium.
+    pub(super) fn block_bytes(&self) -> u64 {
+        let disk = self.disk.as_ref();
+        disk.map_or(0, |disk| disk.options().logical_block_bytes.into())
+    }
+
     /// Whether its medium can be written.
     ///
     /// # Errors

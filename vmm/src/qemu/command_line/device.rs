@@ -461,11 +461,18 @@ fn vfio(properties: &mut Properties) -> Result<DeviceKind, CommandLineError> {
         Some(other) => return Err(properties.wrong(ROM_BAR, &other, "0 or 1")),
     };
     let romfile = properties.text(ROM_FILE)?;
-    let path = romfile.clone().unwrap_or_default();
-    let rom = ExpansionRom::asked_for(rombar, romfile).ok_or_else(|| {
-        let expected = "left out where rombar=0 says that there is no ROM";
-        properties.wrong(ROM_FILE, &path, expected)
-    })?;
+    let rom = ExpansionRom::asked_for(rombar, romfile.as_deref());
+    let rom = match rom {
+        Some(ExpansionRom::File(path)) => {
+            let option = format!("{} {ROM_FILE}", properties.context());
+            ExpansionRom::File(super::absolute(&option, &path.to_string_lossy())?)
+        }
+        Some(rom) => rom,
+        None => {
+            let expected = "left out where rombar=0 says that there is no ROM";
+            return Err(properties.wrong(ROM_FILE, &romfile.unwrap_or_default(), expected));
+        }
+    };
     properties.either("multifunction")?;
     let vf_token = properties.uuid(VF_TOKEN)?;
     Ok(DeviceKind::Vfio {

@@ -90,6 +90,11 @@ fn a_passed_through_device_shows_the_rom_that_is_asked_for() {
         };
         assert_eq!(rom, expected, "{text}");
     }
+    // The process may leave its folder.
+    let relative = Device::parse("vfio-pci,host=1:1:0,romfile=rom").expect("parses");
+    assert!(
+        matches!(relative.kind, DeviceKind::Vfio { rom: ExpansionRom::File(path), .. } if path.is_absolute())
+    );
 }
 
 #[test]

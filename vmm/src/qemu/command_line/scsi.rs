@@ -299,7 +299,8 @@ pub(super) fn units<'a>(
     controller: &Device,
 ) -> impl Iterator<Item = (&'a Device, &'a Unit)> {
     let first = devices.iter().find(|device| options_of(device).is_some());
-    let is_first = first == Some(controller);
+    // Without names, they may be alike.
+    let is_first = first.is_some_and(|first| std::ptr::eq(first, controller));
     devices.iter().filter_map(move |device| match &device.kind {
         DeviceKind::ScsiUnit(unit) if is_on(unit.bus.as_deref(), controller, is_first) => {
             Some((device, &**unit))

@@ -93,6 +93,13 @@ fn units_without_an_address_are_where_there_is_room() {
 }
 
 #[test]
+fn a_unit_without_a_bus_is_of_the_first_of_two_controllers_that_are_alike() {
+    let devices = devices(&["virtio-scsi-pci", "virtio-scsi-pci", "scsi-cd"]);
+    let counts = [0, 1].map(|place| units(&devices, &devices[place]).count());
+    assert_eq!(counts, [1, 0]);
+}
+
+#[test]
 fn what_makes_no_sense_of_a_unit_is_named() {
     let twice = addresses(&[
         CONTROLLER,
