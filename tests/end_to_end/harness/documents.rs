@@ -35,7 +35,8 @@ pub(crate) fn typed(page: &str) -> String {
         .replace("-m 4G -smp 4", "-m 1G -smp 2")
 }
 
-/// That a program said what a page shows below `typed`: the same words, but where the page has "…".
+/// That a program said what a page shows below `typed`: the same words, but for this host's device and its group, and
+/// where the page has "…".
 #[track_caller]
 pub(crate) fn assert_shown(page: &str, typed: &str, said: &str) {
     let prompt = format!("$ {typed}\n");
@@ -45,7 +46,12 @@ pub(crate) fn assert_shown(page: &str, typed: &str, said: &str) {
         .next()
         .unwrap_or_else(|| panic!("the page does not show {typed}"));
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let shown = words(&shown.replace(DEVICE_OF_PAGES, &host::nvme()));
+    let group = host::group();
+    let shown = shown
+        .replace(DEVICE_OF_PAGES, &host::nvme())
+        .replace("│ 1 ", &format!("│ {group} "))
+        .replace("IOMMU group 1\n", &format!("IOMMU group {group}\n"));
+    let shown = words(&shown);
     let said_words = words(said);
     let mut rest = &said_words[..];
     for (index, part) in shown.split('…').map(str::trim).enumerate() {
