@@ -37,8 +37,8 @@ pub enum ExpansionRom {
 impl ExpansionRom {
     /// What `rombar=` and `romfile=` ask for, as QEMU has them: a file that is named is shown unless there is to be no
     /// ROM at all, and one without a name is none. `None` where they contradict each other.
-    pub fn asked_for(rombar: Option<bool>, romfile: Option<String>) -> Option<Self> {
-        match (rombar, romfile.as_deref()) {
+    pub fn asked_for(rombar: Option<bool>, romfile: Option<&str>) -> Option<Self> {
+        match (rombar, romfile) {
             (Some(false), Some(path)) if !path.is_empty() => None,
             (Some(true), None) => Some(Self::Own),
             (_, Some(path)) if !path.is_empty() => Some(Self::File(path.into())),
@@ -94,7 +94,6 @@ impl FromStr for PassedThroughDevice {
         let mut device = Self::from(host.parse::<PciAddress>()?);
         let (mut rombar, mut romfile) = (None, None);
         for option in options {
-            let value = option.to_owned();
             match option.split_once('=') {
                 Some(("vf-token", token)) => {
                     let read = token.parse();
@@ -106,13 +105,12 @@ impl FromStr for PassedThroughDevice {
                 Some(("rombar", other)) => {
                     return Err(PassedThroughError::RomBar(other.to_owned()));
                 }
-                Some(("romfile", path)) => romfile = Some(path.to_owned()),
-                _ => return Err(PassedThroughError::Option(value)),
+                Some(("romfile", path)) => romfile = Some(path),
+                _ => return Err(PassedThroughError::Option(option.clone())),
             }
         }
-        let path = romfile.clone().unwrap_or_default();
-        device.rom =
-            ExpansionRom::asked_for(rombar, romfile).ok_or(PassedThroughError::NoRom(path))?;
+        device.rom = ExpansionRom::asked_for(rombar, romfile)
+            .ok_or_else(|| PassedThroughError::NoRom(romfile.unwrap_or_default().to_owned()))?;
         Ok(device)
     }
 }

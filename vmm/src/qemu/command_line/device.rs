@@ -371,10 +371,10 @@ fn vfio(properties: &mut Properties) -> Result<DeviceKind, CommandLineError> {
         Some(other) => return Err(properties.wrong(ROM_BAR, &other, "0 or 1")),
     };
     let romfile = properties.text(ROM_FILE)?;
-    let path = romfile.clone().unwrap_or_default();
+    let romfile = romfile.as_deref();
     let rom = ExpansionRom::asked_for(rombar, romfile).ok_or_else(|| {
         let expected = "left out where rombar=0 says that there is no ROM";
-        properties.wrong(ROM_FILE, &path, expected)
+        properties.wrong(ROM_FILE, &romfile.unwrap_or_default(), expected)
     })?;
     properties.either("multifunction")?;
     let vf_token = properties.uuid(VF_TOKEN)?;
