@@ -94,7 +94,6 @@ impl FromStr for PassedThroughDevice {
         let mut device = Self::from(host.parse::<PciAddress>()?);
         let (mut rombar, mut romfile) = (None, None);
         for option in options {
-            let value = option.to_owned();
             match option.split_once('=') {
                 Some(("vf-token", token)) => {
                     let read = token.parse();
@@ -106,12 +105,12 @@ impl FromStr for PassedThroughDevice {
                 Some(("rombar", other)) => {
                     return Err(PassedThroughError::RomBar(other.to_owned()));
                 }
-                Some(("romfile", path)) => romfile = Some(path.to_owned()),
-                _ => return Err(PassedThroughError::Option(value)),
+                Some(("romfile", path)) => romfile = Some(path),
+                _ => return Err(PassedThroughError::Option(option.clone())),
             }
         }
-        let rom = ExpansionRom::asked_for(rombar, romfile.as_deref());
-        device.rom = rom.ok_or_else(|| PassedThroughError::NoRom(romfile.unwrap_or_default()))?;
+        device.rom = ExpansionRom::asked_for(rombar, romfile)
+            .ok_or_else(|| PassedThroughError::NoRom(romfile.unwrap_or_default().to_owned()))?;
         Ok(device)
     }
 }
