@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use spapr_devices::virtio::balloon::BalloonControl;
-use spapr_devices::virtio::block::DiskFailures;
+use spapr_devices::virtio::disk::DiskFailures;
 use spapr_devices::virtio::serial::{HIGHEST_PORT, Outlet, PortOptions, Ports};
 
 use crate::console::socket;

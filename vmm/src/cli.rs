@@ -16,10 +16,10 @@ use crate::setting::Setting;
 use crate::spec::choice::{self, Choice};
 use crate::spec::speculation::Wanted;
 use crate::spec::{
-    BalloonDescription, ByteSize, ConsoleKind, DdwMode, DiskDescription, DmaWindowSize,
+    BalloonDescription, ByteSize, ConsoleKind, DdwMode, DiskArgument, DiskBus, DiskDescription, DmaWindowSize,
     DmaWindowSizes, HugepageSize, InterruptControllerMode, LEAST_CID, LockRegion,
     MachineDescription, NetDescription, PassedThroughDevice, PortDescription, PortOutlet,
-    SerialPort, VhostSource, VirtualDevice, VirtualDeviceKind, VsockDescription,
+    ScsiDescription, SerialPort, VhostSource, VirtualDevice, VirtualDeviceKind, VsockDescription,
 };
 
 /// A VMM for ppc64le KVM (pseries) guests with passed-through PCI devices.
@@ -93,12 +93,17 @@ pub struct RunArguments {
     /// written twice. Options: format=raw (the default; an image that begins as another format is refused) or qcow2;
     /// cache=writeback (the default: through the host's page cache), none (past it), writethrough and directsync (as
     /// those, each write being on stable storage before the guest hears of it) or unsafe (never flushed); readonly;
-    /// serial=TEXT; queues=COUNT; discard=unmap (the default: the host gets back what the guest discards) or ignore;
-    /// aio=io_uring (the default, where the host has it) or threads; werror=enospc (the default: a guest is paused while
+    /// serial=TEXT; queues=COUNT; bus=virtio (the default) or scsi (a target of a virtio SCSI controller); discard=unmap (the
+    /// default: the host gets back what the guest discards) or ignore; aio=io_uring (the default, where the host has it) or threads; werror=enospc (the default: a guest is paused while
     /// the host has no room for what it writes, and SIGCONT has it go on), report (it is told that the write failed), stop
     /// (it is paused for any error) or ignore; rerror=report (the default) or one of the same, for reads.
     #[arg(long, value_name = "FILE[,OPTION[=VALUE]]...")]
-    pub disk: Vec<DiskDescription>,
+    pub disk: Vec<DiskArgument>,
+
+    /// Give the guest a CD drive with FILE, an image of a CD or DVD, in it; may be repeated. The drives are targets of
+    /// the SCSI controller that disks with bus=scsi have, behind them.
+    #[arg(long, value_name = "FILE")]
+    pub cdrom: Vec<PathBuf>,
 
     /// Give the guest a virtio network card; may be repeated. Its frames are those of the TAP interface NAME of this
     /// host, of the TAP interface that was left open as file descriptor NUMBER, or of the program that listens at
@@ -369,16 +374,28 @@ fn serial(ports: &[SerialPort]) -> Option<(VirtualDeviceKind, String)> {
 }
 
 fn virtual_devices(arguments: &RunArguments) -> Vec<VirtualDevice> {
-    let disks = arguments.disk.iter().map(|disk| {
+    let on_bus = |bus| {
+        let disks = arguments.disk.iter().filter(move |disk| disk.bus == bus);
+        disks.map(|argument| argument.disk.clone())
+    };
+    let disks = on_bus(DiskBus::Virtio).map(|disk| {
         let name = format!("--disk {}", disk.image.path.display());
-        (VirtualDeviceKind::Disk(Box::new(disk.clone())), name)
+        (VirtualDeviceKind::Disk(Box::new(disk)), name)
     });
+    let discs = arguments.cdrom.iter().cloned().map(|path| {
+        let mut disc = DiskDescription::new(path);
+        disc.image.read_only = true;
+        disc
+    });
+    let scsi = ScsiDescription::of_targets(on_bus(DiskBus::Scsi), discs);
+    let scsi = (!scsi.units.is_empty())
+        .then(|| (VirtualDeviceKind::Scsi(scsi), "the SCSI controller".to_owned()));
     let nics = arguments.net.iter().map(|net| {
         let name = format!("--net {}", net.backend);
         (VirtualDeviceKind::Net(Box::new(net.clone())), name)
     });
     let rng = (VirtualDeviceKind::Rng, "--rng".to_owned());
-    let devices = disks.chain(nics).chain(arguments.rng.then_some(rng));
+    let devices = disks.chain(scsi).chain(nics).chain(arguments.rng.then_some(rng));
     let balloon = VirtualDeviceKind::Balloon(BalloonDescription {
         deflates_on_oom: false,
         reports_free_pages: true,

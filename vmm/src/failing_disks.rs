@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use spapr_devices::virtio::block::{Action, Disk, DiskFailures};
+use spapr_devices::virtio::disk::{Action, Disk, DiskFailures};
 
 use crate::control::{Alarm, CaughtSignal, ControlError};
 use crate::machine::MachineControls;

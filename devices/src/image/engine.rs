@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use log::Level;
 use vm_memory::{GuestAddress, GuestMemoryError};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
 use super::Image;
 use super::helper::{DoneJob, Helper, Resizer};
@@ -16,10 +16,12 @@ use crate::dma::DmaMemory;
 use crate::guest_message;
 
 /// How an engine is made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct EngineOptions {
     /// How many operations may be under way.
     pub slots: usize,
+    /// What it signals when something is done; several may have the same one.
+    pub event: Arc<EventFd>,
     /// The host's kernel is asked (io_uring) where it lets.
     pub uses_ring: bool,
     /// What the engine's thread does first: it gives up what it will not need.
@@ -72,8 +74,9 @@ impl Engine {
     /// # Errors
     /// When there are no descriptors or threads left.
     pub fn new(image: Arc<Image>, memory: DmaMemory, options: EngineOptions) -> io::Result<Self> {
+        let prepare_thread = options.prepare_thread;
         let mut engine = Self::without_thread(image, memory, options)?;
-        engine.helper.start(options.prepare_thread)?;
+        engine.helper.start(prepare_thread)?;
         Ok(engine)
     }
 
@@ -84,9 +87,11 @@ impl Engine {
         options: EngineOptions,
     ) -> io::Result<Self> {
         let EngineOptions {
-            slots, uses_ring, ..
+            slots,
+            event,
+            uses_ring,
+            ..
         } = options;
-        let event = Arc::new(EventFd::new(EFD_NONBLOCK)?);
         let is_raw = image.qcow2().is_none();
         let ring = match (uses_ring && is_raw).then(|| Ring::new(&image, slots, &event)) {
             Some(Ok(ring)) => Some(ring),

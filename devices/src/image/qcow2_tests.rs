@@ -10,6 +10,7 @@ use imago::qcow2::Qcow2 as Driver;
 use imago::{FormatCreateBuilder, StorageOpenOptions};
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::tests::perform;
 use super::{Backing, Engine, EngineOptions, Format, Image, ImageOptions, OpenError, Operation};
@@ -52,6 +53,7 @@ impl Fixture {
         let memory = DmaMemory::by_guest_address(ram.clone());
         let options = EngineOptions {
             slots: 8,
+            event: Arc::new(EventFd::new(EFD_NONBLOCK).unwrap()),
             uses_ring: true,
             prepare_thread: || Ok(()),
         };

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::lock::tests::once_free;
 use super::operation::{Job, Pieces};
@@ -43,6 +44,7 @@ impl Fixture {
         let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM_BYTES)]).unwrap();
         let options = EngineOptions {
             slots: 8,
+            event: Arc::new(EventFd::new(EFD_NONBLOCK).unwrap()),
             uses_ring,
             prepare_thread: || Ok(()),
         };

@@ -9,6 +9,8 @@
 //! | `device` | what a kind of device is, to the rest |
 //! | `rng` | the entropy device |
 //! | `block` | the disk |
+//! | `scsi` | the SCSI controller, with disks and CD drives |
+//! | `disk` | disks of a machine, which both of those have |
 //! | `balloon` | the memory balloon |
 //! | `net` | the network card |
 //! | `vsock` | the socket device |
@@ -30,6 +32,7 @@
 pub mod balloon;
 pub mod block;
 mod device;
+pub mod disk;
 #[cfg(test)]
 mod driver;
 mod function;
@@ -48,6 +51,7 @@ mod queues;
 mod registers;
 mod requests;
 mod rng;
+pub mod scsi;
 pub mod serial;
 mod shared;
 mod signals;

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Error, Queue, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress};
 
 use super::device::ServeError;
 use crate::dma::DmaMemory;
@@ -65,4 +66,65 @@ pub(super) fn next_into(
         return Err(Error::InvalidChain.into());
     }
     Ok(Some(head))
+}
+
+/// The buffers that the device reads, and those behind them that it writes (virtio 2.7.4.2).
+pub(super) fn split(buffers: &[Descriptor]) -> Result<(&[Descriptor], &[Descriptor]), ServeError> {
+    let first = buffers.iter().position(Descriptor::is_write_only);
+    let (readable, writable) = buffers.split_at(first.unwrap_or(buffers.len()));
+    if !writable.iter().all(Descriptor::is_write_only) {
+        return Err(ServeError::Request("a buffer to read behind one to write"));
+    }
+    Ok((readable, writable))
+}
+
+/// The pieces of `bytes` bytes in `buffers`, from `skipped` on.
+pub(super) fn pieces(
+    buffers: &[Descriptor],
+    skipped: u64,
+    bytes: u64,
+) -> impl Iterator<Item = (GuestAddress, usize)> + '_ {
+    let (mut skipped, mut left) = (skipped, bytes);
+    buffers.iter().filter_map(move |buffer| {
+        let length = u64::from(buffer.len());
+        let before = skipped.min(length);
+        skipped -= before;
+        let bytes = (length - before).min(left);
+        left -= bytes;
+        // What goes beyond all addresses is out of reach, as its first byte shows.
+        let address = buffer.addr().0.saturating_add(before);
+        let bytes = usize::try_from(bytes).ok().filter(|bytes| *bytes != 0)?;
+        Some((GuestAddress(address), bytes))
+    })
+}
+
+/// Copies what lies `skipped` bytes into `buffers`; false if there is not so much.
+pub(super) fn copy_from(
+    buffers: &[Descriptor],
+    skipped: u64,
+    memory: &DmaMemory,
+    data: &mut [u8],
+) -> Result<bool, ServeError> {
+    let mut filled = 0;
+    for (address, bytes) in pieces(buffers, skipped, data.len() as u64) {
+        memory.read_slice(&mut data[filled..filled + bytes], address)?;
+        filled += bytes;
+    }
+    Ok(filled == data.len())
+}
+
+/// Copies `data` to what lies `skipped` bytes into `buffers`, as far as there is room.
+pub(super) fn copy_to(
+    buffers: &[Descriptor],
+    skipped: u64,
+    memory: &DmaMemory,
+    data: &[u8],
+) -> Result<(), ServeError> {
+    let mut left = data;
+    for (address, bytes) in pieces(buffers, skipped, data.len() as u64) {
+        let (piece, rest) = left.split_at(bytes);
+        memory.write_slice(piece, address)?;
+        left = rest;
+    }
+    Ok(())
 }

@@ -12,6 +12,7 @@ use spapr_devices::image::{
     Backing, Completion, Engine, EngineOptions, Format, Image, ImageOptions, Operation,
 };
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::model::{DISK_BYTES, SECTOR_BYTES, Step, sector};
 
@@ -90,6 +91,7 @@ fn open(image: &Path, format: &str, read_only: bool, by_ring: bool) -> (Engine, 
     let memory = DmaMemory::by_guest_address(ram.clone());
     let options = EngineOptions {
         slots: SLOTS,
+        event: Arc::new(EventFd::new(EFD_NONBLOCK).expect("a descriptor")),
         uses_ring: by_ring,
         prepare_thread: || Ok(()),
     };

@@ -119,6 +119,12 @@ pub const TARGETS: &[Target] = &[
         "a driver's requests of a disk",
     ),
     target(
+        "virtio_scsi",
+        1024,
+        spapr_devices::virtio::scsi::fuzz::controller,
+        "a driver's requests of a SCSI controller",
+    ),
+    target(
         "disk_image",
         1024,
         spapr_devices::image::fuzz::qcow2,

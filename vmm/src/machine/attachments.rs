@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use spapr_devices::virtio::VsockHost;
 use spapr_devices::virtio::balloon::BalloonControl;
-use spapr_devices::virtio::block::DiskFailures;
+use spapr_devices::virtio::disk::DiskFailures;
 use spapr_devices::virtio::net::Nic;
 use spapr_devices::virtio::serial::Ports;
 

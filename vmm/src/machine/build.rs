@@ -10,7 +10,7 @@ use spapr_devices::interrupts::{ControllerKind, LisnAllocator};
 use spapr_devices::pci::HostBridge;
 use spapr_devices::rtas::KERNEL_SERVICES;
 use spapr_devices::vfio::host_page_bytes;
-use spapr_devices::virtio::block::Disk;
+use spapr_devices::virtio::disk::Disk;
 use spapr_hypercalls::abi;
 use spapr_hypercalls::engine::Engine;
 use spapr_kvm::host::{Capabilities, Kvm, create_vm, require_radix};

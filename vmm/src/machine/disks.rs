@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use spapr_devices::dma::DmaMemory;
 use spapr_devices::image::{Image, OpenError};
-use spapr_devices::virtio::block::{Disk, DiskFailures};
+use spapr_devices::virtio::disk::{Disk, DiskFailures, DiskHost};
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::sandbox;
-use crate::spec::{Aio, MachineDescription};
+use crate::spec::{Aio, DiskDescription, MachineDescription};
 
 /// Why a disk cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -42,27 +43,39 @@ pub(super) fn open(
     memory: &DmaMemory,
     failures: Option<&Arc<DiskFailures>>,
 ) -> Result<Vec<Arc<Disk>>, DiskRefusal> {
-    let disks = description.disks().enumerate().map(|(number, (_, disk))| {
-        let path = || disk.image.path.clone();
-        let image = Image::open(disk.image.clone());
-        let image = image.map_err(|source| DiskRefusal::Image {
-            path: path(),
-            source,
-        })?;
-        let made = Disk::new(
-            image,
-            disk.options.clone(),
-            memory.clone(),
-            disk.aio == Aio::IoUring,
-            sandbox::enter_disk,
-        );
-        let path = path();
-        let made = made.map(|disk| match failures {
-            Some(failures) => disk.telling(Arc::clone(failures), number),
-            None => disk,
-        });
-        made.map(Arc::new)
-            .map_err(|source| DiskRefusal::Resource { path, source })
+    let mut disks = Vec::new();
+    for device in &description.virtual_devices {
+        // Those of one device signal one event.
+        let mut event = None;
+        for disk in device.kind.disks() {
+            let opened = open_one(disk, memory, &mut event)?;
+            let opened = match failures {
+                Some(failures) => opened.telling(Arc::clone(failures), disks.len()),
+                None => opened,
+            };
+            disks.push(Arc::new(opened));
+        }
+    }
+    Ok(disks)
+}
+
+fn open_one(
+    disk: &DiskDescription,
+    memory: &DmaMemory,
+    event: &mut Option<Arc<EventFd>>,
+) -> Result<Disk, DiskRefusal> {
+    let path = || disk.image.path.clone();
+    let image = Image::open(disk.image.clone()).map_err(|source| DiskRefusal::Image {
+        path: path(),
+        source,
+    })?;
+    let made = DiskHost::new(disk.aio == Aio::IoUring, sandbox::enter_disk).and_then(|own| {
+        let event = Arc::clone(event.get_or_insert_with(|| Arc::clone(&own.event)));
+        let host = DiskHost { event, ..own };
+        Disk::new(image, disk.options.clone(), memory.clone(), host)
     });
-    disks.collect()
+    made.map_err(|source| DiskRefusal::Resource {
+        path: path(),
+        source,
+    })
 }

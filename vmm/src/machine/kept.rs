@@ -10,7 +10,7 @@ use std::sync::Arc;
 use log::Level;
 use spapr_devices::dma::DmaMemory;
 use spapr_devices::guest_message;
-use spapr_devices::virtio::block::Disk;
+use spapr_devices::virtio::disk::Disk;
 use spapr_kvm::host::{HostError, Kvm, NoXive};
 
 use super::attachments::Attachments;

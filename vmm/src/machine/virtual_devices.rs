@@ -8,8 +8,10 @@ use std::sync::Arc;
 use spapr_devices::dma::{DmaMemory, Windows};
 use spapr_devices::pci::{DeviceFunction, FunctionBackend};
 use spapr_devices::virtio::balloon::{Balloon, BalloonControl, BalloonOptions};
-use spapr_devices::virtio::block::{Block, Disk};
+use spapr_devices::virtio::block::Block;
+use spapr_devices::virtio::disk::Disk;
 use spapr_devices::virtio::net::{Net, Nic};
+use spapr_devices::virtio::scsi::Scsi;
 use spapr_devices::virtio::serial::{Ports, Serial};
 use spapr_devices::virtio::{Device, Rng, VirtioFunction, VirtioOptions, Vsock, VsockHost};
 
@@ -70,7 +72,9 @@ pub(super) fn make(
                     VirtualDeviceKind::Balloon(_) => sandbox::enter_balloon,
                     VirtualDeviceKind::Net(_) => sandbox::enter_network,
                     VirtualDeviceKind::Serial(_) => sandbox::enter_ports,
-                    VirtualDeviceKind::Rng | VirtualDeviceKind::Disk(_) => sandbox::enter_device,
+                    VirtualDeviceKind::Rng
+                    | VirtualDeviceKind::Disk(_)
+                    | VirtualDeviceKind::Scsi(_) => sandbox::enter_device,
                 },
             };
             let function = VirtioFunction::new(made, options)?;
@@ -114,6 +118,14 @@ fn of_kind(
                 .next()
                 .and_then(|disk| Block::new(Arc::clone(disk), memory.clone()));
             Box::new(block.ok_or_else(|| io::Error::other("its disk is another device's still"))?)
+        }
+        VirtualDeviceKind::Scsi(scsi) => {
+            let units = scsi.units.iter().map(|unit| {
+                let disk = unit.disk.as_ref().and_then(|_| brought.disks.next());
+                (unit.options.clone(), disk.map(Arc::clone))
+            });
+            let scsi = Scsi::new(scsi.options, units, memory)?;
+            Box::new(scsi.ok_or_else(|| io::Error::other("a disk is another device's still"))?)
         }
         VirtualDeviceKind::Net(_) => {
             let nic = brought.nics.next().map(Arc::clone);

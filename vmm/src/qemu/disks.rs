@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use spapr_devices::image::Kind;
-use spapr_devices::virtio::block::{Action, Disk, DiskFailure, DiskFailures};
+use spapr_devices::virtio::disk::{Action, Disk, DiskFailure, DiskFailures};
 
 /// A disk.
 #[derive(Clone)]

@@ -127,7 +127,7 @@ pub(crate) mod sample {
     use spapr_devices::dma::DmaMemory;
     use spapr_devices::image::{Image, ImageOptions};
     use spapr_devices::net::{Backend, Mac};
-    use spapr_devices::virtio::block::{Disk, DiskOptions};
+    use spapr_devices::virtio::disk::{Disk, DiskHost, DiskOptions};
     use spapr_devices::virtio::net::NicOptions;
     use vm_memory::{GuestAddress, GuestMemoryMmap};
 
@@ -142,7 +142,8 @@ pub(crate) mod sample {
         let image = Image::open(ImageOptions::new(file.path().to_owned())).expect("an image");
         let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 4096)]).expect("memory");
         let memory = DmaMemory::by_guest_address(ram);
-        let disk = Disk::new(image, DiskOptions::default(), memory, false, || Ok(()));
+        let host = DiskHost::new(false, || Ok(())).expect("a descriptor");
+        let disk = Disk::new(image, DiskOptions::default(), memory, host);
         let nodes = [("libvirt-1-format", "raw"), ("libvirt-1-storage", "file")];
         DiskFacts {
             device: Some("virtio-disk0".to_owned()),

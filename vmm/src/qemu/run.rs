@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use serde_json::json;
 use spapr_devices::virtio::balloon::BalloonControl;
-use spapr_devices::virtio::block::DiskFailures;
+use spapr_devices::virtio::disk::DiskFailures;
 use spapr_devices::virtio::serial::{Outlet, PortOptions, Ports};
 
 use super::chardev::{self, ChardevError, Endpoints, Open};

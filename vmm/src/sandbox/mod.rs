@@ -79,7 +79,7 @@ pub fn machine_paths(machine: &MachineDescription) -> Paths {
 
 /// The files of a machine's disks, those that are only read or the others.
 fn images(machine: &MachineDescription, read_only: bool) -> Vec<PathBuf> {
-    let images = machine.disks().map(|(_, disk)| &disk.image);
+    let images = machine.disks().map(|disk| &disk.image);
     let files = images.flat_map(|image| {
         // One that is open by a descriptor has no path of its own, and is opened once more to be used past the cache.
         let first = usize::from(!image.descriptors.is_empty());

@@ -3,11 +3,11 @@
 use log::LevelFilter;
 use spapr_devices::image::Format;
 use spapr_devices::vfio::IommuPolicy;
-use spapr_devices::virtio::block::OnError;
+use spapr_devices::virtio::disk::OnError;
 use spapr_hypercalls::policy::{LockPolicy, TcePolicy};
 
 use super::speculation::{BranchSafety, Safety};
-use super::{Aio, CacheMode, HugepageSize, InterruptControllerMode};
+use super::{Aio, CacheMode, DiskBus, HugepageSize, InterruptControllerMode};
 
 /// A value, the name that a user has for it, and what help says of it.
 #[derive(Debug)]
@@ -67,6 +67,12 @@ pub static LOCK: [Choice<LockPolicy>; 2] = [
 pub static DISK_FORMAT: [Choice<Format>; 2] = [
     choice("raw", Format::Raw, "The disk's bytes"),
     choice("qcow2", Format::Qcow2, "QEMU's format"),
+];
+
+/// What a guest finds a disk on.
+pub static DISK_BUS: [Choice<DiskBus>; 2] = [
+    choice("virtio", DiskBus::Virtio, "A virtio device of its own"),
+    choice("scsi", DiskBus::Scsi, "A target of a SCSI controller"),
 ];
 
 /// What becomes of what a guest writes to a disk.

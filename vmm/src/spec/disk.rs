@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use spapr_devices::image::ImageOptions;
-use spapr_devices::virtio::block::{DiskOptions, MOST_SERIAL_BYTES};
+use spapr_devices::virtio::block::MOST_SERIAL_BYTES;
+use spapr_devices::virtio::disk::DiskOptions;
 
 use super::choice::{self, Choice};
 use super::words::split;
@@ -27,6 +28,24 @@ pub enum Aio {
     IoUring,
     /// A thread.
     Threads,
+}
+
+/// What a guest finds a disk on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskBus {
+    /// It is a virtio device of its own.
+    Virtio,
+    /// It is a target of a SCSI controller.
+    Scsi,
+}
+
+/// A disk as `--disk` has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskArgument {
+    /// The disk.
+    pub disk: DiskDescription,
+    /// What it is on.
+    pub bus: DiskBus,
 }
 
 /// What becomes of what a guest writes.
@@ -75,12 +94,15 @@ pub enum DiskError {
     #[error(
         "{0:?} is none of format=raw|qcow2, cache=none|writeback|writethrough|directsync|unsafe, readonly, serial=TEXT, \
          queues=COUNT, discard=unmap|ignore, aio=io_uring|threads, werror=report|stop|enospc|ignore, \
-         rerror=report|stop|enospc|ignore"
+         rerror=report|stop|enospc|ignore, bus=virtio|scsi"
     )]
     Unknown(String),
     /// A word that is given twice.
     #[error("{0} is given twice")]
     Twice(String),
+    /// A SCSI controller has queues, its disks have none.
+    #[error("queues= is for disks with bus=virtio")]
+    QueuesOfScsi,
     /// A value that is none.
     #[error("{name}={value} should be {expected}")]
     Value {
@@ -93,26 +115,33 @@ pub enum DiskError {
     },
 }
 
-impl FromStr for DiskDescription {
+impl FromStr for DiskArgument {
     type Err = DiskError;
 
     fn from_str(text: &str) -> Result<Self, DiskError> {
         let mut parts = split(text).into_iter();
         let path = parts.next().filter(|path| !path.is_empty());
-        let mut disk = Self::new(path.ok_or(DiskError::NoFile)?.into());
+        let mut disk = DiskDescription::new(path.ok_or(DiskError::NoFile)?.into());
+        let mut bus = DiskBus::Virtio;
         let mut seen: Vec<String> = Vec::new();
         for part in parts {
             let (name, value) = match part.split_once('=') {
                 Some((name, value)) => (name, Some(value)),
                 None => (part.as_str(), None),
             };
-            disk.set(name, value, &part)?;
+            match (name, value) {
+                ("bus", Some(value)) => bus = one_of(&choice::DISK_BUS, name, value)?,
+                _ => disk.set(name, value, &part)?,
+            }
             if seen.iter().any(|known| known == name) {
                 return Err(DiskError::Twice(name.to_owned()));
             }
             seen.push(name.to_owned());
         }
-        Ok(disk)
+        if bus == DiskBus::Scsi && seen.iter().any(|name| name == "queues") {
+            return Err(DiskError::QueuesOfScsi);
+        }
+        Ok(Self { disk, bus })
     }
 }
 
@@ -172,13 +201,13 @@ fn one_of<T: Copy>(choices: &'static [Choice<T>], name: &str, value: &str) -> Re
 #[cfg(test)]
 mod tests {
     use spapr_devices::image::{Backing, Format};
-    use spapr_devices::virtio::block::{ErrorPolicy, OnError};
+    use spapr_devices::virtio::disk::{ErrorPolicy, OnError};
 
     use super::*;
 
     #[test]
     fn a_disk_is_a_path_with_words_behind_it() {
-        let disk: DiskDescription =
+        let DiskArgument { disk, bus } =
             "/a,,b.img,format=raw,cache=directsync,readonly,serial=x1,queues=4,discard=ignore,aio=threads,\
              werror=report,rerror=stop"
                 .parse()
@@ -208,13 +237,16 @@ mod tests {
             aio: Aio::Threads,
         };
         assert_eq!(disk, expected);
-        let plain: DiskDescription = "disk.img".parse().unwrap();
-        assert_eq!(plain, DiskDescription::new("disk.img".into()));
+        assert_eq!(bus, DiskBus::Virtio);
+        let plain: DiskArgument = "disk.img".parse().unwrap();
+        assert_eq!(plain.disk, DiskDescription::new("disk.img".into()));
+        let scsi: DiskArgument = "disk.img,bus=scsi".parse().unwrap();
+        assert_eq!((scsi.disk, scsi.bus), (plain.disk, DiskBus::Scsi));
     }
 
     #[test]
     fn what_makes_no_sense_is_named() {
-        let refusal = |text: &str| text.parse::<DiskDescription>().unwrap_err().to_string();
+        let refusal = |text: &str| text.parse::<DiskArgument>().unwrap_err().to_string();
         assert!(refusal("").contains("path of a file"));
         assert!(refusal("a,format").contains("\"format\" is none of"));
         assert!(refusal("a,size=3").contains("\"size=3\" is none of"));
@@ -228,6 +260,8 @@ mod tests {
             refusal("a,readonly,readonly=off"),
             "readonly is given twice"
         );
+        assert!(refusal("a,queues=2,bus=scsi").contains("bus=virtio"));
+        assert_eq!(refusal("a,bus=ide"), "bus=ide should be virtio or scsi");
         assert!(refusal("a,serial=123456789012345678901").contains("20 bytes"));
     }
 }

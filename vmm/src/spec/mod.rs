@@ -9,6 +9,7 @@ mod disk;
 mod dma;
 mod net;
 mod passed_through;
+mod scsi;
 mod serial;
 mod words;
 
@@ -22,10 +23,13 @@ use uuid::Uuid;
 
 pub use byte_size::ByteSize;
 pub use console::ConsoleKind;
-pub use disk::{Aio, CacheMode, DiskDescription, DiskError, MOST_DISK_QUEUES};
+pub use disk::{
+    Aio, CacheMode, DiskArgument, DiskBus, DiskDescription, DiskError, MOST_DISK_QUEUES,
+};
 pub use dma::{DdwMode, DmaWindowSize, DmaWindowSizes, LockRegion};
 pub use net::{LEAST_MTU, NetBackend, NetDescription, NetError, USUAL_NET_ENTRIES, VhostSource};
 pub use passed_through::{PassedThroughDevice, PassedThroughError};
+pub use scsi::{COMMANDS_PER_UNIT, ScsiDescription, ScsiUnit};
 pub use serial::{
     MOST_PORT_NAME_BYTES, PortDescription, PortOutlet, SerialPort, SerialPortError, is_port_name,
 };
@@ -98,6 +102,8 @@ pub enum VirtualDeviceKind {
     Rng,
     /// A disk.
     Disk(Box<DiskDescription>),
+    /// A SCSI controller, with disks and CD drives.
+    Scsi(ScsiDescription),
     /// A network card.
     Net(Box<NetDescription>),
     /// A memory balloon.
@@ -106,6 +112,19 @@ pub enum VirtualDeviceKind {
     Vsock(VsockDescription),
     /// A serial device, with its ports.
     Serial(Vec<PortDescription>),
+}
+
+impl VirtualDeviceKind {
+    /// The images of disks and media that it has, in the order in which they are opened.
+    pub fn disks(&self) -> impl Iterator<Item = &DiskDescription> {
+        let (own, units) = match self {
+            Self::Disk(disk) => (Some(&**disk), [].as_slice()),
+            Self::Scsi(scsi) => (None, scsi.units.as_slice()),
+            _ => (None, [].as_slice()),
+        };
+        let of_units = units.iter().filter_map(|unit| unit.disk.as_deref());
+        own.into_iter().chain(of_units)
+    }
 }
 
 impl MachineDescription {
@@ -125,14 +144,10 @@ impl MachineDescription {
         })
     }
 
-    /// The disks among the devices that this process makes, each with how messages name it.
-    pub fn disks(&self) -> impl Iterator<Item = (&str, &DiskDescription)> {
-        self.virtual_devices.iter().filter_map(|device| {
-            let VirtualDeviceKind::Disk(disk) = &device.kind else {
-                return None;
-            };
-            Some((device.name.as_str(), &**disk))
-        })
+    /// The disks of the devices that this process makes.
+    pub fn disks(&self) -> impl Iterator<Item = &DiskDescription> {
+        let devices = self.virtual_devices.iter();
+        devices.flat_map(|device| device.kind.disks())
     }
 
     /// The socket devices among them.

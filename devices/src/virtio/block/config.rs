@@ -6,9 +6,9 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES,
 };
 
-use super::disk::Disk;
-use super::{MOST_DISCARD_SECTORS, MOST_PIECE_BYTES, MOST_ZERO_SECTORS, SECTOR_BYTES};
+use super::MOST_PIECE_BYTES;
 use crate::virtio::device::read_config;
+use crate::virtio::disk::{Disk, MOST_DISCARD_SECTORS, MOST_ZERO_SECTORS, SECTOR_BYTES};
 
 /// Where the switch of the write cache is (`struct virtio_blk_config`, `writeback`).
 pub(super) const WRITEBACK: usize = 32;

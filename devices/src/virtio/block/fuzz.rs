@@ -7,11 +7,12 @@ use std::sync::Arc;
 use arbitrary::{Result, Unstructured};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::{Block, Disk, DiskOptions, SECTOR_BYTES};
+use super::Block;
 use crate::dma::DmaMemory;
 use crate::image::fuzz::file_in_memory;
 use crate::image::{Format, Image, ImageOptions};
 use crate::virtio::device::{Device, ServeError};
+use crate::virtio::disk::{Disk, DiskHost, DiskOptions, SECTOR_BYTES};
 use crate::virtio::queues::{QUEUE_SIZE, Queues, WRITE};
 
 const RAM_BYTES: u64 = 0x1_0000;
@@ -51,7 +52,8 @@ impl Driver {
             queue_size: QUEUE_SIZE,
             ..DiskOptions::default()
         };
-        let disk = Disk::without_thread(image, options, memory.clone());
+        let host = DiskHost::new(false, || Ok(())).expect("a descriptor");
+        let disk = Disk::without_thread(image, options, memory.clone(), host);
         let disk = Arc::new(disk.expect("descriptors"));
         let block = Block::new(disk, memory).expect("its engine");
         let mut queues = Queues::new(block, ram);

@@ -5,13 +5,13 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
 };
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::GuestAddress;
 
-use super::{MOST_BYTES, MOST_DISCARD_SECTORS, MOST_ZERO_SECTORS, SECTOR_BYTES};
 use crate::dma::DmaMemory;
 use crate::image::Kind;
 use crate::virtio::device::ServeError;
-use crate::virtio::requests::Request;
+use crate::virtio::disk::{MOST_BYTES, MOST_DISCARD_SECTORS, MOST_ZERO_SECTORS, SECTOR_BYTES};
+use crate::virtio::requests::{Request, copy_from, split};
 
 /// Bytes of what a request begins with: its type and its sector.
 const HEADER_BYTES: usize = 16;
@@ -128,51 +128,6 @@ impl Limits {
         let is_whole = |number: u64| number.is_multiple_of(self.block_bytes);
         (end <= self.disk_bytes && is_whole(offset) && is_whole(bytes)).then_some(offset)
     }
-}
-
-/// The buffers that the device reads, and those behind them that it writes (virtio 2.7.4.2).
-pub(super) fn split(buffers: &[Descriptor]) -> Result<(&[Descriptor], &[Descriptor]), ServeError> {
-    let first = buffers.iter().position(Descriptor::is_write_only);
-    let (readable, writable) = buffers.split_at(first.unwrap_or(buffers.len()));
-    if !writable.iter().all(Descriptor::is_write_only) {
-        return Err(ServeError::Request("a buffer to read behind one to write"));
-    }
-    Ok((readable, writable))
-}
-
-/// The pieces of `bytes` bytes in `buffers`, from `skipped` on.
-pub(super) fn pieces(
-    buffers: &[Descriptor],
-    skipped: u64,
-    bytes: u64,
-) -> impl Iterator<Item = (GuestAddress, usize)> + '_ {
-    let (mut skipped, mut left) = (skipped, bytes);
-    buffers.iter().filter_map(move |buffer| {
-        let length = u64::from(buffer.len());
-        let before = skipped.min(length);
-        skipped -= before;
-        let bytes = (length - before).min(left);
-        left -= bytes;
-        // What goes beyond all addresses is out of reach, as its first byte shows.
-        let address = buffer.addr().0.saturating_add(before);
-        let bytes = usize::try_from(bytes).ok().filter(|bytes| *bytes != 0)?;
-        Some((GuestAddress(address), bytes))
-    })
-}
-
-/// Copies what lies `skipped` bytes into `buffers`; false if there is not so much.
-fn copy_from(
-    buffers: &[Descriptor],
-    skipped: u64,
-    memory: &DmaMemory,
-    data: &mut [u8],
-) -> Result<bool, ServeError> {
-    let mut filled = 0;
-    for (address, bytes) in pieces(buffers, skipped, data.len() as u64) {
-        memory.read_slice(&mut data[filled..filled + bytes], address)?;
-        filled += bytes;
-    }
-    Ok(filled == data.len())
 }
 
 /// Where the status goes: the last byte of `writable`.

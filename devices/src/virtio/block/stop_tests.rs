@@ -6,9 +6,10 @@ use std::sync::Arc;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::tests::{DATA, DISK_BYTES, Driver, FAILED, HEADER, IN, NEXT, OK, OUT, STATUS, WRITE};
-use super::{Action, DiskFailures, ErrorPolicy, IoStatus, OnError};
+
 use crate::image::Kind;
 use crate::virtio::device::Device;
+use crate::virtio::disk::{Action, DiskFailures, ErrorPolicy, IoStatus, OnError};
 
 /// What a status is before the device writes it.
 const NONE: u8 = 0xee;

@@ -12,10 +12,11 @@ use proptest::prelude::*;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::{Block, Disk, DiskFailures, DiskOptions, ErrorPolicy};
+use super::Block;
 use crate::dma::DmaMemory;
 use crate::image::{Image, ImageOptions, Kind};
 use crate::virtio::device::{Device, ServeError, Served};
+use crate::virtio::disk::{Disk, DiskFailures, DiskHost, DiskOptions, ErrorPolicy};
 
 const RAM_BYTES: usize = 0x2_0000;
 const DESCRIPTORS: u64 = 0x1000;
@@ -65,7 +66,8 @@ fn disk(path: PathBuf, ram: &GuestMemoryMmap, read_only: bool, on_error: ErrorPo
         ..DiskOptions::default()
     };
     let memory = DmaMemory::by_guest_address(ram.clone());
-    Disk::new(image, options, memory, true, || Ok(())).unwrap()
+    let host = DiskHost::new(true, || Ok(())).unwrap();
+    Disk::new(image, options, memory, host).unwrap()
 }
 
 impl Driver {

@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
 use spapr_devices::image::{Backing, Format, ImageOptions};
-use spapr_devices::virtio::block::DiskOptions;
+use spapr_devices::virtio::disk::DiskOptions;
 
 use super::properties::Properties;
 use super::virtio::{VirtioDevice, VirtioKind};

@@ -1,16 +1,17 @@
 //! Virtio devices among those of `-device`: the properties of each kind, and those of all.
 
 use spapr_devices::pci::DeviceFunction;
-use spapr_devices::virtio::block::{DiskOptions, ErrorPolicy, MOST_SERIAL_BYTES, OnError};
+use spapr_devices::virtio::disk::DiskOptions;
+use spapr_devices::virtio::scsi::ScsiOptions;
 
 use super::CommandLineError;
 use super::device::{DeviceKind, PLACE, bus_and_place};
+use super::disk::{self, BOOTINDEX};
 use super::netdev::{self, Card};
 use super::properties::Properties;
+use super::scsi;
 use super::serial::MOST_PORTS;
-use crate::spec::{
-    BalloonDescription, LEAST_CID, MOST_DISK_QUEUES, VhostSource, VsockDescription, choice,
-};
+use crate::spec::{BalloonDescription, LEAST_CID, VhostSource, VsockDescription};
 
 /// A virtio device in its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +50,8 @@ pub enum VirtioKind {
         /// Others may write to its image.
         shares: bool,
     },
+    /// A SCSI controller.
+    Scsi(ScsiOptions),
     /// A network card.
     Net(Card),
     /// A socket device.
@@ -61,6 +64,7 @@ impl VirtioKind {
         match self {
             Self::Rng { .. } => "virtio-rng-pci",
             Self::Disk { .. } => "virtio-blk-pci",
+            Self::Scsi(_) => "virtio-scsi-pci",
             Self::Balloon(_) => "virtio-balloon-pci",
             Self::Serial { .. } => "virtio-serial-pci",
             Self::Net(_) => "virtio-net-pci",
@@ -70,15 +74,15 @@ impl VirtioKind {
 }
 
 /// A property with its type and what is said of it.
-type Property = (&'static str, &'static str, &'static str);
+pub(super) type Property = (&'static str, &'static str, &'static str);
 
-const DISABLE_LEGACY: Property = (
+pub(super) const DISABLE_LEGACY: Property = (
     "disable-legacy",
     "OnOffAuto",
     "Always on: modern virtio alone",
 );
-const DISABLE_MODERN: Property = ("disable-modern", "bool", "Always off: modern virtio alone");
-const IOMMU_PLATFORM: Property = (
+pub(super) const DISABLE_MODERN: Property = ("disable-modern", "bool", "Always off: modern virtio alone");
+pub(super) const IOMMU_PLATFORM: Property = (
     "iommu_platform",
     "bool",
     "Bus addresses, through the DMA window of the host bridge",
@@ -128,59 +132,6 @@ pub(super) const SERIAL_PROPERTIES: &[Property] = &[
     ),
 ];
 
-const BOOTINDEX: Property = (
-    "bootindex",
-    "int32",
-    "Changes nothing: there is no firmware",
-);
-
-/// Properties of virtio-blk-pci, by whichever of its names.
-pub(super) const DISK_PROPERTIES: &[Property] = &[
-    PLACE,
-    BOOTINDEX,
-    DISABLE_LEGACY,
-    DISABLE_MODERN,
-    ("discard", "bool", "Whether the guest is offered to discard"),
-    ("drive", "str", "Node name of a -blockdev"),
-    IOMMU_PLATFORM,
-    (
-        "logical_block_size",
-        "size",
-        "A power of two between 512 B and 2 MiB",
-    ),
-    ("min_io_size", "size", "In bytes"),
-    ("num-queues", "uint16", "1 to 64"),
-    ("opt_io_size", "size", "In bytes"),
-    (
-        "physical_block_size",
-        "size",
-        "A power of two between 512 B and 2 MiB",
-    ),
-    ("queue-size", "uint16", "A power of two, 4 to 1024"),
-    (
-        "rerror",
-        "BlockdevOnError",
-        "report (the default), stop, ignore or enospc",
-    ),
-    ("serial", "str", "At most 20 bytes count"),
-    ("share-rw", "bool", "Others may write to the image"),
-    (
-        "werror",
-        "BlockdevOnError",
-        "enospc (the default), report, stop or ignore",
-    ),
-    (
-        "write-cache",
-        "OnOffAuto",
-        "Whether writes wait for a flush",
-    ),
-    (
-        "write-zeroes",
-        "bool",
-        "Goes with discard: both are offered, or neither",
-    ),
-];
-
 /// Properties of virtio-net-pci, by whichever of its names.
 pub(super) const NET_PROPERTIES: &[Property] = &[
     PLACE,
@@ -226,7 +177,8 @@ pub(super) fn read(
         "virtio-rng-pci" => VirtioKind::Rng {
             source: properties.required("rng")?,
         },
-        "virtio-blk-pci" => disk(properties)?,
+        "virtio-blk-pci" => disk::read(properties)?,
+        "virtio-scsi-pci" => VirtioKind::Scsi(scsi::controller(properties)?),
         "virtio-balloon-pci" => balloon(properties)?,
         "virtio-serial-pci" => serial_device(properties)?,
         "virtio-net-pci" => netdev::card(properties)?,
@@ -290,100 +242,4 @@ fn serial_device(properties: &mut Properties) -> Result<VirtioKind, CommandLineE
         return Err(properties.wrong("max_ports", &most_ports, &expected));
     }
     Ok(VirtioKind::Serial { most_ports })
-}
-
-fn disk(properties: &mut Properties) -> Result<VirtioKind, CommandLineError> {
-    let usual = DiskOptions::default();
-    let drive = properties.required("drive")?;
-    // There is no firmware that would boot from it.
-    properties.ignore(&["bootindex"]);
-    properties.always("scsi", false)?;
-    properties.either("config-wce")?;
-    properties.either("request-merging")?;
-    properties.either("seg-max-adjust")?;
-    // Each disk has a thread of its own in any case.
-    properties.either("ioeventfd")?;
-    let discards = properties.switch("discard")?.unwrap_or(true);
-    let zeroes = properties.switch("write-zeroes")?.unwrap_or(discards);
-    if zeroes != discards {
-        let expected = format!("as discard: {}", if discards { "on" } else { "off" });
-        return Err(properties.wrong("write-zeroes", &zeroes, &expected));
-    }
-    let logical = block_size(properties, "logical_block_size")?;
-    let logical = logical.unwrap_or(usual.logical_block_bytes);
-    let physical = block_size(properties, "physical_block_size")?;
-    let options = DiskOptions {
-        serial: serial(properties)?,
-        queues: properties
-            .number16("num-queues", "1 to 64", |queues| {
-                (1..=MOST_DISK_QUEUES).contains(&queues)
-            })?
-            .unwrap_or(usual.queues),
-        queue_size: properties
-            .number16("queue-size", "a power of two, 4 to 1024", |size| {
-                size.is_power_of_two() && (4..=1024).contains(&size)
-            })?
-            .unwrap_or(usual.queue_size),
-        write_cache: write_cache(properties)?,
-        discards,
-        logical_block_bytes: logical,
-        physical_block_bytes: physical.unwrap_or(logical).max(logical),
-        min_io_bytes: properties.number32("min_io_size")?.unwrap_or(0),
-        opt_io_bytes: properties.number32("opt_io_size")?.unwrap_or(0),
-        on_error: ErrorPolicy {
-            read: on_error(properties, "rerror")?.unwrap_or(usual.on_error.read),
-            write: on_error(properties, "werror")?.unwrap_or(usual.on_error.write),
-        },
-    };
-    Ok(VirtioKind::Disk {
-        drive,
-        options,
-        shares: properties.switch("share-rw")?.unwrap_or(false),
-    })
-}
-
-/// What is done about errors; `None` for what is usual.
-fn on_error(properties: &mut Properties, name: &str) -> Result<Option<OnError>, CommandLineError> {
-    match properties.text(name)?.as_deref() {
-        None | Some("auto") => Ok(None),
-        Some(given) => match choice::find(&choice::DISK_ERROR, given) {
-            Some(chosen) => Ok(Some(chosen)),
-            None => {
-                let expected = format!("auto, {}", choice::names(&choice::DISK_ERROR));
-                Err(properties.wrong(name, &given, &expected))
-            }
-        },
-    }
-}
-
-fn serial(properties: &mut Properties) -> Result<String, CommandLineError> {
-    let mut serial = properties.text("serial")?.unwrap_or_default();
-    // As QEMU has it: what is longer is cut.
-    let mut length = serial.len().min(MOST_SERIAL_BYTES);
-    while !serial.is_char_boundary(length) {
-        length -= 1;
-    }
-    serial.truncate(length);
-    Ok(serial)
-}
-
-fn write_cache(properties: &mut Properties) -> Result<bool, CommandLineError> {
-    let cache = properties.text_or_switch("write-cache")?;
-    match cache.as_deref() {
-        None | Some("auto" | "on" | "true" | "yes") => Ok(true),
-        Some("off" | "false" | "no") => Ok(false),
-        Some(other) => Err(properties.wrong("write-cache", &other, "on, off or auto")),
-    }
-}
-
-fn block_size(properties: &mut Properties, name: &str) -> Result<Option<u32>, CommandLineError> {
-    let Some(given) = properties.number32(name)? else {
-        return Ok(None);
-    };
-    match given {
-        // As QEMU's: the default.
-        0 => Ok(None),
-        512..=0x20_0000 if given.is_power_of_two() => Ok(Some(given)),
-        _ => Err(properties.wrong(name, &given, "a power of two, 512 to 2097152")),
-    }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use spapr_devices::image::{Image, Kind, Tally};
-use spapr_devices::virtio::block::{Disk, IoStatus};
+use spapr_devices::virtio::disk::{Disk, IoStatus};
 
 use super::commands::{Answer, Request};
 use super::error::QmpError;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
-use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::failures::{Action, DiskFailures, ErrorPolicy, Teller, is_no_space};
 use crate::dma::DmaMemory;
@@ -14,7 +14,7 @@ use crate::image::{Engine, EngineOptions, Image, Kind, Resizer};
 /// How a disk is to look.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskOptions {
-    /// The serial number that it tells, of which [`MOST_SERIAL_BYTES`](super::MOST_SERIAL_BYTES) count.
+    /// The serial number that it tells, as far as what has the disk tells it.
     pub serial: String,
     /// Number of queues, from 1 on.
     pub queues: u16,
@@ -34,13 +34,6 @@ pub struct DiskOptions {
     pub opt_io_bytes: u32,
     /// What is done about requests that the host fails.
     pub on_error: ErrorPolicy,
-}
-
-impl DiskOptions {
-    /// How many requests may be under way.
-    fn slots(&self) -> usize {
-        usize::from(self.queues) * usize::from(self.queue_size)
-    }
 }
 
 /// How a disk has fared since its machine last went on.
@@ -71,6 +64,31 @@ impl Default for DiskOptions {
     }
 }
 
+/// What a disk has of the host.
+#[derive(Clone, Debug)]
+pub struct DiskHost {
+    /// The host's kernel is asked (io_uring) where it lets.
+    pub uses_ring: bool,
+    /// What the disk's thread does first: it gives up what it will not need.
+    pub prepare_thread: fn() -> io::Result<()>,
+    /// What is signalled when something is done. The disks of one controller have the same one.
+    pub event: Arc<EventFd>,
+}
+
+impl DiskHost {
+    /// With an event of its own.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub fn new(uses_ring: bool, prepare_thread: fn() -> io::Result<()>) -> io::Result<Self> {
+        Ok(Self {
+            uses_ring,
+            prepare_thread,
+            event: Arc::new(EventFd::new(EFD_NONBLOCK)?),
+        })
+    }
+}
+
 /// A disk with its image. It outlasts a machine's life: the image stays open and locked, and who works on it stays,
 /// since a sandbox has no calls to make either anew.
 pub struct Disk {
@@ -97,30 +115,22 @@ impl Disk {
         image: Image,
         options: DiskOptions,
         memory: DmaMemory,
-        uses_ring: bool,
-        prepare_thread: fn() -> io::Result<()>,
+        host: DiskHost,
     ) -> io::Result<Self> {
-        let engine_options = EngineOptions {
-            slots: options.slots(),
-            uses_ring,
-            prepare_thread,
-        };
+        let engine_options = engine_options(&options, host);
         let engine = Engine::new(Arc::new(image), memory, engine_options)?;
         Ok(Self::with_engine(options, engine))
     }
 
     /// The same, of whose image nobody does the work: a fuzzer does ([`Engine::work`]).
     #[cfg(feature = "fuzz")]
-    pub(super) fn without_thread(
+    pub(in crate::virtio) fn without_thread(
         image: Image,
         options: DiskOptions,
         memory: DmaMemory,
+        host: DiskHost,
     ) -> io::Result<Self> {
-        let engine_options = EngineOptions {
-            slots: options.slots(),
-            uses_ring: false,
-            prepare_thread: || Ok(()),
-        };
+        let engine_options = engine_options(&options, host);
         let engine = Engine::without_thread(Arc::new(image), memory, engine_options)?;
         Ok(Self::with_engine(options, engine))
     }
@@ -195,6 +205,11 @@ impl Disk {
         &self.options
     }
 
+    /// What is signalled when something is done, or it has been resized.
+    pub(in crate::virtio) const fn event(&self) -> &Arc<EventFd> {
+        &self.event
+    }
+
     /// Its image.
     pub fn image(&self) -> &Image {
         &self.image
@@ -211,7 +226,7 @@ impl Disk {
     }
 
     /// Whether the size has changed since this was last asked.
-    pub(super) fn take_size_change(&self) -> bool {
+    pub(in crate::virtio) fn take_size_change(&self) -> bool {
         self.size_has_changed.swap(false, Ordering::AcqRel)
     }
 
@@ -221,5 +236,14 @@ impl Disk {
 
     pub(super) fn put_engine(&self, engine: Engine) {
         *self.engine.lock() = Some(engine);
+    }
+}
+
+fn engine_options(options: &DiskOptions, host: DiskHost) -> EngineOptions {
+    EngineOptions {
+        slots: usize::from(options.queues) * usize::from(options.queue_size),
+        event: host.event,
+        uses_ring: host.uses_ring,
+        prepare_thread: host.prepare_thread,
     }
 }
