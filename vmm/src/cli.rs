@@ -16,8 +16,8 @@ use crate::setting::Setting;
 use crate::spec::choice::{self, Choice};
 use crate::spec::speculation::Wanted;
 use crate::spec::{
-    BalloonDescription, ByteSize, ConsoleKind, DdwMode, DiskArgument, DiskBus, DiskDescription, DmaWindowSize,
-    DmaWindowSizes, HugepageSize, InterruptControllerMode, LEAST_CID, LockRegion,
+    BalloonDescription, ByteSize, ConsoleKind, DdwMode, DiskArgument, DiskBus, DiskDescription,
+    DmaWindowSize, DmaWindowSizes, HugepageSize, InterruptControllerMode, LEAST_CID, LockRegion,
     MachineDescription, NetDescription, PassedThroughDevice, PortDescription, PortOutlet,
     ScsiDescription, SerialPort, VhostSource, VirtualDevice, VirtualDeviceKind, VsockDescription,
 };
@@ -388,14 +388,21 @@ fn virtual_devices(arguments: &RunArguments) -> Vec<VirtualDevice> {
         disc
     });
     let scsi = ScsiDescription::of_targets(on_bus(DiskBus::Scsi), discs);
-    let scsi = (!scsi.units.is_empty())
-        .then(|| (VirtualDeviceKind::Scsi(scsi), "the SCSI controller".to_owned()));
+    let scsi = (!scsi.units.is_empty()).then(|| {
+        (
+            VirtualDeviceKind::Scsi(scsi),
+            "the SCSI controller".to_owned(),
+        )
+    });
     let nics = arguments.net.iter().map(|net| {
         let name = format!("--net {}", net.backend);
         (VirtualDeviceKind::Net(Box::new(net.clone())), name)
     });
     let rng = (VirtualDeviceKind::Rng, "--rng".to_owned());
-    let devices = disks.chain(scsi).chain(nics).chain(arguments.rng.then_some(rng));
+    let devices = disks
+        .chain(scsi)
+        .chain(nics)
+        .chain(arguments.rng.then_some(rng));
     let balloon = VirtualDeviceKind::Balloon(BalloonDescription {
         deflates_on_oom: false,
         reports_free_pages: true,

@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::scsi::Media;
 use crate::harness::Vmm;
 use crate::harness::finished::Finished;
 use crate::harness::host::assert_nothing_is_left;
@@ -196,7 +197,7 @@ echo LAB-GUEST-AGAIN yes
 }
 
 #[test]
-fn a_read_only_disk_stays_as_it_is() {
+fn a_read_only_disk_stays_as_it_is_beside_a_scsi_disk_that_is_written_and_a_cd() {
     let folder = Folder::new();
     let path = image(&folder, "disk.img");
     let before = digest(&path, 0..DISK_BYTES);
@@ -208,10 +209,13 @@ blkdiscard /dev/vda 2>/dev/null && echo LAB-GUEST-ERROR discarded
 true
 ";
     let disk = format!("{},readonly", path.display());
-    let finished = Vmm::job(job)
-        .option("--disk", &disk)
-        .run()
-        .assert_job_done();
+    let media = Media::new(&folder);
+    let mut vmm = Vmm::job(&[job, &Media::job()].concat()).option("--disk", &disk);
+    for (option, value) in media.options() {
+        vmm = vmm.option(option, &value);
+    }
+    let finished = vmm.run().assert_job_done();
+    media.assert_used(&finished);
     assert_eq!(finished.guest("RO"), "1", "{finished}");
     assert!(
         !finished.console().contains("LAB-GUEST-ERROR"),
@@ -222,19 +226,23 @@ true
 }
 
 #[test]
-fn a_guest_writes_to_a_qcow2_disk_and_what_it_stands_on_stays() {
+fn a_guest_writes_to_a_qcow2_disk_and_what_it_stands_on_stays_and_has_scsi_by_bus_addresses_beside_it() {
     let folder = Folder::new();
     let base = image(&folder, "base.img");
     let before = digest(&base, 0..DISK_BYTES);
     let head = digest(&base, 0..1 << 20);
     let top = qcow2(&folder, "top.qcow2", "base.img");
     let disk = format!("{},format=qcow2,cache=none", top.display());
-    let finished = Vmm::job(&job("vda"))
+    let media = Media::new(&folder);
+    let mut vmm = Vmm::job(&[job("vda"), Media::job()].concat())
         .option("--disk", &disk)
         .argument("--sandbox")
-        .argument("--iommu-platform")
-        .run()
-        .assert_job_done();
+        .argument("--iommu-platform");
+    for (option, value) in media.options() {
+        vmm = vmm.option(option, &value);
+    }
+    let finished = vmm.run().assert_job_done();
+    media.assert_used(&finished);
     assert_eq!(finished.guest("HEAD"), head, "{finished}");
     let written = finished.guest("WRITTEN").to_owned();
     assert_eq!(finished.guest("READ"), written, "{finished}");

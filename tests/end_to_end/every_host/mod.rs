@@ -14,5 +14,6 @@ mod interrupt_controller;
 pub(crate) mod network;
 mod range_ends;
 mod reboot;
+pub(crate) mod scsi;
 pub(crate) mod serial;
 mod vulnerabilities;

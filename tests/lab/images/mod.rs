@@ -60,6 +60,7 @@ const GUEST_DRIVERS: &[(&str, &[&str])] = &[
     ("0x1af4-0x1041", &["virtio_net"]),
     ("0x00ff00", &["virtio_rng"]),
     ("0x010000", &["virtio_blk"]),
+    ("0x1af4-0x1048", &["virtio_scsi", "sd_mod", "sr_mod"]),
     ("0x078000", &["virtio_console"]),
     ("0x1af4-0x1045", &["virtio_balloon"]),
     ("0x1af4-0x1053", &["vmw_vsock_virtio_transport"]),

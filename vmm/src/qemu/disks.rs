@@ -7,11 +7,15 @@ use serde_json::{Value, json};
 use spapr_devices::image::Kind;
 use spapr_devices::virtio::disk::{Action, Disk, DiskFailure, DiskFailures};
 
+use super::command_line::DriveKind;
+
 /// A disk.
 #[derive(Clone)]
 pub struct DiskFacts {
     /// The name of its device, if it has one.
     pub device: Option<String>,
+    /// What its device is.
+    pub kind: DriveKind,
     /// Its block nodes with their drivers, the device's first.
     pub nodes: Vec<(String, &'static str)>,
     /// The disk itself, once there is a machine.
@@ -21,10 +25,24 @@ pub struct DiskFacts {
 impl DiskFacts {
     /// The path of its back end among the machine's objects; `number` is the disk's, for one without a name.
     pub fn qom_path(&self, number: usize) -> String {
-        match &self.device {
-            Some(id) => format!("/machine/peripheral/{id}/virtio-backend"),
-            None => format!("/machine/peripheral-anon/device[{number}]/virtio-backend"),
+        let device = match &self.device {
+            Some(id) => format!("/machine/peripheral/{id}"),
+            None => format!("/machine/peripheral-anon/device[{number}]"),
+        };
+        match self.kind {
+            DriveKind::Virtio => format!("{device}/virtio-backend"),
+            DriveKind::ScsiDisk | DriveKind::ScsiCd => device,
         }
+    }
+
+    /// What `query-block` and `query-blockstats` call its device, if that has a name: QEMU says which is a virtio
+    /// disk's by its path, and which another's by its name.
+    pub fn qdev(&self) -> Option<String> {
+        let device = self.device.as_ref()?;
+        Some(match self.kind {
+            DriveKind::Virtio => self.qom_path(0),
+            DriveKind::ScsiDisk | DriveKind::ScsiCd => device.clone(),
+        })
     }
 
     /// Whether the machine pauses for some of its errors.
@@ -41,6 +59,13 @@ impl fmt::Debug for DiskFacts {
             .field("nodes", &self.nodes)
             .finish_non_exhaustive()
     }
+}
+
+/// A CD drive without a medium.
+#[derive(Clone, Debug)]
+pub struct EmptyDrive {
+    /// The name of its device, if it has one.
+    pub device: Option<String>,
 }
 
 /// Where the machine's disks tell of failures, and how monitors name them. Without, there are no disks.

@@ -8,7 +8,7 @@ use spapr_devices::virtio::balloon::BalloonControl;
 use spapr_devices::virtio::net::Nic;
 use spapr_devices::virtio::serial::Ports;
 
-use super::disks::DiskFacts;
+use super::disks::{DiskFacts, EmptyDrive};
 use super::dumps::Dumps;
 use super::fd_sets::FdSets;
 use super::state::GuestState;
@@ -36,6 +36,8 @@ pub struct Facts {
     pub devices: Vec<(String, &'static str)>,
     /// The disks, in the order of the machine's.
     pub disks: Vec<DiskFacts>,
+    /// The CD drives without a medium.
+    pub empty_drives: Vec<EmptyDrive>,
     /// The network cards, in the order of the machine's.
     pub nics: Vec<NicFacts>,
     /// The memory balloon.
@@ -131,6 +133,7 @@ pub(crate) mod sample {
     use spapr_devices::virtio::net::NicOptions;
     use vm_memory::{GuestAddress, GuestMemoryMmap};
 
+    use super::super::command_line::DriveKind;
     use super::super::events::{EventSource, channel};
     use super::super::state::Policy;
     use super::*;
@@ -147,6 +150,7 @@ pub(crate) mod sample {
         let nodes = [("libvirt-1-format", "raw"), ("libvirt-1-storage", "file")];
         DiskFacts {
             device: Some("virtio-disk0".to_owned()),
+            kind: DriveKind::Virtio,
             nodes: nodes
                 .map(|(name, driver)| (name.to_owned(), driver))
                 .to_vec(),
@@ -215,6 +219,7 @@ pub(crate) mod sample {
                     ("balloon0".to_owned(), "virtio-balloon-pci"),
                 ],
                 disks: vec![disk()],
+                empty_drives: Vec::new(),
                 nics: vec![nic()],
                 balloon: Some(balloon()),
             },

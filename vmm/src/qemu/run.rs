@@ -14,10 +14,10 @@ use spapr_devices::virtio::serial::{Outlet, PortOptions, Ports};
 use super::chardev::{self, ChardevError, Endpoints, Open};
 use super::command_line::{
     self, CommandLine, CommandLineError, Device, DeviceKind, ProcessOptions, VirtioDevice,
-    VirtioKind,
+    VirtioKind, drives,
 };
 use super::daemon::{DaemonError, PidFile, Readiness};
-use super::disks::{DiskErrors, DiskFacts};
+use super::disks::{DiskErrors, DiskFacts, EmptyDrive};
 use super::dumps::Dumps;
 use super::events::{self, EventSource, Events};
 use super::fd_sets::FdSets;
@@ -308,6 +308,7 @@ fn facts(line: &CommandLine, chardevs: Vec<ChardevFacts>, attachments: &Attachme
         chardevs,
         devices: devices.collect(),
         disks: disks(line),
+        empty_drives: empty_drives(line),
         nics: nics(line, attachments),
         balloon: attachments.balloon.as_ref().map(|control| BalloonFacts {
             device: balloon.and_then(|device| device.id.clone()),
@@ -318,24 +319,29 @@ fn facts(line: &CommandLine, chardevs: Vec<ChardevFacts>, attachments: &Attachme
 
 /// The disks, before there is a machine.
 fn disks(line: &CommandLine) -> Vec<DiskFacts> {
-    let disks = line.devices.iter().filter_map(|device| match &device.kind {
-        DeviceKind::Virtio(VirtioDevice {
-            kind: VirtioKind::Disk { drive, .. },
-            ..
-        }) => Some((device.id.clone(), drive)),
-        _ => None,
-    });
     let find = |name: &str| line.nodes.iter().find(|node| node.name == name);
-    disks
-        .map(|(device, drive)| {
-            let nodes = std::iter::successors(find(drive), |node| find(node.driver.below()?));
-            DiskFacts {
-                device,
-                nodes: nodes
-                    .map(|node| (node.name.clone(), node.driver.name()))
-                    .collect(),
-                disk: None,
-            }
+    let drives = drives(&line.devices).into_iter();
+    let disks = drives.filter_map(|drive| {
+        let nodes = std::iter::successors(find(drive.node?), |node| find(node.driver.below()?));
+        Some(DiskFacts {
+            device: drive.id.map(str::to_owned),
+            kind: drive.kind,
+            nodes: nodes
+                .map(|node| (node.name.clone(), node.driver.name()))
+                .collect(),
+            disk: None,
+        })
+    });
+    disks.collect()
+}
+
+/// The drives that have no medium.
+fn empty_drives(line: &CommandLine) -> Vec<EmptyDrive> {
+    let drives = drives(&line.devices).into_iter();
+    let empty = drives.filter(|drive| drive.node.is_none());
+    empty
+        .map(|drive| EmptyDrive {
+            device: drive.id.map(str::to_owned),
         })
         .collect()
 }

@@ -1,8 +1,6 @@
 //! SCSI controllers.
 
-use spapr_devices::virtio::scsi::{
-    Address, CD_BLOCK_BYTES, ScsiOptions, UnitKind, UnitOptions,
-};
+use spapr_devices::virtio::scsi::{Address, CD_BLOCK_BYTES, ScsiOptions, UnitKind, UnitOptions};
 
 use super::disk::DiskDescription;
 

@@ -10,16 +10,16 @@ use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::address::{Address, MOST_LUN, MOST_TARGET};
-use super::cdb::{self, Cdb};
-use super::inquiry;
+use super::cdb;
+use super::lun::{Lun, Task, UnderWay, of_no_unit};
 use super::manage::Management;
-use super::request::{self, Answer, Layout, Parsed, Sizes};
+use super::request::{self, Answer, Parsed, Sizes};
 use super::sense::Sense;
-use super::unit::{Outcome, Unit, UnitOptions, Wish, cut, has_parameters};
+use super::unit::{Unit, UnitOptions, Wish, has_parameters};
 use crate::dma::DmaMemory;
 use crate::image::Operation;
 use crate::virtio::device::{Device, Done, Identity, ServeError, Served, read_config};
-use crate::virtio::disk::{Disk, MOST_BYTES, Place, SECTOR_BYTES, Work};
+use crate::virtio::disk::{Disk, MOST_BYTES, SECTOR_BYTES, Work};
 use crate::virtio::requests::{self, Request};
 
 /// The queues that come before those for requests.
@@ -59,41 +59,6 @@ impl Default for ScsiOptions {
             most_sectors: 0xffff,
         }
     }
-}
-
-/// A command that is under way.
-#[derive(Debug)]
-pub(super) struct Task {
-    queue: usize,
-    head: u16,
-    buffers: Vec<Descriptor>,
-    layout: Layout,
-    operation: Operation,
-    moved: u64,
-    pub(super) tag: u64,
-    /// Counts up with each command.
-    pub(super) number: u64,
-    /// What its driver gets whatever comes of it: it was ended.
-    pub(super) ended: Option<Answer>,
-}
-
-/// A command for a medium.
-struct UnderWay {
-    queue: usize,
-    head: u16,
-    /// Which of the units it is for.
-    place: Option<usize>,
-    operation: Operation,
-    at: Place,
-}
-
-/// A unit, and what is under way of it.
-pub(super) struct Lun {
-    pub(super) unit: Unit,
-    /// Without a medium there is nothing.
-    pub(super) work: Option<Work<Task>>,
-    /// The driver is to be told that its size is another.
-    pub(super) size_has_changed: bool,
 }
 
 /// A SCSI controller.
@@ -343,52 +308,6 @@ impl Scsi {
         requests::copy_from(readable, layout.out_skipped, memory, &mut self.parameters)?;
         Ok(())
     }
-
-    /// REPORT LUNS, to whichever unit of a target it is sent.
-    fn report_luns(&self, address: Address, cdb: &Cdb) -> Outcome {
-        let target = address.target;
-        let luns = self.luns.iter().map(|lun| lun.unit.options.address);
-        let luns = luns.filter(|it| it.target == target);
-        let mut list = Vec::new();
-        match cdb.byte(2) {
-            0 | 2 => {
-                let zero = Address { target, lun: 0 };
-                // That answers, whether there is a unit or not.
-                if self.place(zero).is_none() {
-                    list.extend(zero.reported());
-                }
-                luns.for_each(|address| list.extend(address.reported()));
-            }
-            // Well-known ones, of which there are none.
-            1 => {}
-            _ => return Err(Sense::INVALID_FIELD),
-        }
-        let most = cdb.be32(6);
-        if most < 16 {
-            return Err(Sense::INVALID_FIELD);
-        }
-        let length = u32::try_from(list.len()).unwrap_or(u32::MAX);
-        let data = [&length.to_be_bytes()[..], &[0; 4], &list].concat();
-        cut(data, usize::try_from(most).unwrap_or(usize::MAX))
-    }
-}
-
-/// What comes of a command to a unit that is not there (SPC-4 5.11, SAM-5 4.6.4).
-fn of_no_unit(cdb: &Cdb) -> Outcome {
-    match cdb.opcode() {
-        cdb::INQUIRY if cdb.byte(1) & 3 == 0 => cut(inquiry::not_there(), cdb.be16(3).into()),
-        cdb::REQUEST_SENSE => cut(Sense::NO_SUCH_UNIT.bytes().to_vec(), cdb.byte(4).into()),
-        _ => Err(Sense::NO_SUCH_UNIT),
-    }
-}
-
-/// What comes of a command that the host is done with.
-fn answer_of(task: &Task, result: &io::Result<()>) -> Answer {
-    match (task.ended, result) {
-        (Some(answer), _) => answer,
-        (None, Ok(())) => Answer::good(task.moved),
-        (None, Err(error)) => Answer::check(Sense::of_host(task.operation, error)),
-    }
 }
 
 impl Device for Scsi {
@@ -481,7 +400,7 @@ impl Device for Scsi {
             let (done, of_queue) = (&mut self.done, &mut self.of_queue);
             work.collect(|task, result| {
                 of_queue[task.queue] -= 1;
-                let answer = answer_of(&task, &result);
+                let answer = task.answer(&result);
                 done.push_back((task, answer));
             })?;
             if work.disk().take_size_change() {

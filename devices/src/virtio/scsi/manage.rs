@@ -10,7 +10,8 @@ use virtio_queue::{Queue, QueueT};
 
 use super::address::Address;
 use super::control::{self, Asked, Function, Went};
-use super::device::{CONTROL_QUEUE, Scsi, Task};
+use super::device::{CONTROL_QUEUE, Scsi};
+use super::lun::Task;
 use super::request::Answer;
 use super::sense::Sense;
 use crate::dma::DmaMemory;

@@ -14,6 +14,7 @@
 //! | `request` | what a driver puts into a request queue, and what it gets back |
 //! | `control` | what a driver puts into the control queue |
 //! | `device` | the controller |
+//! | `lun` | its units with what is under way of them, and which there are |
 //! | `manage` | its task management, and the events that it tells |
 //! | `fuzz` | a driver as a fuzzer has it |
 
@@ -22,9 +23,14 @@ mod blocks;
 mod cdb;
 mod control;
 mod device;
+#[cfg(test)]
+mod driver;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
+#[cfg(test)]
+mod hostile_tests;
 mod inquiry;
+mod lun;
 mod manage;
 mod mode;
 mod optical;

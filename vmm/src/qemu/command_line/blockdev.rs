@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use spapr_devices::image::{Backing, Format, ImageOptions};
 use spapr_devices::virtio::disk::DiskOptions;
 
+use super::device::{DriveKind, drives};
 use super::properties::Properties;
-use super::virtio::{VirtioDevice, VirtioKind};
-use super::{CommandLineError, Device, DeviceKind};
+use super::{CommandLineError, Device};
 use crate::qemu::fd_sets::set_of_path;
 use crate::spec::{Aio, DiskDescription};
 
@@ -248,14 +248,16 @@ impl Nodes {
         Ok(node)
     }
 
-    /// The disk with the node `drive`, which looks like that; others may write to its image if it `shares`.
+    /// The disk with the node `drive`, which `option` names and which looks like that; others may write to its image if
+    /// it `shares`.
     pub(super) fn disk(
         &self,
+        option: &str,
         drive: &str,
         options: &DiskOptions,
         shares: bool,
     ) -> Result<DiskDescription, CommandLineError> {
-        let (mut image, aio) = self.image("-device virtio-blk-pci", drive, &mut Vec::new())?;
+        let (mut image, aio) = self.image(option, drive, &mut Vec::new())?;
         image.locks &= !shares;
         Ok(DiskDescription {
             image,
@@ -267,13 +269,14 @@ impl Nodes {
     /// Whether each node is used, once.
     pub(super) fn check(&self, devices: &[Device]) -> Result<(), CommandLineError> {
         let mut used: Vec<&str> = Vec::new();
-        for device in devices {
-            if let DeviceKind::Virtio(VirtioDevice {
-                kind: VirtioKind::Disk { drive, .. },
-                ..
-            }) = &device.kind
-            {
-                self.image("-device virtio-blk-pci", drive, &mut used)?;
+        for drive in drives(devices) {
+            let option = match drive.kind {
+                DriveKind::Virtio => "-device virtio-blk-pci",
+                DriveKind::ScsiDisk => "-device scsi-hd",
+                DriveKind::ScsiCd => "-device scsi-cd",
+            };
+            if let Some(node) = drive.node {
+                self.image(option, node, &mut used)?;
             }
         }
         match self

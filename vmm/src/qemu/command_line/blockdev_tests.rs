@@ -1,5 +1,6 @@
 //! Block nodes as libvirt writes them, and as nobody should.
 
+use super::super::{DeviceKind, VirtioDevice, VirtioKind};
 use super::*;
 
 fn nodes(all: &[&str]) -> Result<Nodes, String> {
@@ -23,7 +24,9 @@ fn disk(nodes: &Nodes, device: VirtioDevice) -> DiskDescription {
     else {
         panic!("no disk")
     };
-    nodes.disk(&drive, &options, shares).unwrap()
+    nodes
+        .disk("-device virtio-blk-pci", &drive, &options, shares)
+        .unwrap()
 }
 
 const STORAGE: &str = r#"{"driver":"file","filename":"/d.img","node-name":"libvirt-1-storage","auto-read-only":true,"discard":"unmap","cache":{"direct":true,"no-flush":false}}"#;

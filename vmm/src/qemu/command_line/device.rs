@@ -7,12 +7,14 @@ use spapr_devices::vfio::PciAddress;
 use spapr_devices::vty::DEFAULT_UNIT_ADDRESS;
 use uuid::Uuid;
 
+use super::disk;
 use super::properties::Properties;
+use super::scsi;
 use super::serial::Port;
 use super::usb::{USB_PROPERTIES, UsbController};
 use super::virtio::{
-    self, BALLOON_PROPERTIES, DISK_PROPERTIES, NET_PROPERTIES, RNG_PROPERTIES, SERIAL_PROPERTIES,
-    VSOCK_PROPERTIES, VirtioDevice, VirtioKind,
+    self, BALLOON_PROPERTIES, NET_PROPERTIES, RNG_PROPERTIES, SERIAL_PROPERTIES, VSOCK_PROPERTIES,
+    VirtioDevice, VirtioKind,
 };
 use super::{CommandLineError, instead};
 use crate::spec::{DmaWindowSize, VhostSource, VsockDescription};
@@ -58,6 +60,8 @@ pub enum DeviceKind {
     Virtio(VirtioDevice),
     /// A port of a virtio serial device.
     Port(Port),
+    /// A disk or CD drive behind a SCSI controller.
+    ScsiUnit(Box<scsi::Unit>),
     /// A USB controller, which the guest is not shown.
     Usb(UsbController),
 }
@@ -131,12 +135,12 @@ pub const DEVICE_TYPES: &[DeviceType] = &[
     DeviceType {
         name: "virtio-blk-pci",
         parent: "pci-device",
-        properties: DISK_PROPERTIES,
+        properties: disk::DISK_PROPERTIES,
     },
     DeviceType {
         name: "virtio-blk-pci-non-transitional",
         parent: "pci-device",
-        properties: DISK_PROPERTIES,
+        properties: disk::DISK_PROPERTIES,
     },
     DeviceType {
         name: "virtio-net-pci",
@@ -204,6 +208,26 @@ pub const DEVICE_TYPES: &[DeviceType] = &[
         properties: SERIAL_PROPERTIES,
     },
     DeviceType {
+        name: "virtio-scsi-pci",
+        parent: "pci-device",
+        properties: scsi::CONTROLLER_PROPERTIES,
+    },
+    DeviceType {
+        name: "virtio-scsi-pci-non-transitional",
+        parent: "pci-device",
+        properties: scsi::CONTROLLER_PROPERTIES,
+    },
+    DeviceType {
+        name: "scsi-hd",
+        parent: "scsi-device",
+        properties: scsi::DISK_PROPERTIES,
+    },
+    DeviceType {
+        name: "scsi-cd",
+        parent: "scsi-device",
+        properties: scsi::CD_PROPERTIES,
+    },
+    DeviceType {
         name: "virtserialport",
         parent: "virtio-serial-port",
         properties: PORT_PROPERTIES,
@@ -224,6 +248,7 @@ impl DeviceKind {
             Self::Vfio { .. } => "vfio-pci",
             Self::Virtio(device) => device.kind.type_name(),
             Self::Port(port) => port.type_name(),
+            Self::ScsiUnit(unit) => unit.type_name(),
             Self::Usb(controller) => controller.type_name,
         }
     }
@@ -235,9 +260,63 @@ impl DeviceKind {
                 Some((bus, *place))
             }
             Self::Usb(UsbController { bus, place, .. }) => Some((bus, *place)),
-            Self::HostBridge { .. } | Self::Vty { .. } | Self::Port(_) => None,
+            Self::HostBridge { .. } | Self::Vty { .. } | Self::Port(_) | Self::ScsiUnit(_) => None,
         }
     }
+}
+
+/// What has a block node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DriveKind {
+    /// A virtio disk.
+    Virtio,
+    /// A disk behind a SCSI controller.
+    ScsiDisk,
+    /// A CD drive behind one.
+    ScsiCd,
+}
+
+/// A drive among devices.
+#[derive(Clone, Copy, Debug)]
+pub struct Drive<'a> {
+    /// The device's name.
+    pub id: Option<&'a str>,
+    /// What it is.
+    pub kind: DriveKind,
+    /// The node in it; `None` if it is empty.
+    pub node: Option<&'a str>,
+}
+
+/// The drives among `devices`, in the machine's order.
+pub fn drives(devices: &[Device]) -> Vec<Drive<'_>> {
+    let mut found = Vec::new();
+    for device in devices {
+        match &device.kind {
+            DeviceKind::Virtio(VirtioDevice {
+                kind: VirtioKind::Disk { drive, .. },
+                ..
+            }) => found.push(Drive {
+                id: device.id.as_deref(),
+                kind: DriveKind::Virtio,
+                node: Some(drive),
+            }),
+            DeviceKind::Virtio(VirtioDevice {
+                kind: VirtioKind::Scsi(_),
+                ..
+            }) => found.extend(
+                scsi::units(devices, device).map(|(unit_device, unit)| Drive {
+                    id: unit_device.id.as_deref(),
+                    kind: match unit.is_cd() {
+                        true => DriveKind::ScsiCd,
+                        false => DriveKind::ScsiDisk,
+                    },
+                    node: unit.drive.as_deref(),
+                }),
+            ),
+            _ => {}
+        }
+    }
+    found
 }
 
 impl Device {
@@ -274,14 +353,25 @@ impl Device {
             "spapr-pci-host-bridge" => host_bridge(&mut properties)?,
             "spapr-vty" => vty(&mut properties)?,
             "vfio-pci" => vfio(&mut properties)?,
-            _ => match Port::read(&driver, &mut properties)? {
-                Some(port) => DeviceKind::Port(port),
-                None => pci_device(driver, &mut properties)?,
-            },
+            _ => behind_another(&driver, &mut properties)
+                .transpose()
+                .unwrap_or_else(|| pci_device(driver, &mut properties))?,
         };
         properties.finish()?;
         Ok(Self { id, kind })
     }
+}
+
+/// What is behind a device of this list; `None` for any other.
+fn behind_another(
+    driver: &str,
+    properties: &mut Properties,
+) -> Result<Option<DeviceKind>, CommandLineError> {
+    if let Some(port) = Port::read(driver, properties)? {
+        return Ok(Some(DeviceKind::Port(port)));
+    }
+    let unit = scsi::Unit::read(driver, properties)?;
+    Ok(unit.map(|unit| DeviceKind::ScsiUnit(Box::new(unit))))
 }
 
 /// A PCI device of one of the types that have names in common.

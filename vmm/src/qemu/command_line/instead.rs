@@ -2,7 +2,8 @@
 
 /// Disks of any kind.
 const DISKS: &str = "disks are virtio's: -blockdev driver=file,node-name=NODE,filename=FILE with -device \
-    virtio-blk-pci,drive=NODE (<disk> with <target bus='virtio'/> in a libvirt domain)";
+    virtio-blk-pci,drive=NODE (<disk> with <target bus='virtio'/> in a libvirt domain), or scsi-hd or scsi-cd behind \
+    virtio-scsi-pci (<target bus='scsi'/>, with <controller type='scsi' model='virtio-scsi'/>)";
 
 /// Network cards of any kind.
 const NETWORK: &str = "network cards are virtio's: -netdev tap,id=NET,ifname=NAME with -device \
@@ -77,10 +78,10 @@ pub(super) fn of_option(name: &str) -> Option<&'static str> {
 const DEVICES: &[(&[&str], &str)] = &[
     (
         &[
-            "virtio-scsi",
             "vhost-user-blk",
             "vhost-scsi",
-            "scsi-",
+            "scsi-block",
+            "scsi-generic",
             "ide-",
             "nvme",
             "ahci",
@@ -182,6 +183,9 @@ pub(super) fn of_property(option: &str, name: &str) -> Option<&'static str> {
         ("-device virtio-blk-pci", "iothread") => {
             "each disk has a thread of its own; in a libvirt domain, remove iothread= from its <driver>"
         }
+        ("-device virtio-scsi-pci", "iothread") => {
+            "each controller has a thread of its own; in a libvirt domain, remove iothread= from its <driver>"
+        }
         ("-device virtio-rng-pci", "max-bytes" | "period") => {
             "entropy is not throttled; in a libvirt domain, remove <rate> from <rng>"
         }
@@ -205,7 +209,7 @@ pub(super) fn of_value(option: &str, name: &str) -> Option<&'static str> {
         ("-smp", "maxcpus") => "<vcpu> without current=",
         ("-rtc", "base") => "<clock offset='utc'/>",
         ("-rtc", "driftfix") => "<clock> without <timer>",
-        ("-device virtio-blk-pci", "werror" | "rerror") => {
+        ("-device virtio-blk-pci" | "-device scsi-hd" | "-device scsi-cd", "werror" | "rerror") => {
             "<driver> with other values of error_policy= and rerror_policy="
         }
         ("-device vfio-pci", "rombar" | "romfile") => "<rom enabled='no'/>, or no <rom>",

@@ -6,6 +6,7 @@
 mod blockdev;
 mod chardev;
 mod device;
+mod disk;
 mod error;
 mod help;
 mod instead;
@@ -18,6 +19,7 @@ mod pci;
 mod process;
 mod properties;
 mod rng;
+mod scsi;
 mod serial;
 #[cfg(test)]
 mod tests;
@@ -32,7 +34,7 @@ use blockdev::Nodes;
 pub use blockdev::{Driver, NODE_DRIVERS, Node};
 use chardev::Serial;
 pub use chardev::{BACKENDS, Backend, Chardev, OutputFile, SocketAddress};
-pub use device::{DEVICE_TYPES, Device, DeviceKind, DeviceType};
+pub use device::{DEVICE_TYPES, Device, DeviceKind, DeviceType, Drive, DriveKind, drives};
 pub use error::CommandLineError;
 pub use help::answer;
 pub use machine::MACHINES;
@@ -384,6 +386,7 @@ impl Reader {
     /// The character devices of serial devices' ports: each is one port's.
     fn port_chardevs(&self) -> Result<Vec<String>, CommandLineError> {
         serial::check(&self.devices)?;
+        scsi::check(&self.devices)?;
         let mut of_ports: Vec<String> = Vec::new();
         for device in &self.devices {
             let DeviceKind::Port(port) = &device.kind else {

@@ -8,7 +8,7 @@ use super::blockdev::Nodes;
 use super::device::{Device, DeviceKind};
 use super::netdev::Netdevs;
 use super::virtio::VirtioKind;
-use super::{CommandLineError, serial};
+use super::{CommandLineError, scsi, serial};
 use crate::spec::{
     DmaWindowSize, GuestPlace, PassedThroughDevice, VirtualDevice, VirtualDeviceKind,
 };
@@ -77,7 +77,10 @@ pub(super) fn devices(
             }
             // The guest is not shown it.
             DeviceKind::Usb(_) => {}
-            DeviceKind::HostBridge { .. } | DeviceKind::Vty { .. } | DeviceKind::Port(_) => {}
+            DeviceKind::HostBridge { .. }
+            | DeviceKind::Vty { .. }
+            | DeviceKind::Port(_)
+            | DeviceKind::ScsiUnit(_) => {}
         }
     }
     check_balloons(&made)?;
@@ -103,7 +106,13 @@ fn kind(
             drive,
             options,
             shares,
-        } => VirtualDeviceKind::Disk(Box::new(nodes.disk(drive, options, *shares)?)),
+        } => {
+            let option = "-device virtio-blk-pci";
+            VirtualDeviceKind::Disk(Box::new(nodes.disk(option, drive, options, *shares)?))
+        }
+        VirtioKind::Scsi(options) => {
+            VirtualDeviceKind::Scsi(scsi::describe(devices, device, *options, nodes)?)
+        }
     })
 }
 

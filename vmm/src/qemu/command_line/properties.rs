@@ -272,6 +272,11 @@ impl Properties {
         })
     }
 
+    /// A number of at most 64 bits.
+    pub(super) fn number64(&mut self, name: &str) -> Result<Option<u64>, CommandLineError> {
+        self.read(name, "a number", number)
+    }
+
     /// A number of at most 16 bits for which `is_good`; another should be `expected`.
     pub(super) fn number16(
         &mut self,

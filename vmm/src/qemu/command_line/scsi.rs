@@ -5,6 +5,7 @@ use spapr_devices::virtio::scsi::{
     Address, MOST_LUN, MOST_TARGET, ScsiOptions, UnitKind, UnitOptions,
 };
 
+use super::CommandLineError;
 use super::blockdev::Nodes;
 use super::device::{Device, DeviceKind, PLACE};
 use super::disk::{self, BOOTINDEX};
@@ -12,7 +13,6 @@ use super::properties::Properties;
 use super::virtio::{
     DISABLE_LEGACY, DISABLE_MODERN, IOMMU_PLATFORM, Property, VirtioDevice, VirtioKind,
 };
-use super::CommandLineError;
 use crate::spec::{ScsiDescription, ScsiUnit};
 
 /// A disk or CD drive as asked for.
@@ -50,7 +50,11 @@ pub(super) const CONTROLLER_PROPERTIES: &[Property] = &[
 ];
 
 const CHANNEL: Property = ("channel", "uint32", "0");
-const DEVICE_ID: Property = ("device_id", "str", "By which the guest tells it from others");
+const DEVICE_ID: Property = (
+    "device_id",
+    "str",
+    "By which the guest tells it from others",
+);
 const DRIVE: Property = ("drive", "str", "Node name of a -blockdev");
 const LUN: Property = ("lun", "uint32", "0 to 16383");
 const SCSI_ID: Property = ("scsi-id", "uint32", "0 to 255");
@@ -108,8 +112,20 @@ pub(super) const DISK_PROPERTIES: &[Property] = &[
 
 /// Properties of scsi-cd.
 pub(super) const CD_PROPERTIES: &[Property] = &[
-    BOOTINDEX, CHANNEL, DEVICE_ID, DRIVE, LUN, PRODUCT, RERROR, SCSI_ID, SERIAL, SHARE_RW, VENDOR,
-    WERROR, WRITE_CACHE, WWN,
+    BOOTINDEX,
+    CHANNEL,
+    DEVICE_ID,
+    DRIVE,
+    LUN,
+    PRODUCT,
+    RERROR,
+    SCSI_ID,
+    SERIAL,
+    SHARE_RW,
+    VENDOR,
+    WERROR,
+    WRITE_CACHE,
+    WWN,
 ];
 
 /// Reads a controller.
@@ -187,7 +203,9 @@ impl Unit {
             rotation_rate: match is_cd {
                 true => 0,
                 false => properties
-                    .number16("rotation_rate", "a number up to 65534", |rate| rate != 65535)?
+                    .number16("rotation_rate", "a number up to 65534", |rate| {
+                        rate != 65535
+                    })?
                     .unwrap_or(0),
             },
             ..UnitOptions::new(usual, kind)
@@ -284,7 +302,7 @@ pub(super) fn units<'a>(
     let is_first = first == Some(controller);
     devices.iter().filter_map(move |device| match &device.kind {
         DeviceKind::ScsiUnit(unit) if is_on(unit.bus.as_deref(), controller, is_first) => {
-            Some((device, unit))
+            Some((device, &**unit))
         }
         _ => None,
     })

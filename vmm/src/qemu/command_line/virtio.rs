@@ -81,7 +81,8 @@ pub(super) const DISABLE_LEGACY: Property = (
     "OnOffAuto",
     "Always on: modern virtio alone",
 );
-pub(super) const DISABLE_MODERN: Property = ("disable-modern", "bool", "Always off: modern virtio alone");
+pub(super) const DISABLE_MODERN: Property =
+    ("disable-modern", "bool", "Always off: modern virtio alone");
 pub(super) const IOMMU_PLATFORM: Property = (
     "iommu_platform",
     "bool",

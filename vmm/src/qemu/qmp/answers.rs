@@ -360,10 +360,13 @@ mod tests {
             "memory-backend-memfd",
             "virtio-balloon-pci",
             "virtserialport",
+            "virtio-scsi-pci",
+            "scsi-hd",
+            "scsi-cd",
         ] {
             assert!(names.contains(&name), "{name}");
         }
-        for name in ["tcg-accel", "virtio-scsi-pci", "VGA"] {
+        for name in ["tcg-accel", "lsi53c895a", "VGA"] {
             assert!(!names.contains(&name), "{name}");
         }
         let devices = ask(qom_list_types, &json!({"implements": "device"})).expect("answered");

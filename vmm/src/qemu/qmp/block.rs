@@ -8,7 +8,7 @@ use super::commands::{Answer, Request};
 use super::error::QmpError;
 use super::types::Type::{Bool, Enum, Int, Object, Str};
 use super::types::{Type, optional, required};
-use crate::qemu::command_line::NODE_DRIVERS;
+use crate::qemu::command_line::{DriveKind, NODE_DRIVERS};
 use crate::qemu::disks::DiskFacts;
 
 const IMAGE: Type = Object(&[
@@ -104,12 +104,6 @@ fn disks<'a>(request: &'a Request<'_>) -> impl Iterator<Item = (&'a DiskFacts, &
     disks.filter_map(|facts| Some((facts, facts.disk.as_deref()?)))
 }
 
-/// The path of a disk's back end among the machine's objects.
-fn qdev(facts: &DiskFacts) -> Option<String> {
-    facts.device.as_ref()?;
-    Some(facts.qom_path(0))
-}
-
 fn node(name: &str, driver: &str, disk: &Disk) -> Value {
     let image = disk.image();
     let options = image.options();
@@ -158,13 +152,13 @@ pub(super) fn query_block(request: &mut Request<'_>) -> Answer {
         let mut device = json!({
             "device": "",
             "type": "unknown",
-            "removable": false,
+            "removable": facts.kind == DriveKind::ScsiCd,
             "locked": false,
         });
         if facts.may_stop() {
             device["io-status"] = io_status(disk.status()).into();
         }
-        if let Some(qdev) = qdev(facts) {
+        if let Some(qdev) = facts.qdev() {
             device["qdev"] = qdev.into();
         }
         if let Some((name, driver)) = facts.nodes.first() {
@@ -172,7 +166,19 @@ pub(super) fn query_block(request: &mut Request<'_>) -> Answer {
         }
         device
     };
-    Ok(disks(request).map(describe).collect())
+    let empty = request.monitor.facts.empty_drives.iter().map(|drive| {
+        let mut device = json!({
+            "device": "",
+            "type": "unknown",
+            "removable": true,
+            "locked": false,
+        });
+        if let Some(id) = &drive.device {
+            device["qdev"] = id.as_str().into();
+        }
+        device
+    });
+    Ok(disks(request).map(describe).chain(empty).collect())
 }
 
 pub(super) fn query_named_block_nodes(request: &mut Request<'_>) -> Answer {
@@ -228,7 +234,7 @@ pub(super) fn query_blockstats(request: &mut Request<'_>) -> Answer {
     let describe = |(facts, disk): (&DiskFacts, &Disk)| {
         let stats = counts(disk.image());
         let mut device = json!({"device": "", "stats": stats});
-        if let Some(qdev) = qdev(facts) {
+        if let Some(qdev) = facts.qdev() {
             device["qdev"] = qdev.into();
         }
         if let Some((name, _)) = facts.nodes.first() {
