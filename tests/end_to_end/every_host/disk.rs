@@ -226,7 +226,8 @@ true
 }
 
 #[test]
-fn a_guest_writes_to_a_qcow2_disk_and_what_it_stands_on_stays_and_has_scsi_by_bus_addresses_beside_it() {
+fn a_guest_writes_to_a_qcow2_disk_and_what_it_stands_on_stays_and_has_scsi_by_bus_addresses_beside_it()
+ {
     let folder = Folder::new();
     let base = image(&folder, "base.img");
     let before = digest(&base, 0..DISK_BYTES);

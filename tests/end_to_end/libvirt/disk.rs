@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::every_host::disk::{digest, image, job};
+use crate::every_host::scsi::Media;
 use crate::harness::libvirt::{Description, virsh, virsh_refuses};
 use crate::harness::vmm::Folder;
 
@@ -25,6 +26,24 @@ fn disk(path: &Path, target: &str, driver: &str, more: &str) -> String {
     )
 }
 
+/// A SCSI controller with a disk, a CD and an empty drive.
+fn scsi_devices(media: &Media) -> String {
+    let unit = |kind: &str, target: &str, inside: &str| {
+        format!(
+            "<disk type='file' device='{kind}'><driver name='qemu' type='raw'/>{inside}\
+             <target dev='{target}' bus='scsi'/></disk>"
+        )
+    };
+    let source = |path: &Path| format!("<source file='{}'/>", path.display());
+    [
+        "<controller type='scsi' model='virtio-scsi'><driver queues='2'/></controller>".to_owned(),
+        unit("disk", "sda", &source(&media.disk)),
+        unit("cdrom", "sdb", &source(&media.cd)),
+        unit("cdrom", "sdc", ""),
+    ]
+    .concat()
+}
+
 /// What follows `name` in what virsh says.
 #[track_caller]
 fn number(text: &str, name: &str) -> u64 {
@@ -38,15 +57,18 @@ fn number(text: &str, name: &str) -> u64 {
 fn a_domain_with_disks_writes_reads_is_counted_and_resized() {
     let folder = folder();
     let (path, second) = (image(&folder, "a.img"), image(&folder, "b.img"));
-    for path in [&path, &second] {
+    let media = Media::new(&folder);
+    for path in [&path, &second, &media.disk, &media.cd] {
         fs::set_permissions(path, Permissions::from_mode(0o666)).expect("chmod");
     }
     let head = digest(&path, 0..1 << 20);
     let wait_for_size = "
-until [ $(cat /sys/block/vda/size) = 262144 ]; do sleep 0.2; done
+until [ $(cat /sys/block/vda/size)$(cat /sys/block/sda/size) = 26214465536 ]; do sleep 0.2; done
 echo LAB-GUEST-RESIZED yes
 ";
-    let job = [&job("vda"), "echo LAB-GUEST-IDLE yes\n", wait_for_size].concat();
+    let idle =
+        "echo LAB-GUEST-IDS $(cat /sys/block/s[dr]*/device/model)\necho LAB-GUEST-IDLE yes\n";
+    let job = [&job("vda"), &Media::job(), idle, wait_for_size].concat();
     let cache = "cache='none' discard='unmap'";
     let domain = Description::new("disks")
         .device(&disk(&path, "vda", cache, "<serial>lab-7</serial>"))
@@ -56,6 +78,7 @@ echo LAB-GUEST-RESIZED yes
             "iommu='on' queues='2'",
             "<readonly/>",
         ))
+        .device(&scsi_devices(&media))
         .job(&job)
         .define();
     domain.start();
@@ -83,6 +106,16 @@ echo LAB-GUEST-RESIZED yes
     assert!(number(&counts, "flush_operations") >= 1, "{counts}");
     let info = virsh(&["domblkinfo", "disks", "vda"]);
     assert_eq!(number(&info, "Capacity:"), 64 << 20, "{info}");
+    media.assert_read(said);
+    assert_eq!(
+        said("IDS"),
+        "QEMU HARDDISK QEMU CD-ROM QEMU CD-ROM",
+        "{console}"
+    );
+    let counts = virsh(&["domblkstat", "disks", "sda"]);
+    assert!(number(&counts, "wr_bytes") >= 2 << 20, "{counts}");
+    let info = virsh(&["domblkinfo", "disks", "sdb"]);
+    assert_eq!(number(&info, "Capacity:"), 4 << 20, "{info}");
     let list = domain.virsh("domblklist");
     assert!(list.contains("a.img") && list.contains("b.img"), "{list}");
     let taken = Description::new("disks-taken")
@@ -91,6 +124,7 @@ echo LAB-GUEST-RESIZED yes
     let refused = virsh_refuses(&["start", &taken.name]);
     assert!(refused.contains("another program has it open"), "{refused}");
     virsh(&["blockresize", "disks", "vda", "128M"]);
+    virsh(&["blockresize", "disks", "sda", "32M"]);
     domain.wait_for_console("LAB-GUEST-RESIZED yes", 1);
     assert_eq!(fs::metadata(&path).expect("an image").len(), 128 << 20);
     domain.wait_for_state("shut off (shutdown)");

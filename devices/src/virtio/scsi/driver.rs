@@ -67,10 +67,10 @@ pub(super) fn check(key: u8, code: u8, qualifier: u8) -> ([u8; 3], u8) {
 
 impl Driver {
     pub(super) fn new() -> Self {
-        Self::with(DiskOptions::default(), |disk| disk)
+        Self::with(&DiskOptions::default(), |disk| disk)
     }
 
-    pub(super) fn with(options: DiskOptions, made: impl FnOnce(Disk) -> Disk) -> Self {
+    pub(super) fn with(options: &DiskOptions, made: impl FnOnce(Disk) -> Disk) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM_BYTES)]).unwrap();
         let memory = DmaMemory::by_guest_address(ram.clone());
@@ -87,7 +87,7 @@ impl Driver {
         let of_disk = DiskOptions {
             queue_size: 4,
             serial: "serial-number".to_owned(),
-            ..options
+            ..options.clone()
         };
         let of_cd = DiskOptions {
             logical_block_bytes: CD_BLOCK_BYTES,

@@ -31,6 +31,7 @@ pub(super) struct Task {
 }
 
 /// A command for a medium.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct UnderWay {
     pub(super) queue: usize,
     pub(super) head: u16,

@@ -139,21 +139,12 @@ pub(super) fn select(unit: &mut Unit, cdb: &Cdb, parameters: &[u8]) -> Outcome {
     if wanted == 0 {
         return Ok(Wish::Nothing);
     }
-    let list = parameters
-        .get(..wanted)
-        .ok_or(Sense::PARAMETERS_TOO_SHORT)?;
-    let header = if is_short { 4 } else { 8 };
-    let rest = list.get(header..).ok_or(Sense::PARAMETERS_TOO_SHORT)?;
-    let descriptor_bytes = match is_short {
-        true => usize::from(list[3]),
-        false => usize::from(u16::from_be_bytes([list[6], list[7]])),
-    };
-    let mut rest = rest
-        .get(descriptor_bytes..)
-        .ok_or(Sense::PARAMETERS_TOO_SHORT)?;
+    let list = parameters.get(..wanted);
+    let pages = list.and_then(|list| pages_of(list, is_short));
+    let mut rest = pages.ok_or(Sense::PARAMETERS_TOO_SHORT)?;
     let mut write_cache = unit.write_cache;
-    let current = pages(unit, Values::Current);
-    let changeable = pages(unit, Values::Changeable);
+    let current = self::pages(unit, Values::Current);
+    let changeable = self::pages(unit, Values::Changeable);
     while let [code, length, ..] = *rest {
         let end = 2 + usize::from(length);
         let content = rest.get(2..end).ok_or(Sense::PARAMETERS_TOO_SHORT)?;
@@ -190,4 +181,14 @@ pub(super) fn select(unit: &mut Unit, cdb: &Cdb, parameters: &[u8]) -> Outcome {
         ),
         false => Wish::Nothing,
     })
+}
+
+/// The pages of a list of parameters, behind its header and descriptors of blocks; `None` if it is too short for those.
+fn pages_of(list: &[u8], is_short: bool) -> Option<&[u8]> {
+    let (header_bytes, descriptor_bytes) = match *list {
+        [_, _, _, bytes, ..] if is_short => (4, usize::from(bytes)),
+        [_, _, _, _, _, _, high, low, ..] => (8, usize::from(u16::from_be_bytes([high, low]))),
+        _ => return None,
+    };
+    list.get(header_bytes + descriptor_bytes..)
 }

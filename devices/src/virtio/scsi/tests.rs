@@ -396,7 +396,7 @@ fn what_waits_for_the_machine_is_tried_again_or_forgotten() {
         ..DiskOptions::default()
     };
     let telling = Arc::clone(&failures);
-    let mut driver = Driver::with(options, |disk| disk.telling(telling, 0));
+    let mut driver = Driver::with(&options, |disk| disk.telling(telling, 0));
     let truncate = |driver: &Driver, bytes| {
         let file = fs::OpenOptions::new().write(true).open(&driver.path);
         file.unwrap().set_len(bytes).unwrap();

@@ -53,10 +53,10 @@ pub(super) const CASES: &[Case] = &[
         "-device spapr-vscsi is not supported: disks are virtio's",
     ),
     device(
-        "disk-virtio-scsi",
-        "<controller type='scsi' model='virtio-scsi'/>\
+        "disk-lsi-scsi",
+        "<controller type='scsi' model='lsilogic'/>\
          <disk type='file'><source file='/tmp/refused-disk'/><target dev='sda' bus='scsi'/></disk>",
-        "This QEMU doesn't support virtio scsi controller",
+        "This QEMU doesn't support the LSI 53C895A SCSI controller",
     ),
     device(
         "disk-sata",

@@ -374,3 +374,7 @@ fn place(unit: &Unit, taken: &mut Vec<Address>) -> Result<Address, CommandLineEr
     taken.push(address);
     Ok(address)
 }
+
+#[cfg(test)]
+#[path = "scsi_tests.rs"]
+mod tests;
