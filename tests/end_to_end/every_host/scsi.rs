@@ -53,7 +53,6 @@ impl Media {
             "
 for _ in 1 2 3 4 5 6 7 8 9 10; do [ -b /dev/sda ] && [ -b /dev/sr0 ] && break; sleep 0.25; done
 scsi_digest() {{ sha256sum | cut -d' ' -f1; }}
-echo LAB-GUEST-SCSI-SECTORS $(cat /sys/block/sda/size) $(cat /sys/block/sr0/size)
 echo LAB-GUEST-SCSI-CACHE $(cat /sys/block/sda/queue/write_cache)
 echo LAB-GUEST-SCSI-HEAD $(dd if=/dev/sda bs=64k count=16 iflag=direct 2>/dev/null | scsi_digest)
 dd if=/dev/urandom of=/tmp/scsi bs=1M count={count} 2>/dev/null || exit 1
@@ -63,6 +62,7 @@ echo 3 >/proc/sys/vm/drop_caches
 echo LAB-GUEST-SCSI-READ $(dd if=/dev/sda bs=1M skip={start} count={count} iflag=direct 2>/dev/null | scsi_digest)
 blkdiscard -o $(({start} + {count} << 20)) -l $((1 << 20)) /dev/sda || exit 1
 echo LAB-GUEST-SCSI-DISC $(dd if=/dev/sr0 bs=64k iflag=direct 2>/dev/null | scsi_digest)
+echo LAB-GUEST-SCSI-SECTORS $(cat /sys/block/sda/size) $(cat /sys/block/sr0/size)
 dd if=/dev/zero of=/dev/sr0 bs=2k count=1 oflag=direct 2>/dev/null && exit 1
 true
 "

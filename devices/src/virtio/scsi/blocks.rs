@@ -98,7 +98,7 @@ fn read(unit: &Unit, cdb: &Cdb) -> Outcome {
 fn write(unit: &Unit, cdb: &Cdb, verified: bool) -> Outcome {
     let place = transfer(unit.writable()?, cdb, Kind::Write)?;
     let is_forced = cdb.opcode() >> 5 != 0 && cdb.byte(1) & 0x08 != 0;
-    let durable = verified || is_forced || unit.writes_are_durable();
+    let durable = unit.is_durable(verified || is_forced);
     Ok(match place.bytes {
         0 => Wish::Nothing,
         _ => Wish::Medium(Operation::Write { durable }, place),
@@ -140,7 +140,7 @@ fn write_same(unit: &Unit, cdb: &Cdb, parameters: &[u8]) -> Outcome {
     }
     let operation = Operation::Zero {
         unmaps: flags & 0x08 != 0,
-        durable: unit.writes_are_durable(),
+        durable: unit.is_durable(false),
     };
     Ok(Wish::Medium(operation, place))
 }

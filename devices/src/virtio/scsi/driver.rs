@@ -37,6 +37,15 @@ pub(super) const DISK: (u8, u8) = (0, 0);
 pub(super) const CD: (u8, u8) = (0, 1);
 pub(super) const EMPTY: (u8, u8) = (3, 0);
 
+/// What a medium has at first: each 256 bytes are their number's last byte.
+pub(super) fn content(bytes: u64) -> Vec<u8> {
+    let mut content = Vec::new();
+    for at in (0..bytes).step_by(256) {
+        content.extend_from_slice(&[at.to_le_bytes()[1]; 256]);
+    }
+    content
+}
+
 pub(super) struct Driver {
     _folder: tempfile::TempDir,
     pub(super) queues: Queues<Scsi>,
@@ -77,8 +86,7 @@ impl Driver {
         let host = DiskHost::new(true, || Ok(())).unwrap();
         let disk = |name: &str, bytes: u64, options: DiskOptions| {
             let path = folder.path().join(name);
-            let content: Vec<u8> = (0..bytes).map(|at| at.to_le_bytes()[1]).collect();
-            fs::write(&path, content).unwrap();
+            fs::write(&path, content(bytes)).unwrap();
             let mut image = ImageOptions::new(path);
             image.read_only = name == "cd";
             let image = Image::open(image).unwrap();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::cdb;
 use super::driver::{
     ANSWER, ANSWER_BYTES, Answered, CD, CD_BYTES, CONTROL, DATA, DISK, DISK_BYTES, Driver, EMPTY,
-    EVENTS, GOOD, HEADER_BYTES, REQUESTS, check, on_blocks, on_many,
+    EVENTS, GOOD, HEADER_BYTES, REQUESTS, check, content, on_blocks, on_many,
 };
 use super::{Address, Scsi, ScsiOptions, UnitKind, UnitOptions};
 use crate::dma::DmaMemory;
@@ -249,10 +249,8 @@ fn a_disc_is_read_and_told_of_as_a_drive_does() {
         driver.command(CD, &on_blocks(cdb::READ_10, 98, 2), 4096),
         GOOD
     );
-    let expected: Vec<u8> = (CD_BYTES - 4096..CD_BYTES)
-        .map(|at| at.to_le_bytes()[1])
-        .collect();
-    assert_eq!(driver.data(4096), expected);
+    let disc = content(CD_BYTES);
+    assert_eq!(driver.data(4096), disc[disc.len() - 4096..]);
     let toc = driver.told(CD, &[cdb::READ_TOC, 2, 0, 0, 0, 0, 0, 0, 255, 0], 255);
     // Track 1 from 00:02:00 on, and its end 100 blocks behind that.
     assert_eq!(

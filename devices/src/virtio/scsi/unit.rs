@@ -159,10 +159,10 @@ impl Unit {
         self.options.kind == UnitKind::CdDrive
     }
 
-    /// Whether what is written has to last when it is done.
-    pub(super) fn writes_are_durable(&self) -> bool {
+    /// Whether what is written has to last when it is done, where the initiator has `forced` it to or not.
+    pub(super) fn is_durable(&self, forced: bool) -> bool {
         let ignores = |disk: &Arc<Disk>| disk.image().options().ignores_flush;
-        !self.write_cache && !self.disk.as_ref().is_some_and(ignores)
+        (forced || !self.write_cache) && !self.disk.as_ref().is_some_and(ignores)
     }
 
     /// What comes of a command, with as much of its parameters as there is.

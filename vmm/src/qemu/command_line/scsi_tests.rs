@@ -35,7 +35,7 @@ fn addresses(texts: &[&str]) -> Result<Vec<(u8, u16)>, String> {
 
 #[test]
 fn units_are_as_libvirt_writes_them() {
-    let disk = r#"{"driver":"scsi-hd","bus":"scsi0.0","channel":0,"scsi-id":0,"lun":1,"device_id":"drive-scsi0-0-0-1","drive":"libvirt-1-format","id":"scsi0-0-0-1","bootindex":1,"write-cache":"on","werror":"stop","rerror":"stop","wwn":5764607823034234880,"serial":"s1"}"#;
+    let disk = r#"{"driver":"scsi-hd","bus":"scsi0.0","channel":0,"scsi-id":0,"lun":1,"device_id":"drive-scsi0-0-0-1","drive":"libvirt-1-format","id":"scsi0-0-0-1","bootindex":1,"write-cache":"on","werror":"stop","rerror":"stop","wwn":"0x5000c50015ea71ad","serial":"s1"}"#;
     let disc = r#"{"driver":"scsi-cd","bus":"scsi0.0","channel":0,"scsi-id":0,"lun":0,"device_id":"drive-scsi0-0-0-0","drive":"disc","id":"scsi0-0-0-0","vendor":"SEAGATE","product":"ST3146707LC"}"#;
     let empty = r#"{"driver":"scsi-cd","bus":"scsi0.0","channel":0,"scsi-id":1,"lun":0,"device_id":"drive-scsi0-0-1-0","id":"scsi0-0-1-0"}"#;
     let description = description(&[CONTROLLER, disk, disc, empty]).unwrap();
@@ -45,7 +45,7 @@ fn units_are_as_libvirt_writes_them() {
     };
     assert_eq!(disk.options.address, Address { target: 0, lun: 1 });
     assert_eq!(disk.options.device_id, "drive-scsi0-0-0-1");
-    assert_eq!(disk.options.wwn, Some(0x5000_0000_0000_0000));
+    assert_eq!(disk.options.wwn, Some(0x5000_c500_15ea_71ad));
     let image = disk.disk.as_ref().unwrap();
     assert_eq!(image.options.serial, "s1");
     assert_eq!(image.options.on_error.read, OnError::Stop);

@@ -276,6 +276,7 @@ pub(super) fn block_resize(request: &mut Request<'_>) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::super::commands::ask;
+    use crate::qemu::disks::EmptyDrive;
     use super::*;
     use crate::qemu::monitor::sample::monitor;
 
@@ -297,6 +298,23 @@ mod tests {
         assert_eq!(counts[0]["parent"]["node-name"], "libvirt-1-storage");
         let counts = ask(&monitor, query_blockstats, &json!({"query-nodes": true})).unwrap();
         assert_eq!(counts.as_array().map(Vec::len), Some(2));
+    }
+
+    #[test]
+    fn drives_behind_a_scsi_controller_have_the_names_of_their_devices() {
+        let (mut monitor, _events) = monitor();
+        let disk = &mut monitor.facts.disks[0];
+        disk.kind = DriveKind::ScsiCd;
+        disk.device = Some("scsi0-0-0-0".to_owned());
+        assert_eq!(disk.qom_path(0), "/machine/peripheral/scsi0-0-0-0");
+        monitor.facts.empty_drives.push(EmptyDrive {
+            device: Some("scsi0-0-0-1".to_owned()),
+        });
+        let block = ask(&monitor, query_block, &json!({})).unwrap();
+        let of = |name: &str| [0, 1].map(|at| block[at][name].clone());
+        assert_eq!(of("qdev"), ["scsi0-0-0-0", "scsi0-0-0-1"]);
+        assert_eq!(of("removable"), [true, true]);
+        assert!(block[0]["inserted"].is_object() && block[1]["inserted"].is_null());
     }
 
     #[test]
