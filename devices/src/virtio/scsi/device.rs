@@ -130,6 +130,13 @@ impl Scsi {
         }))
     }
 
+    /// Does here and now what waits for threads that the disks have not.
+    #[cfg(feature = "fuzz")]
+    pub(super) fn work(&self) {
+        let works = self.luns.iter().filter_map(|lun| lun.work.as_ref());
+        works.for_each(Work::work);
+    }
+
     /// Which of the units is there.
     pub(super) fn place(&self, address: Address) -> Option<usize> {
         let key = |lun: &Lun| lun.unit.options.address;

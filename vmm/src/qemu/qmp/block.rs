@@ -276,8 +276,8 @@ pub(super) fn block_resize(request: &mut Request<'_>) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::super::commands::ask;
-    use crate::qemu::disks::EmptyDrive;
     use super::*;
+    use crate::qemu::disks::EmptyDrive;
     use crate::qemu::monitor::sample::monitor;
 
     #[test]
