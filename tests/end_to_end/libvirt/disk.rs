@@ -44,6 +44,26 @@ fn scsi_devices(media: &Media) -> String {
     .concat()
 }
 
+/// What the guest has said behind `key`.
+fn said(console: &str, key: &str) -> String {
+    let start = format!("LAB-GUEST-{key} ");
+    let rest = console.split_once(&start).map(|(_, rest)| rest);
+    let line = rest.and_then(|rest| rest.lines().next());
+    line.unwrap_or_default().trim().to_owned()
+}
+
+/// Fails unless the guest has used its SCSI devices, and that is counted.
+#[track_caller]
+fn assert_scsi(console: &str, media: &Media) {
+    media.assert_read(|key| said(console, key));
+    let models = said(console, "IDS");
+    assert_eq!(models, "QEMU HARDDISK QEMU CD-ROM QEMU CD-ROM");
+    let counts = virsh(&["domblkstat", "disks", "sda"]);
+    assert!(number(&counts, "wr_bytes") >= 2 << 20, "{counts}");
+    let info = virsh(&["domblkinfo", "disks", "sdb"]);
+    assert_eq!(number(&info, "Capacity:"), 4 << 20, "{info}");
+}
+
 /// What follows `name` in what virsh says.
 #[track_caller]
 fn number(text: &str, name: &str) -> u64 {
@@ -84,14 +104,7 @@ echo LAB-GUEST-RESIZED yes
     domain.start();
     domain.wait_for_console("LAB-GUEST-IDLE yes", 1);
     let console = domain.console();
-    let said = |key: &str| {
-        let start = format!("LAB-GUEST-{key} ");
-        let rest = console.split_once(&start).map(|(_, rest)| rest);
-        rest.and_then(|rest| rest.lines().next())
-            .unwrap_or_default()
-            .trim()
-            .to_owned()
-    };
+    let said = |key: &str| said(&console, key);
     assert_eq!(said("SERIAL"), "lab-7", "{console}");
     assert_eq!(said("HEAD"), head, "{console}");
     assert_eq!(said("READ"), said("WRITTEN"), "{console}");
@@ -106,16 +119,7 @@ echo LAB-GUEST-RESIZED yes
     assert!(number(&counts, "flush_operations") >= 1, "{counts}");
     let info = virsh(&["domblkinfo", "disks", "vda"]);
     assert_eq!(number(&info, "Capacity:"), 64 << 20, "{info}");
-    media.assert_read(said);
-    assert_eq!(
-        said("IDS"),
-        "QEMU HARDDISK QEMU CD-ROM QEMU CD-ROM",
-        "{console}"
-    );
-    let counts = virsh(&["domblkstat", "disks", "sda"]);
-    assert!(number(&counts, "wr_bytes") >= 2 << 20, "{counts}");
-    let info = virsh(&["domblkinfo", "disks", "sdb"]);
-    assert_eq!(number(&info, "Capacity:"), 4 << 20, "{info}");
+    assert_scsi(&console, &media);
     let list = domain.virsh("domblklist");
     assert!(list.contains("a.img") && list.contains("b.img"), "{list}");
     let taken = Description::new("disks-taken")
