@@ -51,7 +51,7 @@ fn wait_for_agent(domain: &Domain, state: &str) {
 
 /// What virsh says of memory, once `is_so`.
 #[track_caller]
-pub(super) fn memory_once(domain: &Domain, what: &str, is_so: impl Fn(&str) -> bool) -> String {
+fn memory_once(domain: &Domain, what: &str, is_so: impl Fn(&str) -> bool) -> String {
     let begun = Instant::now();
     loop {
         let said = domain.virsh("dommemstat");

@@ -222,7 +222,7 @@ impl DeviceKind {
             Self::HostBridge { .. } => "spapr-pci-host-bridge",
             Self::Vty { .. } => "spapr-vty",
             Self::Vfio { .. } => "vfio-pci",
-            Self::Virtio(device) => device.kind.type_name(),
+            Self::Virtio(device) => device.type_name,
             Self::Port(port) => port.type_name(),
             Self::Usb(controller) => controller.type_name,
         }

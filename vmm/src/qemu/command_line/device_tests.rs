@@ -117,11 +117,31 @@ fn a_host_bridges_dma_window_has_a_size_for_one_or_for_all() {
 }
 
 #[test]
+fn a_virtio_device_keeps_the_name_of_its_type_by_which_libvirt_looks_for_it() {
+    for name in ["virtio-balloon-pci", "virtio-balloon-pci-non-transitional"] {
+        let device = Device::parse(&format!("{name},id=balloon0")).unwrap();
+        assert_eq!(device.kind.type_name(), name);
+    }
+}
+
+#[test]
 fn an_entropy_device_is_known_by_each_of_its_names() {
     let json =
         r#"{"driver":"virtio-rng-pci","rng":"objrng0","id":"rng0","bus":"pci.0","addr":"0x3"}"#;
     let pairs = "virtio-rng-pci-non-transitional,rng=objrng0,id=rng0,addr=3,iommu_platform=off";
-    let device = |text: &str| Device::parse(text).unwrap();
+    let device = |text: &str| {
+        let device = Device::parse(text).unwrap();
+        let DeviceKind::Virtio(virtio) = device.kind else {
+            panic!("{text}")
+        };
+        (
+            device.id,
+            virtio.kind,
+            virtio.bus,
+            virtio.place,
+            virtio.iommu_platform,
+        )
+    };
     assert_eq!(device(json), device(pairs));
     let with_iommu = format!("{pairs},disable-legacy=on,disable-modern=off")
         .replace("iommu_platform=off", "iommu_platform=on");

@@ -4,7 +4,7 @@ use spapr_devices::pci::DeviceFunction;
 use spapr_devices::virtio::block::{DiskOptions, ErrorPolicy, MOST_SERIAL_BYTES, OnError};
 
 use super::CommandLineError;
-use super::device::{DeviceKind, PLACE, bus_and_place};
+use super::device::{DEVICE_TYPES, DeviceKind, PLACE, bus_and_place};
 use super::netdev::{self, Card};
 use super::properties::Properties;
 use super::serial::MOST_PORTS;
@@ -17,6 +17,8 @@ use crate::spec::{
 pub struct VirtioDevice {
     /// What it is.
     pub kind: VirtioKind,
+    /// The name of its type as it was given: libvirt looks for devices by it.
+    pub type_name: &'static str,
     /// The bus it is on: that of a host bridge.
     pub bus: String,
     /// Where it is on that bus; when not given, in the first place that is free.
@@ -234,8 +236,12 @@ pub(super) fn read(
         _ => return Ok(None),
     };
     let (bus, place) = bus_and_place(properties)?;
+    let plain_name = kind.type_name();
+    let mut known = DEVICE_TYPES.iter().map(|known| known.name);
+    let type_name = known.find(|name| *name == driver);
     Ok(Some(DeviceKind::Virtio(VirtioDevice {
         kind,
+        type_name: type_name.unwrap_or(plain_name),
         bus,
         place,
         iommu_platform: common(properties)?,

@@ -3,12 +3,13 @@
 
 use std::fs::{self, File};
 use std::process::Command;
+use std::time::Duration;
 
 use crate::every_host::disk::qcow2;
 use crate::harness::interface::Interface;
 use crate::harness::libvirt::{Domain, inside, start, virsh, virsh_refuses};
 use crate::harness::vmm::Folder;
-use crate::libvirt::agent::{memory_once, number};
+use crate::libvirt::agent::number;
 use crate::libvirt::disk::folder;
 use crate::libvirt::network::Bridge;
 
@@ -17,6 +18,9 @@ const PAGE: &str = include_str!("../../../../../docs/from-qemu.md");
 
 /// The line that KubeVirt's has to lose: there are no SCSI controllers.
 const SCSI: &str = r#"<controller type="scsi" index="0" model="virtio-scsi"></controller>"#;
+
+/// The most time until a guest's balloon tells of its memory.
+const BOOT_LIMIT: Duration = Duration::from_secs(240);
 
 /// What a tool writes.
 struct Written {
@@ -75,8 +79,9 @@ impl Written {
     #[track_caller]
     fn assert_works(&self, domain: &Domain) {
         virsh(&["dommemstat", self.name, "--period", "1"]);
-        memory_once(domain, "statistics", |said| {
-            number(said, "unused").is_some_and(|kib| kib != 0)
+        domain.wait_as_long_as(BOOT_LIMIT, "statistics", |domain| {
+            let said = domain.virsh("dommemstat");
+            number(&said, "unused").is_some_and(|kib| kib != 0)
         });
         if self.disk.is_some() {
             let counts = virsh(&["domblkstat", self.name, "vda"]);
