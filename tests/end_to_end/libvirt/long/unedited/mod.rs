@@ -19,9 +19,6 @@ const PAGE: &str = include_str!("../../../../../docs/from-qemu.md");
 /// The most time until a guest's balloon tells of its memory.
 const BOOT_LIMIT: Duration = Duration::from_secs(240);
 
-/// The most time until a guest's balloon tells of its memory.
-const BOOT_LIMIT: Duration = Duration::from_secs(240);
-
 /// What a tool writes.
 struct Written {
     /// The domain's name.
