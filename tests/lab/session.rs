@@ -162,10 +162,7 @@ impl Session<'_> {
         // None of these keeps the others from being done.
         let mut problems = differing(&nvme, &watched.lines);
         problems.extend(bring_back(&share, &self.host.fetch).err());
-        let paths = run.not_fetched;
-        if !paths.is_empty() {
-            problems.push(SessionError::NotFetched { paths });
-        }
+        problems.extend(not_fetched(run.not_fetched));
         conclude(run.status, problems)?;
         Ok(Ended {
             status: run.status,
@@ -491,6 +488,11 @@ fn check(nvme: &Path, line: &str) -> Result<(), SessionError> {
         expected: expected.to_owned(),
         found,
     })
+}
+
+/// The error of paths that are not on the host, if there are some.
+fn not_fetched(paths: Vec<String>) -> Option<SessionError> {
+    (!paths.is_empty()).then_some(SessionError::NotFetched { paths })
 }
 
 #[cfg(test)]

@@ -94,8 +94,9 @@ pub struct RunArguments {
     /// written twice. Options: format=raw (the default; an image that begins as another format is refused) or qcow2;
     /// cache=writeback (the default: through the host's page cache), none (past it), writethrough and directsync (as
     /// those, each write being on stable storage before the guest hears of it) or unsafe (never flushed); readonly;
-    /// serial=TEXT; queues=COUNT; bus=virtio (the default) or scsi (a target of a virtio SCSI controller); discard=unmap (the
-    /// default: the host gets back what the guest discards) or ignore; aio=io_uring (the default, where the host has it) or threads; werror=enospc (the default: a guest is paused while
+    /// serial=TEXT; queues=COUNT; bus=virtio (the default) or scsi (a target of a virtio SCSI controller);
+    /// discard=unmap (the default: the host gets back what the guest discards) or ignore; aio=io_uring (the default,
+    /// where the host has it) or threads; werror=enospc (the default: a guest is paused while
     /// the host has no room for what it writes, and SIGCONT has it go on), report (it is told that the write failed), stop
     /// (it is paused for any error) or ignore; rerror=report (the default) or one of the same, for reads.
     #[arg(long, value_name = "FILE[,OPTION[=VALUE]]...")]

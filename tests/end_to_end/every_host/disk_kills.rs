@@ -25,7 +25,7 @@ const LONGEST: Duration = Duration::from_millis(100);
 #[track_caller]
 pub(crate) fn kill_again_and_again(options: &str, rounds: u64, read: impl Fn() -> Vec<u8>) {
     let mut written = Written::default();
-    let mut next = 1;
+    let (mut next, mut told) = (1, 0);
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let seed = now.expect("a clock").subsec_nanos();
     writeln!(io::stdout(), "seed {seed}").expect("stdout");
@@ -51,11 +51,17 @@ pub(crate) fn kill_again_and_again(options: &str, rounds: u64, read: impl Fn() -
         // What was cut has no full stop; the first may be.
         let said = printed(console, "VIRTIO-GUEST-FLUSHED ").into_iter();
         let numbers = said.filter_map(|text| text.strip_suffix('.')?.parse().ok());
-        let flushed = numbers.max().unwrap_or(next - 1);
+        let flushed = numbers.max();
+        told += u64::from(flushed.is_some());
+        let flushed = flushed.unwrap_or(next - 1);
         written.flushed(next..=flushed);
         next = flushed + FLUSH_EACH + 1;
         written.settle(flushed + 1..next, &read());
     }
+    assert!(
+        told > rounds / 2,
+        "{told} of {rounds} guests told of a flush"
+    );
     assert_nothing_is_left();
 }
 

@@ -28,12 +28,6 @@ pub(crate) enum DeviceKind {
     Ich9Ahci,
     /// A USB controller with a disk behind it: its interrupt line
     UsbEhci,
-    /// A USB controller with a disk behind it, of a newer kind: MSI-X or its line
-    UsbXhci,
-    /// A RAID controller with a SCSI disk: MSI-X or its line
-    Megasas,
-    /// A network card with SR-IOV: MSI-X
-    Igb,
     /// An NVMe
     Nvme,
     /// A device whose registers count accesses, with a BAR of 32 GiB and no interrupt
@@ -82,25 +76,12 @@ impl DeviceKind {
                 device(format!("ide-hd,bus={id}.0,drive={id}-disk")),
             ]
             .concat(),
-            Self::UsbEhci | Self::UsbXhci => {
-                let controller = match self {
-                    Self::UsbEhci => "usb-ehci",
-                    _ => "qemu-xhci",
-                };
-                [
-                    drive(),
-                    device(format!("{controller},id={id},bus={bus}")),
-                    device(format!("usb-storage,bus={id}.0,drive={id}-disk")),
-                ]
-                .concat()
-            }
-            Self::Megasas => [
+            Self::UsbEhci => [
                 drive(),
-                device(format!("megasas,id={id},bus={bus}")),
-                device(format!("scsi-hd,bus={id}.0,drive={id}-disk")),
+                device(format!("usb-ehci,id={id},bus={bus}")),
+                device(format!("usb-storage,bus={id}.0,drive={id}-disk")),
             ]
             .concat(),
-            Self::Igb => card("igb"),
             Self::Nvme => [
                 drive(),
                 device(format!("nvme,bus={bus},drive={id}-disk,serial={id}")),
@@ -203,7 +184,7 @@ mod tests {
             .iter()
             .map(|kind| kind.name())
             .collect();
-        let expected = "e1000 e1000e rtl8139 rtl8139-pair edu ich9-ahci usb-ehci usb-xhci megasas igb nvme pci-testdev";
+        let expected = "e1000 e1000e rtl8139 rtl8139-pair edu ich9-ahci usb-ehci nvme pci-testdev";
         assert_eq!(names.join(" "), expected);
     }
 }

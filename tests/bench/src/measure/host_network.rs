@@ -77,9 +77,11 @@ impl Answering {
             let listener = TcpListener::bind((host, port))?;
             thread::spawn(move || {
                 for mut guest in listener.incoming().flatten() {
-                    // It ends when its guest does, by an error.
-                    let _ = guest.set_nodelay(true);
-                    while answer(&mut guest).is_ok() {}
+                    // A guest that was killed ends no connection: the next one does not wait for it.
+                    thread::spawn(move || {
+                        let _ = guest.set_nodelay(true);
+                        while answer(&mut guest).is_ok() {}
+                    });
                 }
             });
         }
