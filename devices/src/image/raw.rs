@@ -7,8 +7,8 @@ use std::os::fd::AsRawFd;
 use super::Image;
 use super::operation::{Job, Operation};
 
-/// Zeroes that are written where the host has no better way.
-static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+/// Bytes of zeroes that are written at a time where the host has no better way.
+const ZEROES: usize = 64 << 10;
 
 /// Does a whole job.
 ///
@@ -139,13 +139,13 @@ fn zero(image: &Image, job: &mut Job, unmaps: bool) -> io::Result<()> {
     }
     // What is not aligned for O_DIRECT goes through the cache.
     image.note_cached_write();
+    let zeroes = vec![0_u8; ZEROES];
     while job.bytes != 0 {
-        let most = ZEROES.len() as u64;
-        let bytes = usize::try_from(job.bytes.min(most)).unwrap_or(ZEROES.len());
+        let bytes = usize::try_from(job.bytes.min(ZEROES as u64)).unwrap_or(ZEROES);
         let file = image.file_for(true).as_raw_fd();
         let start = offset(job.offset)?;
         // SAFETY: the pointer is good for as many bytes as are said.
-        let result = unsafe { libc::pwrite(file, ZEROES.as_ptr().cast(), bytes, start) };
+        let result = unsafe { libc::pwrite(file, zeroes.as_ptr().cast(), bytes, start) };
         match usize::try_from(result) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(count) => {
