@@ -3,6 +3,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::every_host::disk::{digest, image, job};
 use crate::every_host::scsi::Media;
@@ -102,7 +103,11 @@ echo LAB-GUEST-RESIZED yes
         .job(&job)
         .define();
     domain.start();
-    domain.wait_for_console("LAB-GUEST-IDLE yes", 1);
+    // It makes a thousand requests, after a boot with all kinds of disks.
+    let long = Duration::from_secs(240);
+    domain.wait_as_long_as(long, "LAB-GUEST-IDLE yes", |it| {
+        it.console().contains("LAB-GUEST-IDLE yes")
+    });
     let console = domain.console();
     let said = |key: &str| said(&console, key);
     assert_eq!(said("SERIAL"), "lab-7", "{console}");

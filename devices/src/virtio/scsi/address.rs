@@ -28,10 +28,11 @@ impl Address {
         Some(Self { target, lun })
     }
 
-    /// As an event has it.
+    /// As an event has it: Linux looks for the unit whose number REPORT LUNS gave (`virtscsi_handle_param_change` in
+    /// drivers/scsi/virtio_scsi.c).
     pub(super) const fn bytes(self) -> [u8; 8] {
-        let [high, low] = self.lun.to_be_bytes();
-        [1, self.target, high | 0x40, low, 0, 0, 0, 0]
+        let [high, low, ..] = self.reported();
+        [1, self.target, high, low, 0, 0, 0, 0]
     }
 
     /// As REPORT LUNS has it (SPC-4 6.33): the first 256 by peripheral addressing.
