@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::every_host::disk::{digest, image, job};
 use crate::every_host::scsi::Media;
-use crate::harness::libvirt::{Description, virsh, virsh_refuses};
+use crate::harness::libvirt::{Description, Domain, virsh, virsh_refuses};
 use crate::harness::vmm::Folder;
 
 /// A folder whose files the emulator may use, whoever runs it.
@@ -65,6 +65,26 @@ fn assert_scsi(console: &str, media: &Media) {
     assert_eq!(number(&info, "Capacity:"), 4 << 20, "{info}");
 }
 
+/// It makes a thousand requests, after a boot with all kinds of disks.
+#[track_caller]
+fn wait_until_idle(domain: &Domain) {
+    let long = Duration::from_secs(240);
+    domain.wait_as_long_as(long, "LAB-GUEST-IDLE yes", |it| {
+        it.console().contains("LAB-GUEST-IDLE yes")
+    });
+}
+
+/// The job of the guest: all that its disks do, and their sizes once they are others.
+fn job_of_all_disks() -> String {
+    let idle =
+        "echo LAB-GUEST-IDS $(cat /sys/block/s[dr]*/device/model)\necho LAB-GUEST-IDLE yes\n";
+    let wait_for_size = "
+until [ $(cat /sys/block/vda/size)$(cat /sys/block/sda/size) = 26214465536 ]; do sleep 0.2; done
+echo LAB-GUEST-RESIZED yes
+";
+    [&job("vda"), &Media::job(), idle, wait_for_size].concat()
+}
+
 /// What follows `name` in what virsh says.
 #[track_caller]
 fn number(text: &str, name: &str) -> u64 {
@@ -83,13 +103,7 @@ fn a_domain_with_disks_writes_reads_is_counted_and_resized() {
         fs::set_permissions(path, Permissions::from_mode(0o666)).expect("chmod");
     }
     let head = digest(&path, 0..1 << 20);
-    let wait_for_size = "
-until [ $(cat /sys/block/vda/size)$(cat /sys/block/sda/size) = 26214465536 ]; do sleep 0.2; done
-echo LAB-GUEST-RESIZED yes
-";
-    let idle =
-        "echo LAB-GUEST-IDS $(cat /sys/block/s[dr]*/device/model)\necho LAB-GUEST-IDLE yes\n";
-    let job = [&job("vda"), &Media::job(), idle, wait_for_size].concat();
+    let job = job_of_all_disks();
     let cache = "cache='none' discard='unmap'";
     let domain = Description::new("disks")
         .device(&disk(&path, "vda", cache, "<serial>lab-7</serial>"))
@@ -103,11 +117,7 @@ echo LAB-GUEST-RESIZED yes
         .job(&job)
         .define();
     domain.start();
-    // It makes a thousand requests, after a boot with all kinds of disks.
-    let long = Duration::from_secs(240);
-    domain.wait_as_long_as(long, "LAB-GUEST-IDLE yes", |it| {
-        it.console().contains("LAB-GUEST-IDLE yes")
-    });
+    wait_until_idle(&domain);
     let console = domain.console();
     let said = |key: &str| said(&console, key);
     assert_eq!(said("SERIAL"), "lab-7", "{console}");
