@@ -128,7 +128,7 @@ fn profile(unit: &Unit) -> u16 {
     }
 }
 
-/// A feature with its version, whether it is always there, whether it is now, and what is told of it.
+/// A feature descriptor: its version, persistent and current bits, and data.
 struct Feature {
     code: u16,
     version: u8,

@@ -16,7 +16,7 @@ pub(super) fn command(unit: &mut Unit, cdb: &Cdb, parameters: &[u8]) -> Option<O
         // There is one initiator.
         cdb::RESERVE_6 | cdb::RELEASE_6 => Ok(Wish::Nothing),
         cdb::SEND_DIAGNOSTIC => match cdb.byte(1) & 0x04 {
-            // Other tests than its own, of which there is nothing to say.
+            // Only the default self-test is supported, and it always passes.
             0 => Err(Sense::INVALID_FIELD),
             _ => Ok(Wish::Nothing),
         },

@@ -15,6 +15,35 @@ pub(super) const BOOTINDEX: Property = (
     "Changes nothing: there is no firmware",
 );
 
+pub(super) const LOGICAL_BLOCK_SIZE: Property = (
+    "logical_block_size",
+    "size",
+    "A power of two between 512 B and 2 MiB",
+);
+pub(super) const PHYSICAL_BLOCK_SIZE: Property = (
+    "physical_block_size",
+    "size",
+    "A power of two between 512 B and 2 MiB",
+);
+pub(super) const MIN_IO_SIZE: Property = ("min_io_size", "size", "In bytes");
+pub(super) const OPT_IO_SIZE: Property = ("opt_io_size", "size", "In bytes");
+pub(super) const RERROR: Property = (
+    "rerror",
+    "BlockdevOnError",
+    "report (the default), stop, ignore or enospc",
+);
+pub(super) const WERROR: Property = (
+    "werror",
+    "BlockdevOnError",
+    "enospc (the default), report, stop or ignore",
+);
+pub(super) const SHARE_RW: Property = ("share-rw", "bool", "Others may write to the image");
+pub(super) const WRITE_CACHE: Property = (
+    "write-cache",
+    "OnOffAuto",
+    "Whether writes wait for a flush",
+);
+
 /// Properties of virtio-blk-pci, by whichever of its names.
 pub(super) const DISK_PROPERTIES: &[Property] = &[
     PLACE,
@@ -24,37 +53,17 @@ pub(super) const DISK_PROPERTIES: &[Property] = &[
     ("discard", "bool", "Whether the guest is offered to discard"),
     ("drive", "str", "Node name of a -blockdev"),
     IOMMU_PLATFORM,
-    (
-        "logical_block_size",
-        "size",
-        "A power of two between 512 B and 2 MiB",
-    ),
-    ("min_io_size", "size", "In bytes"),
+    LOGICAL_BLOCK_SIZE,
+    MIN_IO_SIZE,
     ("num-queues", "uint16", "1 to 64"),
-    ("opt_io_size", "size", "In bytes"),
-    (
-        "physical_block_size",
-        "size",
-        "A power of two between 512 B and 2 MiB",
-    ),
+    OPT_IO_SIZE,
+    PHYSICAL_BLOCK_SIZE,
     ("queue-size", "uint16", "A power of two, 4 to 1024"),
-    (
-        "rerror",
-        "BlockdevOnError",
-        "report (the default), stop, ignore or enospc",
-    ),
+    RERROR,
     ("serial", "str", "At most 20 bytes count"),
-    ("share-rw", "bool", "Others may write to the image"),
-    (
-        "werror",
-        "BlockdevOnError",
-        "enospc (the default), report, stop or ignore",
-    ),
-    (
-        "write-cache",
-        "OnOffAuto",
-        "Whether writes wait for a flush",
-    ),
+    SHARE_RW,
+    WERROR,
+    WRITE_CACHE,
     (
         "write-zeroes",
         "bool",

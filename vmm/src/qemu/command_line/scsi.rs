@@ -8,7 +8,10 @@ use spapr_devices::virtio::scsi::{
 use super::CommandLineError;
 use super::blockdev::Nodes;
 use super::device::{Device, DeviceKind, PLACE};
-use super::disk::{self, BOOTINDEX};
+use super::disk::{
+    self, BOOTINDEX, LOGICAL_BLOCK_SIZE, MIN_IO_SIZE, OPT_IO_SIZE, PHYSICAL_BLOCK_SIZE, RERROR,
+    SHARE_RW, WERROR, WRITE_CACHE,
+};
 use super::properties::Properties;
 use super::virtio::{
     DISABLE_LEGACY, DISABLE_MODERN, IOMMU_PLATFORM, Property, VirtioDevice, VirtioKind,
@@ -62,22 +65,6 @@ const PRODUCT: Property = ("product", "str", "At most 16 bytes");
 const VENDOR: Property = ("vendor", "str", "At most 8 bytes");
 const SERIAL: Property = ("serial", "str", "At most 36 bytes count");
 const WWN: Property = ("wwn", "uint64", "World Wide Name");
-const RERROR: Property = (
-    "rerror",
-    "BlockdevOnError",
-    "report (the default), stop, ignore or enospc",
-);
-const WERROR: Property = (
-    "werror",
-    "BlockdevOnError",
-    "enospc (the default), report, stop or ignore",
-);
-const SHARE_RW: Property = ("share-rw", "bool", "Others may write to the image");
-const WRITE_CACHE: Property = (
-    "write-cache",
-    "OnOffAuto",
-    "Whether writes wait for a flush",
-);
 
 /// Properties of scsi-hd.
 pub(super) const DISK_PROPERTIES: &[Property] = &[
@@ -85,19 +72,11 @@ pub(super) const DISK_PROPERTIES: &[Property] = &[
     CHANNEL,
     DEVICE_ID,
     DRIVE,
-    (
-        "logical_block_size",
-        "size",
-        "A power of two between 512 B and 2 MiB",
-    ),
+    LOGICAL_BLOCK_SIZE,
     LUN,
-    ("min_io_size", "size", "In bytes"),
-    ("opt_io_size", "size", "In bytes"),
-    (
-        "physical_block_size",
-        "size",
-        "A power of two between 512 B and 2 MiB",
-    ),
+    MIN_IO_SIZE,
+    OPT_IO_SIZE,
+    PHYSICAL_BLOCK_SIZE,
     PRODUCT,
     RERROR,
     ("rotation_rate", "uint16", "1 for what does not rotate"),
