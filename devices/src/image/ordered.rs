@@ -22,6 +22,7 @@ use parking_lot::Mutex;
 
 /// Offsets in the header of an image, whose numbers are big-endian.
 mod header {
+    pub(super) const VERSION: usize = 4;
     pub(super) const CLUSTER_BITS: usize = 20;
     pub(super) const L1_ENTRIES: usize = 36;
     pub(super) const L1_OFFSET: usize = 40;
@@ -29,6 +30,9 @@ mod header {
     pub(super) const REFCOUNT_TABLE_CLUSTERS: usize = 56;
     /// Bytes that all versions have.
     pub(super) const BYTES: usize = 72;
+    /// Of version 3: the logarithm of a count's bits.
+    pub(super) const REFCOUNT_ORDER: usize = 96;
+    pub(super) const BYTES_WITH_REFCOUNT_ORDER: usize = 100;
 }
 
 /// Writes that are kept, and where such writes go.
@@ -73,20 +77,38 @@ impl OrderedFile {
         Ok(ordered)
     }
 
-    /// Whether the refcount table of an image has a block for the first clusters, of which the header is one. Where it
-    /// has none, imago would put one over the header, and then call itself without end.
+    /// Whether an image counts the cluster of its header as used. Where it does not, imago would put something else
+    /// there, and where that is a refcount block, whose offset 0 in the table says that there is none, call itself
+    /// without end.
     ///
     /// # Errors
     /// It cannot be read.
     pub(super) fn counts_header(&self) -> io::Result<bool> {
-        /// The bits of an entry that are the block's offset.
+        /// The bits of an entry of the table that are the block's offset.
         const OFFSET: u64 = !0x1ff;
+        let mut head = vec![0; header::BYTES_WITH_REFCOUNT_ORDER];
+        self.file.read(&mut head[..], 0)?;
+        // A table without clusters has no entries, whatever is where it would be.
+        if number32(&head, header::REFCOUNT_TABLE_CLUSTERS) == 0 {
+            return Ok(false);
+        }
         let mut number = [0; 8];
-        self.file
-            .read(&mut number[..], header::REFCOUNT_TABLE_OFFSET as u64)?;
-        let table = u64::from_be_bytes(number);
+        let table = number64(&head, header::REFCOUNT_TABLE_OFFSET);
         self.file.read(&mut number[..], table)?;
-        Ok(u64::from_be_bytes(number) & OFFSET != 0)
+        let block = u64::from_be_bytes(number) & OFFSET;
+        if block == 0 {
+            return Ok(false);
+        }
+        self.file.read(&mut number[..], block)?;
+        // The first count: of a byte's low bits, or of whole bytes. Version 2 has 16 bits always.
+        let order = match number32(&head, header::VERSION) {
+            2 => 4,
+            _ => number32(&head, header::REFCOUNT_ORDER).min(6),
+        };
+        Ok(match order {
+            0..3 => number[0] & ((1 << (1 << order)) - 1) != 0,
+            _ => number[..1 << (order - 3)].iter().any(|byte| *byte != 0),
+        })
     }
 
     /// Whether something is kept.
@@ -150,28 +172,32 @@ fn overlap(one: &Range<u64>, other: &Range<u64>) -> bool {
     one.start < other.end && other.start < one.end
 }
 
+/// A number of a header; 0 past its end.
+fn number32(head: &[u8], at: usize) -> u64 {
+    let bytes = head.get(at..).and_then(<[u8]>::first_chunk);
+    u64::from(bytes.map_or(0, |bytes| u32::from_be_bytes(*bytes)))
+}
+
+/// A number of a header; 0 past its end.
+fn number64(head: &[u8], at: usize) -> u64 {
+    let bytes = head.get(at..).and_then(<[u8]>::first_chunk);
+    bytes.map_or(0, |bytes| u64::from_be_bytes(*bytes))
+}
+
 /// Where the header, the L1 table and the refcount table of an image are, by its header.
 fn roots(head: &[u8]) -> Vec<Range<u64>> {
-    let number32 = |at: usize| {
-        let bytes = head.get(at..).and_then(<[u8]>::first_chunk);
-        u64::from(bytes.map_or(0, |bytes| u32::from_be_bytes(*bytes)))
-    };
-    let number64 = |at: usize| {
-        let bytes = head.get(at..).and_then(<[u8]>::first_chunk);
-        bytes.map_or(0, |bytes| u64::from_be_bytes(*bytes))
-    };
     // What makes no sense imago refuses.
-    let cluster = 1_u64 << number32(header::CLUSTER_BITS).min(30);
+    let cluster = 1_u64 << number32(head, header::CLUSTER_BITS).min(30);
     let range = |start: u64, bytes: u64| start..start.saturating_add(bytes);
     vec![
         range(0, cluster),
         range(
-            number64(header::L1_OFFSET),
-            (8 * number32(header::L1_ENTRIES)).next_multiple_of(cluster),
+            number64(head, header::L1_OFFSET),
+            (8 * number32(head, header::L1_ENTRIES)).next_multiple_of(cluster),
         ),
         range(
-            number64(header::REFCOUNT_TABLE_OFFSET),
-            number32(header::REFCOUNT_TABLE_CLUSTERS).saturating_mul(cluster),
+            number64(head, header::REFCOUNT_TABLE_OFFSET),
+            number32(head, header::REFCOUNT_TABLE_CLUSTERS).saturating_mul(cluster),
         ),
     ]
 }

@@ -236,19 +236,51 @@ fn an_image_whose_refcounts_leave_out_its_header_is_refused_for_writing() {
     let path = folder.path().join("image");
     create(&path, 512, None);
     let file = File::options().read(true).write(true).open(&path).unwrap();
-    let mut at = [0; 8];
-    file.read_exact_at(&mut at, 48).unwrap();
-    // Flags are no offset.
-    let table = u64::from_be_bytes(at);
-    file.write_all_at(&0x1ff_u64.to_be_bytes(), table).unwrap();
-    let error = Image::open(options(&path)).unwrap_err();
-    assert!(matches!(error, OpenError::Format(_)), "{error:?}");
-    // Nothing is allocated in an image that is only read.
-    let read_only = ImageOptions {
-        read_only: true,
-        ..options(&path)
+    let number = |offset: u64| {
+        let mut number = [0; 8];
+        file.read_exact_at(&mut number, offset).unwrap();
+        u64::from_be_bytes(number)
     };
-    Image::open(read_only).unwrap();
+    let table = number(48);
+    let block = number(table);
+    let leaves_out: [(&str, u64, &[u8]); 3] = [
+        ("a table without clusters", 56, &[0; 4]),
+        // Flags are no offset.
+        ("an entry without a block", table, &0x1ff_u64.to_be_bytes()),
+        ("a block with a count of 0", block, &[0; 2]),
+    ];
+    for (what, offset, bytes) in leaves_out {
+        let mut before = vec![0; bytes.len()];
+        file.read_exact_at(&mut before, offset).unwrap();
+        file.write_all_at(bytes, offset).unwrap();
+        let error = Image::open(options(&path)).unwrap_err();
+        assert!(matches!(error, OpenError::Format(_)), "{what}: {error:?}");
+        // Nothing is allocated in an image that is only read.
+        let read_only = ImageOptions {
+            read_only: true,
+            ..options(&path)
+        };
+        Image::open(read_only).unwrap_or_else(|error| panic!("{what}: {error}"));
+        file.write_all_at(&before, offset).unwrap();
+    }
+    Image::open(options(&path)).unwrap();
+}
+
+/// Counts of fewer bits than a byte has are in its low bits first (qcow2.rst, "Refcount blocks").
+#[test]
+fn an_image_with_counts_of_any_size_counts_its_header() {
+    let folder = tempfile::tempdir().unwrap();
+    for bits in [1, 2, 4, 8, 16, 32, 64] {
+        let path = folder.path().join(format!("{bits}"));
+        let mut command = Command::new("qemu-img");
+        let options_of_image = format!("refcount_bits={bits},cluster_size=512");
+        command.args(["create", "-q", "-f", "qcow2", "-o", &options_of_image]);
+        let Ok(status) = command.arg(&path).arg("1M").status() else {
+            return;
+        };
+        assert!(status.success());
+        Image::open(options(&path)).unwrap_or_else(|error| panic!("{bits} bits: {error}"));
+    }
 }
 
 /// What qemu-img finds wrong with an image, where there is one; clusters that nothing uses are no harm.
