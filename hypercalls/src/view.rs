@@ -41,8 +41,9 @@ impl<K: KernelTable> Binding<K> {
         }
     }
 
+    /// [`write`](Self::write) of one.
     #[inline]
-    fn write_entry(&mut self, index: usize, value: u64) {
+    pub(crate) fn write_entry(&mut self, index: usize, value: u64) {
         match self {
             Self::Unlocked => {}
             Self::Bound(table) => {

@@ -2,11 +2,13 @@
 
 use std::slice;
 
-use super::transaction::{Written, code_of};
+use super::transaction::{Failure, Written, code_of};
 use super::{Answer, Engine, Place};
 use crate::address::Ioba;
+use crate::registry::SlotState;
+use crate::sync::MutexGuard;
 use crate::tce::Tce;
-use crate::world::{GuestMemory, HostIommu};
+use crate::world::{GuestMemory, HostIommu, HostRange};
 
 impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
     /// An entry with permission maps the page that it names, which must be RAM and aligned to the
@@ -27,6 +29,77 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
     #[inline(never)]
     fn put_map(&self, place: &Place<'_, H>, ioba: Ioba, tce: Tce) -> Answer {
         let mut state = place.slot.lock();
+        match self.put_map_at_once(place, &mut state, ioba, tce) {
+            Some(outcome) => Answer::Code(code_of(outcome)),
+            None => self.put_map_otherwise(place, state, ioba, tce),
+        }
+    }
+
+    /// What is nearly always so: the window is made, the page is one of RAM and locked. `None`, with nothing done,
+    /// where it is not, or may not be.
+    // By itself, as all else would cost each call the registers for what it does not do.
+    #[inline(always)]
+    fn put_map_at_once(
+        &self,
+        place: &Place<'_, H>,
+        state: &mut SlotState<H::KernelTable>,
+        ioba: Ioba,
+        tce: Tce,
+    ) -> Option<Result<(), Failure>> {
+        let bridge = place.bridge;
+        let window = state.window.as_mut()?;
+        let geometry = window.geometry;
+        let entry = geometry.entries_at(ioba, 1)?.start;
+        let found = self.regions.guess(tce.address())?;
+        if !tce.is_page_aligned(geometry.page_shift)
+            || found.host.bytes < geometry.bytes_of(1)
+            || !bridge.locks.is_registered(found.block)
+            || window.binding.is_unlocked()
+        {
+            return None;
+        }
+        state.counters.put += 1;
+        state.counters.map_calls += 1;
+        let host = HostRange {
+            start: found.host.start,
+            bytes: geometry.bytes_of(1),
+        };
+        let mapped = bridge
+            .host
+            .map(geometry.ioba_of(entry), host, tce.permission());
+        if mapped.is_err() {
+            return Some(self.put_map_refused(place, state, ioba));
+        }
+        window.binding.write_entry(entry, tce.0);
+        state.counters.entries_written += 1;
+        Some(Ok(()))
+    }
+
+    /// The host has refused a map.
+    #[cold]
+    #[inline(never)]
+    fn put_map_refused(
+        &self,
+        place: &Place<'_, H>,
+        state: &mut SlotState<H::KernelTable>,
+        ioba: Ioba,
+    ) -> Result<(), Failure> {
+        self.change(place, state, ioba, 1, |transaction, entries| {
+            transaction.clear_after_failure(entries);
+            Err(Failure::HostRefused)
+        })
+    }
+
+    /// Whatever there is to be done first.
+    #[cold]
+    #[inline(never)]
+    fn put_map_otherwise(
+        &self,
+        place: &Place<'_, H>,
+        mut state: MutexGuard<'_, SlotState<H::KernelTable>>,
+        ioba: Ioba,
+        tce: Tce,
+    ) -> Answer {
         state.counters.put += 1;
         let outcome = self.change(place, &mut state, ioba, 1, |transaction, entries| {
             let list = slice::from_ref(&tce.0);
@@ -42,6 +115,7 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
         }
         Answer::Code(code_of(outcome))
     }
+
     /// An entry without permission.
     // Not inlined, for the same reason.
     #[inline(never)]

@@ -428,7 +428,7 @@ impl<H: HostIommu> Transaction<'_, H> {
 
     /// What a refused map left behind is not known: unmaps all of `entries`, whatever the view says.
     #[cold]
-    fn clear_after_failure(&mut self, entries: Range<usize>) {
+    pub(super) fn clear_after_failure(&mut self, entries: Range<usize>) {
         if self.window.binding.is_bound() {
             // A refusal has been counted; the view shows what it did.
             let _ = self.clear(entries, Values::Same(0));

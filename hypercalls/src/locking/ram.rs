@@ -128,12 +128,17 @@ impl Regions {
     /// Where `address` is; `None` when it is no RAM.
     #[inline]
     pub(crate) fn find(&self, address: GuestPhysicalAddress) -> Option<Translation> {
-        // In RAM without holes the quotient is the index; elsewhere it is a guess.
-        let guess = usize::try_from(address.0 >> self.block.0).ok()?;
-        match self.translate(guess, address) {
+        match self.guess(address) {
             None => self.search(address),
             found => found,
         }
+    }
+
+    /// [`find`](Self::find), if RAM has no holes before `address`; else it may know nothing.
+    #[inline]
+    pub(crate) fn guess(&self, address: GuestPhysicalAddress) -> Option<Translation> {
+        let quotient = usize::try_from(address.0 >> self.block.0).ok()?;
+        self.translate(quotient, address)
     }
 
     #[cold]

@@ -31,24 +31,33 @@ pub(super) enum Served {
     End(End),
 }
 
-/// Serves a hypercall of the processor with interrupt server number `server`; its results are in
+/// Serves a call of the engine's, and leaves others as they are: most exits are such calls. `Some(true)` if the
+/// processor has to make it again, as [`Served::MakeAgain`] says.
+#[inline]
+pub(super) fn serve_tce(partition: &Partition, call: &mut PaprHcall<'_>) -> Option<bool> {
+    match partition.engine.handle(call.nr, call.args)? {
+        Answer::Code(code) => {
+            *call.ret = code.to_register();
+            Some(false)
+        }
+        Answer::MakeAgain => {
+            *call.ret = call.nr;
+            Some(true)
+        }
+    }
+}
+
+/// Serves any other hypercall of the processor with interrupt server number `server`; its results are in
 /// `call` then. Calls that are not known here are answered H_FUNCTION, as PAPR has it.
 // What is returned is written where it is wanted, not passed on: to pass on 16 bytes takes a vector register, and
 // a thread that uses one has the kernel save and load all of them at each exit, some 500 instructions.
 #[inline]
 pub(super) fn serve(partition: &Partition, server: u32, call: PaprHcall<'_>) -> Served {
     let PaprHcall { nr, ret, args } = call;
-    match partition.engine.handle(nr, args) {
-        Some(Answer::Code(code)) => {
-            *ret = code.to_register();
-            Served::Resume
-        }
-        Some(Answer::MakeAgain) => {
-            *ret = nr;
-            Served::MakeAgain
-        }
-        None if call_log::is_wanted(nr) => serve_logged(partition, server, nr, args, ret),
-        None => serve_other(partition, server, nr, args, ret),
+    if call_log::is_wanted(nr) {
+        serve_logged(partition, server, nr, args, ret)
+    } else {
+        serve_other(partition, server, nr, args, ret)
     }
 }
 

@@ -282,10 +282,18 @@ impl Processor {
     #[inline]
     fn serve_hypercall(&mut self) -> Result<Option<Next>, ThreadError> {
         // None only if the exit were another one than KVM_RUN just said.
-        let Some(call) = self.vcpu.papr_hcall() else {
+        let Some(mut call) = self.vcpu.papr_hcall() else {
             return Ok(None);
         };
         self.counters.count_hypercall(call.nr);
+        match hypercalls::serve_tce(&self.partition, &mut call) {
+            None => {}
+            Some(false) => return Ok(None),
+            Some(true) => {
+                self.vcpu.rewind_to_hypercall()?;
+                return Ok(None);
+            }
+        }
         match hypercalls::serve(&self.partition, self.server, call) {
             Served::Resume => Ok(None),
             Served::MakeAgain => {
