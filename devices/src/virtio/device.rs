@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use virtio_queue::Queue;
+use vmm_sys_util::epoll::{Epoll, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::kernel::KernelQueues;
@@ -63,6 +64,9 @@ pub enum ServeError {
     Host(#[from] std::io::Error),
 }
 
+/// The number of what a device waits for itself.
+pub(super) const OWN_EVENT: u64 = u64::MAX - 3;
+
 /// A kind of virtio device.
 ///
 /// A device that can answer at once does so as it serves a queue. One that has the host work for it takes requests as
@@ -112,6 +116,23 @@ pub trait Device: Send {
     /// an epoll instance.
     fn watched(&self) -> Option<Arc<dyn AsRawFd + Send + Sync>> {
         None
+    }
+
+    /// The epoll instance with which its thread waits, for a device that is to hear of something of its own at once:
+    /// what it adds to that has the number [`OWN_EVENT`], and comes to [`Device::heard`].
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    fn wait_with(&mut self, _thread: &Arc<Epoll>) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// What it waits for itself has `events`.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    fn heard(&mut self, _events: EventSet) -> io::Result<()> {
+        Ok(())
     }
 
     /// The next queue that is to be served although its driver did not ring: what it waited for is there. Asked after

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use log::Level;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use virtio_queue::QueueT;
+use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::device::{Device, Identity, ServeError, Served};
@@ -197,6 +198,18 @@ impl Shared {
         let mut state = self.state();
         let result = self.try_finish(&mut state);
         if let Err(error) = result.and_then(|()| self.serve_due(&mut state)) {
+            self.stop(state, &error);
+        }
+    }
+
+    /// Has the device learn what it waits for, and serves the queues that are due then.
+    pub(super) fn hear_and_serve(&self, events: EventSet) {
+        let mut state = self.state();
+        let result = state.device.heard(events);
+        if let Err(error) = result
+            .map_err(ServeError::Host)
+            .and_then(|()| self.serve_due(&mut state))
+        {
             self.stop(state, &error);
         }
     }

@@ -2,10 +2,12 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::device::OWN_EVENT;
 use super::shared::Shared;
 
 /// What there is to hear.
@@ -17,6 +19,8 @@ pub(super) enum Signal {
     Host,
     /// The kernel has something to say of the queues that it serves.
     Kernel,
+    /// What the device waits for itself has that.
+    Own(EventSet),
     /// A queue has something to serve.
     Doorbell(usize),
 }
@@ -32,6 +36,7 @@ impl Signal {
             Self::End => END,
             Self::Host => HOST,
             Self::Kernel => KERNEL,
+            Self::Own(_) => OWN_EVENT,
             Self::Doorbell(queue) => queue as u64,
         }
     }
@@ -41,6 +46,7 @@ impl Signal {
             END => Self::End,
             HOST => Self::Host,
             KERNEL => Self::Kernel,
+            OWN_EVENT => Self::Own(event.event_set()),
             queue => Self::Doorbell(usize::try_from(queue).unwrap_or(usize::MAX)),
         }
     }
@@ -48,7 +54,7 @@ impl Signal {
 
 /// Descriptors, and the events of those that were heard.
 pub(super) struct Signals {
-    epoll: Epoll,
+    epoll: Arc<Epoll>,
     events: Vec<EpollEvent>,
 }
 
@@ -58,8 +64,10 @@ impl Signals {
     /// # Errors
     /// When there is no descriptor left.
     pub(super) fn new(shared: &Shared, end: &EventFd) -> io::Result<Self> {
-        let epoll = Epoll::new()?;
-        let mut count = 0;
+        let epoll = Arc::new(Epoll::new()?);
+        shared.state().device.wait_with(&epoll)?;
+        // One for that.
+        let mut count = 1;
         let mut add = |descriptor: &dyn AsRawFd, signal: Signal, how: EventSet| {
             count += 1;
             let event = EpollEvent::new(EventSet::IN | how, signal.number());

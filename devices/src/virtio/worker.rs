@@ -80,6 +80,9 @@ fn run(shared: &Shared, mut signals: Signals) {
             break;
         }
         for signal in heard {
+            if let Signal::Own(events) = signal {
+                shared.hear_and_serve(events);
+            }
             // Heard before the queue is looked at: what is put in later rings anew.
             if let Signal::Doorbell(queue) = signal
                 && shared.serve(queue)

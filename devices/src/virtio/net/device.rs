@@ -1,13 +1,12 @@
 //! The device.
 
 use std::io;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use virtio_queue::Queue;
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::GuestMemoryMmap;
-use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::drops::Drops;
@@ -20,7 +19,7 @@ use crate::dma::DmaMemory;
 use crate::net::{Backend, Offloads, StreamError};
 use crate::vhost::NetKernel;
 use crate::virtio::KernelQueues;
-use crate::virtio::device::{Device, Identity, ServeError, Served};
+use crate::virtio::device::{Device, Identity, OWN_EVENT, ServeError, Served};
 
 /// Entries of the queue for commands.
 const CONTROL_QUEUE_SIZE: u16 = 64;
@@ -38,7 +37,8 @@ pub struct Net {
     receiver: Receiver,
     sender: Sender,
     drops: Drops,
-    /// What the kernel tells of.
+    /// With which its thread waits, and what the kernel tells of there.
+    thread: Option<Arc<Epoll>>,
     watched: EventSet,
     /// Queues for which there is something, by their bits.
     due: u8,
@@ -69,6 +69,7 @@ impl Net {
             receiver: Receiver::new(),
             sender: Sender::default(),
             drops: Drops::default(),
+            thread: None,
             watched: EventSet::empty(),
             due: 0,
             buffers: Vec::new(),
@@ -176,11 +177,17 @@ impl Net {
     fn watch(&mut self) -> io::Result<()> {
         let wanted = self.watched | self.wanted();
         // What is waited for no more is told once, and then forgotten.
-        if wanted != self.watched
-            && !self.nic.is_lost()
-            && let Some(backend) = &self.backend
-        {
-            self.nic.watch(backend, wanted)?;
+        if wanted != self.watched && !self.nic.is_lost() {
+            self.watch_for(wanted)?;
+        }
+        Ok(())
+    }
+
+    /// Has the kernel tell whenever the backend has anew, or takes again, what is `wanted`; at once if it does.
+    fn watch_for(&mut self, wanted: EventSet) -> io::Result<()> {
+        if let (Some(thread), Some(backend)) = (&self.thread, &self.backend) {
+            let event = EpollEvent::new(wanted | EventSet::EDGE_TRIGGERED, OWN_EVENT);
+            thread.ctl(ControlOperation::Modify, backend.descriptor(), event)?;
             self.watched = wanted;
         }
         Ok(())
@@ -256,8 +263,13 @@ impl Device for Net {
         Some(Arc::clone(self.nic.event()))
     }
 
-    fn watched(&self) -> Option<Arc<dyn AsRawFd + Send + Sync>> {
-        Some(Arc::clone(self.nic.epoll()) as Arc<_>)
+    fn wait_with(&mut self, thread: &Arc<Epoll>) -> io::Result<()> {
+        if let Some(backend) = &self.backend {
+            let event = EpollEvent::new(self.watched | EventSet::EDGE_TRIGGERED, OWN_EVENT);
+            thread.ctl(ControlOperation::Add, backend.descriptor(), event)?;
+        }
+        self.thread = Some(Arc::clone(thread));
+        Ok(())
     }
 
     fn next_due(&mut self) -> Option<usize> {
@@ -268,22 +280,15 @@ impl Device for Net {
         Some(queue)
     }
 
-    fn collect(&mut self) -> io::Result<()> {
-        let told = self.nic.told()?;
-        if told.is_empty() {
-            return Ok(());
-        }
+    fn heard(&mut self, told: EventSet) -> io::Result<()> {
         // Nobody waits for it any more, or not always: it is not told on and on.
         let mut spent = told & EventSet::OUT;
         spent.set(
             EventSet::IN,
             told.contains(EventSet::IN) && !self.receiver.waits(),
         );
-        if self.watched.intersects(spent)
-            && let Some(backend) = &self.backend
-        {
-            self.watched.remove(spent);
-            self.nic.watch(backend, self.watched)?;
+        if self.watched.intersects(spent) {
+            self.watch_for(self.watched - spent)?;
         }
         self.note(told);
         self.watch()

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vmm_sys_util::epoll::{Epoll, EpollEvent};
 
 #[cfg(test)]
 use super::CONTROL;
@@ -54,6 +55,8 @@ pub(super) struct Driver {
     memory: DmaMemory,
     pub(super) nic: Arc<Nic>,
     pub(super) net: Net,
+    /// With which its thread waits, were there one.
+    epoll: Arc<Epoll>,
     pub(super) queues: [Queue; 3],
     offered: [u16; 3],
     pub(super) peer: Peer,
@@ -101,6 +104,7 @@ impl Driver {
         let mut driver = Self {
             memory: DmaMemory::by_guest_address(ram.clone()),
             net: Net::new(Arc::clone(&nic)).expect("it has none yet"),
+            epoll: Arc::new(Epoll::new().expect("an epoll instance")),
             queues: [0; 3].map(|_| Queue::new(QUEUE_SIZE).expect("a size")),
             offered: [0; 3],
             ram,
@@ -108,6 +112,7 @@ impl Driver {
             peer,
             is_raw: false,
         };
+        driver.net.wait_with(&driver.epoll).expect("a descriptor");
         driver.start(driver.net.features());
         driver
     }
@@ -169,9 +174,18 @@ impl Driver {
         panic!("it hangs");
     }
 
+    /// Has the device learn of what it waits for.
+    pub(super) fn hear(&mut self) {
+        let mut events = [EpollEvent::default()];
+        let count = self.epoll.wait(0, &mut events).expect("events");
+        for event in &events[..count] {
+            self.net.heard(event.event_set()).expect("a descriptor");
+        }
+    }
+
     /// Has the device learn of what it waits for, and serve what is due then, as its thread does.
     pub(super) fn wake(&mut self) -> Result<(), ServeError> {
-        self.net.collect()?;
+        self.hear();
         while let Some(queue) = self.net.next_due() {
             self.serve(queue)?;
         }

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use log::Level;
 use parking_lot::Mutex;
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::filter::Filter;
@@ -38,8 +37,6 @@ pub struct Nic {
     vhost: Option<Arc<Vhost>>,
     /// Signalled when the link has changed.
     event: Arc<EventFd>,
-    /// Has input when what a device waits for of the backend is there; once for each time that it is asked.
-    epoll: Arc<Epoll>,
     /// Where what carries its frames is while no device has it.
     backend: Mutex<Option<Backend>>,
     /// What the driver wants, for whoever asks.
@@ -57,13 +54,9 @@ impl Nic {
     /// # Errors
     /// When there are no descriptors left.
     pub fn new(backend: Backend, options: NicOptions) -> io::Result<Self> {
-        let epoll = Epoll::new()?;
-        let nothing = EpollEvent::new(EventSet::ONE_SHOT, 0);
-        epoll.ctl(ControlOperation::Add, backend.descriptor(), nothing)?;
         Ok(Self {
             has_offloads: backend.has_offloads(),
             vhost: None,
-            epoll: Arc::new(epoll),
             event: Arc::new(EventFd::new(EFD_NONBLOCK)?),
             backend: Mutex::new(Some(backend)),
             filter: Mutex::new(Filter::of_card(options.mac)),
@@ -142,27 +135,6 @@ impl Nic {
 
     pub(super) const fn event(&self) -> &Arc<EventFd> {
         &self.event
-    }
-
-    pub(super) const fn epoll(&self) -> &Arc<Epoll> {
-        &self.epoll
-    }
-
-    /// Has the kernel tell whenever `backend` has anew, or takes again, what is `wanted`; at once if it does.
-    pub(super) fn watch(&self, backend: &Backend, wanted: EventSet) -> io::Result<()> {
-        let event = EpollEvent::new(wanted | EventSet::EDGE_TRIGGERED, 0);
-        let descriptor = backend.descriptor();
-        self.epoll.ctl(ControlOperation::Modify, descriptor, event)
-    }
-
-    /// What is there, since it was asked last, of what the kernel is to tell; nothing if nothing is.
-    pub(super) fn told(&self) -> io::Result<EventSet> {
-        let mut events = [EpollEvent::default()];
-        match self.epoll.wait(0, &mut events) {
-            Ok(0) => Ok(EventSet::empty()),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(EventSet::empty()),
-            outcome => outcome.map(|_| events[0].event_set()),
-        }
     }
 
     pub(super) fn set_filter(&self, filter: &Filter) {

@@ -31,11 +31,11 @@ fn a_frame_of_the_hosts_is_received_in_a_buffer() {
         driver.room(0, at, 2048);
         assert_eq!(driver.serve(RECEIVE).unwrap(), Served::Full);
         assert_eq!(driver.net.wanted(), EventSet::IN);
-        driver.net.collect().unwrap();
+        driver.hear();
         assert_eq!(driver.net.next_due(), None);
         let sent = frame(MAC, 700);
         driver.send(PLAIN, &sent);
-        driver.net.collect().unwrap();
+        driver.hear();
         assert_eq!(driver.net.next_due(), Some(RECEIVE));
         assert_eq!(driver.net.next_due(), None);
         // The next one waits where it is until there is room for it.
