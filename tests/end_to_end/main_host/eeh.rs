@@ -34,12 +34,12 @@ const GIVE_UP: &str = "
 echo LAB-GUEST-READY last
 for _ in $(seq 240); do
     echo $device > /sys/kernel/debug/powerpc/eeh_dev_check 2>/dev/null
-    dmesg | grep -q 'permanently disabled' && break
+    dmesg | grep -q 'has been permanently disabled' && break
     sleep 0.5
 done
 sleep 2
 echo LAB-GUEST-RECOVERIES $(dmesg | grep -c 'EEH: Recovery successful')
-echo LAB-GUEST-GIVEN-UP $(dmesg | grep -c 'permanently disabled')
+echo LAB-GUEST-GIVEN-UP $(dmesg | grep -c 'has been permanently disabled')
 echo LAB-GUEST-DISKS $(ls /sys/block | grep -c nvme)
 ";
 
