@@ -29,6 +29,20 @@ recover() {
 }
 ";
 
+/// Has the kernel notice one freeze more than it lets a device have.
+const GIVE_UP: &str = "
+echo LAB-GUEST-READY last
+for _ in $(seq 240); do
+    echo $device > /sys/kernel/debug/powerpc/eeh_dev_check 2>/dev/null
+    dmesg | grep -q 'has been permanently disabled' && break
+    sleep 0.5
+done
+sleep 2
+echo LAB-GUEST-RECOVERIES $(dmesg | grep -c 'EEH: Recovery successful')
+echo LAB-GUEST-GIVEN-UP $(dmesg | grep -c 'has been permanently disabled')
+echo LAB-GUEST-DISKS $(ls /sys/block | grep -c nvme)
+";
+
 #[test]
 fn a_guest_finds_eeh_and_its_nvme_works_again_after_each_time_the_host_froze_it() {
     let twice = "recover 1\nsleep 1\nrecover 2\nsleep 1\n";
@@ -72,4 +86,39 @@ fn a_device_that_the_host_freezes_is_told_of_though_its_guest_does_not_notice() 
     assert_eq!(finished.guest("EEH"), "0", "{finished}");
     assert_eq!(finished.guest("SHA256"), head_sha256(), "{finished}");
     assert_nothing_is_left();
+}
+
+mod long {
+    use super::*;
+
+    #[test]
+    fn a_device_that_is_frozen_six_times_is_given_up_by_its_guest_and_works_for_the_next() {
+        // Linux gives a device five in an hour (`eeh_max_freezes`).
+        const RECOVERIES: usize = 5;
+        let rounds: String = (1..=RECOVERIES)
+            .map(|round| format!("recover {round}\nsleep 1\n"))
+            .collect();
+        let job = [WAIT_FOR_NVME, RECOVER, &rounds, GIVE_UP].concat();
+        let vmm = Vmm::job(&job).nvme().time_limit(Duration::from_secs(480));
+        let mut running = vmm.start();
+        for round in 1..=RECOVERIES {
+            running.wait_for_console(&format!("LAB-GUEST-READY {round}"), 1);
+            freeze(&nvme());
+            running.wait_for_console("LAB-GUEST-RECOVERED", round);
+        }
+        running.wait_for_console("LAB-GUEST-READY last", 1);
+        freeze(&nvme());
+        let message = running.wait_for_message("the guest has given up PCI device");
+        assert!(message.contains(&nvme()), "{message}");
+        let finished = running.finish().assert_job_done();
+        let recoveries = RECOVERIES.to_string();
+        assert_eq!(finished.guest("RECOVERIES"), recoveries, "{finished}");
+        assert_eq!(finished.guest("GIVEN-UP"), "1", "{finished}");
+        assert_eq!(finished.guest("DISKS"), "0", "{finished}");
+        assert_nothing_is_left();
+        let next = Vmm::job(&[WAIT_FOR_NVME, READ_HEAD].concat()).nvme().run();
+        let next = next.assert_job_done();
+        assert_eq!(next.guest("SHA256"), head_sha256(), "{next}");
+        assert_nothing_is_left();
+    }
 }

@@ -28,6 +28,12 @@ pub(crate) enum DeviceKind {
     Ich9Ahci,
     /// A USB controller with a disk behind it: its interrupt line
     UsbEhci,
+    /// A USB controller with a disk behind it, of a newer kind: MSI-X or its line
+    UsbXhci,
+    /// A RAID controller with a SCSI disk: MSI-X or its line
+    Megasas,
+    /// A network card with SR-IOV: MSI-X, MSI or its line
+    Igb,
     /// An NVMe
     Nvme,
     /// A device whose registers count accesses, with a BAR of 32 GiB and no interrupt
@@ -57,6 +63,11 @@ impl DeviceKind {
             [["-netdev".to_owned(), network], device(card)].concat()
         };
         let card = |model: &str| card_with(model, "");
+        let usb_disk = |controller: &str| {
+            let controller = device(format!("{controller},id={id},bus={bus}"));
+            let disk = device(format!("usb-storage,bus={id}.0,drive={id}-disk"));
+            [drive(), controller, disk].concat()
+        };
         match self {
             Self::E1000 => card("e1000"),
             Self::E1000e => card("e1000e"),
@@ -76,12 +87,15 @@ impl DeviceKind {
                 device(format!("ide-hd,bus={id}.0,drive={id}-disk")),
             ]
             .concat(),
-            Self::UsbEhci => [
+            Self::UsbEhci => usb_disk("usb-ehci"),
+            Self::UsbXhci => usb_disk("qemu-xhci"),
+            Self::Megasas => [
                 drive(),
-                device(format!("usb-ehci,id={id},bus={bus}")),
-                device(format!("usb-storage,bus={id}.0,drive={id}-disk")),
+                device(format!("megasas,id={id},bus={bus}")),
+                device(format!("scsi-hd,bus={id}.0,drive={id}-disk")),
             ]
             .concat(),
+            Self::Igb => card("igb"),
             Self::Nvme => [
                 drive(),
                 device(format!("nvme,bus={bus},drive={id}-disk,serial={id}")),
@@ -184,7 +198,8 @@ mod tests {
             .iter()
             .map(|kind| kind.name())
             .collect();
-        let expected = "e1000 e1000e rtl8139 rtl8139-pair edu ich9-ahci usb-ehci nvme pci-testdev";
+        let expected = "e1000 e1000e rtl8139 rtl8139-pair edu ich9-ahci usb-ehci usb-xhci \
+                        megasas igb nvme pci-testdev";
         assert_eq!(names.join(" "), expected);
     }
 }

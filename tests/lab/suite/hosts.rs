@@ -60,6 +60,9 @@ const TESTS_DEVICES: [DeviceKind; 6] = [
     DeviceKind::Edu,
     DeviceKind::PciTestdev,
 ];
+/// Those that it has beside them for tests that take long.
+const LONG_TESTS_DEVICES: [DeviceKind; 3] =
+    [DeviceKind::UsbXhci, DeviceKind::Megasas, DeviceKind::Igb];
 /// The host that runs them, unless hosts are named.
 const MAIN_HOST: HostKind = HostKind::P9Pages64k;
 /// The most time a host's tests may take in all, so that a change that slows them down fails.
@@ -363,6 +366,9 @@ impl InHosts<'_> {
         host.lpar.clone_from(&self.args.lpar);
         if wanted.kind == MAIN_HOST {
             host.device.extend(TESTS_DEVICES);
+            if wanted.tests == Tests::Long {
+                host.device.extend(LONG_TESTS_DEVICES);
+            }
         }
         host.device.extend(&self.args.device);
         host.all_guest_kernels = true;
