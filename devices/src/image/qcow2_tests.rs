@@ -245,8 +245,7 @@ fn an_image_whose_refcounts_leave_out_its_header_is_refused_for_writing() {
     let block = number(table);
     let leaves_out: [(&str, u64, &[u8]); 3] = [
         ("a table without clusters", 56, &[0; 4]),
-        // Flags are no offset.
-        ("an entry without a block", table, &0x1ff_u64.to_be_bytes()),
+        ("an entry without a block", table, &[0; 8]),
         ("a block with a count of 0", block, &[0; 2]),
     ];
     for (what, offset, bytes) in leaves_out {
@@ -254,7 +253,9 @@ fn an_image_whose_refcounts_leave_out_its_header_is_refused_for_writing() {
         file.read_exact_at(&mut before, offset).unwrap();
         file.write_all_at(bytes, offset).unwrap();
         let error = Image::open(options(&path)).unwrap_err();
-        assert!(matches!(error, OpenError::Format(_)), "{what}: {error:?}");
+        // Others of its kind are imago's.
+        let says_so = format!("{error:?}").contains("does not count its header");
+        assert!(says_so, "{what}: {error:?}");
         // Nothing is allocated in an image that is only read.
         let read_only = ImageOptions {
             read_only: true,

@@ -14,6 +14,8 @@
 //!    guest could use it; only one that cannot be bound is made at the host on its first mapping.
 //! 5. Each run is one request to the host, and then written to the guest's view.
 //!
+//! H_PUT_TCE of a page that is locked, into a window that is made, goes from 3 to 5 at once.
+//!
 //! # What holds after every call
 //!
 //! - No mapping of a window is live that the guest's view does not show; and the two are equal
