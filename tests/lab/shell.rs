@@ -110,4 +110,6 @@ fn type_into(mut host: UnixStream) {
             return;
         }
     }
+    // The terminal is gone: nobody is left to type `exit`, also where SIGHUP is ignored (nohup).
+    let _ = signal_hook::low_level::raise(signal_hook::consts::SIGINT);
 }

@@ -23,6 +23,7 @@ zcat /usr/share/man/man1/spapr-vmm-qemu.1.gz | grep -q libvirt
 for completions in bash-completion/completions zsh/vendor-completions fish/vendor_completions.d; do
     grep -q -r -e print-config /usr/share/$completions
 done
+grep -q '# Getting started' /usr/share/doc/spapr-vmm/docs/getting-started.md
 grep -q 'SUBSYSTEM=="vfio"' /usr/lib/udev/rules.d/70-spapr-vmm.rules
 mkdir -p /etc/spapr-vmm
 unit=/usr/lib/systemd/system/spapr-vmm@.service
@@ -137,10 +138,16 @@ fn the_deb_is_installed_used_by_its_units_own_line_and_removed_whole() {
     let (files, again) = (folder.path().join("files"), folder.path().join("again.deb"));
     run(Command::new("dpkg-deb").arg("-R").args([&deb, &files]));
     for program in ["spapr-vmm", "spapr-vmm-qemu"] {
-        let crates = crates_of(&files.join("usr/bin").join(program));
+        let program = files.join("usr/bin").join(program);
+        let bytes = fs::metadata(&program).expect("a program").len();
+        assert!(
+            bytes < 8 << 20,
+            "{program:?} has {bytes} bytes: is it full of debugging information?"
+        );
+        let crates = crates_of(&program);
         assert!(
             crates.contains(&"vm-memory".to_owned()),
-            "{program}: {crates:?}"
+            "{program:?}: {crates:?}"
         );
     }
     let mut pack = Command::new("dpkg-deb");

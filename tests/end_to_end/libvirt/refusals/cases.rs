@@ -228,6 +228,8 @@ pub(super) const CASES: &[Case] = &[
 
 /// What cannot be done with a domain `running` that has a disk `vda`, and words that have to be in what virsh says.
 pub(super) const TYPED: &[(&str, &str)] = &[
+    // What the domain was defined from, in which libvirt's <uuid> is not.
+    ("define /tmp/running.xml", "already exists with uuid"),
     (
         "attach-disk running /tmp/refused-disk-2 vdb --live",
         "nothing is added to a guest's disks while it runs",
