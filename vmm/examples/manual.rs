@@ -22,6 +22,15 @@ pub(crate) fn write(folder: &Path) -> Result<(), Box<dyn Error>> {
     let pages = folder.join("man");
     fs::create_dir_all(&pages)?;
     clap_mangen::generate_to(CommandLine::command(), &pages)?;
+    for subcommand in CommandLine::command().get_subcommands() {
+        let path = pages.join(format!("spapr-vmm-{}.1", subcommand.get_name()));
+        if path.exists() {
+            fs::write(
+                &path,
+                in_sections(&fs::read_to_string(&path)?, subcommand.get_name()),
+            )?;
+        }
+    }
     fs::write(pages.join("spapr-vmm-qemu.1"), front_end()?)?;
     let completions = folder.join("completions");
     fs::create_dir_all(&completions)?;
@@ -38,11 +47,26 @@ pub(crate) fn write(folder: &Path) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// The program and its version, at a page's foot.
+const SOURCE: &str = concat!("spapr-vmm ", env!("CARGO_PKG_VERSION"));
+
+/// The page of a command of `spapr-vmm`, with sections such as manuals have. clap_mangen takes all that help says behind
+/// the options for one, and gives such a command no version.
+fn in_sections(page: &str, name: &str) -> String {
+    let page = page
+        .replacen(&format!("\"{name} \""), &format!("\"{SOURCE}\""), 1)
+        .replace(".SH EXTRA\nExamples:\n", ".SH EXAMPLES\n")
+        .replace(".SH EXTRA\nExit status: ", ".SH \"EXIT STATUS\"\n")
+        .replace("\nExit status: ", "\n.SH \"EXIT STATUS\"\n");
+    let see = ".SH \"SEE ALSO\"\n\\fBspapr\\-vmm\\fR(1), and the pages in /usr/share/doc/spapr\\-vmm/docs\n";
+    format!("{}\n{see}", page.trim_end())
+}
+
 /// The page of the front end for libvirt, whose options are QEMU's and not clap's: what its help says.
 fn front_end() -> Result<String, Box<dyn Error>> {
     let help = command_line::answer(&["-help".to_owned()]).ok_or("it has no help")?;
     let mut page = Roff::new();
-    page.control("TH", ["spapr-vmm-qemu", "1"]);
+    page.control("TH", ["spapr-vmm-qemu", "1", "", SOURCE]);
     page.control("SH", ["NAME"]);
     page.text([roman(
         "spapr-vmm-qemu - runs guests of spapr-vmm for libvirt",

@@ -42,7 +42,11 @@ fn each_option_has_its_place_in_its_manual_page() {
     for subcommand in command.get_subcommands() {
         let name = format!("man/spapr-vmm-{}.1", subcommand.get_name());
         let page = fs::read_to_string(folder.path().join(&name)).expect("a page");
-        assert!(page.contains(".SH NAME"), "{name}");
+        for part in [".SH NAME", "\"spapr-vmm 0.", "EXIT STATUS\"", "SEE ALSO\""] {
+            assert!(page.contains(part), "{name} has no {part}");
+        }
+        // What clap_mangen calls a section that it does not know.
+        assert!(!page.contains("EXTRA"), "{name}");
         let options = subcommand.get_arguments().filter(|it| !it.is_hide_set());
         for option in options.filter_map(|it| it.get_long()) {
             // A hyphen of an option is a minus.
