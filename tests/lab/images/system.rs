@@ -18,7 +18,7 @@ use crate::tools;
 use crate::workspace::{Workspace, at};
 
 /// Changes when the system is put together differently from the same parts.
-const RECIPE_VERSION: &[u8] = b"1";
+const RECIPE_VERSION: &[u8] = b"2";
 
 const INIT: &str = include_str!("system-init.sh");
 
@@ -37,6 +37,12 @@ const MODULES: &[&str] = &[
     "virtio_balloon",
     "virtio_console",
     "vmw_vsock_virtio_transport",
+    "virtio_scsi",
+    "sd_mod",
+    "sr_mod",
+    // What hosts of the lab pass through.
+    "nvme",
+    "e1000e",
     "autofs4",
 ];
 

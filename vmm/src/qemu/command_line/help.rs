@@ -10,8 +10,9 @@ use super::{BACKENDS, DEVICE_TYPES, MACHINES, OBJECT_TYPES, OPTION_PARAMETERS, v
 const INTRODUCTION: &str = concat!(
     "spapr-vmm ",
     env!("CARGO_PKG_VERSION"),
-    ": runs ppc64le KVM (pseries) guests for libvirt's QEMU driver, with the options of \
-     qemu-system-ppc64 that libvirt uses. For use by hand there is spapr-vmm run.\n"
+    ": runs ppc64le KVM (pseries) guests for libvirt's QEMU driver,\n\
+     with the options of qemu-system-ppc64 that libvirt uses.\n\
+     For use by hand there is spapr-vmm run.\n"
 );
 
 /// The answer, when the arguments (without the program's name) ask a question in place of a machine.
@@ -55,12 +56,28 @@ fn about((option, value): &Given) -> Option<String> {
 }
 
 fn introduction_with_options() -> String {
-    let names = options::names().map(|name| format!("-{name}"));
-    let names = names.collect::<Vec<_>>().join(" ");
+    let names = in_lines(options::names());
     format!(
-        "{INTRODUCTION}\nOptions: {names}\n\nThose with kinds tell them: -machine help, -cpu help, -device help, \
+        "{INTRODUCTION}\nOptions:{names}\n\nThose with kinds tell them: -machine help, -cpu help, -device help,\n\
          -object help, -chardev help, -netdev help.\n"
     )
+}
+
+/// Options as they are typed, in indented lines for a terminal of 80 columns, each line behind its break.
+fn in_lines(names: impl Iterator<Item = &'static str>) -> String {
+    let mut text = String::new();
+    let mut left = 0;
+    for name in names {
+        let takes = " -".len() + name.len();
+        if takes > left {
+            text.push_str("\n ");
+            left = 78;
+        }
+        left -= takes;
+        // Writing to a string does not fail.
+        let _ = write!(text, " -{name}");
+    }
+    text
 }
 
 fn list<'a>(title: &str, names: impl IntoIterator<Item = &'a str>) -> String {
@@ -126,6 +143,18 @@ mod tests {
                 text.contains(part) && text.ends_with('\n'),
                 "{words}: {text}"
             );
+        }
+    }
+
+    #[test]
+    fn help_fits_a_terminal_and_has_each_option() {
+        let text = asked("-help").unwrap_or_default();
+        for line in text.lines() {
+            assert!(line.len() < 80, "{line}");
+        }
+        let words: Vec<_> = text.split_whitespace().collect();
+        for name in options::names() {
+            assert!(words.contains(&&*format!("-{name}")), "no -{name}");
         }
     }
 
