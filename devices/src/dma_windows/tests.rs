@@ -1,6 +1,7 @@
 use spapr_hypercalls::abi::{self, ReturnCode};
 use spapr_hypercalls::engine::Answer;
 use spapr_hypercalls::stats::WindowState;
+use spapr_hypercalls::world::BindRefusal;
 
 use super::fake::{DEFAULT_WINDOW, FakeBridge, FakeMachine, RAM_BYTES};
 use super::*;
@@ -244,6 +245,38 @@ fn a_window_that_is_too_large_for_an_lpars_platform_is_asked_for_once() {
     assert!(create(PAGE, RAM_BYTES / 2).is_err());
     create(PAGE, RAM_BYTES / 4).unwrap();
     assert_eq!(machine.host().leaks(), 2);
+    assert!(!machine.host().is_blacklisted());
+}
+
+/// Both refusals are EINVAL, as that of a window that is too large for an LPAR's platform.
+#[test]
+fn a_window_that_is_not_bound_or_not_removed_is_not_taken_for_too_large() {
+    use spapr_hypercalls::testing::Fault;
+    let machine = FakeMachine::new(&[lpar(2)]);
+    let windows = machine.windows.of(&machine.engine);
+    let refuse = |after| {
+        machine.host().inner.inject(Fault {
+            after,
+            error: HostError::Refused(libc::EINVAL),
+            leaves_traces: false,
+        });
+    };
+    // The host makes it, and KVM does not bind its LIOBN: the guest has it nevertheless.
+    refuse(1);
+    windows.create(0, PAGE, RAM_BYTES).unwrap();
+    let unbound = WindowState::UserOnly(BindRefusal::SetSpaprTceRefused(libc::EINVAL));
+    assert_eq!(machine.engine.snapshot().windows[1].state, unbound);
+    // The host does not remove it, nor when the next one is asked for.
+    refuse(0);
+    windows.remove(SECOND).unwrap_err();
+    refuse(0);
+    let error = windows.create(0, PAGE, RAM_BYTES).unwrap_err();
+    let of_removal = DmaWindowError::Window(WindowError::Remove {
+        liobn: SECOND,
+        source: HostError::Refused(libc::EINVAL),
+    });
+    assert_eq!(error.to_string(), of_removal.to_string());
+    windows.create(0, PAGE, RAM_BYTES).unwrap();
     assert!(!machine.host().is_blacklisted());
 }
 

@@ -128,8 +128,10 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
             return Err(WindowError::Occupied(liobn));
         }
         let (host, lingering) = (&bridge.host, &mut state.lingering);
+        // Not a refusal of this window, from which its size is learned.
+        let stays = |source| WindowError::Remove { liobn, source };
+        lingering.remove(host).map_err(stays)?;
         let refused = |source| WindowError::Create { liobn, source };
-        lingering.remove(host).map_err(refused)?;
         let start = host.create_window(page_shift, entries, None);
         let geometry = at(start.map_err(refused)?);
         if let Err(error) = self.check_geometry(geometry) {

@@ -55,6 +55,30 @@ fn a_host_window_that_could_not_be_removed_is_emptied_and_removed_later() {
 }
 
 #[test]
+fn while_a_host_window_cannot_be_removed_the_next_is_refused_for_that_and_not_asked_for() {
+    let engine = lazy();
+    engine.fake().put_windows_at(DYNAMIC.bus_offset);
+    let (liobn, source) = (Liobn(0x8000_0001), HostError::Refused(22));
+    let make = || engine.make_window(liobn, DYNAMIC.page_shift, DYNAMIC.entries);
+    let refuse = || {
+        engine.fake().inject(Fault {
+            after: 0,
+            error: source,
+            leaves_traces: false,
+        });
+    };
+    make().unwrap();
+    refuse();
+    engine.remove_window(liobn).unwrap_err();
+    refuse();
+    let before = engine.fake().calls();
+    assert_eq!(make(), Err(WindowError::Remove { liobn, source }));
+    assert_eq!(engine.fake().calls(), before + 1);
+    assert_eq!(make(), Ok(DYNAMIC));
+    engine.assert_no_violation();
+}
+
+#[test]
 fn memory_stays_locked_until_the_machine_is_reset() {
     let engine = lazy();
     engine.add_window(Liobn(0x8000_0001), DYNAMIC).unwrap();
