@@ -48,6 +48,26 @@ fn bridge_node_equals_qemu_s() {
 }
 
 #[test]
+fn a_bridge_has_its_default_window_where_and_as_large_as_it_is() {
+    let bridge = Fixture::new().bridge;
+    let of = |start, entries| {
+        let window = Geometry {
+            bus_offset: Ioba(start),
+            entries,
+            ..WINDOW
+        };
+        let node = bridge.describe(window, 97, None);
+        node.cells_of("ibm,dma-window").unwrap()
+    };
+    let liobn = 0x8000_0000;
+    assert_eq!(
+        of(0x4000_0000, 1 << 16),
+        [liobn, 0, 0x4000_0000, 0, 1 << 28]
+    );
+    assert_eq!(of(0x2_8000_0000, 1 << 21), [liobn, 2, 0x8000_0000, 2, 0]);
+}
+
+#[test]
 fn a_bridge_names_the_services_for_dynamic_windows_only_where_it_has_them() {
     let bridge = Fixture::new().bridge;
     let services = Some([[1, 2, 3], [2, 4, 5]]);

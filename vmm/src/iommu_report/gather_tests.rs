@@ -238,6 +238,27 @@ pub(in super::super) fn sample(limit: MemoryLimit) -> Report {
     report(groups, &guest(), Some(true), limit)
 }
 
+/// An LPAR with a free group, whose default window has 256 MiB at 1 GiB, and which has `dynamic_windows`.
+pub(in super::super) fn lpar_sample(dynamic_windows: u32) -> Report {
+    let of = |version| {
+        let info = IommuInfo {
+            platform: Platform::Lpar,
+            window_start: Ioba(GIB),
+            window_bytes: 256 << 20,
+            dynamic_windows: if version == IommuVersion::V2 {
+                dynamic_windows
+            } else {
+                0
+            },
+            levels: 1,
+            ..info(version)
+        };
+        (version, Ok(GroupWindows::new(info, None).unwrap()))
+    };
+    let both = Ok([IommuVersion::V2, IommuVersion::V1].map(of).to_vec());
+    report(vec![found(1, both)], &guest(), Some(true), LIMIT)
+}
+
 /// A limit of 512 MiB.
 pub(in super::super) const LIMIT: MemoryLimit = MemoryLimit {
     limit_bytes: Some(512 << 20),

@@ -2,7 +2,7 @@
 
 use spapr_devices::vfio::MemoryLimit;
 
-use super::super::gather::tests::{LIMIT, sample};
+use super::super::gather::tests::{LIMIT, lpar_sample, sample};
 use super::super::report::Member;
 use super::*;
 
@@ -94,6 +94,36 @@ fn the_table_has_all_facts() {
             "LimitMEMLOCK=1087373312",
         ],
     );
+}
+
+#[test]
+fn a_window_that_is_smaller_and_elsewhere_is_followed_in_every_line() {
+    for (count, words) in [
+        (0, "none, the host's window is all"),
+        (1, "one, in place of the default one"),
+        (2, "yes, 2 windows at a time"),
+    ] {
+        let text = render(&lpar_sample(count), None);
+        let both = |start: &str| row(&text, &[start]);
+        assert_eq!(both("DMA window of the host: start"), ["0x40000000"; 2]);
+        assert_eq!(both("DMA window of the host: size"), ["256M"; 2]);
+        assert_eq!(both("levels of a table, at most"), ["1"; 2]);
+        assert_eq!(both("default window of this guest"), ["256M"; 2]);
+        assert_eq!(
+            both("dynamic windows"),
+            [words, "none, the host's window is all"]
+        );
+        let of_guest = if count == 0 {
+            "none"
+        } else {
+            "1G in pages of 64K"
+        };
+        assert_eq!(both("dynamic window of this guest"), [of_guest, "none"]);
+        has(&text, &["256M from 0x40000000 on"]);
+        // 8 bytes an entry for the host's copy and 8 for KVM's table, whose record is a page; all of the window.
+        assert_eq!(row(&text, &["1", "v2", "first-map"])[0], "1088");
+        assert_eq!(row(&text, &["1", "v1", "attach"])[0], "262144");
+    }
 }
 
 /// As an LPAR has it for SR-IOV functions.
