@@ -20,6 +20,8 @@ const MOST_RESTARTS: u32 = 1;
 pub(super) struct Results {
     /// Whether each test that has ended has passed.
     ended: BTreeMap<String, bool>,
+    /// The test whose lines come now, when its result was not on the line with its name.
+    running: Option<String>,
     /// How often the host stood still.
     restarts: u32,
 }
@@ -28,16 +30,28 @@ impl Results {
     /// Takes a line of libtest's: `test NAME ... ok`, or FAILED.
     fn note(&mut self, line: &str) {
         let test = line.strip_prefix("test ");
-        let Some((name, result)) = test.and_then(|test| test.split_once(" ... ")) else {
-            return;
+        let (name, result) = match test.and_then(|test| test.split_once(" ... ")) {
+            Some((name, result)) => (name.to_owned(), result),
+            // A test that prints whole lines itself has its result on one of its own.
+            None => match (line, self.running.take()) {
+                ("ok" | "FAILED", Some(name)) => (name, line),
+                (_, name) => {
+                    self.running = name;
+                    return;
+                }
+            },
         };
         // What a test prints itself stands before its result.
         let passed = match result.split_whitespace().next_back() {
             Some("ok") => true,
             Some("FAILED") => false,
-            _ => return,
+            _ => {
+                self.running = Some(name);
+                return;
+            }
         };
-        self.ended.insert(name.to_owned(), passed);
+        self.running = None;
+        self.ended.insert(name, passed);
     }
 
     /// How many passed.
@@ -170,6 +184,26 @@ mod tests {
             "test three ... said before its result ok",
             "test four ... ",
             "test result: ok. 9 passed; 9 failed",
+        ]);
+        let expected = Tally {
+            passed: 2,
+            failed: 1,
+        };
+        assert_eq!(results.tally(), expected);
+    }
+
+    #[test]
+    fn a_test_that_prints_lines_counts_by_its_result_on_a_line_of_its_own() {
+        let results = results(&[
+            "test one ... seed 278438058",
+            "seed 358775109",
+            "ok",
+            "ok",
+            "test two ... seed 1",
+            "FAILED",
+            "test three ... seed 2",
+            "test four ... ok",
+            "ok",
         ]);
         let expected = Tally {
             passed: 2,
