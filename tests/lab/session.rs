@@ -368,6 +368,7 @@ pub(crate) fn differences(
         PackageSet::KexecTools,
         PackageSet::CLibrary,
         PackageSet::Jq,
+        PackageSet::Virtiofsd,
         PackageSet::Kernel(own),
         PackageSet::Kernel(guest_kernel(host)?),
     ];

@@ -9,6 +9,7 @@ use spapr_devices::virtio::disk::DiskFailures;
 use spapr_devices::virtio::serial::{HIGHEST_PORT, Outlet, PortOptions, Ports};
 
 use crate::console::socket;
+use crate::filesystems::{self, FsError};
 use crate::machine::Attachments;
 use crate::nics::{self, NicRefusal};
 use crate::setting::Setting;
@@ -35,6 +36,9 @@ pub enum AttachmentError {
     /// The host's kernel does not serve sockets.
     #[error(transparent)]
     Vsock(#[from] VhostRefusal),
+    /// Nobody serves a file system.
+    #[error(transparent)]
+    FileSystem(#[from] FsError),
     /// The kernel gives no descriptors.
     #[error("cannot get descriptors")]
     Descriptors(#[from] io::Error),
@@ -47,6 +51,7 @@ impl AttachmentError {
             Self::Socket { .. } | Self::TooManyPorts(_) => Some(Setting::SerialPort),
             Self::Nic(_) => Some(Setting::Network),
             Self::Vsock(_) => Some(Setting::Vsock),
+            Self::FileSystem(_) => Some(Setting::FileSystem),
             Self::Descriptors(_) => None,
         }
     }
@@ -54,7 +59,11 @@ impl AttachmentError {
     /// The process' exit status: 2 when it is what was asked for, 1 when something failed on the way.
     pub const fn exit_status(&self) -> u8 {
         match self {
-            Self::Socket { .. } | Self::TooManyPorts(_) | Self::Nic(_) | Self::Vsock(_) => 2,
+            Self::Socket { .. }
+            | Self::TooManyPorts(_)
+            | Self::Nic(_)
+            | Self::Vsock(_)
+            | Self::FileSystem(_) => 2,
             Self::Descriptors(_) => 1,
         }
     }
@@ -83,6 +92,7 @@ pub fn open(description: &MachineDescription) -> Result<Attachments, AttachmentE
         disk_failures: disk_failures.transpose()?,
         nics: nics::open(description)?,
         vsocks: vhost::open_vsocks(description)?,
+        filesystems: filesystems::open(description)?,
         ports: ports.collect::<Result<_, _>>()?,
         balloon: balloon.transpose()?,
     })

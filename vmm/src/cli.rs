@@ -17,7 +17,7 @@ use crate::spec::choice::{self, Choice};
 use crate::spec::speculation::Wanted;
 use crate::spec::{
     BalloonDescription, ByteSize, ConsoleKind, DdwMode, DiskArgument, DiskBus, DiskDescription,
-    DmaWindowSize, DmaWindowSizes, HugepageSize, InterruptControllerMode, LEAST_CID, LockRegion,
+    DmaWindowSize, DmaWindowSizes, FsDescription, HugepageSize, InterruptControllerMode, LEAST_CID, LockRegion,
     MachineDescription, NetDescription, PassedThroughDevice, PortDescription, PortOutlet,
     ScsiDescription, SerialPort, VhostSource, VirtualDevice, VirtualDeviceKind, VsockDescription,
 };
@@ -132,6 +132,14 @@ pub struct RunArguments {
     #[arg(long, value_name = "CID", value_parser = clap::value_parser!(u32).range(i64::from(LEAST_CID)..i64::from(u32::MAX)))]
     pub vsock: Option<u32>,
 
+    /// Give the guest a folder of this host's, which the program serves that listens at SOCKET (virtiofsd
+    /// --socket-path=SOCKET --shared-dir=FOLDER, which is started first); may be repeated. The guest mounts it with
+    /// `mount -t virtiofs NAME FOLDER`. Guest memory is then a file that this program gets, all of it, and the host makes
+    /// transparent huge pages of it only where shmem_enabled says so. Options: queue-size=ENTRIES, a power of two from 2 to
+    /// 1024 (128 when not given).
+    #[arg(long, value_name = "SOCKET,tag=NAME[,queue-size=ENTRIES]")]
+    pub fs: Vec<FsDescription>,
+
     /// Give the guest a virtio entropy device, with random bytes of this host's kernel.
     #[arg(long)]
     pub rng: bool,
@@ -225,6 +233,7 @@ pub const fn option_of(setting: Setting) -> Option<&'static str> {
         Setting::Disk => "--disk",
         Setting::SerialPort => "--serial-port",
         Setting::Vsock => "--vsock",
+        Setting::FileSystem => "--fs",
         Setting::Network => "--net",
         Setting::DmaWindow => "--dma-window",
         Setting::Console => "--console",
@@ -417,7 +426,11 @@ fn virtual_devices(arguments: &RunArguments) -> Vec<VirtualDevice> {
         let kind = VirtualDeviceKind::Vsock(VsockDescription { cid, vhost });
         (kind, "--vsock".to_owned())
     });
-    let devices = devices.chain(vsock);
+    let filesystems = arguments.fs.iter().map(|filesystem| {
+        let name = format!("--fs {}", filesystem.socket.display());
+        (VirtualDeviceKind::FileSystem(filesystem.clone()), name)
+    });
+    let devices = devices.chain(vsock).chain(filesystems);
     devices
         .map(|(kind, name)| VirtualDevice {
             // A balloon's driver gives it no addresses of buffers alone, but pages: Linux refuses bus addresses. Those of

@@ -40,6 +40,7 @@ pub mod control;
 pub mod descriptor_limit;
 pub mod dump;
 pub mod failing_disks;
+pub mod filesystems;
 pub mod iommu_report;
 pub mod lifecycle;
 pub mod logging;

@@ -35,6 +35,8 @@ pub enum Setting {
     SerialPort,
     /// A device of sockets between guest and host.
     Vsock,
+    /// A file system of the host's.
+    FileSystem,
     /// A host bridge that it is behind.
     HostBridge,
     /// The default DMA window of a host bridge.
@@ -65,7 +67,8 @@ mod tests {
     use crate::cli;
     use crate::qemu::command_line;
 
-    const ALL: [Setting; 16] = [
+    const ALL: [Setting; 17] = [
+        Setting::FileSystem,
         Setting::Disk,
         Setting::Network,
         Setting::SerialPort,

@@ -1,5 +1,5 @@
-//! Virtio queues that the host's kernel serves (vhost: drivers/vhost in the kernel, include/uapi/linux/vhost.h), by crate
-//! `vhost`.
+//! Virtio queues that others serve: the host's kernel (vhost: drivers/vhost in the kernel, include/uapi/linux/vhost.h), or
+//! another program (vhost-user), by crate `vhost`.
 //!
 //! | file | what it holds |
 //! |---|---|
@@ -8,6 +8,7 @@
 //! | `net` | network cards |
 //! | `vsock` | sockets |
 //! | `requests` | the calls, for a filter of them |
+//! | `user` | other programs |
 //!
 //! The kernel reads and writes rings by addresses of this process, which nothing there checks against the guest's
 //! memory: that is done here. Buffers it reaches by the table of guest memory that it is given, and nothing else.
@@ -16,9 +17,11 @@ mod handle;
 mod net;
 pub mod requests;
 mod rings;
+pub(crate) mod user;
 mod vsock;
 
 pub use handle::{Kind, Vhost, VhostError};
 pub(crate) use net::NetKernel;
-pub(crate) use rings::{Kernel, Ring};
+pub(crate) use rings::{BackEnd, Ring};
+pub use user::{VhostUser, VhostUserError};
 pub(crate) use vsock::VsockKernel;

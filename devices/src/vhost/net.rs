@@ -10,7 +10,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::handle::Vhost;
 use super::requests;
-use super::rings::{Kernel, Ring, WithMemory};
+use super::rings::{BackEnd, Ring, WithMemory};
 
 /// A card's queues: one for each way.
 const QUEUES: usize = 2;
@@ -60,7 +60,7 @@ impl NetKernel {
     }
 }
 
-impl Kernel for NetKernel {
+impl BackEnd for NetKernel {
     fn queues(&self) -> usize {
         QUEUES
     }

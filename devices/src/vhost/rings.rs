@@ -11,7 +11,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::handle::{Vhost, refusal};
 
-/// A queue as its driver has placed it, for the kernel.
+/// A queue as its driver has placed it, for a back end.
 #[derive(Clone, Copy)]
 pub(crate) struct Ring<'a> {
     /// Its number.
@@ -24,16 +24,31 @@ pub(crate) struct Ring<'a> {
     pub(crate) next_avail: u16,
     /// What the driver rings.
     pub(crate) kick: &'a EventFd,
-    /// What the kernel signals when it has given something back.
+    /// What is signalled when something was given back.
     pub(crate) call: &'a EventFd,
-    /// What the kernel signals when the rings make no sense.
+    /// What is signalled when the rings make no sense.
     pub(crate) error: &'a EventFd,
 }
 
-/// The kernel as it serves the first queues of a device.
-pub(crate) trait Kernel: Send {
+/// Who serves the first queues of a device: the kernel, or another program.
+pub(crate) trait BackEnd: Send {
+    /// How messages name it.
+    fn name(&self) -> &'static str {
+        "the host's kernel"
+    }
+
     /// How many they are.
     fn queues(&self) -> usize;
+
+    /// What has input once when it ends by itself, if it can.
+    fn end(&self) -> Option<Arc<dyn AsRawFd + Send + Sync>> {
+        None
+    }
+
+    /// That it has ended, if that was not asked before.
+    fn has_ended(&mut self) -> Option<io::Error> {
+        None
+    }
 
     /// Begins for a driver that has accepted `features`.
     fn begin(&mut self, features: u64) -> io::Result<()>;
@@ -47,14 +62,46 @@ pub(crate) trait Kernel: Send {
     /// Serves the queues that are `placed` from now on.
     fn run(&mut self, placed: &[usize]) -> io::Result<()>;
 
-    /// Serves them no more; the kernel leaves guest memory alone from when this returns.
+    /// Serves them no more; guest memory is left alone from when this returns, or the driver's next entry was told.
     fn halt(&mut self, placed: &[usize]) -> io::Result<()>;
 
     /// The driver's next entry to look at of a queue that is not served.
     fn next_avail(&mut self, index: usize) -> io::Result<u16>;
 }
 
-/// An open device, and the memory of the machine that it is for.
+impl Ring<'_> {
+    /// What is said of one that does not lie in one piece of memory.
+    pub(super) fn out_of_memory(&self) -> io::Error {
+        let queue = self.index;
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("a ring of queue {queue} is not in one piece of guest memory"),
+        )
+    }
+}
+
+/// Where rings of a queue with so many entries are in this process: descriptors, the driver's ring and the device's ring,
+/// whose guest addresses are given. None unless each lies in one piece of memory.
+pub(super) fn host_addresses(
+    ram: &GuestMemoryMmap,
+    entries: u16,
+    [descriptors, driver, device]: [u64; 3],
+) -> Option<[u64; 3]> {
+    let count = usize::from(entries);
+    let host_address = |start, bytes| {
+        let slice = GuestMemoryBackend::get_slice(ram, GuestAddress(start), bytes).ok()?;
+        (slice.len() == bytes).then(|| slice.ptr_guard().as_ptr().addr() as u64)
+    };
+    // With what VIRTIO_F_EVENT_IDX has behind either (virtio 2.7.6, 2.7.8).
+    let addresses = [
+        host_address(descriptors, 16 * count)?,
+        host_address(driver, 6 + 2 * count)?,
+        host_address(device, 6 + 8 * count)?,
+    ];
+    entries.is_power_of_two().then_some(addresses)
+}
+
+/// An open device of the kernel's, and the memory of the machine that it is for.
 pub(super) struct WithMemory {
     vhost: Arc<Vhost>,
     ram: Arc<GuestMemoryMmap>,
@@ -77,7 +124,7 @@ impl WithMemory {
             .map_err(refusal)
     }
 
-    /// [`Kernel::place`].
+    /// [`BackEnd::place`].
     pub(super) fn place(&self, ring: &Ring<'_>) -> io::Result<()> {
         let [descriptors, driver, device] = ring.addresses;
         let config = VringConfigData {
@@ -90,11 +137,7 @@ impl WithMemory {
             log_addr: None,
         };
         if !self.is_valid(&config) {
-            let queue = ring.index;
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                format!("a ring of queue {queue} is not in one piece of guest memory"),
-            ));
+            return Err(ring.out_of_memory());
         }
         self.set_vring_num(ring.index, ring.entries)
             .and_then(|()| self.set_vring_base(ring.index, ring.next_avail))
@@ -105,12 +148,12 @@ impl WithMemory {
             .map_err(refusal)
     }
 
-    /// [`Kernel::set_call`].
+    /// [`BackEnd::set_call`].
     pub(super) fn set_call(&self, index: usize, call: &EventFd) -> io::Result<()> {
         self.set_vring_call(index, call).map_err(refusal)
     }
 
-    /// [`Kernel::next_avail`].
+    /// [`BackEnd::next_avail`].
     pub(super) fn next_avail(&self, index: usize) -> io::Result<u16> {
         let base = self.get_vring_base(index).map_err(refusal)?;
         // There is nothing above for rings of this kind.
@@ -144,19 +187,12 @@ impl VhostKernBackend for WithMemory {
     /// Whether each ring lies in one piece of memory: the kernel goes on by this process' addresses, and would come
     /// upon what is behind the first of two pieces. The crate looks at the rings' ends alone.
     fn is_valid(&self, config: &VringConfigData) -> bool {
-        let entries = usize::from(config.queue_size);
-        // With what VIRTIO_F_EVENT_IDX has behind either (virtio 2.7.6, 2.7.8).
-        let rings = [
-            (config.desc_table_addr, 16 * entries),
-            (config.avail_ring_addr, 6 + 2 * entries),
-            (config.used_ring_addr, 6 + 8 * entries),
+        let addresses = [
+            config.desc_table_addr,
+            config.avail_ring_addr,
+            config.used_ring_addr,
         ];
-        let is_within = |(start, bytes): (u64, usize)| {
-            let start = GuestAddress(start);
-            let slice = GuestMemoryBackend::get_slice(&*self.ram, start, bytes);
-            slice.is_ok_and(|slice| slice.len() == bytes)
-        };
-        config.queue_size.is_power_of_two() && rings.into_iter().all(is_within)
+        host_addresses(&self.ram, config.queue_size, addresses).is_some()
     }
 }
 

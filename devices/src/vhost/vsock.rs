@@ -9,7 +9,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::handle::Vhost;
 use super::requests;
-use super::rings::{Kernel, Ring, WithMemory};
+use super::rings::{BackEnd, Ring, WithMemory};
 
 /// The queues of packets: one for each way.
 const QUEUES: usize = 2;
@@ -34,7 +34,7 @@ impl VsockKernel {
     }
 }
 
-impl Kernel for VsockKernel {
+impl BackEnd for VsockKernel {
     fn queues(&self) -> usize {
         QUEUES
     }

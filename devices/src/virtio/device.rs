@@ -8,7 +8,7 @@ use virtio_queue::Queue;
 use vmm_sys_util::epoll::{Epoll, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::kernel::KernelQueues;
+use super::vhost_queues::VhostQueues;
 use crate::dma::DmaMemory;
 
 /// What a driver knows a kind of device by.
@@ -56,12 +56,17 @@ pub enum ServeError {
     /// A request lacks what each of its kind has.
     #[error("its driver's request has {0}")]
     Request(&'static str),
-    /// The host's kernel cannot serve its rings.
-    #[error("the host's kernel does not serve its driver's rings")]
-    Kernel(#[source] std::io::Error),
+    /// A vhost back end cannot serve its rings.
+    #[error("{who} does not serve its driver's rings")]
+    Vhost {
+        /// How messages name it.
+        who: &'static str,
+        /// Why.
+        source: io::Error,
+    },
     /// The host cannot do what is asked for.
     #[error("the host refused")]
-    Host(#[from] std::io::Error),
+    Host(#[from] io::Error),
 }
 
 /// The number of what a device waits for itself.
@@ -162,15 +167,15 @@ pub trait Device: Send {
         Ok(None)
     }
 
-    /// Its first queues, if the host's kernel serves them; they are not served otherwise then, and there is a
-    /// [`Device::host_event`].
-    fn kernel_queues(&mut self) -> Option<&mut KernelQueues> {
+    /// Its first queues, if a vhost back end serves them: the host's kernel, or another program. They are not served
+    /// otherwise then, and there is a [`Device::host_event`].
+    fn vhost_queues(&mut self) -> Option<&mut VhostQueues> {
         None
     }
 
-    /// Whether the kernel is to serve them at present, as far as the device knows. Asked by its thread, which has the
-    /// kernel do so next if it may.
-    fn lets_kernel_serve(&mut self) -> bool {
+    /// Whether the back end is to serve them at present, as far as the device knows. Asked by its thread, which has the
+    /// back end do so next if it may.
+    fn lets_vhost_serve(&mut self) -> bool {
         true
     }
 

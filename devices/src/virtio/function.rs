@@ -70,8 +70,8 @@ impl VirtioFunction {
         let registers = Registers::new(device.features(), sizes, vectors, by_bus_address);
         let host_event = device.host_event();
         let watched = device.watched();
-        let kernel = device.kernel_queues().map(|it| (it.count(), it.events()));
-        let (kernel_queues, kernel_events) = kernel.unwrap_or_default();
+        let vhost = device.vhost_queues().map(|it| (it.count(), it.events()));
+        let (vhost_queues, vhost_events) = vhost.unwrap_or_default();
         let state = State {
             config: ConfigSpace::new(identity, vectors, queues),
             registers,
@@ -88,8 +88,8 @@ impl VirtioFunction {
             doorbells,
             host_event,
             watched,
-            kernel_queues,
-            kernel_events,
+            vhost_queues,
+            vhost_events,
             state: Mutex::new(state),
             idle: Condvar::new(),
             msi_x: Mutex::new(MsiX::new(vectors.into())),
@@ -106,7 +106,7 @@ impl VirtioFunction {
         &self.shared
     }
 
-    /// Has what has changed be so for the kernel, too, if that serves queues.
+    /// Has what has changed be so for a vhost back end, too, if one serves queues.
     fn settle(&self) {
         self.shared.settle(&mut self.shared.state());
     }
@@ -231,7 +231,7 @@ impl FunctionBackend for VirtioFunction {
 
     fn disable_interrupts(&self, _kind: InterruptKind) -> io::Result<()> {
         self.shared.msi_x.lock().connect(Vec::new());
-        // The kernel has what they signalled until then.
+        // A vhost back end has what they signalled until then.
         self.settle();
         Ok(())
     }
@@ -267,12 +267,12 @@ impl FunctionBackend for VirtioFunction {
 
     fn reset(&self) -> io::Result<()> {
         let mut state = self.shared.state();
-        if self.shared.kernel_queues == 0 {
+        if self.shared.vhost_queues == 0 {
             state.registers.begin_reset();
             self.shared.wait_until_idle(&mut state);
             state.reset();
         } else {
-            self.shared.reset_behind_kernel(&mut state);
+            self.shared.reset_behind_vhost(&mut state);
         }
         state.config.reset();
         {

@@ -14,6 +14,7 @@
 //! | `balloon` | the memory balloon |
 //! | `net` | the network card |
 //! | `vsock` | the socket device |
+//! | `fs` | the file system device |
 //! | `serial` | the serial device, with ports |
 //! | `requests` | what a driver has put into a queue |
 //! | `used` | giving it several buffers back at once |
@@ -23,7 +24,7 @@
 //! | `shared` | a device with its registers, and how its queues are served |
 //! | `function` | all that as the back end of a PCI function |
 //! | `worker` | the thread that serves the queues |
-//! | `kernel` | queues that the host's kernel serves |
+//! | `vhost_queues` | queues that a vhost back end serves |
 //!
 //! A driver is a guest's, hence hostile. Whatever it writes into registers and rings, the device stops and asks to
 //! be reset (DEVICE_NEEDS_RESET, virtio 2.1.1); memory is reached through [`DmaMemory`](crate::dma::DmaMemory) alone,
@@ -35,12 +36,12 @@ mod device;
 pub mod disk;
 #[cfg(test)]
 mod driver;
+mod fs;
+#[cfg(test)]
+mod fs_tests;
 mod function;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
-mod kernel;
-#[cfg(test)]
-mod kernel_tests;
 #[cfg(test)]
 mod later_tests;
 mod layout;
@@ -58,11 +59,15 @@ mod signals;
 #[cfg(test)]
 mod tests;
 mod used;
+mod vhost_queues;
+#[cfg(test)]
+mod vhost_queues_tests;
 mod vsock;
 mod worker;
 
 pub use device::{Device, Done, Identity, ServeError, Served};
+pub use fs::{FsHost, FsRefusal, FileSystem, TAG_BYTES};
 pub use function::{VirtioFunction, VirtioOptions};
-pub use kernel::KernelQueues;
 pub use rng::Rng;
+pub use vhost_queues::VhostQueues;
 pub use vsock::{Vsock, VsockHost};

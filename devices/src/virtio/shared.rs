@@ -30,9 +30,9 @@ pub(super) struct Shared {
     pub(super) doorbells: Vec<Arc<EventFd>>,
     /// What the host signals when it has done something.
     pub(super) host_event: Option<Arc<EventFd>>,
-    /// How many queues the kernel serves, the first ones, and what it signals when it has something to say.
-    pub(super) kernel_queues: usize,
-    pub(super) kernel_events: Vec<Arc<EventFd>>,
+    /// How many queues a vhost back end serves, the first ones, and what has input when it has something to say.
+    pub(super) vhost_queues: usize,
+    pub(super) vhost_events: Vec<Arc<dyn AsRawFd + Send + Sync>>,
     /// What has input when the device has something to learn.
     pub(super) watched: Option<Arc<dyn AsRawFd + Send + Sync>>,
     pub(super) state: Mutex<State>,
@@ -50,7 +50,7 @@ pub(super) struct State {
     pub(super) held: bool,
     /// The device's thread has ended.
     pub(super) dead: bool,
-    /// How often something has changed for the kernel, and which of that the device's thread has looked at.
+    /// How often something has changed for the back end, and which of that the device's thread has looked at.
     pub(super) changes: u64,
     pub(super) settled: u64,
 }
@@ -71,9 +71,9 @@ impl Shared {
     pub(super) fn write_registers(&self, offset: usize, data: &[u8]) -> Event {
         let mut state = self.state();
         let event = state.registers.write(offset, data);
-        if self.kernel_queues != 0 {
+        if self.vhost_queues != 0 {
             if event == Event::Reset {
-                self.reset_behind_kernel(&mut state);
+                self.reset_behind_vhost(&mut state);
                 return event;
             }
             if state.registers.is_running() && event == Event::None {
@@ -98,8 +98,8 @@ impl Shared {
         event
     }
 
-    /// Resets registers and device once the kernel has let go of its queues: the driver finds memory as it stays.
-    pub(super) fn reset_behind_kernel(&self, state: &mut MutexGuard<'_, State>) {
+    /// Resets registers and device once the back end has let go of its queues: the driver finds memory as it stays.
+    pub(super) fn reset_behind_vhost(&self, state: &mut MutexGuard<'_, State>) {
         // Nothing that a driver writes counts until then, so there is no next one to be disturbed.
         state.registers.begin_reset();
         self.settle(state);
@@ -216,8 +216,8 @@ impl Shared {
 
     fn serve_due(&self, state: &mut State) -> Result<(), ServeError> {
         while let Some(queue) = state.device.next_due() {
-            let is_kernels = queue < self.kernel_queues;
-            if is_kernels || self.try_serve(state, queue)? == Served::Some {
+            let is_served = queue < self.vhost_queues;
+            if is_served || self.try_serve(state, queue)? == Served::Some {
                 self.ring(queue);
             }
         }
@@ -227,7 +227,7 @@ impl Shared {
     fn try_finish(&self, state: &mut State) -> Result<(), ServeError> {
         state.device.collect()?;
         let is_idle = state.device.in_flight() == 0;
-        if is_idle && state.registers.is_resetting() && self.kernel_queues == 0 {
+        if is_idle && state.registers.is_resetting() && self.vhost_queues == 0 {
             state.reset();
         }
         let given_back = self.give_back(state);
@@ -302,7 +302,7 @@ impl Shared {
             self.name
         );
         let mut state = self.state();
-        self.end_kernel(&mut state);
+        self.end_vhost(&mut state);
         state.dead = true;
         self.idle.notify_all();
         let error = ServeError::Host(io::Error::other("its thread has ended"));

@@ -17,8 +17,8 @@ pub(super) enum Signal {
     End,
     /// The host has done something for the device, or the device has something to learn.
     Host,
-    /// The kernel has something to say of the queues that it serves.
-    Kernel,
+    /// A vhost back end has something to say of the queues that it serves.
+    Vhost,
     /// What the device waits for itself has that.
     Own(EventSet),
     /// A queue has something to serve.
@@ -28,14 +28,14 @@ pub(super) enum Signal {
 /// Numbers below are queues'.
 const END: u64 = u64::MAX;
 const HOST: u64 = END - 1;
-const KERNEL: u64 = END - 2;
+const VHOST: u64 = END - 2;
 
 impl Signal {
     const fn number(self) -> u64 {
         match self {
             Self::End => END,
             Self::Host => HOST,
-            Self::Kernel => KERNEL,
+            Self::Vhost => VHOST,
             Self::Own(_) => OWN_EVENT,
             Self::Doorbell(queue) => queue as u64,
         }
@@ -45,7 +45,7 @@ impl Signal {
         match event.data() {
             END => Self::End,
             HOST => Self::Host,
-            KERNEL => Self::Kernel,
+            VHOST => Self::Vhost,
             OWN_EVENT => Self::Own(event.event_set()),
             queue => Self::Doorbell(usize::try_from(queue).unwrap_or(usize::MAX)),
         }
@@ -76,8 +76,8 @@ impl Signals {
         // Each write of an eventfd is an edge: what is heard once need not be read, which is a system call less.
         let edges = EventSet::EDGE_TRIGGERED;
         let doorbells = shared.doorbells.iter().enumerate();
-        // Those of queues that the kernel serves it hears itself.
-        for (queue, bell) in doorbells.skip(shared.kernel_queues) {
+        // Those of queues that a vhost back end serves it hears itself.
+        for (queue, bell) in doorbells.skip(shared.vhost_queues) {
             add(bell.as_ref(), Signal::Doorbell(queue), edges)?;
         }
         if let Some(event) = &shared.host_event {
@@ -88,8 +88,8 @@ impl Signals {
         if let Some(watched) = &shared.watched {
             add(watched.as_ref(), Signal::Host, levels)?;
         }
-        for event in &shared.kernel_events {
-            add(event.as_ref(), Signal::Kernel, levels)?;
+        for event in &shared.vhost_events {
+            add(event.as_ref(), Signal::Vhost, levels)?;
         }
         add(end, Signal::End, levels)?;
         Ok(Self {

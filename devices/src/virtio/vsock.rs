@@ -9,7 +9,7 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::device::{Device, Identity, ServeError, Served, read_config};
-use super::kernel::KernelQueues;
+use super::vhost_queues::VhostQueues;
 use crate::dma::DmaMemory;
 use crate::vhost::{Vhost, VsockKernel};
 
@@ -37,7 +37,7 @@ impl VsockHost {
 /// A socket device.
 pub struct Vsock {
     host: Arc<VsockHost>,
-    queues: KernelQueues,
+    queues: VhostQueues,
     event: Arc<EventFd>,
 }
 
@@ -49,7 +49,7 @@ impl Vsock {
     pub fn new(host: Arc<VsockHost>, ram: &GuestMemoryMmap) -> io::Result<Self> {
         let kernel = VsockKernel::new(Arc::clone(&host.vhost), ram.clone());
         Ok(Self {
-            queues: KernelQueues::new(Box::new(kernel))?,
+            queues: VhostQueues::new(Box::new(kernel))?,
             event: Arc::new(EventFd::new(EFD_NONBLOCK)?),
             host,
         })
@@ -87,7 +87,7 @@ impl Device for Vsock {
         Some(Arc::clone(&self.event))
     }
 
-    fn kernel_queues(&mut self) -> Option<&mut KernelQueues> {
+    fn vhost_queues(&mut self) -> Option<&mut VhostQueues> {
         Some(&mut self.queues)
     }
 }

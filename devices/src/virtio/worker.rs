@@ -91,11 +91,11 @@ fn run(shared: &Shared, mut signals: Signals) {
                 shared.ring(queue);
             }
         }
-        if shared.kernel_queues != 0 {
+        if shared.vhost_queues != 0 {
             shared.steer();
         }
     }
-    shared.end_kernel(&mut shared.state());
+    shared.end_vhost(&mut shared.state());
     if let Some(event) = &shared.host_event {
         drain(shared, event);
     }

@@ -67,6 +67,7 @@ const GUEST_DRIVERS: &[(&str, &[&str])] = &[
     ("0x078000", &["virtio_console"]),
     ("0x1af4-0x1045", &["virtio_balloon"]),
     ("0x1af4-0x1053", &["vmw_vsock_virtio_transport"]),
+    ("0x1af4-0x105a", &["virtiofs"]),
 ];
 
 /// Why an image could not be made.
@@ -103,11 +104,17 @@ pub(crate) struct BootFiles {
 pub(crate) fn of_host(workspace: &Workspace, kernel: Kernel) -> Result<BootFiles, ImageError> {
     let names = [HOST_FIRST, HOST_THEN].map(|names| names.join(" "));
     let jq = Packages::provide(workspace, PackageSet::Jq)?;
-    let stamp = jq.stamp()?;
+    let virtiofsd = Packages::provide(workspace, PackageSet::Virtiofsd)?;
+    let stamps = [jq.stamp()?, virtiofsd.stamp()?];
     let names = names.join(";");
-    let recipe = [HOST_INIT.as_bytes(), names.as_bytes(), &stamp];
+    let recipe = [
+        HOST_INIT.as_bytes(),
+        names.as_bytes(),
+        &stamps[0],
+        &stamps[1],
+    ];
     boot_files(workspace, kernel, "host", &recipe, |modules, busybox| {
-        host_initrd(modules, busybox, &jq)
+        host_initrd(modules, busybox, &jq, &virtiofsd)
     })
 }
 
@@ -207,6 +214,7 @@ fn host_initrd(
     modules: &KernelModules,
     busybox: &[u8],
     jq: &Packages,
+    virtiofsd: &Packages,
 ) -> Result<Vec<u8>, ImageError> {
     let mut archive = Archive::new();
     for folder in ["lab", "opt", "run", "mnt", "var", "home"] {
@@ -215,6 +223,7 @@ fn host_initrd(
     archive.directory("home/user", 0o755)?;
     base(&mut archive, busybox, HOST_INIT)?;
     add_jq(&mut archive, jq)?;
+    add_virtiofsd(&mut archive, virtiofsd)?;
     archive.file(
         "etc/passwd",
         0o644,
@@ -264,6 +273,17 @@ fn add_jq(archive: &mut Archive, jq: &Packages) -> Result<(), ImageError> {
     for library in ["libm.so.6", "libjq.so.1", "libonig.so.5"] {
         let path = format!("{LIBRARIES}/{library}");
         add_file(archive, jq, &path, &path)?;
+    }
+    Ok(())
+}
+
+/// virtiofsd with what it needs beside the C library.
+fn add_virtiofsd(archive: &mut Archive, virtiofsd: &Packages) -> Result<(), ImageError> {
+    let program = "usr/libexec/virtiofsd";
+    add_file(archive, virtiofsd, program, "usr/bin/virtiofsd")?;
+    for library in ["libgcc_s.so.1", "libcap-ng.so.0", "libseccomp.so.2"] {
+        let path = format!("{LIBRARIES}/{library}");
+        add_file(archive, virtiofsd, &path, &path)?;
     }
     Ok(())
 }

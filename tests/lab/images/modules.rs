@@ -11,7 +11,7 @@ use spapr_lab::cpio::{Archive, CpioError};
 use thiserror::Error;
 
 /// What is a module of some kernels, and part of others, not all of which say so.
-const OFTEN_BUILT_IN: [&str; 2] = ["virtio_console", "crc32c_generic"];
+const OFTEN_BUILT_IN: [&str; 3] = ["virtio_console", "virtiofs", "crc32c_generic"];
 
 /// Why modules could not be collected.
 #[derive(Debug, Error)]

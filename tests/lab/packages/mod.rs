@@ -112,6 +112,8 @@ pub(crate) enum PackageSet {
     NextPeerEmulator,
     /// jq, for scripts in hosts, with every library it needs.
     Jq,
+    /// virtiofsd, which serves folders of hosts to guests, with every library it needs.
+    Virtiofsd,
     /// libvirt to run inside a host, with QEMU, which it depends on, and Python.
     Libvirt,
     /// A system for a guest's disk: what Debian 13 comes up with, and a guest agent.
@@ -175,6 +177,7 @@ impl PackageSet {
             Self::PeerEmulator,
             Self::NextPeerEmulator,
             Self::Jq,
+            Self::Virtiofsd,
             Self::Libvirt,
             Self::GuestSystem,
             Self::OldLibvirt,
@@ -212,6 +215,11 @@ impl PackageSet {
                 wanted: qemu,
             },
             Self::Jq => trixie("jq", "ppc64el", Wanted::WithDependencies(&["jq"])),
+            Self::Virtiofsd => trixie(
+                "virtiofsd",
+                "ppc64el",
+                Wanted::WithDependencies(&["virtiofsd"]),
+            ),
             Self::Libvirt => trixie(
                 "libvirt",
                 "ppc64el",
@@ -221,6 +229,7 @@ impl PackageSet {
                     "libvirt-daemon",
                     "libvirt-daemon-log",
                     "passt",
+                    "virtiofsd",
                     "libvirt-clients",
                     "qemu-system-ppc",
                     "python3",

@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use spapr_devices::virtio::VsockHost;
 use spapr_devices::virtio::balloon::BalloonControl;
 use spapr_devices::virtio::disk::DiskFailures;
 use spapr_devices::virtio::net::Nic;
 use spapr_devices::virtio::serial::Ports;
+use spapr_devices::virtio::{FsHost, VsockHost};
 
 /// All of it. It outlasts the machine's lives.
 #[derive(Default)]
@@ -16,6 +16,8 @@ pub struct Attachments {
     pub nics: Vec<Arc<Nic>>,
     /// Its sockets, in the order of the description.
     pub vsocks: Vec<Arc<VsockHost>>,
+    /// Its file systems, in the order of the description.
+    pub filesystems: Vec<Arc<FsHost>>,
     /// The ports of its serial devices, in the order of the description.
     pub ports: Vec<Arc<Ports>>,
     /// Its balloon, if it has one.

@@ -66,8 +66,13 @@ impl Kept {
             return Ok(ram.clone());
         }
         warn_of_little_memory(description);
-        let huge = description.hugepages.map(Backing::Hugepages);
-        let ram = GuestRam::new(description.memory, huge.unwrap_or(Backing::Anonymous))?;
+        let backing = match description.hugepages {
+            // Where nobody else is to have it, the host makes transparent huge pages of it more readily.
+            pages if description.shares_memory() => Backing::Shared(pages),
+            Some(pages) => Backing::Hugepages(pages),
+            None => Backing::Anonymous,
+        };
+        let ram = GuestRam::new(description.memory, backing)?;
         Ok(self.ram.insert(ram).clone())
     }
 

@@ -13,7 +13,9 @@ use spapr_devices::virtio::disk::Disk;
 use spapr_devices::virtio::net::{Net, Nic};
 use spapr_devices::virtio::scsi::Scsi;
 use spapr_devices::virtio::serial::{Ports, Serial};
-use spapr_devices::virtio::{Device, Rng, VirtioFunction, VirtioOptions, Vsock, VsockHost};
+use spapr_devices::virtio::{
+    Device, FileSystem, FsHost, Rng, VirtioFunction, VirtioOptions, Vsock, VsockHost,
+};
 
 use super::attachments::Attachments;
 use crate::memory::{Backing, GuestRam};
@@ -46,6 +48,7 @@ pub(super) fn make(
         disks: disks.iter(),
         nics: attachments.nics.iter(),
         vsocks: attachments.vsocks.iter(),
+        filesystems: attachments.filesystems.iter(),
         ports: attachments.ports.iter(),
         balloon: attachments.balloon.as_ref(),
         released_page_bytes: released_page_bytes(description, ram),
@@ -61,13 +64,14 @@ pub(super) fn make(
                 false => DmaMemory::by_guest_address(ram.mmap().clone()),
             };
             let mut made = of_kind(&device.kind, &mut brought, ram, &memory)?;
-            let is_in_kernel = made.kernel_queues().is_some();
+            let is_vhost = made.vhost_queues().is_some();
             let options = VirtioOptions {
                 name: device.name.clone(),
                 by_bus_address: device.by_bus_address,
                 memory,
                 prepare_thread: match device.kind {
-                    _ if is_in_kernel => sandbox::enter_vhost,
+                    VirtualDeviceKind::FileSystem(_) => sandbox::enter_vhost_user,
+                    _ if is_vhost => sandbox::enter_vhost,
                     VirtualDeviceKind::Vsock(_) => sandbox::enter_vhost,
                     VirtualDeviceKind::Balloon(_) => sandbox::enter_balloon,
                     VirtualDeviceKind::Net(_) => sandbox::enter_network,
@@ -97,6 +101,7 @@ struct Brought<'a> {
     disks: slice::Iter<'a, Arc<Disk>>,
     nics: slice::Iter<'a, Arc<Nic>>,
     vsocks: slice::Iter<'a, Arc<VsockHost>>,
+    filesystems: slice::Iter<'a, Arc<FsHost>>,
     ports: slice::Iter<'a, Arc<Ports>>,
     balloon: Option<&'a Arc<BalloonControl>>,
     /// Bytes of the host's pages behind guest memory, if a balloon's may go back to the host.
@@ -148,6 +153,11 @@ fn of_kind(
             let host = brought.vsocks.next().map(Arc::clone);
             let host = host.ok_or_else(|| io::Error::other("there are none of its sockets"))?;
             Box::new(Vsock::new(host, ram.mmap())?)
+        }
+        VirtualDeviceKind::FileSystem(_) => {
+            let host = brought.filesystems.next().map(Arc::clone);
+            let host = host.ok_or_else(|| io::Error::other("there is nobody who serves it"))?;
+            Box::new(FileSystem::new(host, ram.mmap())?)
         }
         VirtualDeviceKind::Serial(_) => {
             let ports = brought.ports.next().map(Arc::clone);

@@ -8,8 +8,9 @@ use spapr_devices::vfio::host_page_bytes;
 use spapr_hypercalls::address::{GuestPhysicalAddress, HostVirtualAddress};
 use spapr_hypercalls::world::{GuestRange, HostRange};
 use vm_memory::mmap::MmapRegionError;
-use vm_memory::{GuestAddress, GuestRegionMmap, MmapRegion};
+use vm_memory::{FileOffset, GuestAddress, GuestRegionMmap, MmapRegion};
 
+use super::shared;
 use super::size::MemoryError;
 use crate::process_limits::{Limit, soft_limit};
 use crate::spec::{ByteSize, HugepageSize};
@@ -22,26 +23,40 @@ pub enum Backing {
     Anonymous,
     /// Pages of the host's pool, all of them there from the start.
     Hugepages(HugepageSize),
+    /// A file without a name, which other programs can be given: of pages as the host has them, or of a pool's.
+    Shared(Option<HugepageSize>),
 }
 
 impl Backing {
     /// Size in bytes of the pages that the kernel takes it to be made of.
     pub fn page_bytes(self) -> u64 {
         match self {
-            Self::Anonymous => host_page_bytes(),
-            Self::Hugepages(size) => size.bytes().0,
+            Self::Anonymous | Self::Shared(None) => host_page_bytes(),
+            Self::Hugepages(size) | Self::Shared(Some(size)) => size.bytes().0,
         }
     }
 
-    /// Whether its pages can be given back and had again: those of a pool could go to others in between.
-    pub(super) const fn can_be_given_back(self) -> bool {
-        matches!(self, Self::Anonymous)
+    /// By which advice (madvise(2)) its pages are given back and read as zero when they are had again; none where they
+    /// cannot be: those of a pool could go to others in between.
+    pub(super) const fn giving_back(self) -> Option<libc::c_int> {
+        match self {
+            Self::Anonymous => Some(libc::MADV_DONTNEED),
+            // Of a file, the other would give back this process' view alone.
+            Self::Shared(None) => Some(libc::MADV_REMOVE),
+            Self::Hugepages(_) | Self::Shared(Some(_)) => None,
+        }
     }
 
     fn map(self, size: ByteSize) -> Result<MmapRegion, MemoryError> {
         match self {
-            Self::Anonymous => map_anonymous(size),
-            Self::Hugepages(pages) => Ok(pages.map(size)?),
+            Self::Anonymous => map_small(size, None),
+            Self::Hugepages(pages) => Ok(pages.map(size, false)?),
+            Self::Shared(Some(pages)) => Ok(pages.map(size, true)?),
+            Self::Shared(None) => {
+                let file = shared::file(size, None)
+                    .map_err(|source| refusal(size, MmapRegionError::Mmap(source)))?;
+                map_small(size, Some(FileOffset::new(file, 0)))
+            }
         }
     }
 }
@@ -122,14 +137,18 @@ fn refusal(size: ByteSize, source: MmapRegionError) -> MemoryError {
     }
 }
 
-/// Maps so much memory, of transparent huge pages where there are some.
+/// Maps so much memory, anonymous or of a file, of transparent huge pages where there are some.
 ///
 /// A process that locks all its memory (mlockall(2) with MCL_FUTURE) gets the pages as soon as it may
 /// write there. So nobody may at first: the kernel has to be asked for huge pages before it makes any.
-fn map_anonymous(size: ByteSize) -> Result<MmapRegion, MemoryError> {
+fn map_small(size: ByteSize, file: Option<FileOffset>) -> Result<MmapRegion, MemoryError> {
     let length = usize::try_from(size.0).unwrap_or(usize::MAX);
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    let region = MmapRegion::build(None, length, libc::PROT_NONE, flags)
+    let kind = match file {
+        Some(_) => libc::MAP_SHARED,
+        None => libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+    };
+    let flags = kind | libc::MAP_NORESERVE;
+    let region = MmapRegion::build(file, length, libc::PROT_NONE, flags)
         .map_err(|source| refusal(size, source))?;
     ask_for_huge_pages(&region);
     let protection = libc::PROT_READ | libc::PROT_WRITE;
@@ -142,7 +161,7 @@ fn map_anonymous(size: ByteSize) -> Result<MmapRegion, MemoryError> {
 }
 
 /// Has the kernel make memory of transparent huge pages where it can (`madvise` or `always` in
-/// /sys/kernel/mm/transparent_hugepage/enabled): one is cleared at a fraction of what its small pages cost, and
+/// /sys/kernel/mm/transparent_hugepage/enabled; for a file, `advise` or `always` in shmem_enabled there): one is cleared at a fraction of what its small pages cost, and
 /// the processor finds its translation sooner.
 fn ask_for_huge_pages(region: &MmapRegion) {
     // SAFETY: the range is one mapping of the region's; the advice changes nothing in it.

@@ -75,22 +75,16 @@ impl GuestRam {
 
 /// Gives the host the pages of a block back, if they can be had again; whether they read as zero now.
 fn give_back(block: &Block) -> bool {
-    if !block.backing().can_be_given_back() {
+    let Some(advice) = block.backing().giving_back() else {
         return false;
-    }
+    };
     let HostRange { start, bytes } = block.host_range();
     let (Ok(start), Ok(length)) = (usize::try_from(start.0), usize::try_from(bytes)) else {
         return false;
     };
-    // SAFETY: the range is the block's mapping, of anonymous memory, to which no reference is ever made: that it
-    // reads as zero afterwards is as if someone had written zeroes to it.
-    let result = unsafe {
-        libc::madvise(
-            ptr::without_provenance_mut(start),
-            length,
-            libc::MADV_DONTNEED,
-        )
-    };
+    // SAFETY: the range is the block's mapping, of guest memory, to which no reference is ever made: that it reads
+    // as zero afterwards is as if someone had written zeroes to it.
+    let result = unsafe { libc::madvise(ptr::without_provenance_mut(start), length, advice) };
     if result != 0 {
         // EINVAL for locked memory (mlockall(2)).
         log::debug!(
@@ -110,15 +104,17 @@ fn clearing_threads(bytes: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use vm_memory::Bytes;
+    use std::os::unix::fs::FileExt;
+
+    use vm_memory::{Bytes, GuestMemoryRegion};
 
     use super::super::{Backing, LEAST_BYTES};
     use super::*;
     use crate::spec::ByteSize;
 
     /// Marks at both ends of memory, and where the shares of three or seven threads meet.
-    fn marked() -> (GuestRam, Vec<GuestAddress>) {
-        let ram = GuestRam::new(ByteSize(LEAST_BYTES), Backing::Anonymous).expect("guest memory");
+    fn marked(backing: Backing) -> (GuestRam, Vec<GuestAddress>) {
+        let ram = GuestRam::new(ByteSize(LEAST_BYTES), backing).expect("guest memory");
         let shares = [3, 7].into_iter().flat_map(|threads| {
             let share = LEAST_BYTES.div_ceil(threads);
             (1..threads).flat_map(move |index| [index * share - 1, index * share])
@@ -141,11 +137,13 @@ mod tests {
 
     #[test]
     fn memory_is_clear_for_the_next_guest_whoever_clears_it() {
-        let (ram, marks) = marked();
-        assert!(ram.give_back());
-        assert_clear(&ram, &marks);
+        for backing in [Backing::Anonymous, Backing::Shared(None)] {
+            let (ram, marks) = marked(backing);
+            assert!(ram.give_back());
+            assert_clear(&ram, &marks);
+        }
         for threads in [0, 1, 3, 7, 1000] {
-            let (ram, marks) = marked();
+            let (ram, marks) = marked(Backing::Anonymous);
             for range in ram.guest_ranges() {
                 ram.overwrite(range, threads);
             }
@@ -156,7 +154,7 @@ mod tests {
     /// A process that locks its memory has it all the time, also between two guests.
     #[test]
     fn locked_memory_is_cleared_where_it_is() {
-        let (ram, marks) = marked();
+        let (ram, marks) = marked(Backing::Anonymous);
         let block = ram.blocks().next().expect("a block");
         let middle = block.host_range().start.0 + LEAST_BYTES / 2;
         let middle = usize::try_from(middle).expect("an address");
@@ -169,6 +167,21 @@ mod tests {
         assert!(!ram.give_back(), "locked memory was given back");
         ram.clear();
         assert_clear(&ram, &marks);
+    }
+
+    /// Another program that has the memory finds the next guest's, not what it was.
+    #[test]
+    fn shared_memory_stays_the_same_for_who_has_its_descriptor() {
+        let (ram, marks) = marked(Backing::Shared(None));
+        let region = ram.mmap().iter().next().expect("a block");
+        let file = region.file_offset().expect("a descriptor").file();
+        ram.clear();
+        let mut byte = [0xff];
+        file.read_exact_at(&mut byte, marks[0].0).expect("read");
+        assert_eq!(byte, [0]);
+        ram.mmap().write_obj(7_u8, marks[0]).expect("write");
+        file.read_exact_at(&mut byte, marks[0].0).expect("read");
+        assert_eq!(byte, [7]);
     }
 
     #[test]

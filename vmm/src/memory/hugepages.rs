@@ -10,9 +10,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use spapr_hypercalls::address::PageShift;
-use vm_memory::MmapRegion;
 use vm_memory::mmap::MmapRegionError;
+use vm_memory::{FileOffset, MmapRegion};
 
+use super::shared;
 use crate::spec::{ByteSize, HugepageSize};
 
 /// Where the kernel keeps its pools of huge pages.
@@ -119,15 +120,21 @@ impl HugepageSize {
     }
 
     /// Maps `memory` of guest memory in pages of this size, all of them there:
-    /// a host that has too few says so now, and not with a signal when the guest touches one.
+    /// a host that has too few says so now, and not with a signal when the guest touches one. Others can be given
+    /// it, by a descriptor, if it `is_shared`.
     ///
     /// # Errors
     /// How many are missing and how to get them.
-    pub fn map(self, memory: ByteSize) -> Result<MmapRegion, HugepageError> {
-        self.map_from(memory, Path::new(POOLS))
+    pub fn map(self, memory: ByteSize, is_shared: bool) -> Result<MmapRegion, HugepageError> {
+        self.map_from(memory, is_shared, Path::new(POOLS))
     }
 
-    fn map_from(self, memory: ByteSize, pools: &Path) -> Result<MmapRegion, HugepageError> {
+    fn map_from(
+        self,
+        memory: ByteSize,
+        is_shared: bool,
+        pools: &Path,
+    ) -> Result<MmapRegion, HugepageError> {
         let size = self.bytes();
         if !memory.0.is_multiple_of(size.0) {
             let next = ByteSize(memory.0.next_multiple_of(size.0));
@@ -136,18 +143,26 @@ impl HugepageSize {
         let pool = Pool::find(pools, size)?;
         let length = usize::try_from(memory.0).unwrap_or(usize::MAX);
         let protection = libc::PROT_READ | libc::PROT_WRITE;
-        // Not MAP_NORESERVE: the kernel sets the pages aside now.
-        let flags = libc::MAP_PRIVATE
-            | libc::MAP_ANONYMOUS
-            | libc::MAP_HUGETLB
-            | i32::try_from(self.page().get()).unwrap_or(0) << libc::MAP_HUGE_SHIFT;
-        let region = MmapRegion::build(None, length, protection, flags).map_err(|source| {
+        let refusal = |source| {
             pool.shortage(memory).unwrap_or(HugepageError::Map {
                 memory,
                 size,
                 source,
             })
-        })?;
+        };
+        let (file, kind) = if is_shared {
+            let file = shared::file(memory, Some(self));
+            let file = file.map_err(|source| refusal(MmapRegionError::Mmap(source)))?;
+            (Some(FileOffset::new(file, 0)), libc::MAP_SHARED)
+        } else {
+            let page = i32::try_from(self.page().get()).unwrap_or(0) << libc::MAP_HUGE_SHIFT;
+            (
+                None,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB | page,
+            )
+        };
+        // Not MAP_NORESERVE: the kernel sets the pages aside now.
+        let region = MmapRegion::build(file, length, protection, kind).map_err(refusal)?;
         populate(region.as_ptr(), region.size()).map_err(|source| {
             pool.shortage(memory).unwrap_or(HugepageError::Populate {
                 memory,
@@ -307,7 +322,7 @@ mod tests {
     fn memory_that_is_no_whole_number_of_pages_is_refused_with_what_would_be() {
         let folder = pools(&[(1 << 20, [0, 0, 0])]);
         let error = HugepageSize::Size1G
-            .map_from(ByteSize(1536 << 20), folder.path())
+            .map_from(ByteSize(1536 << 20), false, folder.path())
             .unwrap_err();
         assert_eq!(
             error.to_string(),
@@ -318,11 +333,11 @@ mod tests {
     #[test]
     fn a_size_that_the_host_lacks_is_told_with_those_it_has() {
         let folder = pools(&[(1 << 24, [0, 0, 0]), (16384, [0, 0, 0])]);
-        let error = HugepageSize::Size2M.map_from(ByteSize(1 << 30), folder.path());
+        let error = HugepageSize::Size2M.map_from(ByteSize(1 << 30), false, folder.path());
         let message = error.unwrap_err().to_string();
         assert!(message.contains("no huge pages of 2M") && message.ends_with("it has 16M, 16G"));
         let none = pools(&[]);
-        let error = HugepageSize::Size2M.map_from(ByteSize(1 << 30), none.path());
+        let error = HugepageSize::Size2M.map_from(ByteSize(1 << 30), false, none.path());
         assert!(error.unwrap_err().to_string().contains("none of any size"));
     }
 
@@ -341,11 +356,13 @@ mod tests {
             return;
         };
         let memory = ByteSize((pool.total + 1024) << 21);
-        match HugepageSize::Size2M.map(memory) {
-            Err(HugepageError::TooFew { needed, .. }) => assert_eq!(needed, pool.total + 1024),
-            // Pages beyond the pool, where the host allows them.
-            Ok(_) => assert!(read(&pool.folder, "nr_overcommit_hugepages").unwrap() >= 1024),
-            Err(other) => panic!("{other}"),
+        for is_shared in [false, true] {
+            match HugepageSize::Size2M.map(memory, is_shared) {
+                Err(HugepageError::TooFew { needed, .. }) => assert_eq!(needed, pool.total + 1024),
+                // Pages beyond the pool, where the host allows them.
+                Ok(_) => assert!(read(&pool.folder, "nr_overcommit_hugepages").unwrap() >= 1024),
+                Err(other) => panic!("{other}"),
+            }
         }
     }
 }

@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `block` | one block: what its pages are, and how they are mapped |
 //! | `hugepages` | pages of the host's pools |
+//! | `shared` | memory that other programs can have |
 //! | `clearing` | memory for the next guest |
 //! | `size` | how much there can be |
 
 mod block;
 mod clearing;
 pub mod hugepages;
+mod shared;
 mod size;
 
 use std::slice;

@@ -27,6 +27,7 @@ use super::qmp::Server;
 use super::state::{GuestState, Policy};
 use crate::console::Console;
 use crate::control::{Alarm, Control, ControlError};
+use crate::filesystems::{self, FsError};
 use crate::lifecycle::End;
 use crate::lifecycle::Lifecycle;
 use crate::machine::Attachments;
@@ -58,6 +59,9 @@ pub enum QemuError {
     /// The host's kernel does not serve its sockets.
     #[error(transparent)]
     Vsock(#[from] VhostRefusal),
+    /// Nobody serves a file system.
+    #[error(transparent)]
+    FileSystem(#[from] FsError),
     /// The control plane does not work.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -93,6 +97,7 @@ impl QemuError {
             Self::Session(error) => error.setting(),
             Self::Nic(_) => Some(Setting::Network),
             Self::Vsock(_) => Some(Setting::Vsock),
+            Self::FileSystem(_) => Some(Setting::FileSystem),
             _ => None,
         };
         setting::message(self, setting.and_then(command_line::option_of))
@@ -207,6 +212,7 @@ impl OpenDevices {
                 attachments.disk_failures = Some(Arc::new(failures));
             }
             attachments.vsocks = vhost::open_vsocks(machine)?;
+            attachments.filesystems = filesystems::open(machine)?;
         }
         let serials = line.machine.iter();
         for described in serials.flat_map(MachineDescription::serial_devices) {

@@ -24,6 +24,8 @@ pub enum Role {
     Network,
     /// One of a device whose queues the host's kernel serves.
     Vhost,
+    /// One of a device whose queues another program serves.
+    VhostUser,
     /// One that reads and writes the image of a disk.
     Disk,
     /// One that samples interrupt lines.
@@ -37,7 +39,7 @@ pub enum Role {
 impl Role {
     /// All of them.
     #[cfg(test)]
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::Main,
         Self::Monitor,
         Self::Processor,
@@ -46,6 +48,7 @@ impl Role {
         Self::Balloon,
         Self::Network,
         Self::Vhost,
+        Self::VhostUser,
         Self::Disk,
         Self::Lines,
         Self::Writer,
@@ -230,6 +233,9 @@ const WATCHING: &[Rule] = &[
 /// Taking who connects to sockets that are open.
 const PEERS: &[Rule] = &[Call(libc::SYS_accept4)];
 
+/// Giving descriptors to programs that serve devices, over sockets that are open.
+const GIVING: &[Rule] = &[Call(libc::SYS_sendmsg)];
+
 /// Setting timers.
 const TIMERS: &[Rule] = &[Call(libc::SYS_timerfd_settime)];
 
@@ -358,12 +364,14 @@ pub(super) fn rules(role: Role) -> Vec<Rule> {
             MACHINE,
             RINGS,
             PEERS,
+            GIVING,
         ]
         .concat(),
         Role::Monitor => [EVERYONE, EVENTS, SOCKETS, NON_BLOCKING, FACTS, NO_FILES].concat(),
         Role::Device => [EVERYONE, WATCHING, RINGS, NO_FILES].concat(),
         Role::Network => [EVERYONE, WATCHING, &ioctls(OFFLOADS)[..], NO_FILES].concat(),
         Role::Vhost => [EVERYONE, WATCHING, &ioctls(OF_VHOST)[..], NO_FILES].concat(),
+        Role::VhostUser => [EVERYONE, WATCHING, GIVING, NO_FILES].concat(),
         Role::Ports => [EVERYONE, WATCHING, PEERS, TIMERS, NO_FILES].concat(),
         Role::Balloon => [EVERYONE, WATCHING, TIMERS, NO_FILES].concat(),
         Role::Disk => [EVERYONE, IMAGES, NO_FILES].concat(),

@@ -151,6 +151,14 @@ pub fn enter_vhost() -> io::Result<()> {
     enter(Role::Vhost)
 }
 
+/// [`enter`] for a thread of a device whose queues another program serves.
+///
+/// # Errors
+/// As for [`enter`].
+pub fn enter_vhost_user() -> io::Result<()> {
+    enter(Role::VhostUser)
+}
+
 /// [`enter`] for a thread that serves a device with sockets.
 ///
 /// # Errors

@@ -7,6 +7,7 @@ pub mod speculation;
 mod console;
 mod disk;
 mod dma;
+mod filesystem;
 mod net;
 mod passed_through;
 mod scsi;
@@ -27,6 +28,7 @@ pub use disk::{
     Aio, CacheMode, DiskArgument, DiskBus, DiskDescription, DiskError, MOST_DISK_QUEUES,
 };
 pub use dma::{DdwMode, DmaWindowSize, DmaWindowSizes, LockRegion};
+pub use filesystem::{FsDescription, FsWordError, USUAL_FS_ENTRIES, is_queue_size};
 pub use net::{LEAST_MTU, NetBackend, NetDescription, NetError, USUAL_NET_ENTRIES, VhostSource};
 pub use passed_through::{ExpansionRom, PassedThroughDevice, PassedThroughError};
 pub use scsi::{COMMANDS_PER_UNIT, ScsiDescription, ScsiUnit};
@@ -110,6 +112,8 @@ pub enum VirtualDeviceKind {
     Balloon(BalloonDescription),
     /// A device of sockets between the guest and the host.
     Vsock(VsockDescription),
+    /// A file system device.
+    FileSystem(FsDescription),
     /// A serial device, with its ports.
     Serial(Vec<PortDescription>),
 }
@@ -158,6 +162,21 @@ impl MachineDescription {
             };
             Some((device, *vsock))
         })
+    }
+
+    /// The file system devices among them.
+    pub fn filesystems(&self) -> impl Iterator<Item = &FsDescription> {
+        self.virtual_devices.iter().filter_map(|device| {
+            let VirtualDeviceKind::FileSystem(filesystem) = &device.kind else {
+                return None;
+            };
+            Some(filesystem)
+        })
+    }
+
+    /// Whether guest memory is to be had by other programs, which serve devices.
+    pub fn shares_memory(&self) -> bool {
+        self.filesystems().next().is_some()
     }
 
     /// The network cards among them.

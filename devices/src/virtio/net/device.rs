@@ -18,7 +18,7 @@ use super::{CONTROL, RECEIVE, TRANSMIT, config, control};
 use crate::dma::DmaMemory;
 use crate::net::{Backend, Offloads, StreamError};
 use crate::vhost::NetKernel;
-use crate::virtio::KernelQueues;
+use crate::virtio::VhostQueues;
 use crate::virtio::device::{Device, Identity, OWN_EVENT, ServeError, Served};
 
 /// Entries of the queue for commands.
@@ -44,7 +44,7 @@ pub struct Net {
     due: u8,
     buffers: Vec<Descriptor>,
     /// The queues of frames, where the host's kernel passes those.
-    kernel: Option<KernelQueues>,
+    kernel: Option<VhostQueues>,
     /// Frames may have come in while the link was down.
     is_stale: bool,
 }
@@ -89,7 +89,7 @@ impl Net {
         {
             let (file, has_header) = tap.file();
             let kernel = NetKernel::new(Arc::clone(vhost), ram.clone(), file, has_header);
-            self.kernel = Some(KernelQueues::new(Box::new(kernel))?);
+            self.kernel = Some(VhostQueues::new(Box::new(kernel))?);
         }
         Ok(self)
     }
@@ -294,11 +294,11 @@ impl Device for Net {
         self.watch()
     }
 
-    fn kernel_queues(&mut self) -> Option<&mut KernelQueues> {
+    fn vhost_queues(&mut self) -> Option<&mut VhostQueues> {
         self.kernel.as_mut()
     }
 
-    fn lets_kernel_serve(&mut self) -> bool {
+    fn lets_vhost_serve(&mut self) -> bool {
         if !self.nic.is_up() {
             self.is_stale = true;
             return false;

@@ -8,6 +8,7 @@ use spapr_devices::vty::DEFAULT_UNIT_ADDRESS;
 use uuid::Uuid;
 
 use super::disk;
+use super::filesystem;
 use super::properties::Properties;
 use super::scsi;
 use super::serial::Port;
@@ -179,6 +180,11 @@ pub const DEVICE_TYPES: &[DeviceType] = &[
         name: "vhost-vsock-pci-non-transitional",
         parent: "pci-device",
         properties: VSOCK_PROPERTIES,
+    },
+    DeviceType {
+        name: "vhost-user-fs-pci",
+        parent: "pci-device",
+        properties: filesystem::PROPERTIES,
     },
     DeviceType {
         name: "pci-ohci",

@@ -51,8 +51,8 @@ const SMBIOS: &str =
 const OTHERS: &str = "there is no such device; in a libvirt domain, remove its element";
 
 /// Files and folders of the host's.
-const SHARED: &str = "nothing of the host's files is shared with guests yet; put what is needed in -initrd, or on a disk. In a \
-     libvirt domain, remove <filesystem>";
+const SHARED: &str = "files of the host's are shared by virtiofsd, and not in this way (-device vhost-user-fs-pci). In a \
+     libvirt domain, have <driver type='virtiofs'/> in <filesystem>, without accessmode=";
 
 /// What to do in place of one of QEMU's options; `None` for a word that is none of them.
 pub(super) fn of_option(name: &str) -> Option<&'static str> {
@@ -131,7 +131,7 @@ const DEVICES: &[(&[&str], &str)] = &[
         ],
         GRAPHICS,
     ),
-    (&["virtio-9p", "vhost-user-fs", "virtio-fs"], SHARED),
+    (&["virtio-9p"], SHARED),
     (&["tpm-", "spapr-tpm-proxy"], TPM),
     (&["i6300esb", "ib700", "diag288"], WATCHDOG),
     (&["pc-dimm", "nvdimm", "virtio-mem", "virtio-pmem"], MEMORY),

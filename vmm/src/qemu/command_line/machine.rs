@@ -7,13 +7,11 @@ use spapr_hypercalls::policy::{LockPolicy, TcePolicy};
 use time::{Date, Month, OffsetDateTime, Time};
 use uuid::Uuid;
 
-use super::blockdev::Nodes;
 use super::device::{Device, DeviceKind};
 use super::memory::MemoryOptions;
-use super::netdev::Netdevs;
-use super::pci;
+use super::pci::{self, BackEnds};
 use super::properties::Properties;
-use super::{CommandLineError, absolute};
+use super::{CommandLineError, absolute, filesystem};
 use crate::spec::speculation::Wanted;
 use crate::spec::{
     DdwMode, DmaWindowSize, DmaWindowSizes, InterruptControllerMode, LockRegion,
@@ -334,8 +332,7 @@ impl MachineOptions {
         self,
         memory: &MemoryOptions,
         devices: &[Device],
-        nodes: &Nodes,
-        netdevs: &Netdevs,
+        back_ends: BackEnds<'_>,
     ) -> Result<Option<MachineDescription>, CommandLineError> {
         if self.kind.as_deref() == Some("none") {
             return Ok(None);
@@ -361,11 +358,12 @@ impl MachineOptions {
         }
         let backend = self.memory_backend.as_deref();
         let memory = memory.of_machine(backend)?;
+        filesystem::check_memory(devices, memory.is_shared)?;
         let vty = devices.iter().find_map(|device| match device.kind {
             DeviceKind::Vty { reg, .. } => Some(reg),
             _ => None,
         });
-        let (vfio, virtual_devices) = pci::devices(devices, nodes, netdevs)?;
+        let (vfio, virtual_devices) = pci::devices(devices, back_ends)?;
         Ok(Some(MachineDescription {
             kernel,
             initrd: self.initrd,

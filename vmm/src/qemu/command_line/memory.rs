@@ -23,6 +23,8 @@ struct Backend {
     id: String,
     bytes: u64,
     pages: Pages,
+    /// Other programs can have it.
+    is_shared: bool,
 }
 
 /// What pages a back end is made of.
@@ -41,6 +43,8 @@ enum Pages {
 pub(super) struct Memory {
     pub(super) size: ByteSize,
     pub(super) hugepages: Option<HugepageSize>,
+    /// Other programs may be given it.
+    pub(super) is_shared: bool,
 }
 
 impl MemoryOptions {
@@ -98,7 +102,7 @@ impl MemoryOptions {
             Pages::Plain => properties.always("prealloc", false)?,
             _ => properties.either("prealloc")?,
         }
-        properties.either("share")?;
+        let is_shared = properties.switch("share")?.unwrap_or(false);
         // A core file never holds guest memory.
         properties.always("dump", false)?;
         properties.either("discard-data")?;
@@ -110,7 +114,13 @@ impl MemoryOptions {
                 id,
             });
         }
-        self.backends.push(Backend { id, bytes, pages });
+        self.backends.push(Backend {
+            id,
+            bytes,
+            pages,
+            // Of anonymous memory, sharing is with children alone.
+            is_shared: is_shared && kind != "memory-backend-ram",
+        });
         Ok(())
     }
 
@@ -133,6 +143,7 @@ impl MemoryOptions {
             return Ok(Memory {
                 size: ByteSize(bytes),
                 hugepages: None,
+                is_shared: false,
             });
         };
         let found = self.backends.iter().find(|backend| backend.id == id);
@@ -152,6 +163,7 @@ impl MemoryOptions {
         Ok(Memory {
             size: ByteSize(backend.bytes),
             hugepages: hugepages(&backend.pages)?,
+            is_shared: backend.is_shared,
         })
     }
 }

@@ -8,6 +8,7 @@ mod chardev;
 mod device;
 mod disk;
 mod error;
+mod filesystem;
 mod help;
 mod instead;
 mod machine;
@@ -42,6 +43,7 @@ use machine::MachineOptions;
 use memory::MemoryOptions;
 pub use netdev::Card;
 use netdev::Netdevs;
+use pci::BackEnds;
 #[cfg(test)]
 pub(crate) use options::names as option_names;
 pub use parameters::{OBJECT_TYPES, OPTION_PARAMETERS};
@@ -129,6 +131,7 @@ pub const fn option_of(setting: Setting) -> Option<&'static str> {
         Setting::Disk => "-blockdev",
         Setting::Network => "-netdev",
         Setting::Vsock => "-device vhost-vsock-pci",
+        Setting::FileSystem => "-device vhost-user-fs-pci",
         Setting::HostBridge => {
             "-device spapr-pci-host-bridge (<controller type='pci' model='pci-root'/> in a libvirt domain)"
         }
@@ -323,10 +326,12 @@ impl Reader {
         self.check_descriptors()?;
         let terminal = self.terminal()?;
         let of_ports = self.port_chardevs()?;
+        let of_filesystems = filesystem::chardevs(&self.devices);
         for chardev in &self.chardevs {
             let is_used = self.monitors.contains(&chardev.id)
                 || terminal.as_ref().is_some_and(|it| it.id == chardev.id)
-                || of_ports.contains(&chardev.id);
+                || of_ports.contains(&chardev.id)
+                || of_filesystems.contains(&chardev.id.as_str());
             if !is_used {
                 return Err(CommandLineError::Unused {
                     option: "-chardev",
@@ -339,7 +344,11 @@ impl Reader {
         self.netdevs.check(&self.devices)?;
         let machine =
             self.machine
-                .finish(&self.memory, &self.devices, &self.nodes, &self.netdevs)?;
+                .finish(&self.memory, &self.devices, BackEnds {
+            nodes: &self.nodes,
+            netdevs: &self.netdevs,
+            chardevs: &self.chardevs,
+        })?;
         Ok(CommandLine {
             machine,
             terminal,

@@ -8,7 +8,7 @@ use super::blockdev::Nodes;
 use super::device::{Device, DeviceKind};
 use super::netdev::Netdevs;
 use super::virtio::VirtioKind;
-use super::{CommandLineError, scsi, serial};
+use super::{Chardev, CommandLineError, filesystem, scsi, serial};
 use crate::spec::{
     DmaWindowSize, GuestPlace, PassedThroughDevice, VirtualDevice, VirtualDeviceKind,
 };
@@ -25,12 +25,21 @@ pub(super) fn dma_windows(devices: &[Device]) -> BTreeMap<u8, DmaWindowSize> {
     sizes.collect()
 }
 
-/// The PCI devices, with their places behind host bridges; disks have their images from `nodes`, network
-/// cards what carries their frames from `netdevs`.
+/// What is at devices' other ends.
+#[derive(Clone, Copy)]
+pub(super) struct BackEnds<'a> {
+    /// Images of disks.
+    pub(super) nodes: &'a Nodes,
+    /// What carries network cards' frames.
+    pub(super) netdevs: &'a Netdevs,
+    /// Sockets of programs that serve file systems.
+    pub(super) chardevs: &'a [Chardev],
+}
+
+/// The PCI devices, with their places behind host bridges, and what they have of `back_ends`.
 pub(super) fn devices(
     devices: &[Device],
-    nodes: &Nodes,
-    netdevs: &Netdevs,
+    back_ends: BackEnds<'_>,
 ) -> Result<(Vec<PassedThroughDevice>, Vec<VirtualDevice>), CommandLineError> {
     let bridges = bridges(devices)?;
     let mut places = Vec::new();
@@ -73,7 +82,7 @@ pub(super) fn devices(
                 rom: rom.clone(),
             }),
             DeviceKind::Virtio(virtio) => {
-                let kind = kind(device, &virtio.kind, devices, (nodes, netdevs))?;
+                let kind = kind(device, &virtio.kind, devices, back_ends)?;
                 made.push(VirtualDevice {
                     kind,
                     name: name(device),
@@ -98,13 +107,16 @@ fn kind(
     device: &Device,
     kind: &VirtioKind,
     devices: &[Device],
-    (nodes, netdevs): (&Nodes, &Netdevs),
+    back_ends: BackEnds<'_>,
 ) -> Result<VirtualDeviceKind, CommandLineError> {
     Ok(match kind {
         VirtioKind::Rng { .. } => VirtualDeviceKind::Rng,
         VirtioKind::Balloon(balloon) => VirtualDeviceKind::Balloon(*balloon),
         VirtioKind::Vsock(vsock) => VirtualDeviceKind::Vsock(*vsock),
-        VirtioKind::Net(card) => VirtualDeviceKind::Net(Box::new(netdevs.card(card)?)),
+        VirtioKind::FileSystem(wanted) => {
+            VirtualDeviceKind::FileSystem(filesystem::describe(wanted, back_ends.chardevs)?)
+        }
+        VirtioKind::Net(card) => VirtualDeviceKind::Net(Box::new(back_ends.netdevs.card(card)?)),
         VirtioKind::Serial { most_ports } => {
             VirtualDeviceKind::Serial(serial::ports(devices, device, *most_ports)?)
         }
@@ -114,10 +126,10 @@ fn kind(
             shares,
         } => {
             let option = "-device virtio-blk-pci";
-            VirtualDeviceKind::Disk(Box::new(nodes.disk(option, drive, options, *shares)?))
+            VirtualDeviceKind::Disk(Box::new(back_ends.nodes.disk(option, drive, options, *shares)?))
         }
         VirtioKind::Scsi(options) => {
-            VirtualDeviceKind::Scsi(scsi::describe(devices, device, *options, nodes)?)
+            VirtualDeviceKind::Scsi(scsi::describe(devices, device, *options, back_ends.nodes)?)
         }
     })
 }

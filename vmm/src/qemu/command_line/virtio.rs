@@ -7,6 +7,7 @@ use spapr_devices::virtio::scsi::ScsiOptions;
 use super::CommandLineError;
 use super::device::{DEVICE_TYPES, DeviceKind, PLACE, bus_and_place};
 use super::disk::{self, BOOTINDEX};
+use super::filesystem::{self, FileSystemDevice};
 use super::netdev::{self, Card};
 use super::properties::Properties;
 use super::scsi;
@@ -58,6 +59,8 @@ pub enum VirtioKind {
     Net(Card),
     /// A socket device.
     Vsock(VsockDescription),
+    /// A file system device.
+    FileSystem(FileSystemDevice),
 }
 
 impl VirtioKind {
@@ -71,6 +74,7 @@ impl VirtioKind {
             Self::Serial { .. } => "virtio-serial-pci",
             Self::Net(_) => "virtio-net-pci",
             Self::Vsock(_) => "vhost-vsock-pci",
+            Self::FileSystem(_) => "vhost-user-fs-pci",
         }
     }
 }
@@ -186,6 +190,7 @@ pub(super) fn read(
         "virtio-serial-pci" => serial_device(properties)?,
         "virtio-net-pci" => netdev::card(properties)?,
         "vhost-vsock-pci" => vsock(properties)?,
+        "vhost-user-fs-pci" => filesystem::read(properties)?,
         _ => return Ok(None),
     };
     let (bus, place) = bus_and_place(properties)?;

@@ -9,10 +9,10 @@ use virtio_queue::Queue;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::driver::{ACKNOWLEDGE_AND_DRIVER, Driver, EVENT_IDX, FEATURES_OK, NEEDS_RESET};
-use super::{Device, Identity, KernelQueues, ServeError, Served};
+use super::{Device, Identity, VhostQueues, ServeError, Served};
 use crate::dma::DmaMemory;
 use crate::pci::{FunctionBackend, InterruptKind};
-use crate::vhost::{Kernel, Ring};
+use crate::vhost::{BackEnd, Ring};
 
 /// What the kernel was told.
 #[derive(Debug, Default)]
@@ -38,7 +38,7 @@ impl Told {
 /// The kernel, which keeps descriptors of its own.
 struct Fake(Arc<Mutex<Told>>);
 
-impl Kernel for Fake {
+impl BackEnd for Fake {
     fn queues(&self) -> usize {
         1
     }
@@ -85,7 +85,7 @@ impl Kernel for Fake {
 }
 
 struct Served0 {
-    queues: KernelQueues,
+    queues: VhostQueues,
     event: Arc<EventFd>,
 }
 
@@ -110,7 +110,7 @@ impl Device for Served0 {
         Some(Arc::clone(&self.event))
     }
 
-    fn kernel_queues(&mut self) -> Option<&mut KernelQueues> {
+    fn vhost_queues(&mut self) -> Option<&mut VhostQueues> {
         Some(&mut self.queues)
     }
 }
@@ -122,7 +122,7 @@ const CONTROL: u64 = 0x8000 + 16 + 12;
 fn driver() -> (Driver, Arc<Mutex<Told>>) {
     let told = Arc::new(Mutex::new(Told::default()));
     let device = Served0 {
-        queues: KernelQueues::new(Box::new(Fake(Arc::clone(&told)))).unwrap(),
+        queues: VhostQueues::new(Box::new(Fake(Arc::clone(&told)))).unwrap(),
         event: Arc::new(EventFd::new(EFD_NONBLOCK).unwrap()),
     };
     (Driver::of(Box::new(device), false), told)

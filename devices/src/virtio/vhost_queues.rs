@@ -1,10 +1,11 @@
-//! Queues of a device that the host's kernel serves (vhost): it takes doorbells and signals vectors by itself, and no
-//! thread of this process has a part in that.
+//! Queues of a device that a vhost back end serves, the host's kernel or another program: it takes doorbells and signals
+//! vectors by itself, and no thread of this process has a part in that.
 //!
-//! The device's thread alone tells the kernel what to do. Others say that something has changed, and wait until it has
-//! looked ([`Shared::settle`]): when a pause, a reset or a mask is done, the kernel heeds it.
+//! The device's thread alone tells the back end what to do. Others say that something has changed, and wait until it has
+//! looked ([`Shared::settle`]): when a pause, a reset or a mask is done, the back end heeds it.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use log::Level;
@@ -17,39 +18,39 @@ use super::msi_x::{MsiX, Target};
 use super::registers::QueueRegisters;
 use super::shared::{Shared, State};
 use crate::guest_message;
-use crate::vhost::{Kernel, Ring};
+use crate::vhost::{BackEnd, Ring};
 
-/// The first queues of a device, which the kernel serves.
-pub struct KernelQueues {
-    kernel: Box<dyn Kernel>,
-    queues: Vec<KernelQueue>,
+/// The first queues of a device, which a back end serves.
+pub struct VhostQueues {
+    back_end: Box<dyn BackEnd>,
+    queues: Vec<VhostQueue>,
     /// Signalled for a queue without a vector; nobody listens.
     nobody: Arc<EventFd>,
     is_running: bool,
 }
 
 /// One of them.
-struct KernelQueue {
+struct VhostQueue {
     /// Signalled while its vector is masked.
     masked: Arc<EventFd>,
     /// Signalled when its rings make no sense.
     error: Arc<EventFd>,
-    /// What the kernel signals at present.
+    /// What the back end signals at present.
     call: Arc<EventFd>,
-    /// The kernel knows it.
+    /// The back end knows it.
     is_placed: bool,
 }
 
-impl KernelQueues {
-    /// Those that `kernel` serves.
+impl VhostQueues {
+    /// Those that `back_end` serves.
     ///
     /// # Errors
     /// When there are no descriptors left.
-    pub(crate) fn new(kernel: Box<dyn Kernel>) -> io::Result<Self> {
+    pub(crate) fn new(back_end: Box<dyn BackEnd>) -> io::Result<Self> {
         let event = || EventFd::new(EFD_NONBLOCK).map(Arc::new);
-        let queues = (0..kernel.queues()).map(|_| {
+        let queues = (0..back_end.queues()).map(|_| {
             let masked = event()?;
-            Ok(KernelQueue {
+            Ok(VhostQueue {
                 call: Arc::clone(&masked),
                 masked,
                 error: event()?,
@@ -59,7 +60,7 @@ impl KernelQueues {
         Ok(Self {
             queues: queues.collect::<io::Result<_>>()?,
             nobody: event()?,
-            kernel,
+            back_end,
             is_running: false,
         })
     }
@@ -69,11 +70,12 @@ impl KernelQueues {
         self.queues.len()
     }
 
-    /// What the kernel says has happened.
-    pub(super) fn events(&self) -> Vec<Arc<EventFd>> {
+    /// What has input when the back end has something to say.
+    pub(super) fn events(&self) -> Vec<Arc<dyn AsRawFd + Send + Sync>> {
         let events = self.queues.iter();
         let events = events.flat_map(|queue| [&queue.masked, &queue.error]);
-        events.map(Arc::clone).collect()
+        let events = events.map(|event| -> Arc<dyn AsRawFd + Send + Sync> { Arc::<EventFd>::clone(event) });
+        events.chain(self.back_end.end()).collect()
     }
 
     /// Begins with what a driver has accepted and placed.
@@ -86,7 +88,7 @@ impl KernelQueues {
     ) -> io::Result<()> {
         // From here on there may be something to stop.
         self.is_running = true;
-        self.kernel.begin(features)?;
+        self.back_end.begin(features)?;
         let all = registers.iter().zip(doorbells).enumerate();
         for ((index, (registers, kick)), queue) in all.zip(&mut self.queues) {
             let rings = &registers.queue;
@@ -94,7 +96,7 @@ impl KernelQueues {
                 continue;
             }
             queue.call = target(queue, &self.nobody, registers.vector, msi_x);
-            self.kernel.place(&Ring {
+            self.back_end.place(&Ring {
                 index,
                 entries: rings.size(),
                 addresses: [rings.desc_table(), rings.avail_ring(), rings.used_ring()],
@@ -105,7 +107,7 @@ impl KernelQueues {
             })?;
             queue.is_placed = true;
         }
-        self.kernel.run(&self.placed())?;
+        self.back_end.run(&self.placed())?;
         // What the driver has rung for before may be forgotten.
         for index in self.placed() {
             if let Some(doorbell) = doorbells.get(index) {
@@ -115,16 +117,16 @@ impl KernelQueues {
         Ok(())
     }
 
-    /// Ends, with queues at where the kernel got to.
+    /// Ends, with queues at where the back end got to.
     fn stop(&mut self, registers: &mut [QueueRegisters]) -> io::Result<()> {
         let placed = self.placed();
         self.is_running = false;
         self.queues
             .iter_mut()
             .for_each(|queue| queue.is_placed = false);
-        self.kernel.halt(&placed)?;
+        self.back_end.halt(&placed)?;
         for index in placed {
-            let next = self.kernel.next_avail(index)?;
+            let next = self.back_end.next_avail(index)?;
             if let Some(registers) = registers.get_mut(index) {
                 registers.queue.set_next_avail(next);
             }
@@ -143,7 +145,7 @@ impl KernelQueues {
         for (index, (queue, registers)) in self.queues.iter_mut().zip(registers).enumerate() {
             let wanted = target(queue, &self.nobody, registers.vector, msi_x);
             if queue.is_placed && !Arc::ptr_eq(&wanted, &queue.call) {
-                self.kernel.set_call(index, &wanted)?;
+                self.back_end.set_call(index, &wanted)?;
                 queue.call = wanted;
             }
             // After that, so that none is missed.
@@ -154,16 +156,18 @@ impl KernelQueues {
         Ok(())
     }
 
-    /// Whether the kernel came upon rings that make no sense since this was last asked.
-    fn has_failed(&self) -> bool {
+    /// Why the back end serves nothing any more, if it has said so since this was last asked.
+    fn failure(&mut self) -> Option<io::Error> {
         // Each is heard: who waits for them is not to be woken for it again.
         let failed = self.queues.iter().filter(|it| it.error.read().is_ok());
-        failed.count() != 0
+        let has_failed = failed.count() != 0;
+        let sense = has_failed.then(|| io::Error::other("it came upon one that makes no sense"));
+        self.back_end.has_ended().or(sense)
     }
 }
 
-/// What the kernel is to signal for a queue with that vector.
-fn target(queue: &KernelQueue, nobody: &Arc<EventFd>, vector: u16, msi_x: &MsiX) -> Arc<EventFd> {
+/// What is to be signalled for a queue with that vector.
+fn target(queue: &VhostQueue, nobody: &Arc<EventFd>, vector: u16, msi_x: &MsiX) -> Arc<EventFd> {
     Arc::clone(match msi_x.target(vector.into()) {
         Target::Event(event) => event,
         Target::Masked => &queue.masked,
@@ -172,9 +176,9 @@ fn target(queue: &KernelQueue, nobody: &Arc<EventFd>, vector: u16, msi_x: &MsiX)
 }
 
 impl Shared {
-    /// Has the device's thread look at what has changed for the kernel, and waits until it has, or will not any more.
+    /// Has the device's thread look at what has changed for the back end, and waits until it has, or will not any more.
     pub(super) fn settle(&self, state: &mut MutexGuard<'_, State>) {
-        if state.device.kernel_queues().is_none() || state.dead {
+        if state.device.vhost_queues().is_none() || state.dead {
             return;
         }
         state.changes = state.changes.wrapping_add(1);
@@ -190,58 +194,61 @@ impl Shared {
         self.idle.wait_while(state, is_open);
     }
 
-    /// Has the kernel serve its queues as they are to be served at this moment. By the device's thread.
+    /// Has the back end serve its queues as they are to be served at this moment. By the device's thread.
     pub(super) fn steer(&self) {
         let mut state = self.state();
         let outcome = self.try_steer(&mut state);
         state.settled = state.changes;
         self.idle.notify_all();
         if let Err(error) = outcome {
-            self.stop(state, &ServeError::Kernel(error));
+            self.stop(state, &error);
         }
     }
 
-    fn try_steer(&self, state: &mut State) -> io::Result<()> {
+    fn try_steer(&self, state: &mut State) -> Result<(), ServeError> {
         let may_run = state.registers.is_running() && state.config.is_master() && !state.held;
-        let is_wanted = may_run && state.device.lets_kernel_serve();
+        let is_wanted = may_run && state.device.lets_vhost_serve();
         let State {
             registers, device, ..
         } = state;
-        let Some(kernel) = device.kernel_queues() else {
+        let Some(vhost) = device.vhost_queues() else {
             return Ok(());
         };
         let accepted = registers.accepted();
         let queues = &mut registers.queues;
         let mut msi_x = self.msi_x.lock();
-        let has_failed = kernel.has_failed();
-        let outcome = if has_failed && kernel.is_running {
-            Err(io::Error::other("it came upon one that makes no sense"))
-        } else if is_wanted && !kernel.is_running {
-            kernel.start(accepted, queues, &self.doorbells, &msi_x)
-        } else {
-            Ok(())
+        let outcome = match vhost.failure() {
+            Some(error) if vhost.is_running => Err(error),
+            _ if is_wanted && !vhost.is_running => {
+                vhost.start(accepted, queues, &self.doorbells, &msi_x)
+            }
+            _ => Ok(()),
         };
-        let outcome = outcome.and_then(|()| kernel.connect(queues, &mut msi_x));
-        if kernel.is_running && (!is_wanted || outcome.is_err()) {
-            outcome.and(kernel.stop(queues))
-        } else {
-            outcome
+        let mut outcome = outcome.and_then(|()| vhost.connect(queues, &mut msi_x));
+        if vhost.is_running && (!is_wanted || outcome.is_err()) {
+            let stopped = vhost.stop(queues);
+            outcome = outcome.and(stopped);
         }
+        outcome.map_err(|source| ServeError::Vhost {
+            who: vhost.back_end.name(),
+            source,
+        })
     }
 
-    /// Has the kernel serve nothing any more: the device's thread ends.
-    pub(super) fn end_kernel(&self, state: &mut State) {
+    /// Has the back end serve nothing any more: the device's thread ends.
+    pub(super) fn end_vhost(&self, state: &mut State) {
         let State {
             registers, device, ..
         } = state;
-        if let Some(kernel) = device.kernel_queues()
-            && kernel.is_running
-            && let Err(error) = kernel.stop(&mut registers.queues)
+        if let Some(vhost) = device.vhost_queues()
+            && vhost.is_running
+            && let Err(error) = vhost.stop(&mut registers.queues)
         {
             guest_message!(
                 Level::Error,
-                "{}: the kernel does not let go of its queues: {error}",
-                self.name
+                "{}: {} does not let go of its queues: {error}",
+                self.name,
+                vhost.back_end.name()
             );
         }
     }
