@@ -17,9 +17,10 @@ use crate::spec::choice::{self, Choice};
 use crate::spec::speculation::Wanted;
 use crate::spec::{
     BalloonDescription, ByteSize, ConsoleKind, DdwMode, DiskArgument, DiskBus, DiskDescription,
-    DmaWindowSize, DmaWindowSizes, FsDescription, HugepageSize, InterruptControllerMode, LEAST_CID, LockRegion,
-    MachineDescription, NetDescription, PassedThroughDevice, PortDescription, PortOutlet,
-    ScsiDescription, SerialPort, VhostSource, VirtualDevice, VirtualDeviceKind, VsockDescription,
+    DmaWindowSize, DmaWindowSizes, FsDescription, HugepageSize, InterruptControllerMode, LEAST_CID,
+    LockRegion, MachineDescription, NetDescription, PassedThroughDevice, PortDescription,
+    PortOutlet, ScsiDescription, SerialPort, VhostSource, VirtualDevice, VirtualDeviceKind,
+    VsockDescription,
 };
 
 /// A VMM for ppc64le KVM (pseries) guests with passed-through PCI devices.

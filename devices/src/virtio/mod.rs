@@ -66,7 +66,7 @@ mod vsock;
 mod worker;
 
 pub use device::{Device, Done, Identity, ServeError, Served};
-pub use fs::{FsHost, FsRefusal, FileSystem, TAG_BYTES};
+pub use fs::{FileSystem, FsHost, FsRefusal, TAG_BYTES};
 pub use function::{VirtioFunction, VirtioOptions};
 pub use rng::Rng;
 pub use vhost_queues::VhostQueues;

@@ -74,7 +74,8 @@ impl VhostQueues {
     pub(super) fn events(&self) -> Vec<Arc<dyn AsRawFd + Send + Sync>> {
         let events = self.queues.iter();
         let events = events.flat_map(|queue| [&queue.masked, &queue.error]);
-        let events = events.map(|event| -> Arc<dyn AsRawFd + Send + Sync> { Arc::<EventFd>::clone(event) });
+        let events =
+            events.map(|event| -> Arc<dyn AsRawFd + Send + Sync> { Arc::<EventFd>::clone(event) });
         events.chain(self.back_end.end()).collect()
     }
 

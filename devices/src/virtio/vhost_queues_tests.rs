@@ -9,7 +9,7 @@ use virtio_queue::Queue;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::driver::{ACKNOWLEDGE_AND_DRIVER, Driver, EVENT_IDX, FEATURES_OK, NEEDS_RESET};
-use super::{Device, Identity, VhostQueues, ServeError, Served};
+use super::{Device, Identity, ServeError, Served, VhostQueues};
 use crate::dma::DmaMemory;
 use crate::pci::{FunctionBackend, InterruptKind};
 use crate::vhost::{BackEnd, Ring};

@@ -19,6 +19,7 @@ mod edu;
 mod eeh;
 mod entropy;
 mod expansion_rom;
+mod filesystem;
 mod first_mappings_at_once;
 mod front_end_by_hand;
 mod full_disk;

@@ -120,7 +120,10 @@ impl Channel {
         let header = [u32::from(request), VERSION | flags, bytes].map(u32::to_ne_bytes);
         let message = [header.as_flattened(), body].concat();
         let sent = loop {
-            match self.socket.send_with_fds(&[message.as_slice()], descriptors) {
+            match self
+                .socket
+                .send_with_fds(&[message.as_slice()], descriptors)
+            {
                 Err(error) if error.errno() == libc::EINTR => {}
                 sent => break sent,
             }

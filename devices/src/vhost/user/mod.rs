@@ -139,11 +139,7 @@ impl VhostUser {
     }
 
     /// The back end, and how many queues it has.
-    fn try_greet(
-        socket: UnixStream,
-        first: Duration,
-        later: Duration,
-    ) -> io::Result<(Self, u64)> {
+    fn try_greet(socket: UnixStream, first: Duration, later: Duration) -> io::Result<(Self, u64)> {
         type Protocol = VhostUserProtocolFeatures;
         let mut channel = Channel::new(socket, first)?;
         channel.say(FrontendReq::SET_OWNER, &[])?;
@@ -153,7 +149,8 @@ impl VhostUser {
         let (mut has_queues, mut acknowledges) = (USUAL_QUEUES, false);
         if has_switches {
             let known: VhostUserU64 = channel.ask(FrontendReq::GET_PROTOCOL_FEATURES, &[])?;
-            let used = Protocol::from_bits_truncate(known.value) & (Protocol::MQ | Protocol::REPLY_ACK);
+            let used =
+                Protocol::from_bits_truncate(known.value) & (Protocol::MQ | Protocol::REPLY_ACK);
             let chosen = VhostUserU64::new(used.bits());
             channel.say(FrontendReq::SET_PROTOCOL_FEATURES, chosen.as_slice())?;
             acknowledges = used.contains(Protocol::REPLY_ACK);

@@ -51,7 +51,10 @@ impl UserBackEnd {
 
     /// Where guest memory is, by its descriptors.
     fn tell_of_memory(&self) -> io::Result<()> {
-        let regions = self.ram.iter().map(VhostUserMemoryRegionInfo::from_guest_region);
+        let regions = self
+            .ram
+            .iter()
+            .map(VhostUserMemoryRegionInfo::from_guest_region);
         let regions = regions.collect::<Result<Vec<_>, _>>();
         let regions = regions.map_err(|_| io::Error::other("guest memory has no descriptor"))?;
         let count = u32::try_from(regions.len()).unwrap_or(u32::MAX);

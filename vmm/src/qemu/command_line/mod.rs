@@ -43,10 +43,10 @@ use machine::MachineOptions;
 use memory::MemoryOptions;
 pub use netdev::Card;
 use netdev::Netdevs;
-use pci::BackEnds;
 #[cfg(test)]
 pub(crate) use options::names as option_names;
 pub use parameters::{OBJECT_TYPES, OPTION_PARAMETERS};
+use pci::BackEnds;
 use properties::Properties;
 use rng::RngSources;
 pub use virtio::{VirtioDevice, VirtioKind};
@@ -342,13 +342,15 @@ impl Reader {
         self.rngs.check(&self.devices)?;
         self.nodes.check(&self.devices)?;
         self.netdevs.check(&self.devices)?;
-        let machine =
-            self.machine
-                .finish(&self.memory, &self.devices, BackEnds {
-            nodes: &self.nodes,
-            netdevs: &self.netdevs,
-            chardevs: &self.chardevs,
-        })?;
+        let machine = self.machine.finish(
+            &self.memory,
+            &self.devices,
+            BackEnds {
+                nodes: &self.nodes,
+                netdevs: &self.netdevs,
+                chardevs: &self.chardevs,
+            },
+        )?;
         Ok(CommandLine {
             machine,
             terminal,

@@ -126,7 +126,9 @@ fn kind(
             shares,
         } => {
             let option = "-device virtio-blk-pci";
-            VirtualDeviceKind::Disk(Box::new(back_ends.nodes.disk(option, drive, options, *shares)?))
+            VirtualDeviceKind::Disk(Box::new(
+                back_ends.nodes.disk(option, drive, options, *shares)?,
+            ))
         }
         VirtioKind::Scsi(options) => {
             VirtualDeviceKind::Scsi(scsi::describe(devices, device, *options, back_ends.nodes)?)
