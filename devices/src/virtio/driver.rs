@@ -69,6 +69,15 @@ impl Driver {
     /// Of any device.
     pub(super) fn of(device: Box<dyn Device>, by_bus_address: bool) -> Self {
         let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM_BYTES)]).unwrap();
+        Self::in_memory(ram, device, by_bus_address)
+    }
+
+    /// The same, in that memory.
+    pub(super) fn in_memory(
+        ram: GuestMemoryMmap,
+        device: Box<dyn Device>,
+        by_bus_address: bool,
+    ) -> Self {
         let windows = Windows::default();
         let translate: Arc<dyn Translate> = Arc::new(Shifted);
         windows.connect(Arc::downgrade(&translate));
