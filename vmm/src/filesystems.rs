@@ -11,10 +11,9 @@ use crate::spec::{MachineDescription, VirtualDeviceKind};
 pub enum FsError {
     /// Its driver would give it bus addresses.
     #[error(
-        "{0}: its back end takes no bus addresses, which its driver would give with --iommu-platform; it has all of \
-         guest memory"
+        "what serves a file system takes no bus addresses, which its driver would give it (iommu_platform)"
     )]
-    BusAddresses(String),
+    BusAddresses,
     /// The program, or what was asked for.
     #[error(transparent)]
     Refused(#[from] FsRefusal),
@@ -31,7 +30,7 @@ pub fn open(description: &MachineDescription) -> Result<Vec<Arc<FsHost>>, FsErro
             continue;
         };
         if device.by_bus_address {
-            return Err(FsError::BusAddresses(device.name.clone()));
+            return Err(FsError::BusAddresses);
         }
         let host = FsHost::connect(&wanted.socket, &wanted.tag, wanted.queue_size)?;
         all.push(Arc::new(host));

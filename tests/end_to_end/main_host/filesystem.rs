@@ -140,5 +140,5 @@ fn a_file_system_that_nobody_serves_or_by_bus_addresses_is_refused() {
         .option("--fs", "/no/socket,tag=lab")
         .argument("--iommu-platform")
         .run();
-    by_bus.assert_refused(&["--fs: --fs /no/socket: its back end takes no bus addresses"]);
+    by_bus.assert_refused(&["--fs: what serves a file system takes no bus addresses"]);
 }

@@ -28,8 +28,7 @@ use super::state::{GuestState, Policy};
 use crate::console::Console;
 use crate::control::{Alarm, Control, ControlError};
 use crate::filesystems::{self, FsError};
-use crate::lifecycle::End;
-use crate::lifecycle::Lifecycle;
+use crate::lifecycle::{End, Lifecycle};
 use crate::machine::Attachments;
 use crate::nics::{self, NicRefusal};
 use crate::sandbox::{self, Role};
@@ -289,12 +288,7 @@ fn open_ports(
 }
 
 fn facts(line: &CommandLine, chardevs: Vec<ChardevFacts>, attachments: &Attachments) -> Facts {
-    let is_balloon = |device: &&Device| {
-        let DeviceKind::Virtio(virtio) = &device.kind else {
-            return false;
-        };
-        matches!(virtio.kind, VirtioKind::Balloon(_))
-    };
+    let is_balloon = |device: &&Device| matches!(&device.kind, DeviceKind::Virtio(it) if matches!(it.kind, VirtioKind::Balloon(_)));
     let balloon = line.devices.iter().find(is_balloon);
     let devices = line.devices.iter().filter_map(|device| {
         let kind: &DeviceKind = &device.kind;

@@ -165,7 +165,7 @@ pub(super) const CASES: &[Case] = &[
     device(
         "filesystem",
         "<filesystem type='mount' accessmode='mapped'><source dir='/tmp'/><target dir='x'/></filesystem>",
-        "In a libvirt domain, remove <filesystem>",
+        "In a libvirt domain, have <driver type='virtiofs'/> in <filesystem>",
     ),
     element(
         "acpi",

@@ -18,7 +18,7 @@ use super::virtio::{
     VirtioDevice, VirtioKind,
 };
 use super::{CommandLineError, instead};
-use crate::spec::{DmaWindowSize, ExpansionRom, VhostSource, VsockDescription};
+use crate::spec::{DmaWindowSize, ExpansionRom};
 
 /// A device as asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -337,14 +337,7 @@ impl Device {
     /// The descriptor of a device of the kernel's that serves its queues, if it names one.
     pub(super) const fn vhost_descriptor(&self) -> Option<RawFd> {
         match &self.kind {
-            DeviceKind::Virtio(VirtioDevice {
-                kind:
-                    VirtioKind::Vsock(VsockDescription {
-                        vhost: VhostSource::Descriptor(fd),
-                        ..
-                    }),
-                ..
-            }) => Some(*fd),
+            DeviceKind::Virtio(device) => device.vhost_descriptor(),
             _ => None,
         }
     }

@@ -98,3 +98,99 @@ pub(super) fn describe(
         queue_size: device.queue_size,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::super::CommandLine;
+    use super::*;
+
+    /// What libvirt 11.3 writes for `<filesystem type='mount'><driver type='virtiofs' queue='1024'/>`.
+    const LIBVIRT: &str = r#"-machine
+pseries,accel=kvm,memory-backend=ppc_spapr.ram
+-kernel
+/k
+-object
+{"qom-type":"memory-backend-memfd","id":"ppc_spapr.ram","share":true,"x-use-canonical-path-for-ramblock-id":false,"size":1073741824}
+-chardev
+socket,id=chr-vu-fs0,path=/var/lib/libvirt/qemu/domain-1-g1/fs0-fs.sock
+-device
+{"driver":"vhost-user-fs-pci","id":"fs0","chardev":"chr-vu-fs0","queue-size":1024,"tag":"home","bus":"pci.0","addr":"0x3"}"#;
+
+    fn with(from: &str, to: &str) -> Result<CommandLine, CommandLineError> {
+        assert!(LIBVIRT.contains(from), "{from}");
+        CommandLine::parse(LIBVIRT.replace(from, to).lines().map(str::to_owned))
+    }
+
+    #[test]
+    fn a_file_system_is_that_of_the_program_behind_its_chardev() {
+        let line = with("fs0", "fs0").expect("parses");
+        let machine = line.machine.expect("a machine");
+        let filesystem = machine.filesystems().next().expect("a file system");
+        let socket = PathBuf::from("/var/lib/libvirt/qemu/domain-1-g1/fs0-fs.sock");
+        assert_eq!(filesystem.socket, socket);
+        assert_eq!(
+            (filesystem.tag.as_str(), filesystem.queue_size),
+            ("home", 1024)
+        );
+        assert!(machine.shares_memory());
+        let usual = with(r#""queue-size":1024,"#, "").expect("parses");
+        let usual = usual.machine.expect("a machine");
+        assert_eq!(usual.filesystems().next().expect("one").queue_size, 128);
+    }
+
+    #[test]
+    fn memory_is_shared_for_a_file_system_alone() {
+        let device = LIBVIRT.find("\n-chardev").expect("a chardev");
+        let words = LIBVIRT[..device].lines().map(str::to_owned);
+        let line = CommandLine::parse(words).expect("parses");
+        assert!(!line.machine.expect("a machine").shares_memory());
+    }
+
+    #[test]
+    fn a_file_system_that_cannot_be_is_refused_with_what_to_write() {
+        for (from, to, part) in [
+            (
+                r#""share":true,"#,
+                "",
+                "<access mode='shared'/></memoryBacking>",
+            ),
+            ("backend-memfd", "backend-ram", "<source type='memfd'/>"),
+            (
+                "\"chr-vu-fs0\"",
+                "\"other\"",
+                "-chardev: chr-vu-fs0 is used by nothing",
+            ),
+            (
+                "path=",
+                "server=on,wait=off,path=",
+                "should be a socket with path=",
+            ),
+            (
+                "\"queue-size\":1024",
+                "\"queue-size\":1000",
+                "a power of two from 2 to 1024",
+            ),
+            ("\"tag\":\"home\",", "", "tag"),
+            (
+                "\"tag\"",
+                "\"iommu_platform\":true,\"tag\"",
+                "iommu_platform=true should be off",
+            ),
+            (
+                "\"tag\"",
+                "\"num-request-queues\":2,\"tag\"",
+                "num-request-queues=2 should be 1",
+            ),
+            (
+                "-chardev\nsocket,id=chr-vu-fs0,path=/var/lib/libvirt/qemu/domain-1-g1/fs0-fs.sock\n",
+                "",
+                "there is no chardev chr-vu-fs0",
+            ),
+        ] {
+            let refused = with(from, to).expect_err("refused").to_string();
+            assert!(refused.contains(part), "{to}: {refused}");
+        }
+    }
+}

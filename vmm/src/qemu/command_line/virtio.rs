@@ -1,5 +1,7 @@
 //! Virtio devices among those of `-device`: the properties of each kind, and those of all.
 
+use std::os::fd::RawFd;
+
 use spapr_devices::pci::DeviceFunction;
 use spapr_devices::virtio::disk::DiskOptions;
 use spapr_devices::virtio::scsi::ScsiOptions;
@@ -27,6 +29,19 @@ pub struct VirtioDevice {
     pub place: Option<DeviceFunction>,
     /// Whether its driver gives it bus addresses.
     pub iommu_platform: bool,
+}
+
+impl VirtioDevice {
+    /// The descriptor of a device of the kernel's that serves its queues, if it names one.
+    pub(super) const fn vhost_descriptor(&self) -> Option<RawFd> {
+        match self.kind {
+            VirtioKind::Vsock(VsockDescription {
+                vhost: VhostSource::Descriptor(fd),
+                ..
+            }) => Some(fd),
+            _ => None,
+        }
+    }
 }
 
 /// A kind of virtio device.

@@ -168,11 +168,14 @@ fn types() -> impl Iterator<Item = (String, &'static str)> {
         .map(|name| (format!("{name}-machine"), "machine"));
     let processors = [(HOST_PROCESSOR_TYPE.to_owned(), "cpu")];
     let accelerators = [("kvm-accel".to_owned(), "accel")];
+    // What libvirt knows vhost-user-fs-pci by.
+    let parts = [("vhost-user-fs-device".to_owned(), "virtio-device")];
     devices
         .chain(objects)
         .chain(machines)
         .chain(processors)
         .chain(accelerators)
+        .chain(parts)
 }
 
 pub(super) fn qom_list_types(request: &mut Request<'_>) -> Answer {
@@ -361,6 +364,7 @@ mod tests {
             "virtio-balloon-pci",
             "virtserialport",
             "virtio-scsi-pci",
+            "vhost-user-fs-device",
             "scsi-hd",
             "scsi-cd",
         ] {
