@@ -60,12 +60,11 @@ const COPY: &str = "
 dd if=/dev/nvme0n1 of=/mnt/copy bs=1M count=8 iflag=direct,fullblock 2>/dev/null || exit 1
 umount /mnt || exit 1
 for it in /sys/bus/pci/devices/*; do [ $(cat $it/device) = 0x105a ] && device=$it; done
-start=$(awk 'NR == 1 { print $1 }' $device/resource)
-echo LAB-GUEST-BEFORE $(devmem $(($start + 0x14)) 8)
+echo LAB-GUEST-BEFORE $(cat $device/virtio*/status)
 echo LAB-GUEST-UNMOUNTED yes
 for _ in $(seq 80); do
-    state=$(devmem $(($start + 0x14)) 8)
-    [ $state = 0x4F ] && break
+    state=$(cat $device/virtio*/status)
+    [ $state = 0x0000004f ] && break
     sleep 0.25
 done
 echo LAB-GUEST-STATE $state
@@ -122,8 +121,8 @@ echo life >>/mnt/lives; sync
     let lives = fs::read_to_string(served.join("lives")).expect("what the guest wrote");
     assert_eq!(lives, "life\nlife\n", "{finished}");
     assert_eq!(sha256(&served.join("copy")), head_sha256(), "{finished}");
-    assert_eq!(finished.guest("BEFORE"), "0x0F", "{finished}");
-    assert_eq!(finished.guest("STATE"), "0x4F", "{finished}");
+    assert_eq!(finished.guest("BEFORE"), "0x0000000f", "{finished}");
+    assert_eq!(finished.guest("STATE"), "0x0000004f", "{finished}");
     assert_eq!(finished.errors().lines().count(), 1, "{finished}");
     let exits = finished.number("/exits/mmio");
     assert!(exits < 2_000, "{exits}: {finished}");

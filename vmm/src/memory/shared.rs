@@ -13,7 +13,7 @@ use crate::spec::{ByteSize, HugepageSize};
 /// What the kernel refuses.
 pub(super) fn file(size: ByteSize, pages: Option<HugepageSize>) -> io::Result<File> {
     let of_pool = pages.map_or(0, |pages| {
-        libc::MFD_HUGETLB | u32::from(pages.page().get()) << libc::MAP_HUGE_SHIFT
+        libc::MFD_HUGETLB | pages.page().get() << libc::MAP_HUGE_SHIFT
     });
     let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | of_pool;
     // SAFETY: the name ends with a zero byte, and the kernel keeps nothing of it but a copy.

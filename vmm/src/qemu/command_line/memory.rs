@@ -70,10 +70,9 @@ impl MemoryOptions {
             "memory-backend-ram" => Pages::Plain,
             "memory-backend-memfd" => {
                 let size = properties.size("hugetlbsize", 1)?;
-                if properties.switch("hugetlb")?.unwrap_or(false) {
-                    Pages::Huge(size)
-                } else {
-                    Pages::Plain
+                match properties.switch("hugetlb")? {
+                    Some(true) => Pages::Huge(size),
+                    _ => Pages::Plain,
                 }
             }
             "memory-backend-file" => {
@@ -102,7 +101,9 @@ impl MemoryOptions {
             Pages::Plain => properties.always("prealloc", false)?,
             _ => properties.either("prealloc")?,
         }
-        let is_shared = properties.switch("share")?.unwrap_or(false);
+        // Of anonymous memory, sharing is with children alone.
+        let is_shared =
+            properties.switch("share")?.unwrap_or(false) && kind != "memory-backend-ram";
         // A core file never holds guest memory.
         properties.always("dump", false)?;
         properties.either("discard-data")?;
@@ -118,8 +119,7 @@ impl MemoryOptions {
             id,
             bytes,
             pages,
-            // Of anonymous memory, sharing is with children alone.
-            is_shared: is_shared && kind != "memory-backend-ram",
+            is_shared,
         });
         Ok(())
     }
