@@ -8,6 +8,7 @@ mod disk;
 mod documents;
 mod domain;
 mod entropy;
+mod filesystem;
 mod host_device;
 mod limits;
 mod long;

@@ -78,7 +78,7 @@ fn a_guest_reads_and_writes_a_folder_beside_an_nvme_also_after_a_reboot_and_outl
     let served = folder.file("served");
     fs::create_dir(&served).expect("a folder");
     let bytes: Vec<u8> = (0..BYTES)
-        .map(|at| (at.wrapping_mul(0x9e37_79b1) >> 24) as u8)
+        .map(|at| (at.wrapping_mul(0x9e37_79b1) >> 24).to_le_bytes()[0])
         .collect();
     fs::write(served.join("data"), &bytes).expect("write");
     let mut virtiofsd = Virtiofsd::start(&served, folder.file("socket"));

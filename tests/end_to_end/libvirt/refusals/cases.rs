@@ -167,6 +167,11 @@ pub(super) const CASES: &[Case] = &[
         "<filesystem type='mount' accessmode='mapped'><source dir='/tmp'/><target dir='x'/></filesystem>",
         "In a libvirt domain, have <driver type='virtiofs'/> in <filesystem>",
     ),
+    device(
+        "filesystem-memory",
+        "<filesystem type='mount'><driver type='virtiofs'/><source dir='/tmp'/><target dir='x'/></filesystem>",
+        "'virtiofs' requires shared memory",
+    ),
     element(
         "acpi",
         "<features><acpi/></features>",
