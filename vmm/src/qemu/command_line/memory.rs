@@ -68,13 +68,7 @@ impl MemoryOptions {
                 return properties.finish();
             }
             "memory-backend-ram" => Pages::Plain,
-            "memory-backend-memfd" => {
-                let size = properties.size("hugetlbsize", 1)?;
-                match properties.switch("hugetlb")? {
-                    Some(true) => Pages::Huge(size),
-                    _ => Pages::Plain,
-                }
-            }
+            "memory-backend-memfd" => pages_of_memfd(&mut properties)?,
             "memory-backend-file" => {
                 Pages::FileSystem(PathBuf::from(properties.required("mem-path")?))
             }
@@ -166,6 +160,14 @@ impl MemoryOptions {
             is_shared: backend.is_shared,
         })
     }
+}
+
+fn pages_of_memfd(properties: &mut Properties) -> Result<Pages, CommandLineError> {
+    let size = properties.size("hugetlbsize", 1)?;
+    Ok(match properties.switch("hugetlb")? {
+        Some(true) => Pages::Huge(size),
+        _ => Pages::Plain,
+    })
 }
 
 fn object_types() -> String {
