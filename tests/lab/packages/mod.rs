@@ -158,6 +158,8 @@ const GUEST_SYSTEM: Wanted = Wanted::WithDependencies(&[
     "qemu-guest-agent",
 ]);
 
+const VIRTIOFSD: Wanted = Wanted::WithDependencies(&["virtiofsd"]);
+
 struct Recipe {
     name: String,
     release: Release,
@@ -215,11 +217,7 @@ impl PackageSet {
                 wanted: qemu,
             },
             Self::Jq => trixie("jq", "ppc64el", Wanted::WithDependencies(&["jq"])),
-            Self::Virtiofsd => trixie(
-                "virtiofsd",
-                "ppc64el",
-                Wanted::WithDependencies(&["virtiofsd"]),
-            ),
+            Self::Virtiofsd => trixie("virtiofsd", "ppc64el", VIRTIOFSD),
             Self::Libvirt => trixie(
                 "libvirt",
                 "ppc64el",
