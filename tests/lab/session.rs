@@ -354,8 +354,7 @@ fn next_emulator(host: &HostArgs) -> Option<PackageSet> {
     is_wanted.then_some(PackageSet::NextPeerEmulator)
 }
 
-/// Which of the packages that the host needs are not those last tested, a line each. Fetches what is not
-/// in the cache yet.
+/// Which of the packages that the host needs are not those last tested, a line each. Fetches what is not cached.
 pub(crate) fn differences(
     workspace: &Workspace,
     host: &HostArgs,
