@@ -168,8 +168,9 @@ fn types() -> impl Iterator<Item = (String, &'static str)> {
         .map(|name| (format!("{name}-machine"), "machine"));
     let processors = [(HOST_PROCESSOR_TYPE.to_owned(), "cpu")];
     let accelerators = [("kvm-accel".to_owned(), "accel")];
-    // What libvirt knows vhost-user-fs-pci by.
-    let parts = [("vhost-user-fs-device".to_owned(), "virtio-device")];
+    // What libvirt knows vhost-user-fs-pci and vhost-vsock-pci by.
+    let parts = ["vhost-user-fs-device", "vhost-vsock-device"];
+    let parts = parts.map(|name| (name.to_owned(), "virtio-device"));
     devices
         .chain(objects)
         .chain(machines)
@@ -365,6 +366,7 @@ mod tests {
             "virtserialport",
             "virtio-scsi-pci",
             "vhost-user-fs-device",
+            "vhost-vsock-device",
             "scsi-hd",
             "scsi-cd",
         ] {
