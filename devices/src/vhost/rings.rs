@@ -67,6 +67,11 @@ pub(crate) trait BackEnd: Send {
 
     /// The driver's next entry to look at of a queue that is not served.
     fn next_avail(&mut self, index: usize) -> io::Result<u16>;
+
+    /// Whether it may still touch guest memory although it was told to serve nothing: it did not say that it has heard.
+    fn may_touch_memory(&self) -> bool {
+        false
+    }
 }
 
 impl Ring<'_> {

@@ -66,6 +66,19 @@ impl FsHost {
         }
     }
 
+    /// Its name.
+    pub fn tag(&self) -> String {
+        let (name, _) = self.config.split_at(TAG_BYTES);
+        let end = name.iter().position(|byte| *byte == 0).unwrap_or(TAG_BYTES);
+        String::from_utf8_lossy(&name[..end]).into_owned()
+    }
+
+    /// Whether the program that serves it may touch guest memory although no device is there any more: it has not said that
+    /// it has stopped, and has not ended.
+    pub fn may_touch_memory(&self) -> bool {
+        self.back_end.may_touch_memory()
+    }
+
     /// One of that back end's.
     #[cfg(test)]
     pub(super) fn of_back_end(back_end: VhostUser, tag: &str) -> Self {

@@ -103,8 +103,15 @@ impl Shared {
         // Nothing that a driver writes counts until then, so there is no next one to be disturbed.
         state.registers.begin_reset();
         self.settle(state);
+        self.end_reset(state);
+    }
+
+    /// Resets registers and device if a reset has begun and nobody touches memory for them: until then, a driver waits.
+    pub(super) fn end_reset(&self, state: &mut State) {
+        let vhost = state.device.vhost_queues();
+        let is_touched = vhost.is_some_and(|queues| queues.may_touch_memory());
         // Of several that wait, one does it.
-        if state.registers.is_resetting() {
+        if state.registers.is_resetting() && !is_touched {
             state.reset();
         }
     }

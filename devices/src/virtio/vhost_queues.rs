@@ -135,6 +135,11 @@ impl VhostQueues {
         Ok(())
     }
 
+    /// Whether the back end may touch guest memory although it was told to serve nothing.
+    pub(super) fn may_touch_memory(&self) -> bool {
+        self.back_end.may_touch_memory()
+    }
+
     fn placed(&self) -> Vec<usize> {
         let queues = self.queues.iter().enumerate();
         let placed = queues.filter(|(_, queue)| queue.is_placed);
@@ -200,6 +205,8 @@ impl Shared {
         let mut state = self.state();
         let outcome = self.try_steer(&mut state);
         state.settled = state.changes;
+        // One that was waited for has ended.
+        self.end_reset(&mut state);
         self.idle.notify_all();
         if let Err(error) = outcome {
             self.stop(state, &error);

@@ -62,6 +62,12 @@ impl Kept {
         description: &MachineDescription,
     ) -> Result<GuestRam, MemoryError> {
         if let Some(ram) = &self.ram {
+            let mut filesystems = self.attachments.filesystems.iter();
+            if let Some(filesystem) = filesystems.find(|it| it.may_touch_memory()) {
+                return Err(MemoryError::InUse {
+                    tag: filesystem.tag(),
+                });
+            }
             ram.clear();
             return Ok(ram.clone());
         }

@@ -7,7 +7,8 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use crate::spec::{ByteSize, HugepageSize};
 
 /// A file of `size`, all zero, of small pages or of a pool's huge pages. Nobody can make it shorter or longer: who has it
-/// could have this process killed otherwise, by taking pages from it.
+/// could have this process killed otherwise, by taking pages from its end. Holes cannot be forbidden without writes: they read as zero,
+/// but where a pool has no huge page left for one.
 ///
 /// # Errors
 /// What the kernel refuses.

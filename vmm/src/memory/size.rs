@@ -31,6 +31,15 @@ pub enum MemoryError {
         /// The least.
         least: ByteSize,
     },
+    /// A program that serves a file system may write to it.
+    #[error(
+        "the program that serves file system {tag} has not said that it has stopped, and may write to guest memory: the guest \
+         cannot start again in that; end the program, and start the guest anew"
+    )]
+    InUse {
+        /// The file system's name.
+        tag: String,
+    },
     /// Not a multiple of [`ALIGNMENT_BYTES`].
     #[error("guest memory of {bytes} bytes is not a multiple of {alignment}; {next} would be")]
     Unaligned {
@@ -79,7 +88,7 @@ impl MemoryError {
             | Self::MoreThanHost { .. }
             | Self::Map { .. } => Some(Setting::Memory),
             Self::Hugepages(_) => Some(Setting::Hugepages),
-            Self::Blocks(_) | Self::Meminfo(_) => None,
+            Self::InUse { .. } | Self::Blocks(_) | Self::Meminfo(_) => None,
         }
     }
 }

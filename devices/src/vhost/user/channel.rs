@@ -5,6 +5,7 @@
 //! answer, is spoken to no more.
 
 use std::io::{self, Read};
+use std::net::Shutdown;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -23,8 +24,10 @@ const HEADER_BYTES: usize = 12;
 /// A back end's socket.
 pub(super) struct Channel {
     socket: UnixStream,
-    /// How long each answer may take.
+    /// How long the answers of a turn may take.
     patience: Duration,
+    /// When those of this turn are to be here.
+    deadline: Instant,
     /// It says of each request whether it has been done (VHOST_USER_PROTOCOL_F_REPLY_ACK).
     acknowledges: bool,
     /// It is spoken to no more.
@@ -41,12 +44,35 @@ impl Channel {
         Ok(Self {
             socket,
             patience,
+            deadline: Instant::now() + patience,
             acknowledges: false,
             is_over: false,
         })
     }
 
-    /// Has each answer from now on take so long, and each request acknowledged if the back end does that.
+    /// Has the time for answers begin anew. Somebody waits for all that is asked in one turn, however many answers that are.
+    pub(super) fn begin_turn(&mut self) {
+        self.deadline = Instant::now() + self.patience;
+    }
+
+    /// Speaks to it no more, and has it know: it ends when it has done what it is at.
+    pub(super) fn end(&mut self) {
+        self.is_over = true;
+        // It may have ended before.
+        let _ = self.socket.shutdown(Shutdown::Write);
+    }
+
+    /// Whether its end of the socket is open.
+    pub(super) fn is_open(&self) -> bool {
+        let mut polled = [libc::pollfd {
+            fd: self.socket.as_raw_fd(),
+            events: libc::POLLRDHUP,
+            revents: 0,
+        }];
+        wait(&mut polled, Some(Duration::ZERO)).is_ok() && polled[0].revents == 0
+    }
+
+    /// Has the answers of a turn from now on take so long, and each request acknowledged if the back end does that.
     pub(super) const fn settle(&mut self, patience: Duration, acknowledges: bool) {
         self.patience = patience;
         self.acknowledges = acknowledges;
@@ -141,9 +167,8 @@ impl Channel {
 
     /// The answer to a request. Descriptors that come with it are closed by the kernel: read(2) takes none.
     fn answer<T: ByteValued + Default>(&self, request: FrontendReq) -> io::Result<T> {
-        let deadline = Instant::now() + self.patience;
         let mut header = [0; HEADER_BYTES];
-        self.read(&mut header, deadline)?;
+        self.read(&mut header)?;
         let (fields, _) = header.as_chunks::<4>();
         let mut fields = fields.iter().map(|field| u32::from_ne_bytes(*field));
         let wanted = [
@@ -163,18 +188,18 @@ impl Channel {
             )));
         }
         let mut body = T::default();
-        self.read(body.as_mut_slice(), deadline)?;
+        self.read(body.as_mut_slice())?;
         Ok(body)
     }
 
-    fn read(&self, mut bytes: &mut [u8], deadline: Instant) -> io::Result<()> {
+    fn read(&self, mut bytes: &mut [u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             match (&self.socket).read(bytes) {
                 Ok(0) => return Err(io::Error::other("it has ended")),
                 Ok(count) => bytes = bytes.get_mut(count..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let left = deadline.saturating_duration_since(Instant::now());
+                    let left = self.deadline.saturating_duration_since(Instant::now());
                     if left.is_zero() {
                         let patience = self.patience.as_secs_f32();
                         return Err(io::Error::other(format!(

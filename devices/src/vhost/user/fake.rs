@@ -22,6 +22,8 @@ use super::{VhostUser, VhostUserError};
 pub(crate) enum Manner {
     /// As is right.
     Good,
+    /// As is right, each answer after most of the time that all together may take.
+    Slow,
     /// Not at all.
     Silent,
     /// With what is no message.
@@ -155,6 +157,7 @@ impl Fake {
             let mut message = [number, 5, 8].map(u32::to_ne_bytes).as_flattened().to_vec();
             message.extend(answer.to_ne_bytes());
             match manner {
+                Manner::Slow => thread::sleep(Duration::from_millis(150)),
                 Manner::Silent => message.clear(),
                 Manner::Nonsense => message.fill(0xa5),
                 Manner::Half => message.truncate(15),

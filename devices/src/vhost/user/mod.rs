@@ -19,6 +19,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -35,7 +36,7 @@ pub(crate) use rings::UserBackEnd;
 
 /// How long a back end may take for its first answers: it may be starting.
 const FIRST_PATIENCE: Duration = Duration::from_secs(60);
-/// How long it may take for others. A guest's processor may wait for that.
+/// How long it may take for others, which are asked for in one turn. A guest's processor may wait for that.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What drivers are offered whoever serves them.
 const NEEDED: u64 =
@@ -93,6 +94,8 @@ pub struct VhostUser {
     has_switches: bool,
     /// Has input once when its end of the socket is closed.
     end: Arc<Epoll>,
+    /// It did not say that it has stopped.
+    has_not_stopped: AtomicBool,
 }
 
 impl VhostUser {
@@ -170,8 +173,24 @@ impl VhostUser {
             features,
             has_switches,
             end: Arc::new(end),
+            has_not_stopped: AtomicBool::new(false),
         };
         Ok((back_end, has_queues))
+    }
+
+    /// Whether it may touch guest memory although it was told to serve nothing: it has not said that it has heard, and has
+    /// not ended.
+    pub(crate) fn may_touch_memory(&self) -> bool {
+        self.has_not_stopped.load(Ordering::Acquire) && self.channel.lock().is_open()
+    }
+
+    /// Notes that it does not say that it has stopped, if that is what came of asking, and has it end.
+    fn note_stop<T>(&self, outcome: io::Result<T>) -> io::Result<T> {
+        if outcome.is_err() {
+            self.has_not_stopped.store(true, Ordering::Release);
+            self.channel.lock().end();
+        }
+        outcome
     }
 
     /// Whether it has ended since this was last asked.

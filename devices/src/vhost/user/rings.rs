@@ -111,6 +111,7 @@ impl BackEnd for UserBackEnd {
     }
 
     fn begin(&mut self, features: u64) -> io::Result<()> {
+        self.back_end.channel.lock().begin_turn();
         let mut features = features & self.back_end.features;
         if self.back_end.has_switches {
             features |= VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
@@ -141,6 +142,7 @@ impl BackEnd for UserBackEnd {
     }
 
     fn set_call(&mut self, index: usize, call: &EventFd) -> io::Result<()> {
+        self.back_end.channel.lock().begin_turn();
         self.tell_of_event(FrontendReq::SET_VRING_CALL, index, call)
     }
 
@@ -149,15 +151,22 @@ impl BackEnd for UserBackEnd {
     }
 
     fn halt(&mut self, placed: &[usize]) -> io::Result<()> {
-        self.switch(placed, false)
+        self.back_end.channel.lock().begin_turn();
+        self.back_end.note_stop(self.switch(placed, false))
+    }
+
+    fn may_touch_memory(&self) -> bool {
+        self.back_end.may_touch_memory()
     }
 
     /// A back end stops a queue when it is asked for that.
     fn next_avail(&mut self, index: usize) -> io::Result<u16> {
-        let mut channel = self.back_end.channel.lock();
         let asked = state(index, 0);
-        let answer: VhostUserVringState =
-            channel.ask(FrontendReq::GET_VRING_BASE, asked.as_slice())?;
+        let answer: io::Result<VhostUserVringState> = {
+            let mut channel = self.back_end.channel.lock();
+            channel.ask(FrontendReq::GET_VRING_BASE, asked.as_slice())
+        };
+        let answer = self.back_end.note_stop(answer)?;
         // There is nothing above for rings of this kind.
         let number = answer.num;
         Ok(u16::try_from(number & 0xffff).unwrap_or(0))

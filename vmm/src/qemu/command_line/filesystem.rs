@@ -153,7 +153,7 @@ socket,id=chr-vu-fs0,path=/var/lib/libvirt/qemu/domain-1-g1/fs0-fs.sock
         for (from, to, part) in [
             (
                 r#""share":true,"#,
-                "",
+                r#""share":false,"#,
                 "<access mode='shared'/></memoryBacking>",
             ),
             ("backend-memfd", "backend-ram", "<source type='memfd'/>"),

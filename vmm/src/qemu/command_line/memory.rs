@@ -96,8 +96,10 @@ impl MemoryOptions {
             _ => properties.either("prealloc")?,
         }
         // Of anonymous memory, sharing is with children alone.
-        let is_shared =
-            properties.switch("share")?.unwrap_or(false) && kind != "memory-backend-ram";
+        let is_shared = properties
+            .switch("share")?
+            .unwrap_or(kind == "memory-backend-memfd")
+            && kind != "memory-backend-ram";
         // A core file never holds guest memory.
         properties.always("dump", false)?;
         properties.either("discard-data")?;
