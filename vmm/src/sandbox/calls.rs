@@ -234,7 +234,7 @@ const WATCHING: &[Rule] = &[
 const PEERS: &[Rule] = &[Call(libc::SYS_accept4)];
 
 /// Giving descriptors to programs that serve devices, over sockets that are open.
-const GIVING: &[Rule] = &[Call(libc::SYS_sendmsg)];
+const GIVING: &[Rule] = &[Call(libc::SYS_sendmsg), Call(libc::SYS_shutdown)];
 
 /// Setting timers.
 const TIMERS: &[Rule] = &[Call(libc::SYS_timerfd_settime)];
@@ -418,6 +418,7 @@ mod tests {
             Role::Balloon,
             Role::Network,
             Role::Vhost,
+            Role::VhostUser,
             Role::Lines,
         ];
         for role in started {
