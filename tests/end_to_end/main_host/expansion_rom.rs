@@ -12,6 +12,8 @@ use crate::harness::vmm::Folder;
 
 /// Prints the digest of the ROM of each device, by its vendor and kind.
 const READ_ROMS: &str = "
+# What the kernel says of its devices meanwhile would be in the midst of the lines below.
+dmesg -n 1
 for device in /sys/bus/pci/devices/*; do
     digest=none
     if [ -e $device/rom ]; then
