@@ -174,7 +174,7 @@ impl MachineDescription {
         })
     }
 
-    /// Whether guest memory is to be had by other programs, which serve devices.
+    /// Whether programs that serve devices share guest memory.
     pub fn shares_memory(&self) -> bool {
         self.filesystems().next().is_some()
     }

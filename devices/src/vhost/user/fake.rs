@@ -51,7 +51,7 @@ pub(crate) const ALL: Has = Has {
     queues: 2,
 };
 
-/// A queue as it was told of it.
+/// What it was told of a queue.
 #[derive(Debug, Default)]
 pub(crate) struct HeardRing {
     pub(crate) entries: u32,
