@@ -68,6 +68,10 @@ const TITLES: &[(&str, &str)] = &[
         "resident memory above guest RAM, with a device",
     ),
     (
+        "resident-with-virtio",
+        "resident memory above guest RAM, with a virtio device of each kind",
+    ),
+    (
         "locked-before-dma",
         "locked memory with a device, before its first mapping",
     ),

@@ -315,7 +315,7 @@ pub(super) fn whole(results: &Results) -> Markup {
     };
     html! {
         (figure("Start.", "", starts(results)))
-        (figure("Memory.", "", bars(&["resident-above-guest-ram", "resident-with-device", "locked-before-dma", "locked"])))
+        (figure("Memory.", "", bars(&["resident-above-guest-ram", "resident-with-device", "resident-with-virtio", "locked-before-dma", "locked"])))
         (figure(
             "NVMe reads by a Linux guest.",
             "The time of a read in the guest; where instructions are counted, by a processor that stays busy.",

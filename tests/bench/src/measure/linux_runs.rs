@@ -52,6 +52,26 @@ ip address add 10.77.9.2/24 dev eth0 && ip link set eth0 up || exit 1
 exec /spapr-bench exchange $reads 10.77.9.1
 ";
 
+/// Uses a virtio device of each kind once, after which all that a VMM needs for them is in its memory.
+pub(crate) const USE_ALL_JOB: &str = "\
+. /defences
+all_are_there() {
+    [ -b /dev/vda ] && [ -e /sys/class/net/eth0 ] && ls /dev/vport*p1 &&
+        ls -d /sys/bus/virtio/drivers/virtio_balloon/virtio* && grep virtio /sys/class/misc/hw_random/rng_current
+} >/dev/null 2>&1
+for _ in 1 2 3 4 5 6 7 8 9 10; do
+    all_are_there && break
+    sleep 0.5
+done
+all_are_there || exit 1
+dd if=/dev/vda of=/dev/null bs=1M count=16 || exit 1
+dd if=/dev/hwrng of=/dev/null bs=64 count=4 || exit 1
+for port in /dev/vport*p1; do : >$port; done
+ip address add 10.77.9.2/24 dev eth0 && ip link set eth0 up && ping -c 2 10.77.9.1 || exit 1
+echo BENCH-EQUIPPED
+sleep 1
+";
+
 /// Nothing more: the guest powers off.
 pub(crate) const NO_JOB: &str = ". /defences\n";
 
@@ -140,6 +160,8 @@ pub(crate) enum Equipment {
     Disk(HostDisk),
     /// A virtio network card.
     Network(HostNetwork),
+    /// Both, and all other virtio devices that QEMU has too, without another program.
+    All(HostDisk, HostNetwork),
 }
 
 /// A Linux guest with its job.
@@ -148,7 +170,8 @@ pub(crate) struct Linux {
     kernel: PathBuf,
     initrd: PathBuf,
     equipment: Equipment,
-    _folder: tempfile::TempDir,
+    /// Where the RAM disk is, and what else has a path.
+    folder: tempfile::TempDir,
 }
 
 impl Linux {
@@ -169,7 +192,7 @@ impl Linux {
             kernel: kernel.to_owned(),
             initrd: target,
             equipment: Equipment::Passed,
-            _folder: folder,
+            folder,
         })
     }
 
@@ -254,6 +277,7 @@ impl Linux {
             false => COMMAND_LINE,
         };
         let append = format!("{append}{}", run.mitigations.command_line());
+        let port = self.folder.path().join("port");
         let guest = Guest {
             kernel: &self.kernel,
             initrd: Some(&self.initrd),
@@ -269,13 +293,17 @@ impl Linux {
             controller: run.controller,
             floor_options: &[],
             disk: match &self.equipment {
-                Equipment::Disk(disk) => Some(disk.path()),
+                Equipment::Disk(disk) | Equipment::All(disk, _) => Some(disk.path()),
                 _ => None,
             },
             network: match self.equipment {
-                Equipment::Network(_) => Some(Network {
+                Equipment::Network(_) | Equipment::All(..) => Some(Network {
                     has_vhost: run.has_vhost,
                 }),
+                _ => None,
+            },
+            others: match self.equipment {
+                Equipment::All(..) => Some(&port),
                 _ => None,
             },
         };
@@ -360,6 +388,11 @@ impl Watcher {
                 }
             }
             ("BENCH-COUNT-END", Some(series)) => self.calls_ended(series)?,
+            ("BENCH-EQUIPPED", _) => {
+                let resident = running.memory()?.resident;
+                self.add("resident-with-virtio", Unit::Bytes, resident);
+                self.is_done = true;
+            }
             ("BENCH-DONE", _) => {
                 self.add("locked", Unit::Bytes, self.locked);
                 self.counts.clear();

@@ -19,6 +19,7 @@ mod peers;
 mod plan;
 mod read;
 mod series;
+mod virtio;
 mod watch;
 
 use std::error::Error;

@@ -39,6 +39,8 @@ pub(crate) struct Guest<'a> {
     pub(crate) disk: Option<&'a Path>,
     /// Its virtio network card, if it has one.
     pub(crate) network: Option<Network>,
+    /// It has an entropy device, a balloon and a serial port, whose other end is a socket at this path.
+    pub(crate) others: Option<&'a Path>,
     /// What a floor is told besides.
     pub(crate) floor_options: &'a [String],
 }
@@ -58,6 +60,7 @@ impl<'a> Guest<'a> {
             floor_options: &[],
             disk: None,
             network: None,
+            others: None,
         }
     }
 }
@@ -135,6 +138,10 @@ fn vmm(arguments: &RunArguments, guest: &Guest<'_>, tce: &str, iommu: &str) -> C
             "--net",
             &format!("tap={},vhost={vhost}", host_network::NAME),
         ]);
+    }
+    if let Some(socket) = guest.others {
+        command.args(["--rng", "--balloon"]);
+        command.args(["--serial-port", &format!("bench={}", socket.display())]);
     }
     command
 }
@@ -219,12 +226,28 @@ fn qemu(program: &Path, firmware: Firmware, guest: &Guest<'_>) -> Option<Command
         let card = "virtio-net-pci-non-transitional,netdev=net,romfile=";
         command.args(["-netdev", &tap, "-device", card]);
     }
+    if let Some(socket) = guest.others {
+        qemu_others(&mut command, socket);
+    }
     command.arg("-kernel").arg(guest.kernel);
     if let Some(initrd) = guest.initrd {
         command.arg("-initrd").arg(initrd);
     }
     command.args(["-append", guest.append]);
     Some(command)
+}
+
+/// What else QEMU's guest has of virtio.
+fn qemu_others(command: &mut Command, socket: &Path) {
+    let socket = format!(
+        "socket,id=port,path={},server=on,wait=off",
+        socket.display()
+    );
+    command.args(["-device", "virtio-rng-pci-non-transitional"]);
+    command.args(["-device", "virtio-balloon-pci-non-transitional"]);
+    command.args(["-device", "virtio-serial-pci-non-transitional"]);
+    command.args(["-chardev", &socket]);
+    command.args(["-device", "virtserialport,chardev=port,name=bench"]);
 }
 
 /// This program itself, as a floor; it takes one device and one processor.
@@ -272,6 +295,7 @@ mod tests {
             floor_options: &[],
             disk: None,
             network: None,
+            others: None,
         };
         let command = command(peer, &arguments(), &guest)?;
         let words: Vec<_> = command

@@ -11,16 +11,12 @@ use spapr_lab::benchmark::row::{Row, Unit};
 use super::command_line::RunArguments;
 use super::growth;
 use super::guest_runs::{self, Run};
-use super::host_disk::HostDisk;
-use super::host_network::HostNetwork;
-use super::linux_runs::{
-    EXCHANGE_JOB, Equipment, Found, Linux, LinuxRun, Mitigations, NO_JOB, READ_DISK_JOB, READ_JOB,
-};
+use super::linux_runs::{Found, Linux, LinuxRun, Mitigations, NO_JOB, READ_JOB};
 use super::longest_absence::LongestAbsence;
 use super::memory::Memory;
 use super::merge::{merged, of_medians};
 use super::peers::{Controller, GUEST_BYTES, Guest, Windows};
-use super::{AnyError, step, tell};
+use super::{AnyError, step, tell, virtio};
 
 /// The floors below the hypercalls of a guest with a device.
 const FLOORS: [Peer; 4] = [
@@ -80,7 +76,7 @@ const LINUX_RUNS: [LinuxRun; 15] = [
     },
 ];
 
-const fn linux_run(peer: Peer) -> LinuxRun {
+pub(super) const fn linux_run(peer: Peer) -> LinuxRun {
     LinuxRun {
         peer,
         windows: Windows::Off,
@@ -90,9 +86,6 @@ const fn linux_run(peer: Peer) -> LinuxRun {
         prefix: "",
     }
 }
-
-/// Who gives a guest a virtio disk, or a virtio network card. How TCE calls are served makes no difference to it.
-const VIRTIO_PEERS: [Peer; 3] = [Peer::Auto, Peer::QemuKernel, Peer::QemuNext];
 
 /// How often a guest is started to see how long that takes. QEMU's take some twenty seconds each where
 /// instructions are counted.
@@ -140,9 +133,8 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), AnyError> {
     growth::measure(&mut session);
     if arguments.vfio.is_some() {
         session.linux();
-        session.disks();
     }
-    session.networks();
+    virtio::measure(&mut session);
     step("end");
     let text = serde_json::to_string(&session.results)?;
     fs::write(&arguments.output, text)?;
@@ -300,62 +292,8 @@ impl Session<'_> {
         }
     }
 
-    /// A Linux guest that reads a virtio disk.
-    fn disks(&mut self) {
-        let arguments = self.arguments;
-        let (Some(kernel), Some(initrd), Some(device)) =
-            (&arguments.kernel, &arguments.initrd, arguments.vfio)
-        else {
-            return;
-        };
-        let mut reading = None;
-        for run in VIRTIO_PEERS.map(linux_run) {
-            let title = format!("virtio disk: {}", run.peer.name());
-            self.measure(&title, |session| {
-                if reading.is_none() {
-                    let prepared = Linux::prepare(kernel, initrd, READ_DISK_JOB)?;
-                    reading = Some(prepared.with(Equipment::Disk(HostDisk::take(device)?)));
-                }
-                let Some(reading) = &reading else {
-                    return Ok(());
-                };
-                session.add_reads(reading, &run)
-            });
-        }
-    }
-
-    /// A Linux guest that exchanges data with its host over a virtio network.
-    fn networks(&mut self) {
-        let arguments = self.arguments;
-        let (Some(kernel), Some(initrd)) = (&arguments.kernel, &arguments.initrd) else {
-            return;
-        };
-        let mut exchanging = None;
-        for (peer, has_vhost) in VIRTIO_PEERS
-            .into_iter()
-            .flat_map(|peer| [(peer, false), (peer, true)])
-        {
-            let run = LinuxRun {
-                has_vhost,
-                prefix: if has_vhost { "vhost-" } else { "" },
-                ..linux_run(peer)
-            };
-            let title = format!("virtio network: {}{}", run.prefix, peer.name());
-            self.measure(&title, |session| {
-                if exchanging.is_none() {
-                    let prepared = Linux::prepare(kernel, initrd, EXCHANGE_JOB)?;
-                    exchanging = Some(prepared.with(Equipment::Network(HostNetwork::make()?)));
-                }
-                let Some(exchanging) = &exchanging else {
-                    return Ok(());
-                };
-                session.add_reads(exchanging, &run)
-            });
-        }
-    }
-
     /// Adds what a Linux guest reads, in as many boots as it takes.
-    fn add_reads(&mut self, reading: &Linux, run: &LinuxRun) -> Result<(), AnyError> {
+    pub(super) fn add_reads(&mut self, reading: &Linux, run: &LinuxRun) -> Result<(), AnyError> {
         let boots = match self.arguments.counts_instructions {
             true => LINUX_READERS,
             false => 1,
@@ -370,7 +308,7 @@ impl Session<'_> {
     }
 
     /// Adds what a Linux guest gave: its rows, with what it said of its defences.
-    fn add_linux(&mut self, peer: Peer, found: Option<Found>) {
+    pub(super) fn add_linux(&mut self, peer: Peer, found: Option<Found>) {
         let Some(Found { mut rows, defences }) = found else {
             return;
         };
