@@ -261,12 +261,13 @@ const TITLES: &[(&str, &str)] = &[
 ];
 
 /// What a name may begin with, before one of [`TITLES`], and what is said of the row then.
-const VARIANTS: [(&str, &str); 6] = [
+const VARIANTS: [(&str, &str); 7] = [
     ("cold-", ", the first calls of all"),
     ("mitigations-off-", ", guests with mitigations=off"),
     ("windows-on-", ", dynamic window as large as memory"),
     ("windows-512m-", ", dynamic window of at most 512 MiB"),
     ("xics-", ", XICS for interrupt controller"),
+    ("line-", ", interrupts by the line (INTx)"),
     ("vhost-", ", frames passed by the host's kernel (vhost)"),
 ];
 

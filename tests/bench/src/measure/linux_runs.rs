@@ -16,71 +16,11 @@ use super::hide::Kept;
 use super::host_disk::HostDisk;
 use super::host_network::HostNetwork;
 use super::hypercall_count::{Caller, HypercallCount};
+use super::jobs::DEFENCES;
 use super::peers::{self, Controller, GUEST_BYTES, Guest, Network, Windows};
 use super::series::{LATENCY, SERIES, Series};
 use super::watch::{self, Running};
 use super::{AnyError, tell};
-
-/// Reads the NVMe.
-pub(crate) const READ_JOB: &str = "\
-. /defences
-for _ in 1 2 3 4 5 6 7 8 9 10; do
-    [ -b /dev/nvme0n1 ] && break
-    sleep 0.5
-done
-exec /spapr-bench read $reads /dev/nvme0n1
-";
-
-/// Reads a virtio disk.
-pub(crate) const READ_DISK_JOB: &str = "\
-. /defences
-for _ in 1 2 3 4 5 6 7 8 9 10; do
-    [ -b /dev/vda ] && break
-    sleep 0.5
-done
-exec /spapr-bench read $reads /dev/vda
-";
-
-/// Exchanges data with the host over a network.
-pub(crate) const EXCHANGE_JOB: &str = "\
-. /defences
-for _ in 1 2 3 4 5 6 7 8 9 10; do
-    [ -e /sys/class/net/eth0 ] && break
-    sleep 0.5
-done
-ip address add 10.77.9.2/24 dev eth0 && ip link set eth0 up || exit 1
-exec /spapr-bench exchange $reads 10.77.9.1
-";
-
-/// Uses a virtio device of each kind once, after which all that a VMM needs for them is in its memory.
-pub(crate) const USE_ALL_JOB: &str = "\
-. /defences
-all_are_there() {
-    [ -b /dev/vda ] && [ -e /sys/class/net/eth0 ] && ls /dev/vport*p1 &&
-        ls -d /sys/bus/virtio/drivers/virtio_balloon/virtio* && grep virtio /sys/class/misc/hw_random/rng_current
-} >/dev/null 2>&1
-for _ in 1 2 3 4 5 6 7 8 9 10; do
-    all_are_there && break
-    sleep 0.5
-done
-all_are_there || exit 1
-dd if=/dev/vda of=/dev/null bs=1M count=16 || exit 1
-dd if=/dev/hwrng of=/dev/null bs=64 count=4 || exit 1
-for port in /dev/vport*p1; do : >$port; done
-ip address add 10.77.9.2/24 dev eth0 && ip link set eth0 up && ping -c 2 10.77.9.1 || exit 1
-echo BENCH-EQUIPPED
-sleep 1
-";
-
-/// Nothing more: the guest powers off.
-pub(crate) const NO_JOB: &str = ". /defences\n";
-
-/// Tells what the guest is defended against.
-const DEFENCES: &str = "\
-for file in /sys/devices/system/cpu/vulnerabilities/*; do
-    [ -e $file ] && echo BENCH-DEFENCE ${file##*/} $(cat $file)
-done
-";
 
 const COMMAND_LINE: &str = "console=hvc0";
 /// Where instructions are counted, an idle guest gives the processor up at once (by default it looks for
@@ -97,12 +37,33 @@ pub(crate) struct LinuxRun {
     pub(crate) windows: Windows,
     /// Its interrupt controller.
     pub(crate) controller: Controller,
+    /// How its device interrupts it.
+    pub(crate) interrupts: Interrupts,
     /// Whether its kernel defends itself against attacks by speculation.
     pub(crate) mitigations: Mitigations,
     /// The host's kernel passes frames of its network, if it has one.
     pub(crate) has_vhost: bool,
     /// What the names of its rows begin with, behind what [`Mitigations`] put there.
     pub(crate) prefix: &'static str,
+}
+
+/// What its device interrupts a guest by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Interrupts {
+    /// Messages, as its driver has it.
+    Messages,
+    /// Its line (INTx): the guest's kernel is told to use no messages.
+    Lines,
+}
+
+impl Interrupts {
+    /// What is added to the kernel's command line.
+    const fn command_line(self) -> &'static str {
+        match self {
+            Self::Messages => "",
+            Self::Lines => " pci=nomsi",
+        }
+    }
 }
 
 /// Defences against attacks by speculation; they make a guest's way into its kernel longer.
@@ -276,7 +237,11 @@ impl Linux {
             true => COUNTED_COMMAND_LINE,
             false => COMMAND_LINE,
         };
-        let append = format!("{append}{}", run.mitigations.command_line());
+        let (defences, interrupts) = (
+            run.mitigations.command_line(),
+            run.interrupts.command_line(),
+        );
+        let append = format!("{append}{defences}{interrupts}");
         let port = self.folder.path().join("port");
         let guest = Guest {
             kernel: &self.kernel,

@@ -11,6 +11,7 @@ mod hide;
 mod host_disk;
 mod host_network;
 mod hypercall_count;
+mod jobs;
 mod linux_runs;
 mod longest_absence;
 mod memory;

@@ -11,7 +11,8 @@ use spapr_lab::benchmark::row::{Row, Unit};
 use super::command_line::RunArguments;
 use super::growth;
 use super::guest_runs::{self, Run};
-use super::linux_runs::{Found, Linux, LinuxRun, Mitigations, NO_JOB, READ_JOB};
+use super::jobs;
+use super::linux_runs::{Found, Interrupts, Linux, LinuxRun, Mitigations};
 use super::longest_absence::LongestAbsence;
 use super::memory::Memory;
 use super::merge::{merged, of_medians};
@@ -30,7 +31,7 @@ const FLOORS: [Peer; 4] = [
 const SETTLE: &str = "settle=50";
 /// The Linux guests, each with and without its kernel's defences. All have XIVE where the host can, but
 /// three with XICS.
-const LINUX_RUNS: [LinuxRun; 15] = [
+const LINUX_RUNS: [LinuxRun; 20] = [
     linux_run(Peer::Auto),
     linux_run(Peer::Kernel),
     linux_run(Peer::User),
@@ -74,13 +75,33 @@ const LINUX_RUNS: [LinuxRun; 15] = [
         prefix: "windows-512m-",
         ..linux_run(Peer::Auto)
     },
+    by_line(Peer::Auto, Controller::Default),
+    by_line(Peer::QemuKernel, Controller::Default),
+    by_line(Peer::QemuNext, Controller::Default),
+    by_line(Peer::Auto, Controller::Xics),
+    by_line(Peer::QemuKernel, Controller::Xics),
 ];
+
+/// A guest whose device interrupts by its line, and whose reads make no hypercalls about DMA.
+const fn by_line(peer: Peer, controller: Controller) -> LinuxRun {
+    LinuxRun {
+        windows: Windows::On,
+        controller,
+        interrupts: Interrupts::Lines,
+        prefix: match controller {
+            Controller::Default => "line-windows-on-",
+            Controller::Xics => "line-xics-windows-on-",
+        },
+        ..linux_run(peer)
+    }
+}
 
 pub(super) const fn linux_run(peer: Peer) -> LinuxRun {
     LinuxRun {
         peer,
         windows: Windows::Off,
         controller: Controller::Default,
+        interrupts: Interrupts::Messages,
         mitigations: Mitigations::Default,
         has_vhost: false,
         prefix: "",
@@ -264,7 +285,8 @@ impl Session<'_> {
         let (Some(kernel), Some(initrd)) = (&self.arguments.kernel, &self.arguments.initrd) else {
             return;
         };
-        let prepared = [NO_JOB, READ_JOB].map(|job| Linux::prepare(kernel, initrd, job));
+        let reading = jobs::read("/dev/nvme0n1");
+        let prepared = [jobs::NOTHING, &reading].map(|job| Linux::prepare(kernel, initrd, job));
         let [Ok(idle), Ok(reading)] = &prepared else {
             self.measure("Linux: preparing its initial RAM disk", |_| {
                 prepared.into_iter().try_for_each(|linux| linux.map(drop))

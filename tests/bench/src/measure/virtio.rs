@@ -4,7 +4,8 @@
 use super::AnyError;
 use super::host_disk::HostDisk;
 use super::host_network::HostNetwork;
-use super::linux_runs::{EXCHANGE_JOB, Equipment, Linux, LinuxRun, READ_DISK_JOB, USE_ALL_JOB};
+use super::jobs;
+use super::linux_runs::{Equipment, Linux, LinuxRun};
 use super::plan::{Session, linux_run};
 use spapr_lab::benchmark::results::Peer;
 
@@ -25,7 +26,7 @@ fn disks(session: &mut Session<'_>) {
     };
     let disk = || Ok(Equipment::Disk(HostDisk::take(device)?));
     let runs = PEERS.map(|peer| ("virtio disk: ", linux_run(peer)));
-    read(session, READ_DISK_JOB, &disk, &runs);
+    read(session, &jobs::read("/dev/vda"), &disk, &runs);
 }
 
 /// A Linux guest that exchanges data with its host over a network.
@@ -41,7 +42,12 @@ fn networks(session: &mut Session<'_>) {
             ("virtio network: ", run)
         })
     });
-    read(session, EXCHANGE_JOB, &network, &runs.collect::<Vec<_>>());
+    read(
+        session,
+        &jobs::exchange(),
+        &network,
+        &runs.collect::<Vec<_>>(),
+    );
 }
 
 /// A Linux guest with a device of each kind.
@@ -56,7 +62,7 @@ fn memory(session: &mut Session<'_>) {
         ))
     };
     let runs = PEERS.map(|peer| ("virtio memory: ", linux_run(peer)));
-    read(session, USE_ALL_JOB, &all, &runs);
+    read(session, &jobs::use_all(), &all, &runs);
 }
 
 /// Has guests do a job with what is made for the first of them, and is there until the last has ended.
