@@ -112,6 +112,7 @@ mod tests {
     #[test]
     fn a_build_may_take_as_long_as_it_likes() {
         let (says, heard) = mpsc::channel();
+        let started = Instant::now();
         let mut sleep = Command::new("sh")
             .args(["-c", "sleep 1; true"])
             .spawn()
@@ -120,7 +121,6 @@ mod tests {
         let watch = thread::spawn(move || {
             ends_what_stands_still(cargo, &heard, Duration::from_millis(100));
         });
-        let started = Instant::now();
         sleep.wait().unwrap();
         assert!(started.elapsed() >= Duration::from_secs(1));
         drop(says);
