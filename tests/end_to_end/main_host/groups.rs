@@ -144,7 +144,7 @@ echo LAB-GUEST-SHA256 $(dd if=/dev/sda bs=64k count=128 iflag=direct,fullblock 2
         assert_ne!(group_of(&device(card)), group_of(&device(disk)));
         assert_eq!(use_pair(card, disk, &[]), [""; 0]);
         let lines = use_pair(card, disk, &[NO_MSI]);
-        let expected = ["4608 Level eth0", "4612 Level megasas"];
+        let expected = ["4608 Level eth0", "4612 Level megasas0-msix0"];
         assert_eq!(lines, [[expected[0]; 2], [expected[1]; 2]].concat());
     }
 }
