@@ -45,7 +45,6 @@ mod refused_at_start;
 mod sandbox;
 mod serial;
 mod shared_memory;
-mod sound;
 mod tce_sequences;
 mod teardown;
 mod unprivileged;

@@ -40,8 +40,6 @@ pub(crate) enum DeviceKind {
     Nvme,
     /// A device whose registers count accesses, with a BAR of 32 GiB and no interrupt
     PciTestdev,
-    /// A sound card: MSI or its line
-    IntelHda,
     /// Memory of 4 MiB as a BAR, and no interrupt
     IvshmemPlain,
     /// A switch with an e1000e and a megasas with a disk at its two ports
@@ -133,7 +131,6 @@ impl DeviceKind {
             ]
             .concat(),
             Self::PciTestdev => device(format!("pci-testdev,bus={bus},membar=32G")).to_vec(),
-            Self::IntelHda => sound_card(place),
             Self::IvshmemPlain => shared_memory(place),
             Self::Switch => self.switch(place, files),
             Self::PciBridge => self.pci_bridge(place, files),
@@ -164,16 +161,6 @@ impl DeviceKind {
         });
         bridge.into_iter().chain(cards).collect()
     }
-}
-
-/// A sound card whose sound nobody hears.
-fn sound_card(Place { id, bus, .. }: &Place) -> Vec<String> {
-    [
-        ["-audiodev".to_owned(), format!("none,id={id}-sound")],
-        device(format!("intel-hda,id={id},bus={bus}")),
-        device(format!("hda-output,bus={id}.0,audiodev={id}-sound")),
-    ]
-    .concat()
 }
 
 /// Memory that is a device's.
@@ -349,7 +336,7 @@ mod tests {
             .map(|kind| kind.name())
             .collect();
         let expected = "e1000 e1000e rtl8139 rtl8139-pair edu ich9-ahci usb-ehci usb-xhci \
-                        megasas igb igb-vf nvme pci-testdev intel-hda ivshmem-plain switch \
+                        megasas igb igb-vf nvme pci-testdev ivshmem-plain switch \
                         pci-bridge";
         assert_eq!(names.join(" "), expected);
     }

@@ -63,10 +63,6 @@ const GUEST_DRIVERS: &[(&str, &[&str])] = &[
     ("0x010400", &["megaraid_sas", "sd_mod"]),
     ("0x8086-0x10c9", &["igb"]),
     ("0x8086-0x10ca", &["igbvf"]),
-    (
-        "0x040300",
-        &["snd_hda_codec_generic", "snd_hda_intel", "snd_pcm_oss"],
-    ),
     ("0x1af4-0x1041", &["virtio_net"]),
     ("0x00ff00", &["virtio_rng"]),
     ("0x010000", &["virtio_blk"]),

@@ -61,13 +61,12 @@ const TESTS_DEVICES: [DeviceKind; 6] = [
     DeviceKind::PciTestdev,
 ];
 /// Those that it has beside them for tests that take long.
-const LONG_TESTS_DEVICES: [DeviceKind; 7] = [
+const LONG_TESTS_DEVICES: [DeviceKind; 6] = [
     DeviceKind::UsbXhci,
     DeviceKind::Megasas,
     DeviceKind::Igb,
     DeviceKind::Switch,
     DeviceKind::PciBridge,
-    DeviceKind::IntelHda,
     DeviceKind::IvshmemPlain,
 ];
 /// One that has a virtual function for tests that take long: the pages of the others are larger than its BARs.
