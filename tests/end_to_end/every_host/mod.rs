@@ -16,5 +16,4 @@ mod range_ends;
 mod reboot;
 pub(crate) mod scsi;
 pub(crate) mod serial;
-mod virtual_functions;
 mod vulnerabilities;

@@ -69,8 +69,6 @@ const LONG_TESTS_DEVICES: [DeviceKind; 6] = [
     DeviceKind::PciBridge,
     DeviceKind::IvshmemPlain,
 ];
-/// One that has a virtual function for tests that take long: the pages of the others are larger than its BARs.
-const HOST_OF_VIRTUAL: HostKind = HostKind::P9Pages4k;
 /// The host that runs them, unless hosts are named.
 const MAIN_HOST: HostKind = HostKind::P9Pages64k;
 /// The most time a host's tests may take in all, so that a change that slows them down fails.
@@ -377,9 +375,6 @@ impl InHosts<'_> {
             if wanted.tests == Tests::Long {
                 host.device.extend(LONG_TESTS_DEVICES);
             }
-        }
-        if wanted.kind == HOST_OF_VIRTUAL && wanted.tests == Tests::LongOfEveryHost {
-            host.device.push(DeviceKind::IgbVf);
         }
         host.device.extend(&self.args.device);
         host.all_guest_kernels = true;
