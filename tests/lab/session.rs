@@ -274,7 +274,8 @@ impl Session<'_> {
             Some(_) => format!("export {SANDBOX}=1\n"),
             None => String::new(),
         };
-        let devices: Vec<String> = self.host.device.iter().map(|kind| kind.name()).collect();
+        let devices = self.host.device.iter().flat_map(|kind| kind.names());
+        let devices: Vec<String> = devices.collect();
         let devices = devices.join(" ");
         format!(
             "{sandbox}LAB_DEVICE_NAMES='{devices}'\nexport LAB_HOST={}\nexport LAB_KERNEL={kernel}\nexport LAB_NVME_SHA256={}\nexport LAB_NVME_DATA_SHA256={}\n\

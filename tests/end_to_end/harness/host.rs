@@ -63,6 +63,23 @@ pub(crate) fn device(name: &str) -> String {
     address.to_owned()
 }
 
+/// Number of the IOMMU group of a PCI device.
+pub(crate) fn group_of(device: &str) -> String {
+    let link = format!("/sys/bus/pci/devices/{device}/iommu_group");
+    let folder = fs::read_link(link).expect("the device to have a group");
+    let number = folder.file_name().expect("a number");
+    number.to_str().expect("a number").to_owned()
+}
+
+/// PCI addresses of all devices of a device's IOMMU group.
+pub(crate) fn members_of(device: &str) -> Vec<String> {
+    let folder = format!("/sys/bus/pci/devices/{device}/iommu_group/devices");
+    let members = fs::read_dir(folder).expect("the device to have a group");
+    let name = |entry: io::Result<fs::DirEntry>| entry.expect("a member").file_name();
+    let names = members.map(|entry| name(entry).into_string());
+    names.map(|name| name.expect("a PCI address")).collect()
+}
+
 /// Number of the NVMe's IOMMU group.
 pub(crate) fn group() -> String {
     lab("LAB_NVME_GROUP")

@@ -32,7 +32,7 @@ echo LAB-GUEST-LAST $(vectors)
 ";
 
 /// Says which PCI devices there are, and their drivers.
-const LIST_DEVICES: &str = "
+pub(super) const LIST_DEVICES: &str = "
 for device in /sys/bus/pci/devices/*; do
     echo LAB-GUEST-DEVICE $(cat $device/class) $(basename $(readlink $device/driver))
 done

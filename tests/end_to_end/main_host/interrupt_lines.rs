@@ -15,11 +15,11 @@ use crate::harness::refusal::request;
 use crate::harness::scratch::LINES_MARK;
 
 /// Linux' drivers then use no MSI.
-const NO_MSI: (&str, &str) = ("--append", "console=hvc0 pci=nomsi");
+pub(super) const NO_MSI: (&str, &str) = ("--append", "console=hvc0 pci=nomsi");
 const CONTROLLERS: [(&str, &str); 2] = [("xive", "XIVE-IRQ"), ("xics", "XICS")];
 
 /// The level-triggered interrupts of a guest, with their names.
-fn lines_of(finished: &Finished) -> Vec<&str> {
+pub(super) fn lines_of(finished: &Finished) -> Vec<&str> {
     let lines = finished.console().lines();
     let interrupts = lines.filter_map(|line| Some(line.split_once("LAB-GUEST-LINE ")?.1));
     let mut lines: Vec<&str> = interrupts.map(str::trim).collect();

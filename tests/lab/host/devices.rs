@@ -34,29 +34,58 @@ pub(crate) enum DeviceKind {
     Megasas,
     /// A network card with SR-IOV: MSI-X, MSI or its line
     Igb,
+    /// A virtual function of such a card, which itself has the host's driver: MSI-X
+    IgbVf,
     /// An NVMe
     Nvme,
     /// A device whose registers count accesses, with a BAR of 32 GiB and no interrupt
     PciTestdev,
+    /// Memory of 4 MiB as a BAR, and no interrupt
+    IvshmemPlain,
+    /// A switch with an e1000e and a megasas with a disk at its two ports
+    Switch,
+    /// A PCIe-to-PCI bridge with an rtl8139 and an ich9-ahci with a disk behind it
+    PciBridge,
 }
 
 impl DeviceKind {
-    /// What the command line, and the variables of a host, call it.
+    /// What the command line calls it.
     pub(crate) fn name(self) -> String {
         self.to_possible_value()
             .map(|value| value.get_name().to_owned())
             .unwrap_or_default()
     }
 
-    /// The emulator's options for it, number `number` of its kind and all others, in its place on a bus. Disks have
-    /// the content of the file `disk`, and what is written to them is lost.
-    fn options(self, number: usize, bus: &str, Files { disk, rom }: &Files) -> Vec<String> {
-        let id = format!("device{number}");
+    /// What the variables of a host call it, or what is behind it, in the order of addresses.
+    pub(crate) fn names(self) -> Vec<String> {
+        let name = self.name();
+        match self.behind() {
+            [] => vec![name],
+            behind => behind
+                .iter()
+                .map(|device| format!("{name}-{}", device.name()))
+                .collect(),
+        }
+    }
+
+    /// The devices behind it, if it is a bridge or a switch.
+    fn behind(self) -> &'static [Self] {
+        match self {
+            Self::Switch => &[Self::E1000e, Self::Megasas],
+            Self::PciBridge => &[Self::Rtl8139, Self::Ich9Ahci],
+            _ => &[],
+        }
+    }
+
+    /// The emulator's options for it in its place. Disks have the content of the file `disk`, and what is written to
+    /// them is lost.
+    fn options(self, place: &Place, files: &Files) -> Vec<String> {
+        let Place { id, bus, .. } = place;
+        let Files { disk, rom } = files;
         let drive = || {
             let start = format!("if=none,id={id}-disk,format=raw,snapshot=on,file=");
             ["-drive".to_owned(), joined(&start, disk)]
         };
-        let device = |text: String| ["-device".to_owned(), text];
         let card_with = |model: &str, rom: &str| {
             let network = format!("user,id={id}-network,restrict=on,{ECHO}");
             let card = format!("{model},bus={bus},netdev={id}-network,romfile={rom}");
@@ -95,13 +124,74 @@ impl DeviceKind {
                 device(format!("scsi-hd,bus={id}.0,drive={id}-disk")),
             ]
             .concat(),
-            Self::Igb => card("igb"),
+            Self::Igb | Self::IgbVf => card("igb"),
             Self::Nvme => [
                 drive(),
                 device(format!("nvme,bus={bus},drive={id}-disk,serial={id}")),
             ]
             .concat(),
             Self::PciTestdev => device(format!("pci-testdev,bus={bus},membar=32G")).to_vec(),
+            Self::IvshmemPlain => shared_memory(place),
+            Self::Switch => self.switch(place, files),
+            Self::PciBridge => self.pci_bridge(place, files),
+        }
+    }
+
+    /// A switch with a device at each of its ports.
+    fn switch(self, place: &Place, files: &Files) -> Vec<String> {
+        let Place { id, bus, chassis } = place;
+        let switch = device(format!("x3130-upstream,id={id},bus={bus}"));
+        let ports = self.behind().iter().enumerate().flat_map(|(number, kind)| {
+            let port = place.of_part(number, format!("{id}-port{number}"));
+            // No two ports have the same slot of a chassis; that of the switch itself is 0.
+            let slot = format!("chassis={chassis},slot={},port={number}", number + 1);
+            let options = format!("xio3130-downstream,id={},bus={id},{slot}", port.bus);
+            [device(options).to_vec(), kind.options(&port, files)].concat()
+        });
+        switch.into_iter().chain(ports).collect()
+    }
+
+    /// A bridge with cards on its bus.
+    fn pci_bridge(self, place: &Place, files: &Files) -> Vec<String> {
+        let Place { id, bus, .. } = place;
+        let bridge = device(format!("pcie-pci-bridge,id={id},bus={bus}"));
+        let cards = self.behind().iter().enumerate().flat_map(|(number, kind)| {
+            let card = place.of_part(number, format!("{id},addr={}", number + 1));
+            kind.options(&card, files)
+        });
+        bridge.into_iter().chain(cards).collect()
+    }
+}
+
+/// Memory that is a device's.
+fn shared_memory(Place { id, bus, .. }: &Place) -> Vec<String> {
+    let memory = format!("memory-backend-ram,id={id}-memory,size=4M,share=on");
+    let shared = device(format!("ivshmem-plain,bus={bus},memdev={id}-memory"));
+    [["-object".to_owned(), memory], shared].concat()
+}
+
+/// An option of the emulator's for a device.
+fn device(options: String) -> [String; 2] {
+    ["-device".to_owned(), options]
+}
+
+/// Where a device is, and what the emulator calls it.
+#[derive(Debug)]
+struct Place {
+    id: String,
+    /// Its bus, and its number there unless that is 0.
+    bus: String,
+    /// The chassis of the slot that it is in.
+    chassis: usize,
+}
+
+impl Place {
+    /// The place of what is behind a device that is in this one.
+    fn of_part(&self, number: usize, bus: String) -> Self {
+        Self {
+            id: format!("{}-{number}", self.id),
+            bus,
+            chassis: self.chassis,
         }
     }
 }
@@ -125,6 +215,16 @@ impl Files {
     }
 }
 
+/// Interrupt lines of a bus. What is behind a bridge or switch has its line where firmware says only if that is in a
+/// slot whose number is a multiple of this: the maps of lines that skiboot makes (`interrupt-map`) count the slot that
+/// the last bridge is in, and the emulator those of all bridges, as the PCI-to-PCI bridge specification has it.
+const LINES: usize = 4;
+
+/// The chassis that the slot of device number `number` is in.
+fn chassis(number: usize) -> usize {
+    number + 1
+}
+
 /// The emulator's options for devices, each in an IOMMU group of its own: on bare metal behind a switch at host bridge
 /// `bridge`, in an LPAR behind host bridges of their own from that one on.
 pub(super) fn options(
@@ -134,17 +234,21 @@ pub(super) fn options(
     files: &Files,
 ) -> Vec<String> {
     let mut options = Vec::new();
-    let mut device = |text: String| options.extend(["-device".to_owned(), text]);
+    let mut add = |text: String| options.extend(device(text));
     if platform == Platform::BareMetal && !kinds.is_empty() {
-        device(format!("x3130-upstream,id=switch,bus=pcie.{bridge}"));
+        add(format!("x3130-upstream,id=switch,bus=pcie.{bridge}"));
     }
-    for number in 0..kinds.len() {
-        device(match platform {
+    let mut slot = 0_usize;
+    for (number, kind) in kinds.iter().enumerate() {
+        add(match platform {
             Platform::BareMetal => {
-                let chassis = number + 1;
-                format!(
-                    "xio3130-downstream,id=port{number},bus=switch,chassis={chassis},port={number}"
-                )
+                let chassis = chassis(number);
+                if !kind.behind().is_empty() {
+                    slot = slot.next_multiple_of(LINES);
+                }
+                let place = format!("bus=switch,addr={slot:#x},chassis={chassis},port={number}");
+                slot += 1;
+                format!("xio3130-downstream,id=port{number},{place}")
             }
             Platform::Lpar => {
                 let index = bridge + number;
@@ -157,7 +261,12 @@ pub(super) fn options(
             Platform::BareMetal => format!("port{number}"),
             Platform::Lpar => format!("phb{}.0", bridge + number),
         };
-        options.extend(kind.options(number, &bus, files));
+        let place = Place {
+            id: format!("device{number}"),
+            bus,
+            chassis: chassis(number),
+        };
+        options.extend(kind.options(&place, files));
     }
     options
 }
@@ -177,7 +286,7 @@ mod tests {
         let bare_metal = text(Platform::BareMetal, 5);
         for part in [
             "-device x3130-upstream,id=switch,bus=pcie.5 ",
-            "xio3130-downstream,id=port1,bus=switch,chassis=2,port=1 ",
+            "xio3130-downstream,id=port1,bus=switch,addr=0x1,chassis=2,port=1 ",
             "-device e1000,bus=port0,netdev=device0-network,romfile= ",
             "snapshot=on,file=/d,,k -device ich9-ahci,id=device1,bus=port1 ",
             "-device ide-hd,bus=device1.0,drive=device1-disk",
@@ -193,13 +302,42 @@ mod tests {
     }
 
     #[test]
+    fn what_is_behind_a_switch_or_a_bridge_has_a_place_of_its_own_there() {
+        let kinds = [DeviceKind::Switch, DeviceKind::PciBridge, DeviceKind::Edu];
+        let files = Files {
+            disk: "/disk".into(),
+            rom: "/rom".into(),
+        };
+        let text = options(Platform::BareMetal, 5, &kinds, &files).join(" ");
+        for part in [
+            "x3130-upstream,id=device0,bus=port0 ",
+            "xio3130-downstream,id=device0-port1,bus=device0,chassis=1,slot=2,port=1 ",
+            "e1000e,bus=device0-port0,netdev=device0-0-network,",
+            "megasas,id=device0-1,bus=device0-port1 ",
+            "id=port1,bus=switch,addr=0x4,chassis=2,port=1 ",
+            "id=port2,bus=switch,addr=0x5,chassis=3,port=2 ",
+            "pcie-pci-bridge,id=device1,bus=port1 ",
+            "rtl8139,bus=device1,addr=1,netdev=device1-0-network,",
+            "ich9-ahci,id=device1-1,bus=device1,addr=2 ",
+        ] {
+            assert!(text.contains(part), "{part:?} in {text}");
+        }
+        assert_eq!(
+            DeviceKind::PciBridge.names(),
+            ["pci-bridge-rtl8139", "pci-bridge-ich9-ahci"]
+        );
+        assert_eq!(DeviceKind::Igb.names(), ["igb"]);
+    }
+
+    #[test]
     fn devices_have_the_emulators_names() {
         let names: Vec<String> = DeviceKind::value_variants()
             .iter()
             .map(|kind| kind.name())
             .collect();
         let expected = "e1000 e1000e rtl8139 rtl8139-pair edu ich9-ahci usb-ehci usb-xhci \
-                        megasas igb nvme pci-testdev";
+                        megasas igb igb-vf nvme pci-testdev ivshmem-plain switch \
+                        pci-bridge";
         assert_eq!(names.join(" "), expected);
     }
 }

@@ -88,7 +88,8 @@ LAB_NIC=$(device 0003)
 more=
 for device in /sys/bus/pci/devices/0002:* /sys/bus/pci/devices/0005:* /sys/bus/pci/devices/000[6-9a-f]:*; do
     [ -e $device ] || continue
-    case $(cat $device/vendor),$(cat $device/class) in
+    case $(cat $device/vendor),$(cat $device/device),$(cat $device/class) in
+    0x1af4,0x1110,*) more="$more ${device##*/}" ;;
     0x1af4,* | *,0x0604??) ;;
     *) more="$more ${device##*/}" ;;
     esac
@@ -103,6 +104,21 @@ chmod 666 /dev/net/tun /dev/vhost-net /dev/vhost-vsock
 for device in $LAB_NVME $LAB_NIC $more; do
     echo $device >/sys/bus/pci/drivers_probe
 done
+# Gives a network card to the host's driver, which makes a virtual function; that is bound to vfio-pci.
+virtual_function() {
+    function=/sys/bus/pci/devices/$1
+    [ -d /sys/module/igb ] || load $(cat /lib/modules/virtual)
+    echo $1 >/sys/bus/pci/drivers/vfio-pci/unbind
+    echo >$function/driver_override
+    echo $1 >/sys/bus/pci/drivers_probe
+    # A virtual function has a link while the card is up.
+    ip link set "$(ls $function/net)" up
+    echo 1 >$function/sriov_numvfs || return
+    first=$(basename "$(readlink $function/virtfn0)")
+    echo vfio-pci >/sys/bus/pci/devices/$first/driver_override
+    echo $first >/sys/bus/pci/drivers_probe
+    echo $first
+}
 group() {
     basename "$(readlink "/sys/bus/pci/devices/$1/iommu_group")"
 }
@@ -127,7 +143,10 @@ LAB_DEVICES=
 for name in $LAB_DEVICE_NAMES; do
     set -- $more
     [ -n "$1" ] || fail "no device $name"
-    LAB_DEVICES="$LAB_DEVICES $name=$1"
+    device=$1
+    [ $name = igb-vf ] && device=$(virtual_function $1)
+    [ -n "$device" ] || fail "the device at $1 has no virtual function"
+    LAB_DEVICES="$LAB_DEVICES $name=$device"
     shift
     more="$*"
 done

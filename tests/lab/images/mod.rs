@@ -48,6 +48,8 @@ const HOST_THEN: &[&str] = &[
     "vhost_net",
     "vhost_vsock",
 ];
+/// Modules a host loads if it has a virtual function.
+const HOST_VIRTUAL: &[&str] = &["igb"];
 /// Modules a guest loads: the drivers of the devices it may be given, by PCI class as sysfs has it, or by vendor and
 /// device.
 const GUEST_DRIVERS: &[(&str, &[&str])] = &[
@@ -60,6 +62,7 @@ const GUEST_DRIVERS: &[(&str, &[&str])] = &[
     ("0x0c0330", &["xhci_pci", "usb_storage", "sd_mod"]),
     ("0x010400", &["megaraid_sas", "sd_mod"]),
     ("0x8086-0x10c9", &["igb"]),
+    ("0x8086-0x10ca", &["igbvf"]),
     ("0x1af4-0x1041", &["virtio_net"]),
     ("0x00ff00", &["virtio_rng"]),
     ("0x010000", &["virtio_blk"]),
@@ -102,7 +105,7 @@ pub(crate) struct BootFiles {
 
 /// What a host with this kernel boots from.
 pub(crate) fn of_host(workspace: &Workspace, kernel: Kernel) -> Result<BootFiles, ImageError> {
-    let names = [HOST_FIRST, HOST_THEN].map(|names| names.join(" "));
+    let names = [HOST_FIRST, HOST_THEN, HOST_VIRTUAL].map(|names| names.join(" "));
     let jq = Packages::provide(workspace, PackageSet::Jq)?;
     let virtiofsd = Packages::provide(workspace, PackageSet::Virtiofsd)?;
     let stamps = [jq.stamp()?, virtiofsd.stamp()?];
@@ -234,6 +237,10 @@ fn host_initrd(
     archive.file("lib/modules/first", 0o644, first.join("\n").as_bytes())?;
     let then = modules.add_to(&mut archive, HOST_THEN, &first)?;
     archive.file("lib/modules/then", 0o644, then.join("\n").as_bytes())?;
+    let present = [first, then].concat();
+    let of_virtual = modules.add_to(&mut archive, HOST_VIRTUAL, &present)?;
+    let list = of_virtual.join("\n");
+    archive.file("lib/modules/virtual", 0o644, list.as_bytes())?;
     Ok(archive.finish()?)
 }
 

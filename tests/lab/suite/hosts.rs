@@ -61,8 +61,14 @@ const TESTS_DEVICES: [DeviceKind; 6] = [
     DeviceKind::PciTestdev,
 ];
 /// Those that it has beside them for tests that take long.
-const LONG_TESTS_DEVICES: [DeviceKind; 3] =
-    [DeviceKind::UsbXhci, DeviceKind::Megasas, DeviceKind::Igb];
+const LONG_TESTS_DEVICES: [DeviceKind; 6] = [
+    DeviceKind::UsbXhci,
+    DeviceKind::Megasas,
+    DeviceKind::Igb,
+    DeviceKind::Switch,
+    DeviceKind::PciBridge,
+    DeviceKind::IvshmemPlain,
+];
 /// The host that runs them, unless hosts are named.
 const MAIN_HOST: HostKind = HostKind::P9Pages64k;
 /// The most time a host's tests may take in all, so that a change that slows them down fails.
