@@ -167,7 +167,11 @@ impl Driver {
             let served = self
                 .net
                 .serve(queue, &mut self.queues[queue], &self.memory)?;
-            if served != Served::Some {
+            if served == Served::Full {
+                // A frame may be left where it is, which is told.
+                self.hear();
+            }
+            if served != Served::Some && !self.net.take_due(queue) {
                 return Ok(served);
             }
         }
