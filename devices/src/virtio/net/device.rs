@@ -164,6 +164,12 @@ impl Net {
         is_due
     }
 
+    /// As when a vhost back end is to serve it next.
+    #[cfg(test)]
+    pub(super) fn give_up_room(&mut self, queue: &mut Queue) {
+        self.receiver.give_up_room(queue);
+    }
+
     /// What its queues wait for.
     pub(super) fn wanted(&self) -> EventSet {
         let mut wanted = EventSet::empty();
@@ -314,8 +320,11 @@ impl Device for Net {
         }
         self.note(told);
         if told.intersects(EventSet::HANG_UP | EventSet::ERROR) {
-            // That is told of whatever else is wanted, and would be told on and on.
-            return self.watch_for(EventSet::empty());
+            // That is told of whatever else is wanted, and would be told on and on; and once more for each call.
+            return match self.watched.is_empty() {
+                true => Ok(()),
+                false => self.watch_for(EventSet::empty()),
+            };
         }
         self.watch()
     }

@@ -26,6 +26,8 @@ mod nic;
 mod receive;
 mod room;
 #[cfg(test)]
+mod room_tests;
+#[cfg(test)]
 mod stream_tests;
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@ use crate::virtio::device::{Device, ServeError, Served};
 
 pub(super) const PLAIN: [u8; HEADER_BYTES] = [0; HEADER_BYTES];
 pub(super) const OTHER: Mac = Mac([2, 0, 0, 0, 0, 2]);
-const MERGED: u64 = 1 << 15;
+pub(super) const MERGED: u64 = 1 << 15;
 
 /// `num_buffers` of the header at `at`.
 fn count(driver: &Driver, at: u64) -> u16 {
