@@ -23,6 +23,9 @@ use crate::virtio::used;
 
 /// The most frames that wait in the host: more than an interface's queue has (`txqueuelen`, 1000 frames).
 const MOST_STALE_FRAMES: usize = 4096;
+/// A frame that is expected to be shorter is copied: the kernel takes a list of buffers, and writes to each, for more than
+/// that.
+const LEAST_STRAIGHT_BYTES: usize = 2048;
 /// Where a header says in how many buffers its frame is (`num_buffers`).
 const BUFFERS_AT: usize = 10;
 
@@ -214,7 +217,7 @@ impl Receiver {
         memory: &DmaMemory,
         terms: Terms<'_>,
     ) -> Result<bool, Interruption> {
-        let pieces = if !terms.is_up {
+        let pieces = if !terms.is_up || self.expected < LEAST_STRAIGHT_BYTES {
             // A guest is to see nothing of what does not reach it.
             0
         } else if config::merges_buffers(terms.features) {

@@ -42,12 +42,22 @@ fn a_frame_that_is_left_where_it_is_comes_without_another() {
 #[test]
 fn nothing_of_what_comes_while_the_link_is_down_is_in_the_guests_memory() {
     let mut driver = Driver::of_interface();
+    offer(&mut driver, 0, 0x1000);
+    let long = frame(MAC, 4000);
+    driver.send(PLAIN, &long);
+    driver.serve(RECEIVE).unwrap();
+    assert_eq!(driver.used(RECEIVE), 1);
+    // From now on frames go straight into buffers.
     driver.nic.plug(false);
-    let at = offer(&mut driver, 0, 0x1000);
-    driver.send(PLAIN, &frame(MAC, 1500));
+    let at = offer(&mut driver, 1, 0x1000);
+    driver.send(PLAIN, &long);
     driver.serve(RECEIVE).unwrap();
     assert_eq!(driver.read(at, 0x1000), [0; 0x1000]);
-    assert_eq!(driver.used(RECEIVE), 0);
+    driver.nic.plug(true);
+    driver.send(PLAIN, &long);
+    driver.serve(RECEIVE).unwrap();
+    assert_eq!(driver.used(RECEIVE), 2);
+    assert_eq!(driver.read(at + 12, 4000), long);
 }
 
 #[test]
