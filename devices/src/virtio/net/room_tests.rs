@@ -5,8 +5,9 @@ use virtio_queue::QueueT;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::RECEIVE;
-use super::driver::{Driver, MAC, QUEUE_SIZE, buffers, frame};
-use super::tests::{MERGED, PLAIN};
+use super::driver::{Driver, MAC, QUEUE_SIZE, WATCHED, buffers, frame};
+use super::room::MOST_PIECES;
+use super::tests::{MERGED, PLAIN, any_frames, any_ring, keep_from_watched};
 use crate::net::HEADER_BYTES;
 use crate::virtio::device::{Device, Served};
 
@@ -170,5 +171,45 @@ proptest! {
         // All but those for which there was no room, in their order.
         let mut of_sent = sent.iter();
         prop_assert!(come.iter().all(|length| of_sent.any(|it| it == length)), "{come:?} of {sent:?}");
+    }
+    #[test]
+    fn whatever_a_driver_does_to_room_that_was_taken_nothing_else_is_touched(
+        rounds in prop::collection::vec((any_ring(RECEIVE), any_frames()), 1..8),
+        features: u64,
+    ) {
+        let mut driver = Driver::of_interface();
+        let features = driver.net.features() & features;
+        driver.start(features);
+        let watched: Vec<u8> = (0..0x1000_u32).map(|at| at.to_le_bytes()[0] ^ 0x3c).collect();
+        driver.ram.write_slice(&watched, GuestAddress(WATCHED)).unwrap();
+        for ((mut descriptors, heads), frames) in rounds {
+            // Those that were taken, too.
+            descriptors.iter_mut().for_each(keep_from_watched);
+            for (index, &descriptor) in (0..).zip(&descriptors) {
+                driver.descriptor(RECEIVE, index, descriptor);
+            }
+            for head in heads {
+                driver.offer(RECEIVE, head);
+            }
+            for (header, bytes) in frames {
+                driver.send_bytes(&[&header[..], &frame(MAC, bytes)].concat());
+            }
+            if driver.serve(RECEIVE).and_then(|_| driver.wake()).is_err() {
+                driver.start(features);
+            }
+            prop_assert_eq!(driver.read(WATCHED, 0x1000), &watched[..]);
+            let queue = &driver.queues[RECEIVE];
+            let taken = usize::from(queue.next_avail().wrapping_sub(queue.next_used()));
+            prop_assert!(taken <= MOST_PIECES, "{taken} chains");
+        }
+        driver.start(driver.net.features());
+        // What was not taken before comes first.
+        driver.nic.plug(false);
+        offer(&mut driver, 0, 0x1000);
+        driver.serve(RECEIVE).unwrap();
+        driver.nic.plug(true);
+        driver.send(PLAIN, &frame(MAC, 100));
+        driver.serve(RECEIVE).unwrap();
+        prop_assert_eq!(driver.used(RECEIVE), 1);
     }
 }
