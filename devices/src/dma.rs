@@ -83,6 +83,16 @@ impl DmaMemory {
     }
 }
 
+/// The address that many bytes behind another.
+///
+/// # Errors
+/// There is none.
+pub(crate) fn behind(address: GuestAddress, bytes: usize) -> Result<GuestAddress, Error> {
+    let unreachable = Error::InvalidGuestAddress(address);
+    let at = address.0.checked_add(bytes as u64).ok_or(unreachable)?;
+    Ok(GuestAddress(at))
+}
+
 fn clamp(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }

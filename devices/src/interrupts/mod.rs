@@ -4,7 +4,10 @@
 //! serves alone; [`sampled`] has what is to be done for its level-triggered sources.
 
 pub mod sampled;
+mod signal;
 pub mod xive;
+
+pub use signal::{Signal, TriggerRegister};
 
 use std::fmt;
 use std::io;
@@ -134,6 +137,12 @@ pub trait InterruptLines: Send + Sync {
     /// # Errors
     /// The kernel's refusal; nothing is connected then.
     fn connect(&self, lisn: Lisn, event: &EventFd) -> io::Result<()>;
+
+    /// The register by which this process triggers source `lisn` itself, an edge-triggered one that was made; `None`
+    /// where the controller has no such registers.
+    fn trigger_register(&self, _lisn: Lisn) -> Option<TriggerRegister> {
+        None
+    }
 
     /// Undoes [`InterruptLines::connect`]. When it returns, `event` can be closed and `lisn` given
     /// to another event.

@@ -5,6 +5,8 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use vm_memory::GuestMemoryError;
 
+#[cfg(doc)]
+use super::BEGINNING_BYTES;
 use super::{Frame, Offloads, Stream, StreamError, Tap};
 
 /// What became of a frame of the guest's.
@@ -18,6 +20,16 @@ pub enum Sent {
     Refused(io::Error),
     /// Nothing is sent any more, and it is lost.
     Over(io::Error),
+}
+
+/// A frame of the host's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Bytes of it all, with those of the header.
+    pub bytes: usize,
+    /// Which of them, on from number [`BEGINNING_BYTES`], are in the guest's memory, and in their place in the buffer is
+    /// something else.
+    pub straight: usize,
 }
 
 /// What carries frames between the host and a device.
@@ -57,14 +69,28 @@ impl Backend {
     }
 
     /// Receives a frame behind its header into `buffer`, which has room for the longest; `None` when there is none now.
-    /// Returns how many bytes there are, with those of the header.
+    /// What is behind its beginning may go straight into `room` for a whole frame, as far as that is long.
     ///
     /// # Errors
-    /// Nothing comes any more.
-    pub fn receive(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, StreamError> {
+    /// Some of the room is out of reach; or nothing comes any more.
+    pub fn receive(
+        &mut self,
+        buffer: &mut [u8],
+        room: Option<Frame<'_>>,
+    ) -> Result<Result<Option<Received>, StreamError>, GuestMemoryError> {
         match self {
-            Self::Tap(tap) => Ok(tap.receive(buffer)?),
-            Self::Stream(stream) => stream.receive(buffer),
+            Self::Tap(tap) => Ok(tap.receive(buffer, room)?.map_err(StreamError::Host)),
+            Self::Stream(stream) => Ok(stream
+                .receive(buffer)
+                .map(|bytes| bytes.map(|bytes| Received { bytes, straight: 0 }))),
+        }
+    }
+
+    /// Whether it may have frames of which its descriptor tells no more.
+    pub const fn reads_ahead(&self) -> bool {
+        match self {
+            Self::Tap(_) => false,
+            Self::Stream(_) => true,
         }
     }
 

@@ -17,7 +17,7 @@ mod mac;
 mod stream;
 mod tap;
 
-pub use backend::{Backend, Sent};
+pub use backend::{Backend, Received, Sent};
 pub use frame::Frame;
 pub use mac::{Mac, MacError};
 pub use stream::{Stream, StreamError};
@@ -28,6 +28,9 @@ pub const HEADER_BYTES: usize = 12;
 
 /// Bytes of an Ethernet header: what is shorter is no frame.
 pub const ETHERNET_BYTES: usize = 14;
+
+/// Bytes of a frame with its header that tell whom it is for: no frame is shorter.
+pub const BEGINNING_BYTES: usize = HEADER_BYTES + ETHERNET_BYTES;
 
 /// Bytes of the longest frame, without the header before it: one that the host's kernel or the guest cuts into
 /// segments (virtio 5.1.6.3.1).

@@ -3,15 +3,15 @@
 
 use std::ffi::{CStr, CString};
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
 use vm_memory::GuestMemoryError;
 
-use super::frame::Gather;
-use super::{Frame, HEADER_BYTES, Sent};
+use super::frame::{Gather, read};
+use super::{BEGINNING_BYTES, Frame, HEADER_BYTES, Received, Sent};
 
 /// Where the kernel makes connections to TAP interfaces.
 const DEVICE: &str = "/dev/net/tun";
@@ -260,22 +260,30 @@ impl Tap {
         }
     }
 
-    pub(super) fn receive(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    pub(super) fn receive(
+        &mut self,
+        buffer: &mut [u8],
+        room: Option<Frame<'_>>,
+    ) -> Result<io::Result<Option<Received>>, GuestMemoryError> {
         let skipped = if self.has_header { 0 } else { HEADER_BYTES };
-        let (header, room) = buffer.split_at_mut(skipped);
-        header.fill(0);
-        loop {
-            match (&*self.file).read(room) {
-                // Each frame has a length.
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(count) => return Ok(Some(skipped + count)),
-                Err(error) => match error.kind() {
-                    io::ErrorKind::Interrupted => {}
-                    io::ErrorKind::WouldBlock => return Ok(None),
-                    _ => return Err(error),
-                },
+        buffer[..skipped].fill(0);
+        let file = self.file.as_fd();
+        let read = match room {
+            Some(room) if room.bytes() > BEGINNING_BYTES => {
+                room.read_behind_beginning(skipped, buffer, file, &mut self.gather)?
             }
-        }
+            _ => read(file, &mut buffer[skipped..]).map(|bytes| Received { bytes, straight: 0 }),
+        };
+        Ok(match read {
+            // Each frame has a length.
+            Ok(Received { bytes: 0, .. }) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(mut received) => {
+                received.bytes += skipped;
+                Ok(Some(received))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        })
     }
 
     pub(super) fn send(&mut self, frame: Frame<'_>) -> Result<Sent, GuestMemoryError> {

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use spapr_hypercalls::world::HostRange;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::interrupts::Signal;
+
 /// Base address registers of an endpoint.
 pub const NUM_BARS: usize = 6;
 
@@ -133,16 +135,13 @@ pub trait FunctionBackend: Send + Sync {
     /// How many vectors of that kind it has (VFIO_DEVICE_GET_IRQ_INFO); 0 for none.
     fn interrupt_vectors(&self, kind: InterruptKind) -> u32;
 
-    /// Lets vector *n* signal `events[n]`, and enables as many vectors as there are events
+    /// Lets vector *n* interrupt by `signals[n]`, and enables as many vectors as there are signals
     /// (VFIO_DEVICE_SET_IRQS). No vector of either kind is enabled before.
     ///
     /// # Errors
     /// The host's refusal; no vector is enabled then.
-    fn set_interrupts(
-        &self,
-        kind: InterruptKind,
-        events: &[Arc<EventFd>],
-    ) -> io::Result<VectorsEnabled>;
+    fn set_interrupts(&self, kind: InterruptKind, signals: &[Signal])
+    -> io::Result<VectorsEnabled>;
 
     /// Disables all vectors of that kind.
     ///

@@ -15,7 +15,9 @@ use super::address::DeviceFunction;
 use super::backend::*;
 use super::host_bridge::{HostBridge, PciError};
 use crate::board::{AddressSpace, Board};
-use crate::interrupts::{InterruptLines, LevelLine, Lisn, LisnAllocator, LisnBlock, Sampling};
+use crate::interrupts::{
+    InterruptLines, LevelLine, Lisn, LisnAllocator, LisnBlock, Sampling, Signal,
+};
 
 #[path = "fake_endpoint.rs"]
 mod endpoint;
@@ -291,17 +293,20 @@ impl FunctionBackend for FakeFunction {
     fn set_interrupts(
         &self,
         kind: InterruptKind,
-        events: &[Arc<EventFd>],
+        signals: &[Signal],
     ) -> io::Result<VectorsEnabled> {
         self.interrupt_fault.check()?;
         let most = self.host_vectors.load(Ordering::Relaxed);
-        if events.len() > most as usize {
+        if signals.len() > most as usize {
             return Ok(VectorsEnabled::AtMost(most));
         }
         let mut enabled = self.enabled.lock();
         assert!(enabled.is_none(), "vectors are enabled already");
         assert_eq!(self.unmasked(), None, "the line is connected");
-        *enabled = Some((kind, events.iter().map(AsRawFd::as_raw_fd).collect()));
+        *enabled = Some((
+            kind,
+            signals.iter().map(|it| it.event().as_raw_fd()).collect(),
+        ));
         Ok(VectorsEnabled::All)
     }
 

@@ -12,7 +12,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::backend::{InterruptKind, VectorsEnabled};
 use super::function::Function;
 use crate::guest_message;
-use crate::interrupts::{InterruptLines, Lisn, LisnBlock};
+use crate::interrupts::{InterruptLines, Lisn, LisnBlock, Signal};
 
 /// Vectors that plain MSI has at most.
 const MAX_MSI: u32 = 32;
@@ -98,7 +98,7 @@ pub enum MsiGrant {
 pub(super) struct Vectors {
     kind: InterruptKind,
     block: LisnBlock,
-    events: Vec<Arc<EventFd>>,
+    signals: Vec<Signal>,
     /// Whether the device has them no more, over a reset.
     suspended: bool,
 }
@@ -108,13 +108,13 @@ pub(super) struct Vectors {
 struct Lines<'a> {
     lines: &'a dyn InterruptLines,
     block: LisnBlock,
-    events: Vec<Arc<EventFd>>,
+    signals: Vec<Signal>,
 }
 
 impl Drop for Lines<'_> {
     fn drop(&mut self) {
-        for (lisn, event) in self.block.iter().zip(self.events.drain(..)) {
-            if let Err(error) = self.lines.disconnect(lisn, &event) {
+        for (lisn, signal) in self.block.iter().zip(self.signals.drain(..)) {
+            if let Err(error) = self.lines.disconnect(lisn, signal.event()) {
                 guest_message!(
                     Level::Warn,
                     "interrupt source {lisn} cannot be disconnected: {error}"
@@ -184,11 +184,11 @@ impl Function {
             };
         };
         match self.enable(kind, block) {
-            Ok(Ok(events)) => {
+            Ok(Ok(signals)) => {
                 *vectors = Some(Vectors {
                     kind,
                     block,
-                    events,
+                    signals,
                     suspended: false,
                 });
                 Ok(MsiGrant::Granted(count))
@@ -251,8 +251,8 @@ impl Function {
     pub(super) fn resume_interrupts(&self) {
         let mut vectors = self.vectors.lock();
         if let Some(vectors) = vectors.as_mut().filter(|vectors| vectors.suspended) {
-            let (kind, count) = (vectors.kind, vectors.events.len());
-            let failed = match self.backend.set_interrupts(kind, &vectors.events) {
+            let (kind, count) = (vectors.kind, vectors.signals.len());
+            let failed = match self.backend.set_interrupts(kind, &vectors.signals) {
                 Ok(VectorsEnabled::All) => {
                     vectors.suspended = false;
                     None
@@ -295,7 +295,7 @@ impl Function {
         &self,
         kind: InterruptKind,
         block: LisnBlock,
-    ) -> Result<Result<Vec<Arc<EventFd>>, u32>, MsiError> {
+    ) -> Result<Result<Vec<Signal>, u32>, MsiError> {
         let function = || self.name().to_owned();
         self.board
             .lines
@@ -309,7 +309,7 @@ impl Function {
         let mut lines = Lines {
             lines: &*self.board.lines,
             block,
-            events: Vec::new(),
+            signals: Vec::new(),
         };
         for lisn in block.iter() {
             let event = EventFd::new(EFD_NONBLOCK).map_err(|source| MsiError::Event {
@@ -324,18 +324,19 @@ impl Function {
                     lisn,
                     source,
                 })?;
-            lines.events.push(Arc::new(event));
+            let register = self.board.lines.trigger_register(lisn);
+            lines.signals.push(Signal::new(Arc::new(event), register));
         }
         let enabled = self
             .backend
-            .set_interrupts(kind, &lines.events)
+            .set_interrupts(kind, &lines.signals)
             .map_err(|source| MsiError::Enable {
                 function: function(),
                 count: block.count(),
                 source,
             })?;
         Ok(match enabled {
-            VectorsEnabled::All => Ok(std::mem::take(&mut lines.events)),
+            VectorsEnabled::All => Ok(std::mem::take(&mut lines.signals)),
             VectorsEnabled::AtMost(most) => Err(most),
         })
     }
@@ -347,8 +348,8 @@ impl Function {
             false => self.backend.disable_interrupts(old.kind),
         };
         let mut reusable = true;
-        for (lisn, event) in old.block.iter().zip(&old.events) {
-            if let Err(error) = self.board.lines.disconnect(lisn, event) {
+        for (lisn, signal) in old.block.iter().zip(&old.signals) {
+            if let Err(error) = self.board.lines.disconnect(lisn, signal.event()) {
                 reusable = false;
                 result = result.and(Err(error));
             }

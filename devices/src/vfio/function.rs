@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
 
 use log::Level;
 use spapr_hypercalls::world::HostRange;
@@ -11,6 +10,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::{Device, DeviceError, Irq, IrqError, RegionIndex, RegionMapping, Rom};
 use crate::error_chain::chain;
 use crate::guest_message;
+use crate::interrupts::Signal;
 use crate::pci::{
     Bar, BarMapping, BarSpace, FunctionBackend, InterruptKind, NUM_BARS, ROM, VectorsEnabled,
 };
@@ -187,9 +187,10 @@ impl FunctionBackend for VfioFunction {
     fn set_interrupts(
         &self,
         kind: InterruptKind,
-        events: &[Arc<EventFd>],
+        signals: &[Signal],
     ) -> io::Result<VectorsEnabled> {
-        let events: Vec<_> = events.iter().map(|event| event.as_raw_fd()).collect();
+        let events = signals.iter().map(|signal| signal.event().as_raw_fd());
+        let events: Vec<_> = events.collect();
         match self.device.set_vectors(irq(kind), &events) {
             Ok(()) => Ok(VectorsEnabled::All),
             Err(IrqError::TooMany {

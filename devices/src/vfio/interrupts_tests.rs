@@ -2,6 +2,7 @@ use super::super::device::tests::open_device;
 use super::super::function::VfioFunction;
 use super::super::kernel::{Call, Kernel};
 use super::*;
+use crate::interrupts::Signal;
 use crate::pci::{FunctionBackend, InterruptKind, VectorsEnabled};
 use std::sync::Arc;
 use vmm_sys_util::eventfd::EventFd;
@@ -107,9 +108,12 @@ fn more_vectors_than_the_device_or_the_host_has_are_refused_with_their_number() 
 
 #[test]
 fn a_function_says_how_many_vectors_the_host_has_left() {
-    let events = |count| -> Vec<_> { eventfds(count).into_iter().map(Arc::new).collect() };
+    let signals = |count| -> Vec<_> {
+        let events = eventfds(count).into_iter().map(Arc::new);
+        events.map(Signal::from).collect()
+    };
     let function = VfioFunction::new(open_device(|k| k.vectors_left = 3), None).unwrap();
-    let set = |count| function.set_interrupts(InterruptKind::MsiX, &events(count));
+    let set = |count| function.set_interrupts(InterruptKind::MsiX, &signals(count));
     assert_eq!(set(3).unwrap(), VectorsEnabled::All);
     function.disable_interrupts(InterruptKind::MsiX).unwrap();
     assert_eq!(set(4).unwrap(), VectorsEnabled::AtMost(3));

@@ -12,6 +12,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::{Device, Rng, VirtioFunction, VirtioOptions};
 use crate::dma::{DmaMemory, Translate, Windows};
+use crate::interrupts::Signal;
 use crate::pci::{FunctionBackend, InterruptKind};
 
 pub(super) const RAM_BYTES: usize = 0x2_0000;
@@ -95,7 +96,7 @@ impl Driver {
         let function = VirtioFunction::new(device, options).unwrap();
         let events = [0; 2].map(|_| Arc::new(EventFd::new(EFD_NONBLOCK).unwrap()));
         function
-            .set_interrupts(InterruptKind::MsiX, &events)
+            .set_interrupts(InterruptKind::MsiX, &events.clone().map(Signal::from))
             .unwrap();
         Self {
             ram,

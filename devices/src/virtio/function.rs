@@ -13,6 +13,7 @@ use super::registers::{Event, Registers};
 use super::shared::{Shared, State};
 use super::worker::Worker;
 use crate::dma::DmaMemory;
+use crate::interrupts::Signal;
 use crate::pci::{Bar, BarSpace, Doorbell, FunctionBackend, InterruptKind, VectorsEnabled};
 
 /// How a virtio device is part of a machine.
@@ -222,9 +223,9 @@ impl FunctionBackend for VirtioFunction {
     fn set_interrupts(
         &self,
         _kind: InterruptKind,
-        events: &[Arc<EventFd>],
+        signals: &[Signal],
     ) -> io::Result<VectorsEnabled> {
-        self.shared.msi_x.lock().connect(events.to_vec());
+        self.shared.msi_x.lock().connect(signals.to_vec());
         self.settle();
         Ok(VectorsEnabled::All)
     }

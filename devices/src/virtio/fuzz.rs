@@ -81,7 +81,7 @@ impl Driver {
         let function = function.expect("descriptors");
         let event = || Arc::new(EventFd::new(EFD_NONBLOCK).expect("descriptors"));
         function
-            .set_interrupts(InterruptKind::MsiX, &[event(), event()])
+            .set_interrupts(InterruptKind::MsiX, &[event().into(), event().into()])
             .expect("it has two vectors");
         Self {
             ram,

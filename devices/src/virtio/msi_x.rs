@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::interrupts::Signal;
+
 /// Bytes of an entry: message address (8), data (4), control (4).
 pub(super) const ENTRY_BYTES: usize = 16;
 const CONTROL_OFFSET: usize = 12;
@@ -27,8 +29,8 @@ pub(super) struct MsiX {
     entries: Vec<[u8; ENTRY_BYTES]>,
     /// Vectors that were to be signalled while they were masked.
     pending: Vec<bool>,
-    /// What vectors signal; empty while they are disabled.
-    events: Vec<Arc<EventFd>>,
+    /// By what vectors interrupt; empty while they are disabled.
+    signals: Vec<Signal>,
 }
 
 impl MsiX {
@@ -39,7 +41,7 @@ impl MsiX {
         Self {
             entries: vec![masked; vectors],
             pending: vec![false; vectors],
-            events: Vec::new(),
+            signals: Vec::new(),
         }
     }
 
@@ -47,9 +49,9 @@ impl MsiX {
         self.entries.len()
     }
 
-    /// Has vector *n* signal `events[n]`; none signals anything without.
-    pub(super) fn connect(&mut self, events: Vec<Arc<EventFd>>) {
-        self.events = events;
+    /// Has vector *n* interrupt by `signals[n]`; none interrupts without.
+    pub(super) fn connect(&mut self, signals: Vec<Signal>) {
+        self.signals = signals;
         self.pending.fill(false);
     }
 
@@ -102,9 +104,8 @@ impl MsiX {
         }
         let masked = self.is_masked(vector);
         self.pending[vector] = masked;
-        if let Some(event) = self.events.get(vector).filter(|_| !masked) {
-            // It fails only where 2^64 - 2 signals have not been taken.
-            let _ = event.write(1);
+        if let Some(signal) = self.signals.get(vector).filter(|_| !masked) {
+            signal.send();
         }
     }
 
@@ -113,8 +114,8 @@ impl MsiX {
         if vector < self.vectors() && self.is_masked(vector) {
             return Target::Masked;
         }
-        let event = self.events.get(vector);
-        event.map_or(Target::Nothing, Target::Event)
+        let signal = self.signals.get(vector);
+        signal.map_or(Target::Nothing, |signal| Target::Event(signal.event()))
     }
 
     fn is_masked(&self, vector: usize) -> bool {
@@ -131,7 +132,7 @@ mod tests {
     fn table() -> (MsiX, [Arc<EventFd>; 2]) {
         let events = [0; 2].map(|_| Arc::new(EventFd::new(EFD_NONBLOCK).unwrap()));
         let mut table = MsiX::new(2);
-        table.connect(events.to_vec());
+        table.connect(events.iter().cloned().map(Signal::from).collect());
         (table, events)
     }
 

@@ -11,6 +11,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::driver::{ACKNOWLEDGE_AND_DRIVER, Driver, EVENT_IDX, FEATURES_OK, NEEDS_RESET};
 use super::{Device, Identity, ServeError, Served, VhostQueues};
 use crate::dma::DmaMemory;
+use crate::interrupts::Signal;
 use crate::pci::{FunctionBackend, InterruptKind};
 use crate::vhost::{BackEnd, Ring};
 
@@ -174,7 +175,7 @@ fn what_comes_while_a_vector_is_masked_is_pending_and_signalled_later() {
     let events = &driver.events;
     driver
         .function
-        .set_interrupts(InterruptKind::MsiX, events)
+        .set_interrupts(InterruptKind::MsiX, &events.clone().map(Signal::from))
         .unwrap();
     told.lock().signal();
     assert_eq!(events[1].read().unwrap(), 1);
@@ -204,7 +205,10 @@ fn the_kernel_has_let_go_when_a_pause_or_a_reset_is_over_and_goes_on_where_it_wa
     assert!(!told.lock().is_running);
     driver
         .function
-        .set_interrupts(InterruptKind::MsiX, &driver.events)
+        .set_interrupts(
+            InterruptKind::MsiX,
+            &driver.events.clone().map(Signal::from),
+        )
         .unwrap();
     driver.start();
     assert!(told.lock().is_running);

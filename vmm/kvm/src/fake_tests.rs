@@ -315,6 +315,10 @@ fn pages_of_xive_are_the_guests_in_one_slot_each_neighbourhood_and_go_with_it() 
     xive.make_sources(LisnBlock::of_one(Lisn(0x2000)), Trigger::Level)
         .unwrap();
     assert_eq!(host.slots().len(), 2);
+    // An access where the kernel has no page would end this process.
+    let has_register = [0xfff, 0x1000, 0x1002, 0x1003, 0x2000]
+        .map(|lisn| xive.trigger_register(Lisn(lisn)).is_some());
+    assert_eq!(has_register, [false, true, true, false, false]);
     let queue = QueueName {
         server: 0,
         priority: Priority::new(6).unwrap(),

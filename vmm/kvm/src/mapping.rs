@@ -94,7 +94,11 @@ impl SharedMapping {
         unsafe { self.register(offset).write_volatile(value.to_be()) };
     }
 
-    fn register(&self, offset: u64) -> *mut u64 {
+    /// Where the doubleword at `offset`, a multiple of 8, of a mapping of a device's registers is.
+    ///
+    /// # Panics
+    /// When it lies outside the mapping or is not aligned.
+    pub(super) fn register(&self, offset: u64) -> *mut u64 {
         let size = size_of::<u64>() as u64;
         assert!(offset.is_multiple_of(size) && offset < self.bytes as u64);
         #[expect(

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use spapr_devices::interrupts::sampled::SampledLines;
 use spapr_devices::interrupts::xive::Xive;
 use spapr_devices::interrupts::{
-    ControllerKind, InterruptLines, LevelLine, Lisn, LisnBlock, Sampling, Trigger,
+    ControllerKind, InterruptLines, LevelLine, Lisn, LisnBlock, Sampling, Trigger, TriggerRegister,
 };
 use spapr_hypercalls::abi::{Arguments, ReturnCode};
 use spapr_hypercalls::world::GuestRange;
@@ -187,6 +187,13 @@ impl InterruptLines for InterruptController {
         self.vm
             .assign_irqfd(lisn.0, event, None)
             .map_err(io::Error::other)
+    }
+
+    fn trigger_register(&self, lisn: Lisn) -> Option<TriggerRegister> {
+        match &self.controller {
+            Controller::Xics { .. } => None,
+            Controller::Xive(xive) => xive.device().trigger_register(lisn),
+        }
     }
 
     fn disconnect(&self, lisn: Lisn, event: &EventFd) -> io::Result<()> {

@@ -138,7 +138,12 @@ impl Net {
                 is_up,
             };
             let drops = &mut self.drops;
-            return self.receiver.serve(backend, queue, memory, terms, drops);
+            let served = self.receiver.serve(backend, queue, memory, terms, drops);
+            if self.kernel.is_some() {
+                // The next one to serve it may be the host's kernel.
+                self.receiver.give_up_room(queue);
+            }
+            return served;
         }
         let card = (name.as_str(), is_up);
         let drops = &mut self.drops;
@@ -149,6 +154,20 @@ impl Net {
     #[cfg(test)]
     pub(super) const fn drops(&self) -> &Drops {
         &self.drops
+    }
+
+    /// Whether that queue is due; it is no more.
+    #[cfg(any(test, feature = "fuzz"))]
+    pub(super) const fn take_due(&mut self, queue: usize) -> bool {
+        let is_due = self.due & 1 << queue != 0;
+        self.due &= !(1 << queue);
+        is_due
+    }
+
+    /// As when a vhost back end is to serve it next.
+    #[cfg(test)]
+    pub(super) fn give_up_room(&mut self, queue: &mut Queue) {
+        self.receiver.give_up_room(queue);
     }
 
     /// What its queues wait for.
@@ -183,14 +202,23 @@ impl Net {
         Ok(())
     }
 
-    /// Has the kernel tell whenever the backend has anew, or takes again, what is `wanted`; at once if it does.
+    /// Has the kernel tell as long as the backend has, or takes, what is `wanted`; and of its end once.
     fn watch_for(&mut self, wanted: EventSet) -> io::Result<()> {
         if let (Some(thread), Some(backend)) = (&self.thread, &self.backend) {
-            let event = EpollEvent::new(wanted | EventSet::EDGE_TRIGGERED, OWN_EVENT);
+            let event = EpollEvent::new(wanted | how_told(wanted), OWN_EVENT);
             thread.ctl(ControlOperation::Modify, backend.descriptor(), event)?;
             self.watched = wanted;
         }
         Ok(())
+    }
+}
+
+/// A frame that was left where it is is told of again. What has nothing that is wanted is told of its end, for which the
+/// kernel is not to be asked: once.
+fn how_told(wanted: EventSet) -> EventSet {
+    match wanted.is_empty() {
+        true => EventSet::EDGE_TRIGGERED,
+        false => EventSet::empty(),
     }
 }
 
@@ -265,7 +293,7 @@ impl Device for Net {
 
     fn wait_with(&mut self, thread: &Arc<Epoll>) -> io::Result<()> {
         if let Some(backend) = &self.backend {
-            let event = EpollEvent::new(self.watched | EventSet::EDGE_TRIGGERED, OWN_EVENT);
+            let event = EpollEvent::new(self.watched | how_told(self.watched), OWN_EVENT);
             thread.ctl(ControlOperation::Add, backend.descriptor(), event)?;
         }
         self.thread = Some(Arc::clone(thread));
@@ -291,6 +319,13 @@ impl Device for Net {
             self.watch_for(self.watched - spent)?;
         }
         self.note(told);
+        if told.intersects(EventSet::HANG_UP | EventSet::ERROR) {
+            // That is told of whatever else is wanted, and would be told on and on; and once more for each call.
+            return match self.watched.is_empty() {
+                true => Ok(()),
+                false => self.watch_for(EventSet::empty()),
+            };
+        }
         self.watch()
     }
 

@@ -167,20 +167,25 @@ impl Driver {
             let served = self
                 .net
                 .serve(queue, &mut self.queues[queue], &self.memory)?;
-            if served != Served::Some {
+            if served == Served::Full {
+                // A frame may be left where it is, which is told.
+                self.hear();
+            }
+            if served != Served::Some && !self.net.take_due(queue) {
                 return Ok(served);
             }
         }
         panic!("it hangs");
     }
 
-    /// Has the device learn of what it waits for.
-    pub(super) fn hear(&mut self) {
+    /// Has the device learn of what it waits for; how much that was.
+    pub(super) fn hear(&mut self) -> usize {
         let mut events = [EpollEvent::default()];
         let count = self.epoll.wait(0, &mut events).expect("events");
         for event in &events[..count] {
             self.net.heard(event.event_set()).expect("a descriptor");
         }
+        count
     }
 
     /// Has the device learn of what it waits for, and serve what is due then, as its thread does.

@@ -7,6 +7,8 @@
 //! | `filter` | which frames its driver wants |
 //! | `control` | what its driver says of that |
 //! | `receive` | frames to the guest |
+//! | `room` | where they go in its memory |
+//! | `trains` | how many of them come together |
 //! | `transmit` | frames from the guest |
 //! | `drops` | frames that go nowhere |
 //! | `device` | the device |
@@ -22,12 +24,16 @@ mod filter;
 pub mod fuzz;
 mod nic;
 mod receive;
+mod room;
+#[cfg(test)]
+mod room_tests;
 #[cfg(test)]
 mod stream_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod thread_tests;
+mod trains;
 mod transmit;
 #[cfg(test)]
 mod turn_tests;

@@ -13,7 +13,7 @@ use crate::virtio::device::{Device, ServeError, Served};
 
 pub(super) const PLAIN: [u8; HEADER_BYTES] = [0; HEADER_BYTES];
 pub(super) const OTHER: Mac = Mac([2, 0, 0, 0, 0, 2]);
-const MERGED: u64 = 1 << 15;
+pub(super) const MERGED: u64 = 1 << 15;
 
 /// `num_buffers` of the header at `at`.
 fn count(driver: &Driver, at: u64) -> u16 {
@@ -348,18 +348,28 @@ fn any_descriptor(queue: usize) -> impl Strategy<Value = (u64, u32, u16, u16)> {
     (address, bytes, flags, 0..QUEUE_SIZE + 1)
 }
 
+/// A buffer that reaches what is watched would make it the driver's own, and so would a table of descriptors that it has
+/// there.
+pub(super) fn keep_from_watched((address, bytes, flags, _): &mut (u64, u32, u16, u16)) {
+    if *address < WATCHED {
+        let most = u32::try_from(WATCHED - *address).unwrap();
+        *bytes = (*bytes).min(most);
+        *flags &= !4;
+    }
+}
+
 /// Descriptors, and heads of chains.
-type Ring = (Vec<(u64, u32, u16, u16)>, Vec<u16>);
+pub(super) type Ring = (Vec<(u64, u32, u16, u16)>, Vec<u16>);
 
 /// What a hostile driver offers in a queue.
-fn any_ring(queue: usize) -> impl Strategy<Value = Ring> {
+pub(super) fn any_ring(queue: usize) -> impl Strategy<Value = Ring> {
     let descriptors = prop::collection::vec(any_descriptor(queue), usize::from(QUEUE_SIZE));
     let heads = prop::collection::vec(0..QUEUE_SIZE + 1, 1..9);
     (descriptors, heads)
 }
 
 /// What another end sends: a header and the length of a frame.
-fn any_frames() -> impl Strategy<Value = Vec<([u8; HEADER_BYTES], usize)>> {
+pub(super) fn any_frames() -> impl Strategy<Value = Vec<([u8; HEADER_BYTES], usize)>> {
     let length = prop_oneof![0_usize..100, 0_usize..4000, 0..MOST_FRAME_BYTES + 1];
     let header = prop_oneof![3 => Just(PLAIN), 1 => any::<[u8; HEADER_BYTES]>()];
     prop::collection::vec((header, length), 0..3)
@@ -380,15 +390,7 @@ proptest! {
             let at = GuestAddress(buffers(CONTROL));
             driver.ram.write_slice(&command, at).unwrap();
             for (queue, (mut descriptors, heads)) in [receive, transmit, control].into_iter().enumerate() {
-                // A buffer that reaches what is watched would make it the driver's own, and so would a table of
-                // descriptors that it has there.
-                for (address, bytes, flags, _) in &mut descriptors {
-                    if *address < WATCHED {
-                        let most = u32::try_from(WATCHED - *address).unwrap();
-                        *bytes = (*bytes).min(most);
-                        *flags &= !4;
-                    }
-                }
+                descriptors.iter_mut().for_each(keep_from_watched);
                 for (index, &descriptor) in (0..).zip(&descriptors) {
                     driver.descriptor(queue, index, descriptor);
                 }

@@ -95,5 +95,7 @@ fn room_in_many_buffers_without_bytes_does_not_hold_the_thread() {
         assert!((1..=MOST_CHAINS).contains(&in_this_turn), "{in_this_turn}");
         taken = queue.next_avail();
     }
-    assert_eq!((queue.next_used(), taken), (chains, chains));
+    assert_eq!(queue.next_used(), chains);
+    // Some more may be taken ahead.
+    assert!((chains..chains + MOST_CHAINS).contains(&taken), "{taken}");
 }

@@ -71,7 +71,7 @@ impl Guest {
         };
         let function = VirtioFunction::new(Box::new(serial), options).unwrap();
         let events: Vec<_> = (0..=QUEUES)
-            .map(|_| Arc::new(EventFd::new(EFD_NONBLOCK).unwrap()))
+            .map(|_| Arc::new(EventFd::new(EFD_NONBLOCK).unwrap()).into())
             .collect();
         function
             .set_interrupts(InterruptKind::MsiX, &events)

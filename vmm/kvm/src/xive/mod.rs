@@ -6,11 +6,16 @@
 //! Only those of sources that were made: for any other the kernel has no page, and an access would
 //! end the guest's run (KVM_RUN fails with EFAULT), or this process (SIGBUS).
 
+mod error;
+
 use std::collections::BTreeSet;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::AsRawFd;
+use std::ptr::NonNull;
 use std::sync::Arc;
+
+pub use error::XiveError;
 
 use kvm_bindings::powerpc64::{
     KVM_CAP_PPC_IRQ_XIVE, KVM_DEV_XIVE_GRP_CTRL, KVM_DEV_XIVE_GRP_EQ_CONFIG,
@@ -28,13 +33,13 @@ use spapr_devices::guest_message;
 use spapr_devices::interrupts::xive::{
     self, EventData, PAGE_BYTES, QUEUE_SHIFT, QueueFill, QueueName, SOURCE_BYTES, XiveDevice,
 };
-use spapr_devices::interrupts::{Lisn, LisnBlock, Trigger};
+use spapr_devices::interrupts::{Lisn, LisnBlock, Trigger, TriggerRegister};
 use spapr_hypercalls::address::{GuestPhysicalAddress, HostVirtualAddress};
 use vmm_sys_util::errno;
 
 use crate::kernel::DeviceFd;
 use crate::mapping::SharedMapping;
-use crate::memory_slots::{MemorySlotError, MemorySlots};
+use crate::memory_slots::MemorySlots;
 use crate::vcpu::Vcpu;
 use crate::vm::Vm;
 
@@ -43,105 +48,15 @@ use crate::vm::Vm;
 const THREAD_MANAGEMENT_PAGES: u64 = 4;
 const OS_THREAD_MANAGEMENT_PAGE: u64 = 2;
 
-/// Why the interrupt controller could not be set up, or did not do what it was asked for.
-#[derive(Debug, thiserror::Error)]
-pub enum XiveError {
-    /// There is none.
-    #[error("KVM cannot make a XIVE interrupt controller (KVM_DEV_TYPE_XIVE); xics may do")]
-    Create(#[source] errno::Error),
-    /// The number of interrupt servers was refused.
-    #[error(
-        "KVM refused {servers} interrupt servers (KVM_DEV_XIVE_NR_SERVERS): use fewer vCPUs than \
-         the host's limit"
-    )]
-    Servers {
-        /// The number asked for.
-        servers: u32,
-        /// KVM's refusal.
-        #[source]
-        source: errno::Error,
-    },
-    /// Its pages could not be mapped.
-    #[error("cannot map {what} of KVM's XIVE interrupt controller")]
-    Map {
-        /// Which of them.
-        what: &'static str,
-        /// The kernel's refusal.
-        #[source]
-        source: errno::Error,
-    },
-    /// Its pages could not be given to the guest.
-    #[error("cannot give {what} of KVM's XIVE interrupt controller to the guest")]
-    Slot {
-        /// Which of them.
-        what: &'static str,
-        /// KVM's refusal.
-        #[source]
-        source: MemorySlotError,
-    },
-    /// A vCPU could not be connected.
-    #[error(
-        "KVM cannot connect a vCPU as interrupt server {server} (KVM_CAP_PPC_IRQ_XIVE): a vCPU is \
-         connected once, and its number is below that of servers"
-    )]
-    Connect {
-        /// The vCPU's interrupt server number.
-        server: u32,
-        /// KVM's refusal.
-        #[source]
-        source: errno::Error,
-    },
-    /// A source was refused.
-    #[error("KVM refused interrupt source {lisn} (KVM_DEV_XIVE_GRP_SOURCE)")]
-    Source {
-        /// The interrupt.
-        lisn: Lisn,
-        /// KVM's refusal: ENXIO when the host has no interrupt left.
-        #[source]
-        source: errno::Error,
-    },
-    /// A source's configuration was refused.
-    #[error("KVM cannot {action} interrupt source {lisn} ({attribute})")]
-    SourceConfig {
-        /// What was to be done.
-        action: &'static str,
-        /// The interrupt.
-        lisn: Lisn,
-        /// KVM's name for it.
-        attribute: &'static str,
-        /// KVM's refusal.
-        #[source]
-        source: errno::Error,
-    },
-    /// An event queue was refused.
-    #[error(
-        "KVM cannot {action} the event queue of interrupt server {server} for priority {priority} \
-         (KVM_DEV_XIVE_GRP_EQ_CONFIG)"
-    )]
-    Queue {
-        /// What was to be done.
-        action: &'static str,
-        /// The server.
-        server: u32,
-        /// The priority.
-        priority: u8,
-        /// KVM's refusal.
-        #[source]
-        source: errno::Error,
-    },
-    /// It could not be reset.
-    #[error("KVM cannot reset the interrupt controller (KVM_DEV_XIVE_RESET)")]
-    Reset(#[source] errno::Error),
-}
-
 /// The XIVE interrupt controller of a VM. Dropping it takes it, and its pages, out of the VM.
 #[derive(Debug)]
 pub struct XiveKvm {
     slots: Arc<MemorySlots>,
     /// What the guest has of the pages.
     given: Mutex<Given>,
-    // The mappings hold the device, too. They go when the guest does not have them any more.
-    sources: ManuallyDrop<SharedMapping>,
+    // The mappings hold the device, too. They go when the guest does not have them any more, that of sources when
+    // no device of this process has a register there, either.
+    sources: ManuallyDrop<Arc<SharedMapping>>,
     thread_management: ManuallyDrop<SharedMapping>,
     device: DeviceFd,
 }
@@ -186,7 +101,7 @@ impl XiveKvm {
         let xive = Self {
             slots: Arc::clone(slots),
             given: Mutex::default(),
-            sources: ManuallyDrop::new(sources),
+            sources: ManuallyDrop::new(Arc::new(sources)),
             thread_management: ManuallyDrop::new(thread_management),
             device,
         };
@@ -261,6 +176,18 @@ impl XiveKvm {
             given.sources.extend(run);
         }
         Ok(())
+    }
+
+    /// The register by which this process triggers source `lisn`; `None` unless it was made, an edge-triggered one.
+    pub fn trigger_register(&self, lisn: Lisn) -> Option<TriggerRegister> {
+        if !self.given.lock().sources.contains(&lisn) {
+            return None;
+        }
+        let page = self.sources.register(u64::from(lisn.0) * SOURCE_BYTES);
+        let mapping = Arc::<SharedMapping>::clone(&self.sources);
+        // SAFETY: the page is mapped as long as that lives. There is one, as the source was made, for good
+        // (`xive_native_esb_fault`), and it is the hardware's.
+        Some(unsafe { TriggerRegister::new(NonNull::new(page)?, mapping) })
     }
 
     fn source_page(&self, lisn: Lisn) -> HostVirtualAddress {
