@@ -140,7 +140,7 @@ impl Net {
             let drops = &mut self.drops;
             let served = self.receiver.serve(backend, queue, memory, terms, drops);
             if self.kernel.is_some() {
-                // The next one to serve it may be the host's kernel.
+                // It is the kernel's queue: served here all the same, it is left as the kernel knows it.
                 self.receiver.give_up_room(queue);
             }
             return served;

@@ -257,17 +257,17 @@ impl Receiver {
             if self.used.len() >= most {
                 return Ok(Delivered::TooLong);
             }
-            if self.used.len() == self.room.len() {
-                if turn.is_over() && !self.used.is_empty() {
-                    return Ok(Delivered::Interrupted);
-                }
-                if !self.room.take(queue, memory, turn)? {
-                    return Ok(Delivered::Waits);
-                }
+            if turn.is_over() && !self.used.is_empty() {
+                return Ok(Delivered::Interrupted);
+            }
+            if self.used.len() == self.room.len() && !self.room.take(queue, memory, turn)? {
+                return Ok(Delivered::Waits);
             }
             let Some(chain) = self.room.chain(self.used.len()) else {
                 return Ok(Delivered::Waits);
             };
+            // Room that was taken before is gone through by each frame that finds it too short.
+            turn.charge(0, chain.pieces.max(1));
             let before = self.written;
             let end = next_piece + chain.pieces;
             self.fill(memory, next_piece..end)?;

@@ -85,7 +85,9 @@ impl Room {
         };
         turn.charge(0, self.buffers.len());
         let before = self.pieces.len();
-        for buffer in self.buffers.iter().filter(|it| it.is_write_only()) {
+        // One of no bytes is no room: a driver would have them kept without end.
+        let rooms = self.buffers.iter();
+        for buffer in rooms.filter(|it| it.is_write_only() && it.len() != 0) {
             let bytes = usize::try_from(buffer.len()).unwrap_or(usize::MAX);
             self.pieces.push((buffer.addr(), bytes));
             self.bytes += bytes;

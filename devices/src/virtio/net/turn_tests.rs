@@ -7,6 +7,7 @@ use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::driver::{MAC, NEXT, WRITE, frame, packet_sockets};
+use super::drops::Reason;
 use super::{DESCRIPTOR_BYTES, MOST_TURN_BYTES, Net, Nic, NicOptions, RECEIVE, TRANSMIT};
 use crate::dma::DmaMemory;
 use crate::net::{Backend, HEADER_BYTES, Tap};
@@ -14,6 +15,8 @@ use crate::virtio::device::{Device, Served};
 
 /// The longest queue that a card has.
 const ENTRIES: u16 = 1024;
+/// Frames that wait at the host.
+const FRAMES: u64 = 64;
 const DRIVER_RING: u64 = 0x4000;
 const DEVICE_RING: u64 = 0x5000;
 const BUFFER: u64 = 0x8000;
@@ -98,4 +101,27 @@ fn room_in_many_buffers_without_bytes_does_not_hold_the_thread() {
     assert_eq!(queue.next_used(), chains);
     // Some more may be taken ahead.
     assert!((chains..chains + MOST_CHAINS).contains(&taken), "{taken}");
+}
+
+#[test]
+fn room_that_was_taken_and_has_no_bytes_holds_no_later_turn_and_is_not_kept() {
+    let (mut net, mut peer, mut queue, memory) = fixture(HEADER_BYTES, WRITE);
+    // All chains but the first are of buffers without bytes.
+    for entry in 1..u64::from(ENTRIES) {
+        let at = GuestAddress(DRIVER_RING + 4 + 2 * entry);
+        memory.write_obj(1_u16.to_le(), at).unwrap();
+    }
+    let sent = [&[0; HEADER_BYTES][..], &frame(MAC, 60)].concat();
+    for _ in 0..FRAMES {
+        peer.write_all(&sent).unwrap();
+    }
+    let mut dropped = 0;
+    while dropped < FRAMES {
+        net.serve(RECEIVE, &mut queue, &memory).unwrap();
+        let in_this_turn = net.drops().of(Reason::NoRoom) - dropped;
+        // Each frame goes through the whole ring before it is known to be too long.
+        assert!(in_this_turn <= u64::from(MOST_CHAINS), "{in_this_turn}");
+        dropped += in_this_turn;
+    }
+    assert_eq!(queue.next_used(), 0);
 }
