@@ -281,10 +281,6 @@ fn reads(results: &Results, targets: &mut Vec<Target>) {
                 Peer::Auto.qemu(),
                 1.01,
             );
-            for variant in ["line-windows-on-", "line-xics-windows-on-"] {
-                let name = name(variant, read);
-                beside(name, Peer::Auto, Peer::Auto.qemu(), 0.9);
-            }
         }
     }
 }
