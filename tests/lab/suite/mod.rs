@@ -267,13 +267,13 @@ fn counted(mut cargo: Command) -> Result<Tally, SuiteError> {
         let cargo = child.id();
         thread::scope(|scope| {
             scope.spawn(move || silence::ends_what_stands_still(cargo, &heard, silence::PATIENCE));
-            // Dropped with the last line, which ends the watch.
-            let says = says;
             for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
                 let _ = says.send(());
                 tally.count(&String::from_utf8_lossy(&line));
                 Passed.stdout(&[&line[..], b"\n"].concat());
             }
+            // Ends the watch.
+            drop(says);
         });
     }
     let status = child.wait().map_err(|source| start(&cargo, source))?;

@@ -213,8 +213,8 @@ impl Net {
     }
 }
 
-/// A frame that was left where it is is told of again. What has nothing that is wanted is told of its end, for which the
-/// kernel is not to be asked: once.
+/// Level-triggered where frames are wanted: epoll reports a frame again that was left with the host. Edge-triggered where
+/// nothing is: epoll reports the end whatever it was asked for, and would report it for ever.
 fn how_told(wanted: EventSet) -> EventSet {
     match wanted.is_empty() {
         true => EventSet::EDGE_TRIGGERED,

@@ -1,13 +1,14 @@
 //! What is measured of virtio devices: a disk and a network by Linux guests that keep them busy, and what a
 //! VMM has in memory for a guest that has one of each kind.
 
+use spapr_lab::benchmark::results::Peer;
+
 use super::AnyError;
 use super::host_disk::HostDisk;
 use super::host_network::HostNetwork;
 use super::jobs;
 use super::linux_runs::{Equipment, Linux, LinuxRun};
 use super::plan::{Session, linux_run};
-use spapr_lab::benchmark::results::Peer;
 
 /// Who gives a guest virtio devices. How TCE calls are served makes no difference to them.
 const PEERS: [Peer; 3] = [Peer::Auto, Peer::QemuKernel, Peer::QemuNext];
@@ -26,7 +27,7 @@ fn disks(session: &mut Session<'_>) {
     };
     let disk = || Ok(Equipment::Disk(HostDisk::take(device)?));
     let runs = PEERS.map(|peer| ("virtio disk: ", linux_run(peer)));
-    read(session, &jobs::read("/dev/vda"), &disk, &runs);
+    run(session, &jobs::read("/dev/vda"), &disk, &runs);
 }
 
 /// A Linux guest that exchanges data with its host over a network.
@@ -42,7 +43,7 @@ fn networks(session: &mut Session<'_>) {
             ("virtio network: ", run)
         })
     });
-    read(
+    run(
         session,
         &jobs::exchange(),
         &network,
@@ -62,11 +63,11 @@ fn memory(session: &mut Session<'_>) {
         ))
     };
     let runs = PEERS.map(|peer| ("virtio memory: ", linux_run(peer)));
-    read(session, &jobs::use_all(), &all, &runs);
+    run(session, &jobs::use_all(), &all, &runs);
 }
 
 /// Has guests do a job with what is made for the first of them, and is there until the last has ended.
-fn read(
+fn run(
     session: &mut Session<'_>,
     job: &str,
     equipment: &dyn Fn() -> Result<Equipment, AnyError>,
