@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::host::{DeviceKind, EmulatorRelease, HostKind, LparOption};
+use crate::host::{CodeLog, DeviceKind, EmulatorRelease, HostKind, LparOption};
 use crate::kernels::KernelArgs;
 use crate::workspace::Workspace;
-use crate::{bench, demo, exec, fuzz, package, prepare, shell, suite};
+use crate::{bench, demo, exec, fuzz, order, package, prepare, shell, suite};
 
 /// Emulated POWER hosts, to run, test and measure spapr-vmm on.
 #[derive(Debug, Parser)]
@@ -39,6 +39,9 @@ enum Command {
     /// Make a deb and an rpm for ppc64le in target/package, with manual pages, completions, and files for systemd
     /// and udev
     Package(PackageArgs),
+    /// Find out which functions spapr-vmm runs, and have the linker put them one after the other: writes
+    /// vmm/text-order.ld. The memory of each guest's VMM grows as code changes and this does not
+    Order,
     /// Install what is missing on this machine, fetch all crates and packages, and make all images,
     /// so that later commands need no network
     Prepare(PrepareArgs),
@@ -89,6 +92,9 @@ pub(crate) struct HostArgs {
     /// Whether it gives way to other programs of this machine
     #[arg(skip)]
     pub(crate) gives_way: bool,
+    /// Code of which the emulator is to log what runs
+    #[arg(skip)]
+    pub(crate) code_log: Option<CodeLog>,
     /// Copy a file or folder of this machine to a place in the host
     #[arg(long, value_name = "SRC:DST", value_parser = parse_copy)]
     pub(crate) copy: Vec<Copy>,
@@ -247,6 +253,7 @@ impl HostArgs {
             with: Vec::new(),
             without_vmm: false,
             gives_way: false,
+            code_log: None,
             copy: Vec::new(),
             fetch: Vec::new(),
         }
@@ -264,6 +271,7 @@ impl Cli {
             Command::Exec(_) => "exec",
             Command::Shell(_) => "shell",
             Command::Package(_) => "package",
+            Command::Order => "order",
             Command::Prepare(_) => "prepare",
         };
         let workspace = Workspace::open(name)?;
@@ -275,6 +283,7 @@ impl Cli {
             Command::Exec(args) => exec::run(&workspace, args)?,
             Command::Shell(args) => shell::run(&workspace, args)?,
             Command::Package(args) => package::run(&workspace, args)?,
+            Command::Order => order::run(&workspace)?,
             Command::Prepare(args) => prepare::run(&workspace, args)?,
         })
     }

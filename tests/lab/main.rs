@@ -14,6 +14,7 @@ mod fuzz;
 mod host;
 mod images;
 mod kernels;
+mod order;
 mod package;
 mod packages;
 mod prepare;

@@ -144,6 +144,7 @@ impl Session<'_> {
             kind,
             icount: self.host.icount,
             gives_way: self.host.gives_way,
+            code_log: self.host.code_log.as_ref(),
             hugepages: self.host.hugepages,
             lpar: &self.host.lpar,
             emulator: emulator.root(),

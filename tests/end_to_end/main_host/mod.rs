@@ -37,6 +37,7 @@ mod monitor;
 mod network;
 mod os_term;
 mod output;
+mod own_memory;
 mod passthrough_refused;
 mod raw_terminal;
 mod reboot;

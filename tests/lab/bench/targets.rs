@@ -219,7 +219,12 @@ fn whole(results: &Results, targets: &mut Vec<Target>) {
         (
             "resident-above-guest-ram",
             "resident above guest RAM",
-            5 << 20,
+            4 << 20,
+        ),
+        (
+            "resident-with-device",
+            "resident above guest RAM, with a device",
+            4 << 20,
         ),
         (
             "resident-with-virtio",

@@ -1,6 +1,7 @@
 //! The emulated hosts: what kinds there are, and how one is booted and run.
 
 mod channels;
+mod code_log;
 mod console;
 mod device_tree;
 mod devices;
@@ -16,6 +17,7 @@ use clap::ValueEnum;
 
 use crate::kernels::{HostKernel, PageSize};
 
+pub(crate) use code_log::CodeLog;
 pub(crate) use devices::{DeviceKind, Files};
 pub(crate) use emulator::EmulatorRelease;
 pub(crate) use lpar::LparOption;

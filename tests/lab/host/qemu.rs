@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use rustix::process::nice;
 
 use super::channels::Channel;
+use super::code_log::CodeLog;
 use super::devices::{self, DeviceKind, Files};
 use super::{HostKind, LparOption, Platform};
 use crate::command::ends_with_its_starter;
@@ -26,6 +27,8 @@ pub(super) struct Settings<'a> {
     pub(super) icount: bool,
     /// Whether it gives way to other programs of this machine.
     pub(super) gives_way: bool,
+    /// Code of which the emulator logs what runs.
+    pub(super) code_log: Option<&'a CodeLog>,
     /// What it has as an LPAR.
     pub(super) lpar: &'a [LparOption],
     /// Root folder of the unpacked emulator.
@@ -67,6 +70,9 @@ pub(super) fn command(settings: &Settings<'_>) -> Command {
     connect_channels(&mut command, settings);
     add_bridges(&mut command, settings);
     add_devices(&mut command, settings);
+    if let Some(log) = settings.code_log {
+        log.request(&mut command);
+    }
     // Not in the terminal's process group: the lab decides what Ctrl-C means.
     command.process_group(0);
     prepare_process(&mut command, settings.gives_way);

@@ -9,6 +9,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use super::channels::{Lines, Listeners};
+use super::code_log::CodeLog;
 use super::console::Console;
 use super::device_tree;
 use super::live::{Boot, Emulator, Host, Interruption, State};
@@ -35,6 +36,8 @@ pub(crate) struct HostRun<'a> {
     pub(crate) icount: bool,
     /// Whether it gives way to other programs of this machine.
     pub(crate) gives_way: bool,
+    /// Code of which the emulator logs what runs.
+    pub(crate) code_log: Option<&'a CodeLog>,
     /// Whether its kernel has huge pages.
     pub(crate) hugepages: bool,
     /// What it has as an LPAR.
@@ -126,6 +129,7 @@ impl HostRun<'_> {
             kind: self.kind,
             icount: self.icount,
             gives_way: self.gives_way,
+            code_log: self.code_log,
             lpar: self.lpar,
             emulator: self.emulator,
             kernel: self.kernel,
