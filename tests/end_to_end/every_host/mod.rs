@@ -16,4 +16,5 @@ mod range_ends;
 mod reboot;
 pub(crate) mod scsi;
 pub(crate) mod serial;
+mod virtual_functions;
 mod vulnerabilities;

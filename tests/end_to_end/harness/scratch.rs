@@ -31,6 +31,8 @@ pub(crate) const VHOST_MARK: Part = Part::new(70 * MIB_IN_KIB + 256, 64);
 pub(crate) const VSOCK_MARK: Part = Part::new(70 * MIB_IN_KIB + 320, 64);
 /// Whether a guest with a file system of the host's has rebooted.
 pub(crate) const FILE_SYSTEM_MARK: Part = Part::new(70 * MIB_IN_KIB + 384, 64);
+/// Whether a guest with a virtual function has rebooted.
+pub(crate) const VIRTUAL_FUNCTION_MARK: Part = Part::new(70 * MIB_IN_KIB + 448, 64);
 /// The dump of a guest with the default window.
 pub(crate) const DUMP_BY_DEFAULT_WINDOW: Part = Part::new(70 * MIB_IN_KIB + 512, 128);
 /// The dump of a guest with a dynamic window.
@@ -41,7 +43,7 @@ pub(crate) const REBOOT_MARK: Part = Part::new(71 * MIB_IN_KIB, 64);
 const BARE_METAL_GUEST: Part = Part::new(72 * MIB_IN_KIB - 64, 64);
 
 /// All parts, in the order in which they lie.
-const ALL: [Part; 13] = [
+const ALL: [Part; 14] = [
     WRITTEN_IN_AUTO_MODE,
     WRITTEN_IN_USER_MODE,
     LINES_MARK,
@@ -51,6 +53,7 @@ const ALL: [Part; 13] = [
     VHOST_MARK,
     VSOCK_MARK,
     FILE_SYSTEM_MARK,
+    VIRTUAL_FUNCTION_MARK,
     DUMP_BY_DEFAULT_WINDOW,
     DUMP_BY_DYNAMIC_WINDOW,
     REBOOT_MARK,

@@ -49,6 +49,11 @@ const SECOND_LANE_TESTS: [&str; 6] = [
 /// pending (`cq_pending` in QEMU's hw/nvme/ctrl.c), does not forget them with a guest that ends while it reads, and
 /// from then on keeps its line raised, for whoever uses its line.
 const LINE_TESTS: &str = "main_host::interrupt_lines::";
+/// Tests that are those of the one kind of host that can have a virtual function, if they take long
+/// ([`DeviceKind::IgbVf`]).
+const VIRTUAL_FUNCTION_TESTS: &str = "every_host::virtual_functions::";
+/// The host that has it.
+const VIRTUAL_FUNCTION_HOST: HostKind = HostKind::P9Pages4k;
 /// A host whose guests get no interrupts of devices, so that few tests can pass in it (docs/lpar.md).
 const WITHOUT_INTERRUPTS: HostKind = HostKind::Lpar10Pages64k;
 /// Devices that the main host has for its tests.
@@ -222,8 +227,17 @@ impl Wanted {
             let skipped = left_out.flat_map(|(_, _, tests)| *tests);
             arguments.extend(skipped.map(|skipped| format!("--skip {skipped}")));
         }
+        if !self.has_virtual_function() {
+            arguments.push(format!("--skip {VIRTUAL_FUNCTION_TESTS}"));
+        }
         arguments.push(self.tests.arguments(filter));
         arguments.join(" ")
+    }
+
+    /// Whether it has a virtual function, for tests that take long.
+    fn has_virtual_function(&self) -> bool {
+        let long = matches!(self.tests, Tests::Long | Tests::LongOfEveryHost);
+        long && self.kind == VIRTUAL_FUNCTION_HOST
     }
 
     /// The host's name, its kernel if it is not the usual one, and which tests.
@@ -375,6 +389,9 @@ impl InHosts<'_> {
             if wanted.tests == Tests::Long {
                 host.device.extend(LONG_TESTS_DEVICES);
             }
+        }
+        if wanted.has_virtual_function() {
+            host.device.push(DeviceKind::IgbVf);
         }
         host.device.extend(&self.args.device);
         host.all_guest_kernels = true;
