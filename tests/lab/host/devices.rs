@@ -44,7 +44,7 @@ pub(crate) enum DeviceKind {
     IvshmemPlain,
     /// A switch with an e1000e and a megasas with a disk at its two ports
     Switch,
-    /// A PCIe-to-PCI bridge with an rtl8139 and an ich9-ahci with a disk behind it
+    /// A bridge to conventional PCI with an rtl8139 and an ich9-ahci with a disk behind it
     PciBridge,
 }
 
@@ -139,7 +139,9 @@ impl DeviceKind {
 
     /// A switch with a device at each of its ports.
     fn switch(self, place: &Place, files: &Files) -> Vec<String> {
-        let Place { id, bus, chassis } = place;
+        let Place {
+            id, bus, chassis, ..
+        } = place;
         let switch = device(format!("x3130-upstream,id={id},bus={bus}"));
         let ports = self.behind().iter().enumerate().flat_map(|(number, kind)| {
             let port = place.of_part(number, format!("{id}-port{number}"));
@@ -154,7 +156,14 @@ impl DeviceKind {
     /// A bridge with cards on its bus.
     fn pci_bridge(self, place: &Place, files: &Files) -> Vec<String> {
         let Place { id, bus, .. } = place;
-        let bridge = device(format!("pcie-pci-bridge,id={id},bus={bus}"));
+        let bridge = device(match place.platform {
+            Platform::BareMetal => format!("pcie-pci-bridge,id={id},bus={bus}"),
+            // Its machine takes no other.
+            Platform::Lpar => {
+                let chassis = place.chassis;
+                format!("pci-bridge,id={id},bus={bus},chassis_nr={chassis}")
+            }
+        });
         let cards = self.behind().iter().enumerate().flat_map(|(number, kind)| {
             let card = place.of_part(number, format!("{id},addr={}", number + 1));
             kind.options(&card, files)
@@ -183,6 +192,7 @@ struct Place {
     bus: String,
     /// The chassis of the slot that it is in.
     chassis: usize,
+    platform: Platform,
 }
 
 impl Place {
@@ -191,6 +201,7 @@ impl Place {
         Self {
             id: format!("{}-{number}", self.id),
             bus,
+            platform: self.platform,
             chassis: self.chassis,
         }
     }
@@ -265,6 +276,7 @@ pub(super) fn options(
             id: format!("device{number}"),
             bus,
             chassis: chassis(number),
+            platform,
         };
         options.extend(kind.options(&place, files));
     }
@@ -319,6 +331,13 @@ mod tests {
             "pcie-pci-bridge,id=device1,bus=port1 ",
             "rtl8139,bus=device1,addr=1,netdev=device1-0-network,",
             "ich9-ahci,id=device1-1,bus=device1,addr=2 ",
+        ] {
+            assert!(text.contains(part), "{part:?} in {text}");
+        }
+        let text = options(Platform::Lpar, 6, &kinds[1..2], &files).join(" ");
+        for part in [
+            "pci-bridge,id=device0,bus=phb6.0,chassis_nr=1 ",
+            "rtl8139,bus=device0,addr=1,netdev=device0-0-network,",
         ] {
             assert!(text.contains(part), "{part:?} in {text}");
         }
