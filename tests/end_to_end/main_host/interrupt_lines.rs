@@ -254,14 +254,17 @@ mod long {
     }
 
     #[test]
-    fn with_xics_devices_of_each_kind_work_by_their_lines() {
-        let lines = use_three(FIRST_THREE, &[NO_MSI, ("--interrupt-controller", "xics")]);
-        let expected = [
-            "4608 Level eth0",
-            "4612 Level ahci[0001:00:00.0]",
-            "4619 Level ehci_hcd:usb1",
-        ];
-        assert_eq!(lines, expected);
+    fn devices_of_each_kind_work_by_their_lines() {
+        for (controller, _) in CONTROLLERS {
+            let options = [NO_MSI, ("--interrupt-controller", controller)];
+            let lines = use_three(FIRST_THREE, &options);
+            let expected = [
+                "4608 Level eth0",
+                "4612 Level ahci[0001:00:00.0]",
+                "4619 Level ehci_hcd:usb1",
+            ];
+            assert_eq!(lines, expected);
+        }
     }
 
     /// Of other makes, with MSI-X, too.
