@@ -32,7 +32,6 @@ mod limit_to_set;
 mod limited;
 mod locked_memory;
 mod memory_limit;
-mod messages;
 mod missing_support;
 mod monitor;
 mod network;
