@@ -13,6 +13,7 @@ mod targets;
 mod terminal;
 mod text;
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write;
@@ -28,8 +29,9 @@ use crate::cli::{BenchArgs, Copy, Extra, Fetch, HostArgs};
 use crate::command::{self, CommandError, quoted};
 use crate::cross_build::{self, BuildError};
 use crate::host::HostKind;
+use crate::images::system::System;
 use crate::images::{self, BootFiles};
-use crate::kernels::KernelArgs;
+use crate::kernels::{KernelArgs, PageSize};
 use crate::packages;
 use crate::progress::{columns_of_stdout, report, say};
 use crate::session::{self, Session, SessionError};
@@ -42,6 +44,8 @@ const HOST: HostKind = HostKind::P9Pages64k;
 const PROGRAM_IN_HOST: &str = "/usr/bin/spapr-bench";
 /// The bare-metal guest in the host.
 const GUEST_IN_HOST: &str = "/usr/lib/spapr-lab/guests/bench-guest";
+/// A Debian system in the host.
+const SYSTEM_IN_HOST: &str = "/usr/lib/spapr-lab/system";
 /// Where the program leaves its results in the host.
 const RESULTS_IN_HOST: &str = "/run/bench.json";
 /// The guest's name among the test guests.
@@ -149,8 +153,16 @@ fn emulated(workspace: &Workspace, args: &BenchArgs, results: &Path) -> Result<(
     host.icount = true;
     host.hugepages = true;
     host.with = vec![Extra::Qemu, Extra::NextQemu];
-    for (source, destination) in [(program, PROGRAM_IN_HOST), (guest, GUEST_IN_HOST)] {
-        let destination = destination.to_owned();
+    let mut copies = vec![
+        (program, PROGRAM_IN_HOST.to_owned()),
+        (guest, GUEST_IN_HOST.to_owned()),
+    ];
+    let system = system(workspace, args.kernels, args.host.page_size()).map_err(Box::new)?;
+    copies.extend([
+        (system.disk, format!("{SYSTEM_IN_HOST}/disk.qcow2")),
+        (system.initrd, format!("{SYSTEM_IN_HOST}/initrd")),
+    ]);
+    for (source, destination) in copies {
         host.copy.push(Copy {
             source,
             destination,
@@ -194,7 +206,8 @@ fn script(workspace: &Workspace, args: &BenchArgs, host: &HostArgs) -> Result<St
         "sleep 5
          exec {PROGRAM_IN_HOST} run --output {RESULTS_IN_HOST} --guest {GUEST_IN_HOST} \
              --next-qemu qemu-system-ppc64-next \
-             --kernel /boot/vmlinux --initrd /boot/initrd --counts-instructions \
+             --kernel /boot/vmlinux --initrd /boot/initrd --system {SYSTEM_IN_HOST} \
+             --counts-instructions \
              --vfio $LAB_NVME --second $LAB_NIC{more}"
     ))
 }
@@ -212,6 +225,17 @@ fn native(workspace: &Workspace, args: &BenchArgs, results: &Path) -> Result<(),
             command.arg("--kernel").arg(boot.kernel);
             command.arg("--initrd").arg(boot.initrd);
             command.arg("--guest-kernel").arg(boot.version);
+            match system(workspace, args.kernels, HOST.page_size()) {
+                Ok(system) => {
+                    let folder = system.disk.parent();
+                    command.args(
+                        folder
+                            .into_iter()
+                            .flat_map(|it| [OsStr::new("--system"), it.as_os_str()]),
+                    );
+                }
+                Err(error) => report(&error),
+            }
         }
         Err(error) => {
             report(&error);
@@ -246,6 +270,18 @@ fn linux(workspace: &Workspace, kernels: KernelArgs) -> Result<BootFiles, Sessio
     let kernel = kernels.of_guests(HOST.page_size());
     let kernel = kernel.map_err(SessionError::GuestKernel)?;
     Ok(images::of_guest(workspace, kernel)?)
+}
+
+/// A Debian system for the Linux guest's kernel.
+fn system(
+    workspace: &Workspace,
+    kernels: KernelArgs,
+    host_pages: PageSize,
+) -> Result<System, SessionError> {
+    let _locked = workspace.lock()?;
+    let kernel = kernels.of_guests(host_pages);
+    let kernel = kernel.map_err(SessionError::GuestKernel)?;
+    Ok(images::system::of_guest(workspace, kernel)?)
 }
 
 fn guest(workspace: &Workspace) -> Result<PathBuf, BenchError> {

@@ -59,6 +59,22 @@ const TITLES: &[(&str, &str)] = &[
     ),
     ("start-init", "exec to the Linux guest's init"),
     (
+        "login-agetty",
+        "exec to a login's first line, agetty alone on the disk's Debian",
+    ),
+    (
+        "login-agetty-host",
+        "exec to a login's first line, agetty alone, without what ran in the guest",
+    ),
+    (
+        "login-systemd",
+        "exec to a login's first line, Debian with systemd",
+    ),
+    (
+        "login-systemd-host",
+        "exec to a login's first line, Debian with systemd, without what ran in the guest",
+    ),
+    (
         "resident-above-guest-ram",
         "resident memory above guest RAM",
     ),
@@ -296,7 +312,14 @@ pub(super) fn parts(name: &str) -> (&str, String) {
 /// Whether the row is about starts, memory or reads: the whole machine, and not single calls.
 pub(super) fn is_of_machine(name: &str) -> bool {
     let (plain, _) = parts(name);
-    let beginnings = ["start-", "resident-", "locked", "nvme-", "virtio-"];
+    let beginnings = [
+        "start-",
+        "login-",
+        "resident-",
+        "locked",
+        "nvme-",
+        "virtio-",
+    ];
     beginnings.iter().any(|start| plain.starts_with(start))
 }
 
@@ -305,6 +328,7 @@ pub(super) fn is_of_linux(name: &str) -> bool {
     let (plain, _) = parts(name);
     plain.starts_with("nvme-")
         || plain.starts_with("virtio-")
+        || plain.starts_with("login-")
         || plain == "start-init"
         || plain == "locked"
 }
@@ -331,6 +355,7 @@ mod tests {
             "nvme-random-4k-busy",
             "mitigations-off-start-init",
             "xics-locked",
+            "login-systemd-host",
         ] {
             assert!(is_of_linux(name) && is_of_machine(name), "{name}");
         }

@@ -17,7 +17,7 @@ pub(crate) struct CommandLine {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Measure all, and write the results as JSON
-    Run(RunArguments),
+    Run(Box<RunArguments>),
     /// Run a guest in a VM that does next to nothing: the floor
     Floor(FloorArguments),
     /// In a Linux guest: read a block device, and print how long that takes
@@ -56,6 +56,10 @@ pub(crate) struct RunArguments {
     /// A Linux guest's initial RAM disk, as the lab makes it
     #[arg(long, value_name = "FILE")]
     pub(crate) initrd: Option<PathBuf>,
+    /// A folder with a Debian system for that kernel, disk.qcow2 and initrd, as the lab makes them; without one no
+    /// logins are measured
+    #[arg(long, value_name = "FOLDER", requires = "kernel")]
+    pub(crate) system: Option<PathBuf>,
     /// Which kernel that is, for the report, if not the host's
     #[arg(long, value_name = "NAME")]
     pub(crate) guest_kernel: Option<String>,

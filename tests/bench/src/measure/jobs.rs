@@ -10,6 +10,34 @@ for file in /sys/devices/system/cpu/vulnerabilities/*; do
 done
 ";
 
+/// The first program of a system's initial RAM disk, before the one that it has itself: tells what the guest is defended
+/// against. With `login=agetty` on the kernel's command line, it starts what asks for a name in place of the system.
+pub(super) const LOGIN: &str = "\
+#!/bin/sh
+/bin/busybox --install -s /bin
+export PATH=/usr/bin:/bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+. /defences
+if ! grep -qw login=agetty /proc/cmdline; then
+    umount /sys /proc
+    exec /init
+fi
+mount -t devtmpfs dev /dev
+for module in $(cat /lib/modules/root); do
+    insmod /lib/modules/$module.ko
+done
+mkdir /new
+until mount -t ext4 /dev/vda /new 2>/dev/null; do
+    sleep 0.1
+done
+for folder in dev proc sys; do
+    mount --move /$folder /new/$folder
+done
+hostname debian
+exec switch_root /new /usr/sbin/agetty --noclear hvc0
+";
+
 /// Reads a block device.
 pub(super) fn read(device: &str) -> String {
     once(
@@ -78,7 +106,11 @@ mod tests {
             sh(&once("[ -b /none ]", "echo there\n")),
             (false, String::new())
         );
-        for job in [read("/dev/vda"), exchange(), use_all(), NOTHING.to_owned()] {
+        let own = [NOTHING, LOGIN].map(str::to_owned);
+        for job in [read("/dev/vda"), exchange(), use_all()]
+            .into_iter()
+            .chain(own)
+        {
             let output = Command::new("sh").args(["-nc", &job]).output().unwrap();
             assert!(output.status.success(), "{job}");
         }

@@ -17,7 +17,7 @@ use super::host_disk::HostDisk;
 use super::host_network::HostNetwork;
 use super::hypercall_count::{Caller, HypercallCount};
 use super::jobs::DEFENCES;
-use super::peers::{self, Controller, GUEST_BYTES, Guest, Network, Windows};
+use super::peers::{self, Controller, Disk, GUEST_BYTES, Guest, Network, Windows};
 use super::series::{LATENCY, SERIES, Series};
 use super::watch::{self, Running};
 use super::{AnyError, tell};
@@ -223,12 +223,7 @@ impl Linux {
             };
             watchers.push(watcher);
         }
-        let mut told: Vec<&Defences> = watchers.iter().map(|it| &it.defences).collect();
-        told.dedup();
-        if told.len() > 1 {
-            return Err("the same guest told different defences from one boot to the next".into());
-        }
-        let defences = told.pop().cloned().unwrap_or_default();
+        let defences = agreed(watchers.iter().map(|it| &it.defences))?;
         Ok(Some(Boots { watchers, defences }))
     }
 
@@ -258,7 +253,7 @@ impl Linux {
             controller: run.controller,
             floor_options: &[],
             disk: match &self.equipment {
-                Equipment::Disk(disk) | Equipment::All(disk, _) => Some(disk.path()),
+                Equipment::Disk(disk) | Equipment::All(disk, _) => Some(Disk::Device(disk.path())),
                 _ => None,
             },
             network: match self.equipment {
@@ -293,6 +288,25 @@ impl Linux {
         )?;
         Ok(Some(watcher))
     }
+}
+
+/// What all boots of a guest told of its defences.
+///
+/// # Errors
+/// When they told different ones.
+pub(super) fn agreed<'a>(told: impl Iterator<Item = &'a Defences>) -> Result<Defences, AnyError> {
+    let mut told: Vec<&Defences> = told.collect();
+    told.dedup();
+    if told.len() > 1 {
+        return Err("the same guest told different defences from one boot to the next".into());
+    }
+    Ok(told.pop().cloned().unwrap_or_default())
+}
+
+/// Adds what a guest says of a file of its kernel's, and what that says.
+pub(super) fn add_defence(defences: &mut Defences, said: &str) {
+    let (file, text) = said.split_once(' ').unwrap_or((said, ""));
+    defences.0.insert(file.to_owned(), text.to_owned());
 }
 
 /// Some boots of one guest, of which all told the same defences.
@@ -339,10 +353,7 @@ impl Watcher {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
         let series = SERIES.into_iter().find(|series| series.name == rest);
         match (word, series) {
-            ("BENCH-DEFENCE", _) => {
-                let (file, text) = rest.split_once(' ').unwrap_or((rest, ""));
-                self.defences.0.insert(file.to_owned(), text.to_owned());
-            }
+            ("BENCH-DEFENCE", _) => add_defence(&mut self.defences, rest),
             ("BENCH-START", _) => self.hertz = 1_000_000_000,
             ("BENCH-BEGIN", Some(_)) => self.run_time = running.run_time()?,
             ("BENCH-END", Some(series)) => self.round_ended(running, series)?,

@@ -13,6 +13,7 @@ mod host_network;
 mod hypercall_count;
 mod jobs;
 mod linux_runs;
+mod logins;
 mod longest_absence;
 mod memory;
 mod merge;

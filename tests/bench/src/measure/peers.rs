@@ -35,8 +35,8 @@ pub(crate) struct Guest<'a> {
     pub(crate) windows: Windows,
     /// Its interrupt controller.
     pub(crate) controller: Controller,
-    /// The block device that is its virtio disk.
-    pub(crate) disk: Option<&'a Path>,
+    /// Its virtio disk, if it has one.
+    pub(crate) disk: Option<Disk<'a>>,
     /// Its virtio network card, if it has one.
     pub(crate) network: Option<Network>,
     /// It has an entropy device, a balloon and a serial port, whose other end is a socket at this path.
@@ -129,7 +129,10 @@ fn vmm(arguments: &RunArguments, guest: &Guest<'_>, tce: &str, iommu: &str) -> C
         command.args(["--vfio", &device.to_string()]);
     }
     if let Some(disk) = guest.disk {
-        let disk = format!("{},cache=none,format=raw,readonly", disk.display());
+        let disk = match disk {
+            Disk::Device(path) => format!("{},cache=none,format=raw,readonly", path.display()),
+            Disk::Image(path) => format!("{},cache=none,format=qcow2", path.display()),
+        };
         command.args(["--disk", &disk]);
     }
     if let Some(network) = guest.network {
@@ -144,6 +147,15 @@ fn vmm(arguments: &RunArguments, guest: &Guest<'_>, tce: &str, iommu: &str) -> C
         command.args(["--serial-port", &format!("bench={}", socket.display())]);
     }
     command
+}
+
+/// A virtio disk; its guest's requests go past the host's page cache.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Disk<'a> {
+    /// A block device of the host's, which the guest only reads.
+    Device(&'a Path),
+    /// An image in the format qcow2.
+    Image(&'a Path),
 }
 
 /// A network card.
@@ -206,18 +218,7 @@ fn qemu(program: &Path, firmware: Firmware, guest: &Guest<'_>) -> Option<Command
         command.args(["-device", &format!("vfio-pci,host={device},bus={bus}")]);
     }
     if let Some(disk) = guest.disk {
-        // Its best setting: a thread of the disk's own, io_uring, past the page cache.
-        let cache = "cache.direct=on";
-        let file = format!(
-            "host_device,node-name=file,filename={},aio=io_uring,read-only=on,{cache}",
-            disk.display()
-        );
-        command.args(["-object", "iothread,id=io", "-blockdev", &file]);
-        command.args([
-            "-blockdev",
-            &format!("raw,node-name=disk,file=file,read-only=on,{cache}"),
-        ]);
-        command.args(["-device", "virtio-blk-pci,drive=disk,iothread=io"]);
+        qemu_disk(&mut command, disk);
     }
     if let Some(network) = guest.network {
         let (name, vhost) = (host_network::NAME, network.vhost());
@@ -235,6 +236,21 @@ fn qemu(program: &Path, firmware: Firmware, guest: &Guest<'_>) -> Option<Command
     }
     command.args(["-append", guest.append]);
     Some(command)
+}
+
+/// A disk in QEMU's best setting: a thread of the disk's own, io_uring, past the page cache.
+fn qemu_disk(command: &mut Command, disk: Disk<'_>) {
+    let (path, file, format, access) = match disk {
+        Disk::Device(path) => (path, "host_device", "raw", "read-only=on"),
+        Disk::Image(path) => (path, "file", "qcow2", "read-only=off"),
+    };
+    let options = format!("{access},cache.direct=on");
+    let path = path.display();
+    let file = format!("{file},node-name=file,filename={path},aio=io_uring,{options}");
+    command.args(["-object", "iothread,id=io", "-blockdev", &file]);
+    let format = format!("{format},node-name=disk,file=file,{options}");
+    command.args(["-blockdev", &format]);
+    command.args(["-device", "virtio-blk-pci,drive=disk,iothread=io"]);
 }
 
 /// What else QEMU's guest has of virtio.
@@ -276,7 +292,7 @@ mod tests {
         let line = "spapr-bench run --output o --guest g --next-qemu next";
         let line = line.split(' ');
         match CommandLine::parse_from(line).command {
-            Chosen::Run(arguments) => arguments,
+            Chosen::Run(arguments) => *arguments,
             Chosen::Floor(_) | Chosen::Read(_) | Chosen::Exchange(_) => panic!("not run"),
         }
     }
@@ -334,6 +350,29 @@ mod tests {
         );
         arguments.next_qemu = None;
         assert_eq!(program(&arguments, Peer::QemuNext), None);
+    }
+
+    #[test]
+    fn an_image_is_written_and_a_device_only_read_past_the_page_cache() {
+        let arguments = arguments();
+        let words = |peer, disk| {
+            let guest = Guest {
+                disk: Some(disk),
+                ..Guest::bare_metal(&arguments, "")
+            };
+            let command = command(peer, &arguments, &guest).unwrap();
+            let words: Vec<_> = command.get_args().map(|it| it.to_string_lossy()).collect();
+            words.join(" ")
+        };
+        let path = Path::new("/a");
+        let [ours, theirs] = [Peer::Auto, Peer::QemuNext].map(|it| words(it, Disk::Image(path)));
+        assert!(ours.contains("--disk /a,cache=none,format=qcow2"), "{ours}");
+        assert!(theirs.contains("qcow2,node-name=disk,file=file,read-only=off,cache.direct=on"));
+        assert!(!theirs.contains("read-only=on"), "{theirs}");
+        let [ours, theirs] = [Peer::Auto, Peer::QemuNext].map(|it| words(it, Disk::Device(path)));
+        assert!(ours.contains("format=raw,readonly"), "{ours}");
+        assert!(!theirs.contains("read-only=off"), "{theirs}");
+        assert_eq!(theirs.matches("read-only=on,cache.direct=on").count(), 2);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::longest_absence::LongestAbsence;
 use super::memory::Memory;
 use super::merge::{merged, of_medians};
 use super::peers::{Controller, GUEST_BYTES, Guest, Windows};
-use super::{AnyError, step, tell, virtio};
+use super::{AnyError, logins, step, tell, virtio};
 
 /// The floors below the hypercalls of a guest with a device.
 const FLOORS: [Peer; 4] = [
@@ -154,6 +154,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), AnyError> {
         session.linux();
     }
     virtio::measure(&mut session);
+    logins::measure(&mut session);
     step("end");
     let text = serde_json::to_string(&session.results)?;
     fs::write(&arguments.output, text)?;

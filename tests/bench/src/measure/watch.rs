@@ -1,5 +1,6 @@
 //! Running a VMM and watching what its guest prints, with the time at which it came.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -55,9 +56,19 @@ pub(crate) enum WatchError {
 pub(crate) struct Running {
     child: Child,
     guest_bytes: u64,
+    is_ended: Cell<bool>,
 }
 
 impl Running {
+    const fn new(child: Child, guest_bytes: u64) -> Self {
+        let is_ended = Cell::new(false);
+        Self {
+            child,
+            guest_bytes,
+            is_ended,
+        }
+    }
+
     /// Its memory, while it stands still.
     ///
     /// # Errors
@@ -93,6 +104,20 @@ impl Running {
         } else {
             Ok(at)
         }
+    }
+
+    /// What of that time it was in its guest, in nanoseconds; the kernel tells it in hundredths of a second.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub(crate) fn guest_time(&self) -> io::Result<u64> {
+        memory::guest_time(self.child.id())
+    }
+
+    /// Kills it: all has been seen, and how it ends does not matter.
+    pub(crate) fn end(&self) {
+        self.is_ended.set(true);
+        self.signal(libc::SIGKILL);
     }
 
     fn signal(&self, signal: libc::c_int) {
@@ -135,7 +160,7 @@ pub(crate) fn run(
     let mut child = command.spawn().map_err(start_error)?;
     started(&child).map_err(start_error)?;
     let pieces = read_in_background(&mut child);
-    let mut running = Running { child, guest_bytes };
+    let mut running = Running::new(child, guest_bytes);
     let mut line = Vec::new();
     loop {
         let left = limit.saturating_sub(begun.elapsed());
@@ -166,7 +191,7 @@ pub(crate) fn run(
         }
     }
     let status = running.child.wait().map_err(look_error)?;
-    if !status.success() {
+    if !status.success() && !running.is_ended.get() {
         let said = last_words(&mut errors);
         return Err(WatchError::Failed {
             program,
