@@ -22,8 +22,6 @@ use super::watch::{self, Running};
 
 /// How often each system is booted.
 const BOOTS: usize = 3;
-/// The first line of a login that is not empty: Debian's /etc/issue, with the system's name and its terminal's.
-const FIRST_LINE: &str = "Debian GNU/Linux 13 debian hvc0";
 /// What its kernel is told; the initial RAM disk begins with [`LOGIN`].
 const COMMAND_LINE: &str = "console=hvc0 root=LABEL=debian quiet audit=0 rdinit=/bench-init";
 /// Where instructions are counted, an idle guest gives the processor up at once.
@@ -187,6 +185,12 @@ impl System {
     }
 }
 
+/// Whether it is the first line of a login that is not empty: Debian's /etc/issue, with the system's name and its
+/// terminal's.
+fn is_first_of_login(line: &str) -> bool {
+    line.contains("Debian GNU/Linux ") && line.trim_end().ends_with(" debian hvc0")
+}
+
 /// What a VMM had taken when its guest came to a login, in nanoseconds.
 #[derive(Clone, Copy, Debug)]
 struct Login {
@@ -213,7 +217,7 @@ impl Boot {
         if let Some((_, said)) = line.trim_end().split_once("BENCH-DEFENCE ") {
             add_defence(&mut self.defences, said);
         }
-        if self.login.is_none() && line.contains(FIRST_LINE) {
+        if self.login.is_none() && is_first_of_login(line) {
             let guests = running.guest_time()?;
             let all = running.time_since_start(counts_instructions, at)?;
             let all = u64::try_from(all.as_nanos()).unwrap_or(u64::MAX);
@@ -221,5 +225,27 @@ impl Boot {
             running.end();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_login_is_told_from_what_a_system_says_before() {
+        for first in [
+            "Debian GNU/Linux 13 debian hvc0\r",
+            "\x1b[mDebian GNU/Linux forky/sid debian hvc0 ",
+        ] {
+            assert!(is_first_of_login(first), "{first:?}");
+        }
+        for other in [
+            "Welcome to Debian GNU/Linux 13 (trixie)!",
+            "debian login: ",
+            "[  OK  ] Started serial-getty@hvc0.service on debian hvc0",
+        ] {
+            assert!(!is_first_of_login(other), "{other}");
+        }
     }
 }
