@@ -57,6 +57,25 @@ impl Backend {
         }
     }
 
+    /// Whether the host has frames for it: it has none for queues of an interface that are not in use.
+    pub const fn is_attached(&self) -> bool {
+        match self {
+            Self::Tap(tap) => tap.is_attached(),
+            Self::Stream(_) => true,
+        }
+    }
+
+    /// Has the host have frames for it, or none.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn attach(&mut self, is_attached: bool) -> io::Result<()> {
+        match self {
+            Self::Tap(tap) => tap.attach(is_attached),
+            Self::Stream(_) => Ok(()),
+        }
+    }
+
     /// Has the host leave such work with received frames to the guest, as far as it can.
     ///
     /// # Errors

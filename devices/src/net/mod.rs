@@ -21,7 +21,7 @@ pub use backend::{Backend, Received, Sent};
 pub use frame::Frame;
 pub use mac::{Mac, MacError};
 pub use stream::{Stream, StreamError};
-pub use tap::{Offloads, SET_OFFLOADS, Tap, TapError};
+pub use tap::{Offloads, SET_OFFLOADS, SET_QUEUE, Tap, TapError};
 
 /// Bytes of the header before each frame.
 pub const HEADER_BYTES: usize = 12;

@@ -18,6 +18,8 @@ const DEVICE: &str = "/dev/net/tun";
 
 /// The call of [`Tap::set_offloads`], which a device's thread makes.
 pub const SET_OFFLOADS: libc::c_ulong = libc::TUNSETOFFLOAD;
+/// The call of [`Tap::attach`], which a device's thread makes.
+pub const SET_QUEUE: libc::c_ulong = libc::TUNSETQUEUE;
 
 /// Bytes of an interface's name, with the zero behind it.
 const NAME_BYTES: usize = libc::IFNAMSIZ;
@@ -62,6 +64,14 @@ pub enum TapError {
     /// It is none, or one of several queues.
     #[error("{0} is no TAP interface with one queue")]
     OtherKind(String),
+    /// It is none, or one of one queue.
+    #[error(
+        "{0} is no TAP interface with several queues; make it: ip tuntap add dev {0} mode tap multi_queue user USER"
+    )]
+    OneQueue(String),
+    /// Descriptors of several interfaces, or of one queue twice.
+    #[error("file descriptors {0:?} are not those of queues of one TAP interface")]
+    NotOne(Vec<RawFd>),
     /// The kernel refused something else.
     #[error("the kernel refuses the interface {name}")]
     Refused {
@@ -91,6 +101,11 @@ pub struct Tap {
     has_header: bool,
     /// It takes and gives frames that are not cut yet.
     has_offloads: bool,
+    /// The kernel has frames for it: it is the interface's only queue, or one of those that are in use.
+    is_attached: bool,
+    /// There is no interface: a socket stands for it.
+    #[cfg(any(test, feature = "fuzz"))]
+    is_socket: bool,
     gather: Gather,
 }
 
@@ -131,11 +146,58 @@ fn call<T>(file: BorrowedFd<'_>, request: libc::Ioctl, argument: &mut T) -> io::
 }
 
 impl Tap {
-    /// Opens the interface of that name, which is there.
+    /// Opens the interface of that name, which is there and has one queue.
     ///
     /// # Errors
     /// Why it cannot be used.
     pub fn open(name: &str) -> Result<Self, TapError> {
+        Self::open_queue(name, 0)
+    }
+
+    /// Opens that many queues of the interface of that name, which is there; the kernel has frames for the first one alone.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub fn open_queues(name: &str, count: u16) -> Result<Vec<Self>, TapError> {
+        if count <= 1 {
+            return Ok(vec![Self::open(name)?]);
+        }
+        let queues = (0..count).map(|_| Self::open_queue(name, libc::IFF_MULTI_QUEUE));
+        Self::in_order(queues.collect::<Result<_, _>>()?)
+    }
+
+    /// Those that are open already, of one interface; the kernel has frames for the first one alone.
+    ///
+    /// # Errors
+    /// Why they cannot be used.
+    pub fn of_descriptors(descriptors: Vec<(OwnedFd, RawFd)>) -> Result<Vec<Self>, TapError> {
+        let numbers: Vec<RawFd> = descriptors.iter().map(|(_, fd)| *fd).collect();
+        let queues = descriptors
+            .into_iter()
+            .map(|(descriptor, fd)| Self::of_descriptor(descriptor, fd));
+        let queues: Vec<Self> = queues.collect::<Result<_, _>>()?;
+        let mut apart = numbers.clone();
+        apart.sort_unstable();
+        apart.dedup();
+        let is_one = queues.windows(2).all(|pair| pair[0].name == pair[1].name);
+        match is_one && apart.len() == numbers.len() {
+            true => Self::in_order(queues),
+            false => Err(TapError::NotOne(numbers)),
+        }
+    }
+
+    /// Has the kernel have frames for the first of them alone.
+    fn in_order(mut queues: Vec<Self>) -> Result<Vec<Self>, TapError> {
+        for queue in queues.iter_mut().skip(1) {
+            queue.attach(false).map_err(|source| TapError::Refused {
+                name: queue.name.clone(),
+                source,
+            })?;
+        }
+        Ok(queues)
+    }
+
+    fn open_queue(name: &str, kind: libc::c_int) -> Result<Self, TapError> {
         let is_name = (1..NAME_BYTES).contains(&name.len())
             && !name.contains(|it: char| it == '/' || it == '%' || it.is_whitespace());
         let c_name = CString::new(name).ok().filter(|_| is_name);
@@ -157,14 +219,15 @@ impl Tap {
             .iter_mut()
             .zip(bytes)
             .for_each(|(to, from)| *to = from);
-        let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+        let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | kind;
         request.flags = libc::c_short::try_from(flags).unwrap_or(0);
         call(file.as_fd(), libc::TUNSETIFF, &mut request).map_err(|source| {
             let name = name.to_owned();
             match source.raw_os_error() {
                 Some(libc::EBUSY) => TapError::Busy(name),
                 Some(libc::EPERM) => TapError::NotAllowed(name),
-                Some(libc::EINVAL) => TapError::OtherKind(name),
+                Some(libc::EINVAL) if kind == 0 => TapError::OtherKind(name),
+                Some(libc::EINVAL) => TapError::OneQueue(name),
                 _ => TapError::Refused { name, source },
             }
         })?;
@@ -202,6 +265,9 @@ impl Tap {
             name: request.name(),
             has_header: request.has(libc::IFF_VNET_HDR),
             has_offloads: false,
+            is_attached: true,
+            #[cfg(any(test, feature = "fuzz"))]
+            is_socket: false,
             gather: Gather::default(),
         };
         if tap.has_header {
@@ -229,6 +295,8 @@ impl Tap {
             name: "test".to_owned(),
             has_header: true,
             has_offloads: true,
+            is_attached: true,
+            is_socket: true,
             gather: Gather::default(),
         }
     }
@@ -258,6 +326,32 @@ impl Tap {
             result if result < 0 => Err(io::Error::last_os_error()),
             _ => Ok(()),
         }
+    }
+
+    /// Has the kernel have frames for this one of an interface's queues, or have none (tun_set_queue() in
+    /// drivers/net/tun.c): one that has none is read and written in vain.
+    pub(super) fn attach(&mut self, is_attached: bool) -> io::Result<()> {
+        if self.is_attached == is_attached {
+            return Ok(());
+        }
+        let mut request = Request::new();
+        let flag = match is_attached {
+            true => libc::IFF_ATTACH_QUEUE,
+            false => libc::IFF_DETACH_QUEUE,
+        };
+        request.flags = libc::c_short::try_from(flag).unwrap_or(0);
+        #[cfg(any(test, feature = "fuzz"))]
+        if self.is_socket {
+            self.is_attached = is_attached;
+            return Ok(());
+        }
+        call(self.file.as_fd(), SET_QUEUE, &mut request)?;
+        self.is_attached = is_attached;
+        Ok(())
+    }
+
+    pub(super) const fn is_attached(&self) -> bool {
+        self.is_attached
     }
 
     pub(super) fn receive(

@@ -21,7 +21,7 @@ pub(crate) mod user;
 mod vsock;
 
 pub use handle::{Kind, Vhost, VhostError};
-pub(crate) use net::NetKernel;
+pub(crate) use net::{NetKernel, NetKernels};
 pub(crate) use rings::{BackEnd, Ring};
 pub use user::{VhostUser, VhostUserError};
 pub(crate) use vsock::VsockKernel;

@@ -12,7 +12,7 @@ use super::handle::Vhost;
 use super::requests;
 use super::rings::{BackEnd, Ring, WithMemory};
 
-/// A card's queues: one for each way.
+/// A pair's queues: one for each way.
 const QUEUES: usize = 2;
 /// The kernel puts headers before frames, where the interface does not (VHOST_NET_F_VIRTIO_NET_HDR).
 const OWN_HEADER: u64 = 1 << 27;
@@ -24,7 +24,64 @@ struct QueueFile {
     fd: i32,
 }
 
-/// The kernel and the interface.
+/// The kernel for all pairs of a card's queues: each has a device of the kernel's, and with it a thread of its own there.
+pub(crate) struct NetKernels(Vec<NetKernel>);
+
+impl NetKernels {
+    /// Of those pairs, in their order.
+    pub(crate) const fn new(pairs: Vec<NetKernel>) -> Self {
+        Self(pairs)
+    }
+
+    /// The pair of a card's queue, and the queue's number there.
+    fn of_queue(&mut self, index: usize) -> io::Result<(&mut NetKernel, usize)> {
+        let pair = self.0.get_mut(index / QUEUES);
+        let pair = pair.ok_or(io::ErrorKind::NotFound)?;
+        Ok((pair, index % QUEUES))
+    }
+}
+
+impl BackEnd for NetKernels {
+    fn queues(&self) -> usize {
+        QUEUES * self.0.len()
+    }
+
+    fn begin(&mut self, features: u64) -> io::Result<()> {
+        self.0.iter().try_for_each(|pair| pair.begin(features))
+    }
+
+    fn place(&mut self, ring: &Ring<'_>) -> io::Result<()> {
+        let (pair, index) = self.of_queue(ring.index)?;
+        pair.vhost.place(&Ring { index, ..*ring })
+    }
+
+    fn set_call(&mut self, index: usize, call: &EventFd) -> io::Result<()> {
+        let (pair, index) = self.of_queue(index)?;
+        pair.vhost.set_call(index, call)
+    }
+
+    fn run(&mut self, placed: &[usize]) -> io::Result<()> {
+        placed.iter().try_for_each(|index| {
+            let (pair, index) = self.of_queue(*index)?;
+            pair.set_backend(index, Some(&pair.tap))
+        })
+    }
+
+    fn halt(&mut self, placed: &[usize]) -> io::Result<()> {
+        let outcomes = placed.iter().map(|index| {
+            let (pair, index) = self.of_queue(*index)?;
+            pair.set_backend(index, None)
+        });
+        outcomes.fold(Ok(()), Result::and)
+    }
+
+    fn next_avail(&mut self, index: usize) -> io::Result<u16> {
+        let (pair, index) = self.of_queue(index)?;
+        pair.vhost.next_avail(index)
+    }
+}
+
+/// The kernel and an interface, or one of its queues: what serves a pair.
 pub(crate) struct NetKernel {
     vhost: WithMemory,
     tap: Arc<File>,
@@ -58,37 +115,9 @@ impl NetKernel {
             _ => Ok(()),
         }
     }
-}
 
-impl BackEnd for NetKernel {
-    fn queues(&self) -> usize {
-        QUEUES
-    }
-
-    fn begin(&mut self, features: u64) -> io::Result<()> {
+    fn begin(&self, features: u64) -> io::Result<()> {
         let own_header = if self.has_header { 0 } else { OWN_HEADER };
         self.vhost.begin(features | own_header)
-    }
-
-    fn place(&mut self, ring: &Ring<'_>) -> io::Result<()> {
-        self.vhost.place(ring)
-    }
-
-    fn set_call(&mut self, index: usize, call: &EventFd) -> io::Result<()> {
-        self.vhost.set_call(index, call)
-    }
-
-    fn run(&mut self, placed: &[usize]) -> io::Result<()> {
-        let mut placed = placed.iter();
-        placed.try_for_each(|index| self.set_backend(*index, Some(&self.tap)))
-    }
-
-    fn halt(&mut self, placed: &[usize]) -> io::Result<()> {
-        let outcomes = placed.iter().map(|index| self.set_backend(*index, None));
-        outcomes.fold(Ok(()), Result::and)
-    }
-
-    fn next_avail(&mut self, index: usize) -> io::Result<u16> {
-        self.vhost.next_avail(index)
     }
 }

@@ -69,8 +69,21 @@ pub enum ServeError {
     Host(#[from] io::Error),
 }
 
-/// The number of what a device waits for itself.
-pub(super) const OWN_EVENT: u64 = u64::MAX - 3;
+/// How many things a device may wait for itself.
+pub(super) const OWN_EVENTS: u64 = 256;
+/// The number of the first of them; the others' are below.
+const FIRST_OWN_EVENT: u64 = u64::MAX - 3;
+
+/// The number of what a device waits for itself as its `which`th thing, from 0 on.
+pub(super) const fn own_event(which: usize) -> u64 {
+    FIRST_OWN_EVENT - which as u64
+}
+
+/// Which of the things that a device waits for itself has that number.
+pub(super) fn which_own(number: u64) -> Option<usize> {
+    let which = FIRST_OWN_EVENT.checked_sub(number)?;
+    usize::try_from(which).ok().filter(|_| which < OWN_EVENTS)
+}
 
 /// A kind of virtio device.
 ///
@@ -124,7 +137,7 @@ pub trait Device: Send {
     }
 
     /// The epoll instance with which its thread waits, for a device that is to hear of something of its own at once:
-    /// what it adds to that has the number [`OWN_EVENT`], and comes to [`Device::heard`].
+    /// what it adds to that has the number [`own_event`], and comes to [`Device::heard`].
     ///
     /// # Errors
     /// The kernel's refusal.
@@ -132,11 +145,11 @@ pub trait Device: Send {
         Ok(())
     }
 
-    /// What it waits for itself has `events`.
+    /// The `which`th thing that it waits for itself has `events`.
     ///
     /// # Errors
     /// The kernel's refusal.
-    fn heard(&mut self, _events: EventSet) -> io::Result<()> {
+    fn heard(&mut self, _which: usize, _events: EventSet) -> io::Result<()> {
         Ok(())
     }
 

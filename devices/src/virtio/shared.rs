@@ -30,7 +30,7 @@ pub(super) struct Shared {
     pub(super) doorbells: Vec<Arc<EventFd>>,
     /// What the host signals when it has done something.
     pub(super) host_event: Option<Arc<EventFd>>,
-    /// How many queues a vhost back end serves, the first ones, and what has input when it has something to say.
+    /// How many queues a vhost back end serves at the most, the first ones, and what has input when it has something to say.
     pub(super) vhost_queues: usize,
     pub(super) vhost_events: Vec<Arc<dyn AsRawFd + Send + Sync>>,
     /// What has input when the device has something to learn.
@@ -60,6 +60,12 @@ impl State {
     pub(super) fn reset(&mut self) {
         self.registers.reset();
         self.device.reset();
+    }
+
+    /// How many of its first queues a vhost back end serves, as its driver has come to terms with it.
+    pub(super) fn left_to_vhost(&mut self) -> usize {
+        let vhost = self.device.vhost_queues();
+        vhost.map_or(0, |queues| queues.served())
     }
 }
 
@@ -142,6 +148,10 @@ impl Shared {
     /// Serves queue `index`, as much as it holds at most; true if there is more.
     pub(super) fn serve(&self, index: usize) -> bool {
         let mut state = self.state();
+        // Its doorbell may still be heard here, from before its driver came to terms.
+        if index < state.left_to_vhost() {
+            return false;
+        }
         match self.try_serve(&mut state, index) {
             Ok(Served::Some) => true,
             Ok(Served::All | Served::Full) => false,
@@ -210,9 +220,9 @@ impl Shared {
     }
 
     /// Has the device learn what it waits for, and serves the queues that are due then.
-    pub(super) fn hear_and_serve(&self, events: EventSet) {
+    pub(super) fn hear_and_serve(&self, which: usize, events: EventSet) {
         let mut state = self.state();
-        let result = state.device.heard(events);
+        let result = state.device.heard(which, events);
         if let Err(error) = result
             .map_err(ServeError::Host)
             .and_then(|()| self.serve_due(&mut state))
@@ -223,7 +233,7 @@ impl Shared {
 
     fn serve_due(&self, state: &mut State) -> Result<(), ServeError> {
         while let Some(queue) = state.device.next_due() {
-            let is_served = queue < self.vhost_queues;
+            let is_served = queue < state.left_to_vhost();
             if is_served || self.try_serve(state, queue)? == Served::Some {
                 self.ring(queue);
             }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::device::OWN_EVENT;
+use super::device::{own_event, which_own};
 use super::shared::Shared;
 
 /// What there is to hear.
@@ -19,8 +19,8 @@ pub(super) enum Signal {
     Host,
     /// A vhost back end has something to say of the queues that it serves.
     Vhost,
-    /// What the device waits for itself has that.
-    Own(EventSet),
+    /// One of the things that the device waits for itself has that.
+    Own(usize, EventSet),
     /// A queue has something to serve.
     Doorbell(usize),
 }
@@ -36,7 +36,7 @@ impl Signal {
             Self::End => END,
             Self::Host => HOST,
             Self::Vhost => VHOST,
-            Self::Own(_) => OWN_EVENT,
+            Self::Own(which, _) => own_event(which),
             Self::Doorbell(queue) => queue as u64,
         }
     }
@@ -46,8 +46,10 @@ impl Signal {
             END => Self::End,
             HOST => Self::Host,
             VHOST => Self::Vhost,
-            OWN_EVENT => Self::Own(event.event_set()),
-            queue => Self::Doorbell(usize::try_from(queue).unwrap_or(usize::MAX)),
+            number => match which_own(number) {
+                Some(which) => Self::Own(which, event.event_set()),
+                None => Self::Doorbell(usize::try_from(number).unwrap_or(usize::MAX)),
+            },
         }
     }
 }
@@ -56,7 +58,12 @@ impl Signal {
 pub(super) struct Signals {
     epoll: Arc<Epoll>,
     events: Vec<EpollEvent>,
+    /// The first doorbell that is heard here: those below it a vhost back end hears itself.
+    first_doorbell: usize,
 }
+
+/// Each write of an eventfd is an edge: what is heard once need not be read, which is a system call less.
+const EDGES: EventSet = EventSet::EDGE_TRIGGERED;
 
 impl Signals {
     /// Those of a device, and the one that ends its thread.
@@ -73,15 +80,13 @@ impl Signals {
             let event = EpollEvent::new(EventSet::IN | how, signal.number());
             epoll.ctl(ControlOperation::Add, descriptor.as_raw_fd(), event)
         };
-        // Each write of an eventfd is an edge: what is heard once need not be read, which is a system call less.
-        let edges = EventSet::EDGE_TRIGGERED;
         let doorbells = shared.doorbells.iter().enumerate();
         // Those of queues that a vhost back end serves it hears itself.
         for (queue, bell) in doorbells.skip(shared.vhost_queues) {
-            add(bell.as_ref(), Signal::Doorbell(queue), edges)?;
+            add(bell.as_ref(), Signal::Doorbell(queue), EDGES)?;
         }
         if let Some(event) = &shared.host_event {
-            add(event.as_ref(), Signal::Host, edges)?;
+            add(event.as_ref(), Signal::Host, EDGES)?;
         }
         // What these tell is told until somebody has seen to it.
         let levels = EventSet::empty();
@@ -95,7 +100,34 @@ impl Signals {
         Ok(Self {
             epoll,
             events: vec![EpollEvent::default(); count],
+            first_doorbell: shared.vhost_queues,
         })
+    }
+
+    /// Hears the doorbells of all queues but the first `vhost_queues`, which a back end serves at present.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub(super) fn leave_to_vhost(
+        &mut self,
+        shared: &Shared,
+        vhost_queues: usize,
+    ) -> io::Result<()> {
+        let first = std::mem::replace(&mut self.first_doorbell, vhost_queues);
+        let is_less = vhost_queues < first;
+        let changed = first.min(vhost_queues)..first.max(vhost_queues);
+        for (queue, bell) in shared.doorbells.iter().enumerate() {
+            if !changed.contains(&queue) {
+                continue;
+            }
+            let operation = match is_less {
+                true => ControlOperation::Add,
+                false => ControlOperation::Delete,
+            };
+            let event = EpollEvent::new(EventSet::IN | EDGES, Signal::Doorbell(queue).number());
+            self.epoll.ctl(operation, bell.as_raw_fd(), event)?;
+        }
+        Ok(())
     }
 
     /// Waits for some.

@@ -27,6 +27,8 @@ pub struct VhostQueues {
     /// Signalled for a queue without a vector; nobody listens.
     nobody: Arc<EventFd>,
     is_running: bool,
+    /// How many of them it is to serve.
+    served: usize,
 }
 
 /// One of them.
@@ -58,6 +60,7 @@ impl VhostQueues {
             })
         });
         Ok(Self {
+            served: back_end.queues(),
             queues: queues.collect::<io::Result<_>>()?,
             nobody: event()?,
             back_end,
@@ -68,6 +71,16 @@ impl VhostQueues {
     /// How many they are.
     pub(super) fn count(&self) -> usize {
         self.queues.len()
+    }
+
+    /// How many of them, the first ones, it is to serve at present.
+    pub(super) const fn served(&self) -> usize {
+        self.served
+    }
+
+    /// Has it serve the first `count` of them alone, or all that there are, when it next begins.
+    pub(super) fn serve_first(&mut self, count: usize) {
+        self.served = count.min(self.queues.len());
     }
 
     /// What has input when the back end has something to say.
@@ -91,7 +104,7 @@ impl VhostQueues {
         self.is_running = true;
         self.back_end.begin(features)?;
         let all = registers.iter().zip(doorbells).enumerate();
-        for ((index, (registers, kick)), queue) in all.zip(&mut self.queues) {
+        for ((index, (registers, kick)), queue) in all.zip(&mut self.queues).take(self.served) {
             let rings = &registers.queue;
             if !rings.ready() {
                 continue;
@@ -200,17 +213,20 @@ impl Shared {
         self.idle.wait_while(state, is_open);
     }
 
-    /// Has the back end serve its queues as they are to be served at this moment. By the device's thread.
-    pub(super) fn steer(&self) {
+    /// Has the back end serve its queues as they are to be served at this moment. By the device's thread, which is told how
+    /// many of the first ones it is to leave to it.
+    pub(super) fn steer(&self) -> usize {
         let mut state = self.state();
         let outcome = self.try_steer(&mut state);
         state.settled = state.changes;
         // One that was waited for has ended.
         self.end_reset(&mut state);
         self.idle.notify_all();
+        let left = state.left_to_vhost();
         if let Err(error) = outcome {
             self.stop(state, &error);
         }
+        left
     }
 
     fn try_steer(&self, state: &mut State) -> Result<(), ServeError> {

@@ -80,8 +80,8 @@ fn run(shared: &Shared, mut signals: Signals) {
             break;
         }
         for signal in heard {
-            if let Signal::Own(events) = signal {
-                shared.hear_and_serve(events);
+            if let Signal::Own(which, events) = signal {
+                shared.hear_and_serve(which, events);
             }
             // Heard before the queue is looked at: what is put in later rings anew.
             if let Signal::Doorbell(queue) = signal
@@ -92,7 +92,11 @@ fn run(shared: &Shared, mut signals: Signals) {
             }
         }
         if shared.vhost_queues != 0 {
-            shared.steer();
+            let left = shared.steer();
+            if let Err(error) = signals.leave_to_vhost(shared, left) {
+                shared.give_up(&error);
+                return;
+            }
         }
     }
     shared.end_vhost(&mut shared.state());

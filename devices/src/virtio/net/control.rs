@@ -2,9 +2,10 @@
 
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_CTRL_MAC, VIRTIO_NET_CTRL_MAC_ADDR_SET, VIRTIO_NET_CTRL_MAC_TABLE_SET,
-    VIRTIO_NET_CTRL_RX, VIRTIO_NET_CTRL_RX_ALLMULTI, VIRTIO_NET_CTRL_RX_ALLUNI,
-    VIRTIO_NET_CTRL_RX_NOBCAST, VIRTIO_NET_CTRL_RX_NOMULTI, VIRTIO_NET_CTRL_RX_NOUNI,
-    VIRTIO_NET_CTRL_RX_PROMISC, VIRTIO_NET_ERR, VIRTIO_NET_OK,
+    VIRTIO_NET_CTRL_MQ, VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET, VIRTIO_NET_CTRL_RX,
+    VIRTIO_NET_CTRL_RX_ALLMULTI, VIRTIO_NET_CTRL_RX_ALLUNI, VIRTIO_NET_CTRL_RX_NOBCAST,
+    VIRTIO_NET_CTRL_RX_NOMULTI, VIRTIO_NET_CTRL_RX_NOUNI, VIRTIO_NET_CTRL_RX_PROMISC,
+    VIRTIO_NET_ERR, VIRTIO_NET_OK,
 };
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Queue, QueueT};
@@ -24,7 +25,17 @@ const COUNT_BYTES: usize = 4;
 /// The most commands in one turn.
 const MOST_COMMANDS: u16 = 16;
 
-/// Does the commands in `queue`; true if `filter` is another then.
+/// What a command asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Wanted {
+    /// Other frames than before.
+    Frames(Filter),
+    /// That many pairs of queues from now on.
+    Pairs(u16),
+}
+
+/// Does the commands in `queue`; true if `filter` is another then. How many pairs of queues are used is said to
+/// `set_pairs`, which has it be so, or refuses by false.
 ///
 /// # Errors
 /// A command or the ring makes no sense.
@@ -33,6 +44,7 @@ pub(super) fn serve(
     memory: &DmaMemory,
     buffers: &mut Vec<Descriptor>,
     filter: &mut Filter,
+    mut set_pairs: impl FnMut(u16) -> bool,
 ) -> Result<(Served, bool), ServeError> {
     let mut has_changed = false;
     for _ in 0..MOST_COMMANDS.min(queue.size()) {
@@ -41,14 +53,15 @@ pub(super) fn serve(
         };
         let command = command(buffers, memory)?;
         let acknowledgement = acknowledgement(buffers)?;
-        let next = command.and_then(|command| with(filter, &command));
-        let status = match next {
-            Some(next) => {
+        let wanted = command.and_then(|command| wanted(filter, &command));
+        let status = match wanted {
+            Some(Wanted::Frames(next)) => {
                 *filter = next;
                 has_changed = true;
                 VIRTIO_NET_OK
             }
-            None => VIRTIO_NET_ERR,
+            Some(Wanted::Pairs(count)) if set_pairs(count) => VIRTIO_NET_OK,
+            Some(Wanted::Pairs(_)) | None => VIRTIO_NET_ERR,
         };
         let [status, ..] = status.to_le_bytes();
         memory.write_obj(status, acknowledgement)?;
@@ -81,7 +94,18 @@ fn acknowledgement(buffers: &[Descriptor]) -> Result<GuestAddress, ServeError> {
         .ok_or(ServeError::Request("no place for its acknowledgement"))
 }
 
-/// The filter as a command has it; `None` for a command that there is not.
+/// What a command asks for; `None` for a command that there is not.
+fn wanted(filter: &Filter, command: &[u8]) -> Option<Wanted> {
+    let (&[class, kind], data) = command.split_first_chunk()?;
+    match (u32::from(class), u32::from(kind)) {
+        (VIRTIO_NET_CTRL_MQ, VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET) => {
+            Some(Wanted::Pairs(u16::from_le_bytes(data.try_into().ok()?)))
+        }
+        _ => with(filter, command).map(Wanted::Frames),
+    }
+}
+
+/// The filter as a command has it; `None` for a command that has none.
 fn with(filter: &Filter, command: &[u8]) -> Option<Filter> {
     let mut next = filter.clone();
     let (&[class, kind], data) = command.split_first_chunk()?;
@@ -191,8 +215,23 @@ mod tests {
             &[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
             &[2, 0, 0, 0],
             &[4, 0, 1, 0],
+            &[5, 0],
         ] {
             assert_eq!(with(&filter, command), None, "{command:?}");
         }
+    }
+
+    #[test]
+    fn a_number_of_pairs_has_two_bytes() {
+        let filter = Filter::of_card(OWN);
+        let pairs = wanted(&filter, &[4, 0, 1, 2]);
+        assert_eq!(pairs, Some(Wanted::Pairs(0x201)));
+        for command in [&[4, 0, 1][..], &[4, 0, 1, 0, 0], &[4, 1, 1, 0], &[4, 0]] {
+            assert_eq!(wanted(&filter, command), None, "{command:?}");
+        }
+        assert!(matches!(
+            wanted(&filter, &[0, 0, 1]),
+            Some(Wanted::Frames(_))
+        ));
     }
 }

@@ -6,20 +6,20 @@ use std::sync::Arc;
 use virtio_queue::Queue;
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::GuestMemoryMmap;
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::epoll::{Epoll, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::drops::Drops;
 use super::filter::Filter;
 use super::nic::Nic;
-use super::receive::{Interruption, Receiver, Terms};
-use super::transmit::Sender;
-use super::{CONTROL, RECEIVE, TRANSMIT, config, control};
+use super::pair::Pair;
+use super::receive::{Interruption, Terms};
+use super::{RECEIVE, config, control};
 use crate::dma::DmaMemory;
-use crate::net::{Backend, Offloads, StreamError};
-use crate::vhost::NetKernel;
+use crate::net::{Backend, Offloads};
+use crate::vhost::{NetKernel, NetKernels};
 use crate::virtio::VhostQueues;
-use crate::virtio::device::{Device, Identity, OWN_EVENT, ServeError, Served};
+use crate::virtio::device::{Device, Identity, ServeError, Served};
 
 /// Entries of the queue for commands.
 const CONTROL_QUEUE_SIZE: u16 = 64;
@@ -27,21 +27,19 @@ const CONTROL_QUEUE_SIZE: u16 = 64;
 /// A virtio network card.
 pub struct Net {
     nic: Arc<Nic>,
-    /// The card's while there is no device.
-    backend: Option<Backend>,
-    queue_sizes: [u16; 3],
+    /// Its pairs of queues, each with what carries its frames; all are the card's while there is no device.
+    pairs: Vec<Pair>,
+    /// How many of them its driver uses, the first ones, and whether the host is to be told that.
+    used_pairs: usize,
+    are_pairs_untold: bool,
+    queue_sizes: Vec<u16>,
     features: u64,
     /// What the host is to be told to leave to the guest, unless it was.
     untold: Option<Offloads>,
     filter: Filter,
-    receiver: Receiver,
-    sender: Sender,
     drops: Drops,
     /// With which its thread waits, and what the kernel tells of there.
     thread: Option<Arc<Epoll>>,
-    watched: EventSet,
-    /// Queues for which there is something, by their bits.
-    due: u8,
     buffers: Vec<Descriptor>,
     /// The queues of frames, where the host's kernel passes those.
     kernel: Option<VhostQueues>,
@@ -52,26 +50,26 @@ pub struct Net {
 impl Net {
     /// The device of `nic`; `None` if that has one already.
     pub fn new(nic: Arc<Nic>) -> Option<Self> {
-        let backend = nic.take_backend()?;
+        let backends = nic.take_backends()?;
         let options = nic.options();
         let filter = Filter::of_card(options.mac);
         nic.set_filter(&filter);
+        let of_pair = [options.receive_entries, options.transmit_entries];
+        let mut queue_sizes = of_pair.repeat(backends.len());
+        queue_sizes.push(CONTROL_QUEUE_SIZE);
+        let pairs = (0..).zip(backends);
         Some(Self {
-            backend: Some(backend),
-            queue_sizes: [
-                options.receive_entries,
-                options.transmit_entries,
-                CONTROL_QUEUE_SIZE,
-            ],
+            pairs: pairs
+                .map(|(number, backend)| Pair::new(number, backend))
+                .collect(),
+            used_pairs: 1,
+            are_pairs_untold: true,
+            queue_sizes,
             features: 0,
             untold: Some(Offloads::empty()),
             filter,
-            receiver: Receiver::new(),
-            sender: Sender::default(),
             drops: Drops::default(),
             thread: None,
-            watched: EventSet::empty(),
-            due: 0,
             buffers: Vec::new(),
             kernel: None,
             is_stale: false,
@@ -84,34 +82,58 @@ impl Net {
     /// # Errors
     /// When there are no descriptors left.
     pub fn in_machine(mut self, ram: &GuestMemoryMmap) -> io::Result<Self> {
-        if let Some(vhost) = self.nic.vhost()
-            && let Some(Backend::Tap(tap)) = &self.backend
-        {
+        let pairs = self.pairs.iter().zip(self.nic.vhosts());
+        let kernels = pairs.filter_map(|(pair, vhost)| {
+            let Backend::Tap(tap) = &pair.backend else {
+                return None;
+            };
             let (file, has_header) = tap.file();
-            let kernel = NetKernel::new(Arc::clone(vhost), ram.clone(), file, has_header);
-            self.kernel = Some(VhostQueues::new(Box::new(kernel))?);
+            Some(NetKernel::new(
+                Arc::clone(vhost),
+                ram.clone(),
+                file,
+                has_header,
+            ))
+        });
+        let kernels: Vec<NetKernel> = kernels.collect();
+        if !kernels.is_empty() && kernels.len() == self.pairs.len() {
+            let mut kernel = VhostQueues::new(Box::new(NetKernels::new(kernels)))?;
+            kernel.serve_first(control_queue(self.features, self.pairs.len()));
+            self.kernel = Some(kernel);
         }
         Ok(self)
     }
 
-    /// Has the host leave to the guest what its driver has offered to do, unless that is so.
-    fn tell_offloads(&mut self) {
-        if let Some(backend) = &self.backend
+    /// The number of its queue for commands, which follows those of the pairs that its driver knows (virtio 5.1.2).
+    fn control(&self) -> usize {
+        control_queue(self.features, self.pairs.len())
+    }
+
+    /// Has the host leave to the guest what its driver has offered to do, and have frames for the pairs that it uses,
+    /// unless that is so.
+    fn tell_host(&mut self) {
+        if let Some(first) = self.pairs.first()
             && let Some(offloads) = self.untold.take()
-            && let Err(error) = backend.set_offloads(offloads)
+            && let Err(error) = first.set_offloads(offloads)
         {
             // What comes all the same is left out.
             log::debug!("{}: TUNSETOFFLOAD: {error}", self.nic.options().name);
+        }
+        if std::mem::take(&mut self.are_pairs_untold) {
+            let (pairs, thread) = (&mut self.pairs, self.thread.as_ref());
+            if let Err(error) = use_pairs(pairs, self.used_pairs, thread) {
+                // Frames for those go nowhere.
+                log::warn!("{}: TUNSETQUEUE: {error}", self.nic.options().name);
+            }
         }
     }
 
     /// Leaves out the frames that came in while the link was down.
     fn forget_stale(&mut self) {
-        let Some(backend) = self.backend.as_mut().filter(|_| self.is_stale) else {
-            return;
-        };
-        self.is_stale = false;
-        self.receiver.forget_stale(backend);
+        if std::mem::take(&mut self.is_stale) {
+            let used = self.pairs.iter_mut().take(self.used_pairs);
+            used.for_each(Pair::forget_stale);
+        }
     }
 
     /// Serves a queue of frames.
@@ -121,33 +143,63 @@ impl Net {
         queue: &mut Queue,
         memory: &DmaMemory,
     ) -> Result<Served, Interruption> {
-        self.tell_offloads();
-        // What has no network has room for frames that never come: it waits, and is not asked again.
-        let Some(backend) = &mut self.backend else {
+        self.tell_host();
+        let way = index % WAYS;
+        let used = self.pairs.iter_mut().take(self.used_pairs);
+        // What is not used waits until it is, and then is due.
+        let Some(pair) = used.skip(index / WAYS).next() else {
             return Ok(Served::Full);
         };
-        if index == RECEIVE && self.nic.is_lost() {
+        // What has no network has room for frames that never come: it waits, and is not asked again.
+        if way == RECEIVE && self.nic.is_lost() {
             return Ok(Served::Full);
         }
-        let (name, is_up) = (&self.nic.options().name, self.nic.is_up());
-        if index == RECEIVE {
-            let terms = Terms {
-                name,
-                features: self.features,
-                filter: &self.filter,
-                is_up,
-            };
-            let drops = &mut self.drops;
-            let served = self.receiver.serve(backend, queue, memory, terms, drops);
-            if self.kernel.is_some() {
-                // It is the kernel's queue: served here all the same, it is left as the kernel knows it.
-                self.receiver.give_up_room(queue);
-            }
-            return served;
+        let terms = Terms {
+            name: &self.nic.options().name,
+            features: self.features,
+            filter: &self.filter,
+            is_up: self.nic.is_up(),
+        };
+        let served = pair.pass(way, queue, memory, terms, &mut self.drops);
+        if way == RECEIVE && self.kernel.is_some() {
+            // It is the kernel's queue: served here all the same, it is left as the kernel knows it.
+            pair.give_up_room(queue);
         }
-        let card = (name.as_str(), is_up);
-        let drops = &mut self.drops;
-        self.sender.serve(backend, queue, memory, card, drops)
+        served
+    }
+
+    /// Does the commands in its queue for those.
+    fn obey(&mut self, queue: &mut Queue, memory: &DmaMemory) -> Result<Served, ServeError> {
+        self.tell_host();
+        let most = match config::has_pairs(self.features) {
+            true => self.pairs.len(),
+            false => 0,
+        };
+        let (pairs, used, thread) = (&mut self.pairs, &mut self.used_pairs, self.thread.as_ref());
+        let name = &self.nic.options().name;
+        let set_pairs = |count: u16| {
+            let count = usize::from(count);
+            if !(1..=most).contains(&count) {
+                return false;
+            }
+            let done = use_pairs(pairs, count, thread);
+            match &done {
+                Ok(()) => *used = count,
+                Err(error) => log::warn!("{name}: TUNSETQUEUE: {error}"),
+            }
+            done.is_ok()
+        };
+        let (served, has_changed) = control::serve(
+            queue,
+            memory,
+            &mut self.buffers,
+            &mut self.filter,
+            set_pairs,
+        )?;
+        if has_changed {
+            self.nic.set_filter(&self.filter);
+        }
+        Ok(served)
     }
 
     /// Frames that went nowhere.
@@ -158,68 +210,51 @@ impl Net {
 
     /// Whether that queue is due; it is no more.
     #[cfg(any(test, feature = "fuzz"))]
-    pub(super) const fn take_due(&mut self, queue: usize) -> bool {
-        let is_due = self.due & 1 << queue != 0;
-        self.due &= !(1 << queue);
-        is_due
+    pub(super) fn take_due(&mut self, queue: usize) -> bool {
+        let pair = self.pairs.get_mut(queue / WAYS);
+        pair.is_some_and(|pair| pair.take_due(queue % WAYS))
     }
 
     /// As when a vhost back end is to serve it next.
     #[cfg(test)]
     pub(super) fn give_up_room(&mut self, queue: &mut Queue) {
-        self.receiver.give_up_room(queue);
+        self.pairs[0].give_up_room(queue);
     }
 
     /// What its queues wait for.
+    #[cfg(any(test, feature = "fuzz"))]
     pub(super) fn wanted(&self) -> EventSet {
-        let mut wanted = EventSet::empty();
-        wanted.set(EventSet::IN, self.receiver.waits());
-        wanted.set(EventSet::OUT, self.sender.waits());
-        wanted
+        let pairs = self.pairs.iter();
+        pairs.fold(EventSet::empty(), |all, pair| all | pair.wanted())
     }
 
-    /// What was `told` makes queues due, and an end that none of them would come upon is one all the same.
-    fn note(&mut self, told: EventSet) {
-        let is_over = told.intersects(EventSet::HANG_UP | EventSet::ERROR);
-        if (is_over || told.contains(EventSet::IN)) && self.receiver.stop_waiting() {
-            self.due |= 1 << RECEIVE;
-        }
-        if (is_over || told.contains(EventSet::OUT)) && self.sender.stop_waiting() {
-            self.due |= 1 << TRANSMIT;
-        }
-        if is_over && self.due & 1 << RECEIVE == 0 {
-            self.nic.lose(&StreamError::Closed);
-        }
-    }
-
-    /// Has the kernel tell of that.
-    fn watch(&mut self) -> io::Result<()> {
-        let wanted = self.watched | self.wanted();
-        // What is waited for no more is told once, and then forgotten.
-        if wanted != self.watched && !self.nic.is_lost() {
-            self.watch_for(wanted)?;
-        }
-        Ok(())
-    }
-
-    /// Has the kernel tell as long as the backend has, or takes, what is `wanted`; and of its end once.
-    fn watch_for(&mut self, wanted: EventSet) -> io::Result<()> {
-        if let (Some(thread), Some(backend)) = (&self.thread, &self.backend) {
-            let event = EpollEvent::new(wanted | how_told(wanted), OWN_EVENT);
-            thread.ctl(ControlOperation::Modify, backend.descriptor(), event)?;
-            self.watched = wanted;
-        }
-        Ok(())
+    /// For which pairs the host has frames.
+    #[cfg(test)]
+    pub(super) fn attached(&self) -> Vec<bool> {
+        let pairs = self.pairs.iter();
+        pairs.map(|pair| pair.backend.is_attached()).collect()
     }
 }
 
-/// Level-triggered where frames are wanted: epoll reports a frame again that was left with the host. Edge-triggered where
-/// nothing is: epoll reports the end whatever it was asked for, and would report it for ever.
-fn how_told(wanted: EventSet) -> EventSet {
-    match wanted.is_empty() {
-        true => EventSet::EDGE_TRIGGERED,
-        false => EventSet::empty(),
+/// Queues of a pair: one for each way.
+const WAYS: usize = 2;
+
+/// The number of the queue for commands of a card with so many pairs, whose driver has accepted `features`: it knows of one
+/// pair without VIRTIO_NET_F_MQ (virtio 5.1.2).
+const fn control_queue(features: u64, pairs: usize) -> usize {
+    match config::has_pairs(features) {
+        true => WAYS * pairs,
+        false => WAYS,
     }
+}
+
+/// Has the host have frames for the first `count` of `pairs`, and for no others. What cannot be done leaves it as it was,
+/// as far as that can be.
+fn use_pairs(pairs: &mut [Pair], count: usize, thread: Option<&Arc<Epoll>>) -> io::Result<()> {
+    for (number, pair) in pairs.iter_mut().enumerate() {
+        pair.attach(number < count, thread)?;
+    }
+    Ok(())
 }
 
 impl Device for Net {
@@ -233,7 +268,8 @@ impl Device for Net {
     }
 
     fn features(&self) -> u64 {
-        config::features(self.nic.has_offloads(), self.nic.options().mtu.is_some())
+        let has_mtu = self.nic.options().mtu.is_some();
+        config::features(self.nic.has_offloads(), has_mtu, self.pairs.len() > 1)
     }
 
     fn queue_sizes(&self) -> &[u16] {
@@ -241,14 +277,23 @@ impl Device for Net {
     }
 
     fn read_config(&self, offset: usize, data: &mut [u8]) {
-        let mtu = self.nic.options().mtu;
-        config::read(self.filter.mac, self.nic.is_up(), mtu, offset, data);
+        let look = config::Look {
+            mac: self.filter.mac,
+            is_up: self.nic.is_up(),
+            mtu: self.nic.options().mtu,
+            pairs: self.pairs.len(),
+        };
+        config::read(look, offset, data);
     }
 
     fn start(&mut self, features: u64) {
         self.features = features;
         // The device's thread tells it: it has the call.
         self.untold = Some(config::offloads(features));
+        let control = self.control();
+        if let Some(kernel) = &mut self.kernel {
+            kernel.serve_first(control);
+        }
     }
 
     fn serve(
@@ -257,33 +302,26 @@ impl Device for Net {
         queue: &mut Queue,
         memory: &DmaMemory,
     ) -> Result<Served, ServeError> {
-        match index {
-            RECEIVE | TRANSMIT => {
-                let passed = self.pass(index, queue, memory);
-                self.watch()?;
-                match passed {
-                    Ok(served) => Ok(served),
-                    Err(Interruption::Driver(error)) => Err(error),
-                    Err(Interruption::Host(error)) => {
-                        self.nic.lose(&error);
-                        // What the guest sends from now on is used up; its room for frames is not.
-                        Ok(match index {
-                            RECEIVE => Served::Full,
-                            _ => Served::All,
-                        })
-                    }
-                }
+        if index == self.control() {
+            return self.obey(queue, memory);
+        }
+        let passed = self.pass(index, queue, memory);
+        if !self.nic.is_lost()
+            && let Some(pair) = self.pairs.get_mut(index / WAYS)
+        {
+            pair.watch(self.thread.as_ref())?;
+        }
+        match passed {
+            Ok(served) => Ok(served),
+            Err(Interruption::Driver(error)) => Err(error),
+            Err(Interruption::Host(error)) => {
+                self.nic.lose(&error);
+                // What the guest sends from now on is used up; its room for frames is not.
+                Ok(match index % WAYS {
+                    RECEIVE => Served::Full,
+                    _ => Served::All,
+                })
             }
-            CONTROL => {
-                let buffers = &mut self.buffers;
-                let (served, has_changed) =
-                    control::serve(queue, memory, buffers, &mut self.filter)?;
-                if has_changed {
-                    self.nic.set_filter(&self.filter);
-                }
-                Ok(served)
-            }
-            _ => Ok(Served::All),
         }
     }
 
@@ -292,41 +330,29 @@ impl Device for Net {
     }
 
     fn wait_with(&mut self, thread: &Arc<Epoll>) -> io::Result<()> {
-        if let Some(backend) = &self.backend {
-            let event = EpollEvent::new(self.watched | how_told(self.watched), OWN_EVENT);
-            thread.ctl(ControlOperation::Add, backend.descriptor(), event)?;
+        for pair in &mut self.pairs {
+            pair.wait_with(thread)?;
         }
         self.thread = Some(Arc::clone(thread));
         Ok(())
     }
 
     fn next_due(&mut self) -> Option<usize> {
-        let queue = [RECEIVE, TRANSMIT]
-            .into_iter()
-            .find(|queue| self.due & 1 << queue != 0)?;
-        self.due &= !(1 << queue);
-        Some(queue)
+        let mut pairs = self.pairs.iter_mut().enumerate();
+        pairs.find_map(|(number, pair)| Some(WAYS * number + pair.next_due()?))
     }
 
-    fn heard(&mut self, told: EventSet) -> io::Result<()> {
-        // Nobody waits for it any more, or not always: it is not told on and on.
-        let mut spent = told & EventSet::OUT;
-        spent.set(
-            EventSet::IN,
-            told.contains(EventSet::IN) && !self.receiver.waits(),
-        );
-        if self.watched.intersects(spent) {
-            self.watch_for(self.watched - spent)?;
+    fn heard(&mut self, which: usize, told: EventSet) -> io::Result<()> {
+        let Some(pair) = self.pairs.get_mut(which) else {
+            return Ok(());
+        };
+        // What was told of one that is not used any more was so before.
+        if pair.backend.is_attached()
+            && let Some(end) = pair.heard(told, self.thread.as_ref())?
+        {
+            self.nic.lose(&end);
         }
-        self.note(told);
-        if told.intersects(EventSet::HANG_UP | EventSet::ERROR) {
-            // That is told of whatever else is wanted, and would be told on and on; and once more for each call.
-            return match self.watched.is_empty() {
-                true => Ok(()),
-                false => self.watch_for(EventSet::empty()),
-            };
-        }
-        self.watch()
+        Ok(())
     }
 
     fn vhost_queues(&mut self) -> Option<&mut VhostQueues> {
@@ -338,7 +364,7 @@ impl Device for Net {
             self.is_stale = true;
             return false;
         }
-        self.tell_offloads();
+        self.tell_host();
         self.forget_stale();
         true
     }
@@ -352,17 +378,17 @@ impl Device for Net {
         self.untold = Some(Offloads::empty());
         self.filter = Filter::of_card(self.nic.options().mac);
         self.nic.set_filter(&self.filter);
-        self.receiver.reset();
-        self.sender.reset();
-        // What the kernel tells of is asked for as before: the caller may be a processor's thread, which has no calls for that.
-        self.due = 0;
+        self.pairs.iter_mut().for_each(Pair::reset);
+        self.used_pairs = 1;
+        // The device's thread tells it, as above.
+        self.are_pairs_untold = true;
     }
 }
 
 impl Drop for Net {
     fn drop(&mut self) {
-        if let Some(backend) = self.backend.take() {
-            self.nic.put_backend(backend);
-        }
+        let pairs = self.pairs.drain(..);
+        self.nic
+            .put_backends(pairs.map(|pair| pair.backend).collect());
     }
 }

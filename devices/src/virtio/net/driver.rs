@@ -15,7 +15,7 @@ use super::CONTROL;
 use super::{Net, Nic, NicOptions, RECEIVE, TRANSMIT};
 use crate::dma::DmaMemory;
 use crate::net::{Backend, HEADER_BYTES, Mac, Stream, Tap};
-use crate::virtio::device::{Device, ServeError, Served};
+use crate::virtio::device::{Device, ServeError, Served, which_own};
 
 pub(super) const RAM_BYTES: usize = 0x8_0000;
 /// What nobody is given.
@@ -183,7 +183,10 @@ impl Driver {
         let mut events = [EpollEvent::default()];
         let count = self.epoll.wait(0, &mut events).expect("events");
         for event in &events[..count] {
-            self.net.heard(event.event_set()).expect("a descriptor");
+            let which = which_own(event.data()).expect("the device's own");
+            self.net
+                .heard(which, event.event_set())
+                .expect("a descriptor");
         }
         count
     }

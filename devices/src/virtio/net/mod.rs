@@ -10,6 +10,7 @@
 //! | `room` | where they go in its memory |
 //! | `trains` | how many of them come together |
 //! | `transmit` | frames from the guest |
+//! | `pair` | a pair of queues, for both ways |
 //! | `drops` | frames that go nowhere |
 //! | `device` | the device |
 
@@ -23,6 +24,7 @@ mod filter;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 mod nic;
+mod pair;
 mod receive;
 mod room;
 #[cfg(test)]
@@ -42,9 +44,11 @@ pub use device::Net;
 pub use filter::{Filter, Table};
 pub use nic::{Nic, NicOptions};
 
-/// Numbers of the queues.
+/// Numbers of the queues of the first pair; those of the others follow in the same order.
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
+/// Of a card with one pair of queues.
+#[cfg(any(test, feature = "fuzz"))]
 const CONTROL: usize = 2;
 
 /// The most frames, and about the most bytes, in one turn: whoever waits for the device waits for one at most.

@@ -33,12 +33,12 @@ pub struct NicOptions {
 pub struct Nic {
     options: NicOptions,
     has_offloads: bool,
-    /// By which the host's kernel passes its frames.
-    vhost: Option<Arc<Vhost>>,
+    /// By which the host's kernel passes its frames: one for each pair of queues, or none.
+    vhosts: Vec<Arc<Vhost>>,
     /// Signalled when the link has changed.
     event: Arc<EventFd>,
-    /// Where what carries its frames is while no device has it.
-    backend: Mutex<Option<Backend>>,
+    /// Where what carries its frames is while no device has it: one for each pair of queues.
+    backends: Mutex<Option<Vec<Backend>>>,
     /// What the driver wants, for whoever asks.
     filter: Mutex<Filter>,
     /// Its cable is plugged in.
@@ -56,9 +56,9 @@ impl Nic {
     pub fn new(backend: Backend, options: NicOptions) -> io::Result<Self> {
         Ok(Self {
             has_offloads: backend.has_offloads(),
-            vhost: None,
+            vhosts: Vec::new(),
             event: Arc::new(EventFd::new(EFD_NONBLOCK)?),
-            backend: Mutex::new(Some(backend)),
+            backends: Mutex::new(Some(vec![backend])),
             filter: Mutex::new(Filter::of_card(options.mac)),
             is_plugged: AtomicBool::new(true),
             is_lost: AtomicBool::new(false),
@@ -67,15 +67,23 @@ impl Nic {
         })
     }
 
-    /// The same, whose frames the host's kernel passes by `vhost`, if it is in an interface.
-    pub fn with_vhost(mut self, vhost: Vhost) -> Self {
-        self.vhost = Some(Arc::new(vhost));
+    /// The same with further pairs of queues, whose frames `more` carry: queues of the same interface.
+    pub fn with_pairs(mut self, more: Vec<Backend>) -> Self {
+        if let Some(all) = self.backends.get_mut() {
+            all.extend(more);
+        }
+        self
+    }
+
+    /// The same, whose frames the host's kernel passes by `vhosts`, one for each pair, if it is in an interface.
+    pub fn with_vhosts(mut self, vhosts: Vec<Vhost>) -> Self {
+        self.vhosts = vhosts.into_iter().map(Arc::new).collect();
         self
     }
 
     /// By which the host's kernel passes its frames, if it does.
-    pub const fn vhost(&self) -> Option<&Arc<Vhost>> {
-        self.vhost.as_ref()
+    pub(super) fn vhosts(&self) -> &[Arc<Vhost>] {
+        &self.vhosts
     }
 
     /// How it looks.
@@ -141,11 +149,11 @@ impl Nic {
         self.filter.lock().clone_from(filter);
     }
 
-    pub(super) fn take_backend(&self) -> Option<Backend> {
-        self.backend.lock().take()
+    pub(super) fn take_backends(&self) -> Option<Vec<Backend>> {
+        self.backends.lock().take()
     }
 
-    pub(super) fn put_backend(&self, backend: Backend) {
-        *self.backend.lock() = Some(backend);
+    pub(super) fn put_backends(&self, backends: Vec<Backend>) {
+        *self.backends.lock() = Some(backends);
     }
 }
