@@ -109,9 +109,11 @@ pub struct RunArguments {
     pub cdrom: Vec<PathBuf>,
 
     /// Give the guest a virtio network card; may be repeated. Its frames are those of the TAP interface NAME of this
-    /// host, of the TAP interface that was left open as file descriptor NUMBER, or of the program that listens at
+    /// host, of the TAP interface that was left open as file descriptor NUMBER (NUMBER:NUMBER and so on for one of several
+    /// queues), or of the program that listens at
     /// SOCKET (passt, which takes no privileges). Options: mac=ADDRESS (when not given, one that stays the same for
-    /// that interface or socket of this host); mtu=BYTES, which the guest is told; vhost=on: this
+    /// that interface or socket of this host); mtu=BYTES, which the guest is told; queues=COUNT, 1 (the default) to 64 pairs
+    /// of queues, for guests with many processors, of an interface that was made with multi_queue; vhost=on: this
     /// host's kernel passes the frames of a TAP interface by itself (/dev/vhost-net), with bus addresses it cannot.
     #[arg(long, value_name = "tap=NAME|fd=NUMBER|passt=SOCKET[,OPTION=VALUE]...")]
     pub net: Vec<NetDescription>,

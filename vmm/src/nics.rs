@@ -30,6 +30,9 @@ pub enum NicRefusal {
         /// Why.
         source: io::Error,
     },
+    /// There is no descriptor for it.
+    #[error("no file descriptor is given for it")]
+    NoQueue,
     /// What the host's kernel would pass its frames by.
     #[error(transparent)]
     Vhost(#[from] VhostRefusal),
@@ -58,8 +61,8 @@ pub enum NicRefusal {
 pub fn open(description: &MachineDescription) -> Result<Vec<Arc<Nic>>, NicRefusal> {
     let nics = description.nics().map(|(device, net)| {
         let name = device.name.as_str();
-        let (backend, known_as) = backend(&net.backend)?;
-        let vhost = vhost::open(Kind::Net, device, net.vhost)?;
+        let (backend, more, known_as) = backends(&net.backend, net.pairs)?;
+        let vhosts = vhost::open(Kind::Net, device, &net.vhosts)?;
         let options = NicOptions {
             name: name.to_owned(),
             mac: net.mac.unwrap_or_else(|| made_up(&known_as)),
@@ -71,32 +74,42 @@ pub fn open(description: &MachineDescription) -> Result<Vec<Arc<Nic>>, NicRefusa
             name: name.to_owned(),
             source,
         })?;
-        Ok(Arc::new(match vhost {
-            Some(vhost) => nic.with_vhost(vhost),
-            None => nic,
-        }))
+        Ok(Arc::new(nic.with_pairs(more).with_vhosts(vhosts)))
     });
     nics.collect()
 }
 
-/// What carries the frames, and what it is known as on this host.
-fn backend(wanted: &NetBackend) -> Result<(Backend, String), NicRefusal> {
-    let tap = match wanted {
-        NetBackend::Tap(name) => Tap::open(name)?,
-        NetBackend::Descriptor(fd) => {
-            let not_open = |source| NicRefusal::Descriptor { fd: *fd, source };
-            Tap::of_descriptor(vhost::duplicate(*fd).map_err(not_open)?, *fd)?
+/// What carries the frames of the first pair of queues, of the others, and what it is known as on this host.
+fn backends(
+    wanted: &NetBackend,
+    pairs: u16,
+) -> Result<(Backend, Vec<Backend>, String), NicRefusal> {
+    let taps = match wanted {
+        NetBackend::Tap(name) => Tap::open_queues(name, pairs)?,
+        NetBackend::Descriptors(fds) => {
+            let duplicates = fds.iter().map(|&fd| {
+                let not_open = |source| NicRefusal::Descriptor { fd, source };
+                Ok((vhost::duplicate(fd).map_err(not_open)?, fd))
+            });
+            Tap::of_descriptors(duplicates.collect::<Result<_, NicRefusal>>()?)?
         }
         NetBackend::Stream(path) => {
             let stream = Stream::connect(path).map_err(|source| NicRefusal::Socket {
                 path: path.clone(),
                 source,
             })?;
-            return Ok((Backend::Stream(stream), path.display().to_string()));
+            let known_as = path.display().to_string();
+            return Ok((Backend::Stream(stream), Vec::new(), known_as));
         }
     };
-    let known_as = tap.name().to_owned();
-    Ok((Backend::Tap(tap), known_as))
+    let mut taps = taps.into_iter();
+    let first = taps.next().ok_or(NicRefusal::NoQueue)?;
+    let known_as = first.name().to_owned();
+    Ok((
+        Backend::Tap(first),
+        taps.map(Backend::Tap).collect(),
+        known_as,
+    ))
 }
 
 /// The address of a card that was given none: always the same on this host for what carries its frames.
@@ -114,7 +127,7 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_named() {
-        let refusal = |wanted: NetBackend| chain(&backend(&wanted).err().unwrap());
+        let refusal = |wanted: NetBackend| chain(&backends(&wanted, 1).err().unwrap());
         let missing = refusal(NetBackend::Tap("no-such-tap".to_owned()));
         assert_eq!(
             missing,
@@ -125,7 +138,7 @@ mod tests {
             name.starts_with("\"a name\" is no name of an interface"),
             "{name}"
         );
-        let descriptor = refusal(NetBackend::Descriptor(9999));
+        let descriptor = refusal(NetBackend::Descriptors(vec![9999]));
         assert!(
             descriptor.starts_with("file descriptor 9999 is not open"),
             "{descriptor}"
@@ -141,7 +154,8 @@ mod tests {
     fn what_is_no_interface_is_refused() {
         let (reader, _writer) = io::pipe().unwrap();
         let fd = std::os::fd::AsRawFd::as_raw_fd(&reader);
-        let refused = chain(&backend(&NetBackend::Descriptor(fd)).err().unwrap());
+        let wanted = NetBackend::Descriptors(vec![fd]);
+        let refused = chain(&backends(&wanted, 1).err().unwrap());
         let wanted = format!("file descriptor {fd} is not that of a TAP interface");
         assert!(refused.starts_with(&wanted), "{refused}");
     }

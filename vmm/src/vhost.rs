@@ -32,7 +32,7 @@ pub enum VhostRefusal {
 pub fn open_vsocks(description: &MachineDescription) -> Result<Vec<Arc<VsockHost>>, VhostRefusal> {
     let mut all = Vec::new();
     for (device, vsock) in description.vsocks() {
-        if let Some(vhost) = open(Kind::Vsock, device, Some(vsock.vhost))? {
+        for vhost in open(Kind::Vsock, device, &[vsock.vhost])? {
             vhost.set_cid(vsock.cid)?;
             all.push(Arc::new(VsockHost::new(vhost, vsock.cid)));
         }
@@ -40,35 +40,33 @@ pub fn open_vsocks(description: &MachineDescription) -> Result<Vec<Arc<VsockHost
     Ok(all)
 }
 
-/// Opens what `device` is to be served by, if it is to be.
+/// Opens what `device` is to be served by, if it is to be: one for each that is wanted.
 ///
 /// # Errors
 /// Why it cannot be had.
 pub fn open(
     kind: Kind,
     device: &VirtualDevice,
-    wanted: Option<VhostSource>,
-) -> Result<Option<Vhost>, VhostRefusal> {
-    let Some(wanted) = wanted else {
-        return Ok(None);
-    };
-    if device.by_bus_address {
+    wanted: &[VhostSource],
+) -> Result<Vec<Vhost>, VhostRefusal> {
+    if device.by_bus_address && !wanted.is_empty() {
         log::warn!(
             "{}: the host's kernel does not pass its frames (vhost): it takes no bus addresses, which its driver gives \
              (iommu_platform); this program does",
             device.name
         );
-        return Ok(None);
+        return Ok(Vec::new());
     }
-    Ok(Some(match wanted {
-        VhostSource::Path => Vhost::open(kind)?,
+    let opened = wanted.iter().map(|wanted| match *wanted {
+        VhostSource::Path => Ok(Vhost::open(kind)?),
         VhostSource::Descriptor(fd) => {
             let duplicated = duplicate(fd);
             let descriptor =
                 duplicated.map_err(|source| VhostRefusal::Descriptor { fd, source })?;
-            Vhost::of_descriptor(kind, descriptor, fd)?
+            Ok(Vhost::of_descriptor(kind, descriptor, fd)?)
         }
-    }))
+    });
+    opened.collect()
 }
 
 /// Another descriptor of what was left open, which stays so: nothing else gets its number.
@@ -98,7 +96,7 @@ mod tests {
             place: None,
             by_bus_address,
         };
-        let outcome = open(Kind::Net, &device, Some(wanted));
+        let outcome = open(Kind::Net, &device, &[wanted]);
         outcome.err().map(|error| chain(&error))
     }
 

@@ -58,11 +58,15 @@ impl Inherited {
         let nics = line.machine.iter().flat_map(MachineDescription::nics);
         for (device, net) in nics {
             let name = &device.name;
-            if let NetBackend::Descriptor(fd) = net.backend {
-                keep_from_programs(&format!("-netdev of {name}"), fd)?;
+            if let NetBackend::Descriptors(fds) = &net.backend {
+                let option = format!("-netdev of {name}");
+                fds.iter()
+                    .try_for_each(|fd| keep_from_programs(&option, *fd))?;
             }
-            if let Some(VhostSource::Descriptor(fd)) = net.vhost {
-                keep_from_programs(&format!("-netdev of {name}"), fd)?;
+            for vhost in &net.vhosts {
+                if let VhostSource::Descriptor(fd) = vhost {
+                    keep_from_programs(&format!("-netdev of {name}"), *fd)?;
+                }
             }
         }
         let vsocks = line.machine.iter().flat_map(MachineDescription::vsocks);

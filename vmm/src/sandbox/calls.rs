@@ -290,8 +290,11 @@ const fn number(request: c_ulong) -> u32 {
 /// What lets a line signal again.
 const UNMASKING: &[u32] = &[number(spapr_devices::vfio::requests::DEVICE_SET_IRQS)];
 
-/// What the host leaves to the guest of a TAP interface's frames.
-const OFFLOADS: &[u32] = &[number(spapr_devices::net::SET_OFFLOADS)];
+/// What the host leaves to the guest of a TAP interface's frames, and which of its queues are used.
+const OFFLOADS: &[u32] = &[
+    number(spapr_devices::net::SET_OFFLOADS),
+    number(spapr_devices::net::SET_QUEUE),
+];
 
 /// What the kernel is told of queues that it serves, and the same of interfaces.
 const OF_VHOST: &[u32] = &{

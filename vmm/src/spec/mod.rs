@@ -29,7 +29,9 @@ pub use disk::{
 };
 pub use dma::{DdwMode, DmaWindowSize, DmaWindowSizes, LockRegion};
 pub use filesystem::{FsDescription, FsWordError, USUAL_FS_ENTRIES, is_queue_size};
-pub use net::{LEAST_MTU, NetBackend, NetDescription, NetError, USUAL_NET_ENTRIES, VhostSource};
+pub use net::{
+    LEAST_MTU, MOST_NET_PAIRS, NetBackend, NetDescription, NetError, USUAL_NET_ENTRIES, VhostSource,
+};
 pub use passed_through::{ExpansionRom, PassedThroughDevice, PassedThroughError};
 pub use scsi::{COMMANDS_PER_UNIT, ScsiDescription, ScsiUnit};
 pub use serial::{

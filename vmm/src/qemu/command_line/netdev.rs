@@ -7,7 +7,9 @@ use spapr_devices::net::Mac;
 use super::properties::Properties;
 use super::virtio::{VirtioDevice, VirtioKind};
 use super::{CommandLineError, Device, DeviceKind};
-use crate::spec::{LEAST_MTU, NetBackend, NetDescription, USUAL_NET_ENTRIES, VhostSource};
+use crate::spec::{
+    LEAST_MTU, MOST_NET_PAIRS, NetBackend, NetDescription, USUAL_NET_ENTRIES, VhostSource,
+};
 
 /// A card as asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub struct Look {
     mtu: Option<u16>,
     receive_entries: u16,
     transmit_entries: u16,
+    /// Its driver is offered several pairs of queues (`mq`).
+    has_pairs: bool,
 }
 
 /// The kinds that there are.
@@ -39,7 +43,8 @@ pub(super) struct Netdevs(Vec<Netdev>);
 struct Netdev {
     id: String,
     backend: NetBackend,
-    vhost: Option<VhostSource>,
+    pairs: u16,
+    vhosts: Vec<VhostSource>,
 }
 
 impl Netdevs {
@@ -49,9 +54,12 @@ impl Netdevs {
         let kind = properties.required("type")?;
         properties.set_kind(&kind);
         let id = properties.required("id")?;
-        let (backend, vhost) = match kind.as_str() {
-            "tap" => (tap(&mut properties)?, vhost(&mut properties)?),
-            "stream" => (stream(&mut properties)?, None),
+        let (backend, pairs, vhosts) = match kind.as_str() {
+            "tap" => {
+                let (backend, pairs) = tap(&mut properties)?;
+                (backend, pairs, vhosts(&mut properties, pairs)?)
+            }
+            "stream" => (stream(&mut properties)?, 1, Vec::new()),
             _ => {
                 return Err(CommandLineError::Instead {
                     option: format!("-netdev {kind}"),
@@ -66,7 +74,12 @@ impl Netdevs {
                 id,
             });
         }
-        self.0.push(Netdev { id, backend, vhost });
+        self.0.push(Netdev {
+            id,
+            backend,
+            pairs,
+            vhosts,
+        });
         Ok(())
     }
 
@@ -77,15 +90,15 @@ impl Netdevs {
     /// The descriptors that are named.
     pub(super) fn descriptors(&self) -> impl Iterator<Item = RawFd> {
         self.0.iter().flat_map(|netdev| {
-            let of_interface = match netdev.backend {
-                NetBackend::Descriptor(fd) => Some(fd),
-                NetBackend::Tap(_) | NetBackend::Stream(_) => None,
+            let of_interface = match &netdev.backend {
+                NetBackend::Descriptors(fds) => fds.as_slice(),
+                NetBackend::Tap(_) | NetBackend::Stream(_) => &[],
             };
-            let of_vhost = match netdev.vhost {
-                Some(VhostSource::Descriptor(fd)) => Some(fd),
-                Some(VhostSource::Path) | None => None,
-            };
-            [of_interface, of_vhost].into_iter().flatten()
+            let of_vhost = netdev.vhosts.iter().filter_map(|vhost| match vhost {
+                VhostSource::Descriptor(fd) => Some(*fd),
+                VhostSource::Path => None,
+            });
+            of_interface.iter().copied().chain(of_vhost)
         })
     }
 
@@ -102,10 +115,18 @@ impl Netdevs {
             mtu,
             receive_entries,
             transmit_entries,
+            has_pairs,
         } = card.look;
+        if netdev.pairs > 1 && !has_pairs {
+            return Err(CommandLineError::Combination(format!(
+                "-device virtio-net-pci: netdev {} has several queues, which takes mq=on",
+                card.netdev
+            )));
+        }
         Ok(NetDescription {
             backend: netdev.backend.clone(),
-            vhost: netdev.vhost,
+            pairs: netdev.pairs,
+            vhosts: netdev.vhosts.clone(),
             mac,
             mtu,
             receive_entries,
@@ -163,18 +184,28 @@ fn instead(kind: &str) -> &'static str {
     }
 }
 
-fn tap(properties: &mut Properties) -> Result<NetBackend, CommandLineError> {
-    one_queue(properties)?;
+/// What carries the frames, and how many pairs of queues there are.
+fn tap(properties: &mut Properties) -> Result<(NetBackend, u16), CommandLineError> {
     properties.ignore(&["poll-us", "sndbuf"]);
     for script in ["script", "downscript"] {
         properties.only(script, &["no", ""])?;
     }
     properties.either("vnet_hdr")?;
-    let (fd, fds) = (properties.descriptor("fd")?, properties.descriptor("fds")?);
+    let fds = descriptors(properties, "fd", "fds")?;
+    let is_count = |count| (1..=MOST_NET_PAIRS).contains(&count);
+    let queues = properties.number16("queues", "1 to 64", is_count)?;
     let name = properties.text("ifname")?;
-    match (fd.or(fds), name) {
-        (Some(fd), None) => Ok(NetBackend::Descriptor(fd)),
-        (None, Some(name)) => Ok(NetBackend::Tap(name)),
+    let given = u16::try_from(fds.len()).unwrap_or(u16::MAX);
+    match (given, name) {
+        (0, Some(name)) => Ok((NetBackend::Tap(name), queues.unwrap_or(1))),
+        // With descriptors, their number says it.
+        (1.., None) if is_count(given) && queues.is_none_or(|queues| queues == given) => {
+            Ok((NetBackend::Descriptors(fds), given))
+        }
+        (1.., None) => Err(CommandLineError::Combination(format!(
+            "{}: there are {given} descriptors of queues; there may be 64, and queues= may say how many they are",
+            properties.context()
+        ))),
         _ => Err(CommandLineError::Combination(format!(
             "{} needs fd= or ifname=, one of them",
             properties.context()
@@ -182,42 +213,54 @@ fn tap(properties: &mut Properties) -> Result<NetBackend, CommandLineError> {
     }
 }
 
-/// By what the kernel is to pass frames, if it is.
-fn vhost(properties: &mut Properties) -> Result<Option<VhostSource>, CommandLineError> {
-    let forced = properties.switch("vhostforce")?.unwrap_or(false);
-    let is_on = properties.switch("vhost")?.unwrap_or(forced);
-    let fd = properties.descriptor("vhostfd")?;
-    let fd = fd.or(properties.descriptor("vhostfds")?);
-    match (is_on, fd) {
-        (true, Some(fd)) => Ok(Some(VhostSource::Descriptor(fd))),
-        (true, None) => Ok(Some(VhostSource::Path)),
-        (false, None) => Ok(None),
-        (false, Some(_)) => Err(CommandLineError::Combination(format!(
-            "{}: vhostfd= goes with vhost=on",
+/// The descriptors that one property or the other has: one, or several with colons between.
+fn descriptors(
+    properties: &mut Properties,
+    one: &str,
+    several: &str,
+) -> Result<Vec<RawFd>, CommandLineError> {
+    let expected = "numbers of open file descriptors with colons between";
+    let fds = match properties.text(several)? {
+        None => Vec::new(),
+        Some(text) => {
+            let fds = text
+                .split(':')
+                .map(|fd| fd.parse().ok().filter(|fd| *fd >= 0));
+            let fds: Option<Vec<RawFd>> = fds.collect();
+            fds.ok_or_else(|| properties.wrong(several, &text, expected))?
+        }
+    };
+    match properties.descriptor(one)? {
+        None => Ok(fds),
+        Some(fd) if fds.is_empty() => Ok(vec![fd]),
+        Some(_) => Err(CommandLineError::Combination(format!(
+            "{}: {one}= and {several}= do not go together",
             properties.context()
         ))),
     }
 }
 
-/// There is one queue for each way.
-fn one_queue(properties: &mut Properties) -> Result<(), CommandLineError> {
-    for name in ["queues", "fds", "vhostfds"] {
-        let Some(text) = properties.peek(name) else {
-            continue;
-        };
-        let is_one = if name == "queues" {
-            text == "1"
-        } else {
-            !text.contains(':')
-        };
-        if !is_one {
-            let expected =
-                "one: a card has one pair of queues (no queues= in <driver> of a libvirt domain)";
-            return Err(properties.wrong(name, &text, expected));
+/// By what the kernel is to pass frames, if it is: one for each of so many pairs.
+fn vhosts(properties: &mut Properties, pairs: u16) -> Result<Vec<VhostSource>, CommandLineError> {
+    let forced = properties.switch("vhostforce")?.unwrap_or(false);
+    let is_on = properties.switch("vhost")?.unwrap_or(forced);
+    let fds = descriptors(properties, "vhostfd", "vhostfds")?;
+    let pairs = usize::from(pairs);
+    match (is_on, fds.len()) {
+        (true, 0) => Ok(vec![VhostSource::Path; pairs]),
+        (true, given) if given == pairs => {
+            Ok(fds.into_iter().map(VhostSource::Descriptor).collect())
         }
+        (true, given) => Err(CommandLineError::Combination(format!(
+            "{}: vhostfds= has {given} descriptors for {pairs} pairs of queues",
+            properties.context()
+        ))),
+        (false, 0) => Ok(Vec::new()),
+        (false, _) => Err(CommandLineError::Combination(format!(
+            "{}: vhostfd= goes with vhost=on",
+            properties.context()
+        ))),
     }
-    properties.ignore(&["queues"]);
-    Ok(())
 }
 
 fn stream(properties: &mut Properties) -> Result<NetBackend, CommandLineError> {
@@ -232,14 +275,7 @@ fn stream(properties: &mut Properties) -> Result<NetBackend, CommandLineError> {
 }
 
 /// What a card never offers its driver, and what it always does, by QEMU's names of features.
-const NEVER: &[&str] = &[
-    "mq",
-    "rss",
-    "failover",
-    "guest_announce",
-    "host_ufo",
-    "guest_ufo",
-];
+const NEVER: &[&str] = &["rss", "failover", "guest_announce", "host_ufo", "guest_ufo"];
 const ALWAYS: &[&str] = &[
     "csum",
     "gso",
@@ -284,6 +320,7 @@ pub(super) fn card(properties: &mut Properties) -> Result<VirtioKind, CommandLin
         return Err(properties.wrong("romfile", &path, "left empty: the guest is shown no ROM"));
     }
     properties.only("rombar", &["0"])?;
+    let has_pairs = properties.switch("mq")?.unwrap_or(false);
     for (names, are_on) in [(NEVER, false), (ALWAYS, true)] {
         for name in names {
             properties.always(name, are_on)?;
@@ -299,6 +336,7 @@ pub(super) fn card(properties: &mut Properties) -> Result<VirtioKind, CommandLin
             mtu,
             receive_entries,
             transmit_entries,
+            has_pairs,
         },
     }))
 }
@@ -319,27 +357,41 @@ mod tests {
 
     #[test]
     fn vhost_is_by_a_descriptor_or_by_its_path_or_not() {
-        let vhost = |text: &str| read_all(text).map(|netdev| netdev.vhost);
+        let vhosts = |text: &str| read_all(text).map(|netdev| netdev.vhosts);
         for (written, expected) in [
-            ("tap,id=n,fd=3", None),
-            ("tap,id=n,fd=3,vhost=off", None),
-            ("tap,id=n,fd=3,vhost=on", Some(VhostSource::Path)),
-            ("tap,id=n,fd=3,vhostforce=on", Some(VhostSource::Path)),
+            ("tap,id=n,fd=3", vec![]),
+            ("tap,id=n,fd=3,vhost=off", vec![]),
+            ("tap,id=n,fd=3,vhost=on", vec![VhostSource::Path]),
+            ("tap,id=n,fd=3,vhostforce=on", vec![VhostSource::Path]),
+            (
+                "tap,id=n,ifname=a,queues=2,vhost=on",
+                vec![VhostSource::Path; 2],
+            ),
+            (
+                r#"{"type":"tap","fds":"28:29","vhost":true,"vhostfds":"30:31","id":"n"}"#,
+                vec![VhostSource::Descriptor(30), VhostSource::Descriptor(31)],
+            ),
             (
                 "tap,id=n,fd=3,vhost=on,vhostfd=4",
-                Some(VhostSource::Descriptor(4)),
+                vec![VhostSource::Descriptor(4)],
             ),
             (
                 r#"{"type":"tap","fds":"28","vhost":true,"vhostfds":"30","id":"n"}"#,
-                Some(VhostSource::Descriptor(30)),
+                vec![VhostSource::Descriptor(30)],
             ),
         ] {
-            assert_eq!(vhost(written), Ok(expected), "{written}");
+            assert_eq!(vhosts(written), Ok(expected), "{written}");
         }
-        let refused = vhost("tap,id=n,fd=3,vhostfd=4").unwrap_err();
+        let refused = vhosts("tap,id=n,fd=3,vhostfd=4").unwrap_err();
         assert!(refused.contains("vhostfd= goes with vhost=on"), "{refused}");
-        let both = Netdevs(vec![read_all("tap,id=n,fd=3,vhost=on,vhostfd=4").unwrap()]);
-        assert_eq!(both.descriptors().collect::<Vec<_>>(), [3, 4]);
+        let several = "tap,id=n,fds=3:5,vhost=on,vhostfds=4:6";
+        for (written, descriptors) in [
+            ("tap,id=n,fd=3,vhost=on,vhostfd=4", &[3, 4][..]),
+            (several, &[3, 5, 4, 6]),
+        ] {
+            let all = Netdevs(vec![read_all(written).unwrap()]);
+            assert_eq!(all.descriptors().collect::<Vec<_>>(), descriptors);
+        }
     }
 
     fn check(netdevs: &[&str], devices: &[&str]) -> Result<(), String> {
@@ -359,11 +411,15 @@ mod tests {
         for (written, backend) in [
             (
                 r#"{"type":"tap","fd":"28","vhost":true,"vhostfd":"30","id":"hostnet0"}"#,
-                NetBackend::Descriptor(28),
+                NetBackend::Descriptors(vec![28]),
             ),
             (
                 r#"{"type":"tap","fds":"28","id":"hostnet0"}"#,
-                NetBackend::Descriptor(28),
+                NetBackend::Descriptors(vec![28]),
+            ),
+            (
+                r#"{"type":"tap","fds":"28:29:30","id":"hostnet0"}"#,
+                NetBackend::Descriptors(vec![28, 29, 30]),
             ),
             (
                 "tap,id=n,ifname=vm0,script=no,downscript=no",
@@ -388,8 +444,14 @@ mod tests {
             ("user,id=n", "<backend type='passt'/>"),
             ("bridge,id=n,br=br0", "<interface type='bridge'>"),
             ("socket,id=n,listen=:1", "<interface type='bridge'>"),
-            ("tap,id=n,fds=3:4", "no queues= in <driver>"),
-            ("tap,id=n,ifname=a,queues=2", "no queues= in <driver>"),
+            ("tap,id=n,fds=3:x", "fds=3:x should be numbers"),
+            ("tap,id=n,fds=3:4,queues=3", "there are 2 descriptors"),
+            ("tap,id=n,fd=3,fds=4:5", "do not go together"),
+            ("tap,id=n,ifname=a,queues=65", "queues=65 should be 1 to 64"),
+            (
+                "tap,id=n,fds=3:4,vhost=on,vhostfds=5",
+                "vhostfds= has 1 descriptors for 2 pairs",
+            ),
             ("tap,id=n", "needs fd= or ifname="),
             ("tap,id=n,fd=3,ifname=a", "needs fd= or ifname="),
             (
@@ -434,9 +496,14 @@ mod tests {
              first byte"
         );
         assert_eq!(
-            wrong("virtio-net-pci,netdev=n,mq=on"),
-            "-device virtio-net-pci: mq=on should be off"
+            wrong("virtio-net-pci,netdev=n,rss=on"),
+            "-device virtio-net-pci: rss=on should be off"
         );
+        let several = "tap,id=n,ifname=a,queues=2";
+        let with_pairs = "virtio-net-pci,netdev=n,mq=on,vectors=6";
+        assert_eq!(check(&[several], &[with_pairs]), Ok(()));
+        assert_eq!(check(&[tap], &[with_pairs]), Ok(()));
+        assert!(refusal(&[several], &[card]).ends_with("which takes mq=on"));
         assert_eq!(
             wrong("virtio-net-pci,netdev=n,host_mtu=10"),
             "-device virtio-net-pci: host_mtu=10 should be 68 to 65535"
