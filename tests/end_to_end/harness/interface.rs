@@ -1,7 +1,9 @@
 //! TAP interfaces of the host's, and whom a guest finds there.
 
-use std::io::{Read, Write};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read, Write};
 use std::net::TcpListener;
+use std::os::fd::AsRawFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,6 +28,7 @@ pub(crate) struct Interface {
     /// Where the host sends them, and where it takes them: ports of this interface's alone, so that a test that fails
     /// takes nothing from the next.
     listeners: [TcpListener; 2],
+    has_several_queues: bool,
     /// Gives guests addresses, unless passt does.
     _dhcp: Option<Dhcp>,
 }
@@ -53,6 +56,27 @@ fn run(program: &str, arguments: &[&str]) {
     );
 }
 
+/// Makes a TAP interface that stays (Documentation/networking/tuntap.rst).
+fn make_multi_queue(name: &str) -> io::Result<()> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/net/tun")?;
+    // `struct ifreq`: the name, and flags behind it.
+    let mut request = [0_u8; 40];
+    request[..name.len()].copy_from_slice(name.as_bytes());
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_MULTI_QUEUE;
+    let flags = libc::c_short::try_from(flags).expect("16 bits");
+    request[libc::IFNAMSIZ..][..2].copy_from_slice(&flags.to_ne_bytes());
+    // SAFETY: the pointer is to a structure of the size that the kernel takes.
+    let made = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, request.as_mut_ptr()) };
+    // SAFETY: the argument is a number.
+    if made < 0 || unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETPERSIST, 1) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Gives an interface an address, and has it work.
 fn set_up(name: &str, address: &str) {
     run(
@@ -67,13 +91,13 @@ impl Dhcp {
     fn new(name: &str, number: u8) -> Self {
         let folder = Folder::new();
         let (leases, settings) = (folder.file("leases"), folder.file("udhcpd.conf"));
-        std::fs::write(&leases, "").expect("write");
+        fs::write(&leases, "").expect("write");
         let text = format!(
             "start 10.77.{number}.10\nend 10.77.{number}.20\ninterface {name}\nlease_file {}\n\
              option subnet 255.255.255.0\n",
             leases.display()
         );
-        std::fs::write(&settings, text).expect("write");
+        fs::write(&settings, text).expect("write");
         let process = Command::new("udhcpd")
             .arg("-f")
             .arg(&settings)
@@ -95,6 +119,25 @@ impl Interface {
         Self::with_address(name, number)
     }
 
+    /// The same, with several queues (IFF_MULTI_QUEUE), which busybox's tunctl cannot make.
+    pub(crate) fn of_several_queues(name: &str, number: u8) -> Self {
+        make_multi_queue(name).expect("an interface");
+        Self {
+            has_several_queues: true,
+            ..Self::with_address(name, number)
+        }
+    }
+
+    /// How many of its queues the kernel has frames for.
+    pub(crate) fn queues(&self) -> usize {
+        let folder = format!("/sys/class/net/{}/queues", self.name);
+        let all = fs::read_dir(folder).expect("an interface");
+        let names = all.map(|entry| entry.expect("an entry").file_name());
+        names
+            .filter(|name| name.to_string_lossy().starts_with("tx-"))
+            .count()
+    }
+
     /// Gives an interface that is there, a bridge say, an address, and guests behind it theirs.
     pub(crate) fn with_address(name: &str, number: u8) -> Self {
         let host = format!("10.77.{number}.1");
@@ -114,7 +157,7 @@ impl Interface {
         );
         run("ip", &["link", "set", "lo", "up"]);
         // For the sockets by which passt, which has no privileges, passes on a guest's pings.
-        std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647").expect("write");
+        fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647").expect("write");
         Self::listening(name, &router, "127.0.0.1", None)
     }
 
@@ -125,6 +168,7 @@ impl Interface {
             name: name.to_owned(),
             host: host.to_owned(),
             bytes: BYTES,
+            has_several_queues: false,
             listeners,
             _dhcp: dhcp,
         }
@@ -133,7 +177,7 @@ impl Interface {
     /// How many frames whoever has the TAP interface open has read.
     pub(crate) fn frames_read(&self) -> u64 {
         let path = format!("/sys/class/net/{}/statistics/tx_packets", self.name);
-        let text = std::fs::read_to_string(path).expect("an interface");
+        let text = fs::read_to_string(path).expect("an interface");
         text.trim().parse().expect("a number")
     }
 
@@ -226,7 +270,12 @@ echo LAB-GUEST-FRAMES $(cat /sys/class/net/eth0/statistics/rx_packets) $(cat /sy
 impl Drop for Interface {
     fn drop(&mut self) {
         // A bridge is whoever's that made it.
-        let _ = Command::new("tunctl").args(["-d", &self.name]).output();
+        let (program, words): (_, &[&str]) = match self.has_several_queues {
+            // tunctl opens the one queue of others.
+            true => ("ip", &["link", "delete"]),
+            false => ("tunctl", &["-d"]),
+        };
+        let _ = Command::new(program).args(words).arg(&self.name).output();
     }
 }
 
@@ -267,7 +316,7 @@ impl Drop for Listener {
         }
         let count = |name: &str| {
             let path = format!("/sys/class/net/{}/statistics/{name}", self.interface);
-            let text = std::fs::read_to_string(path).unwrap_or_default();
+            let text = fs::read_to_string(path).unwrap_or_default();
             text.trim().to_owned()
         };
         let counts = ["rx_packets", "tx_packets", "rx_dropped", "tx_dropped"]
@@ -279,7 +328,7 @@ impl Drop for Listener {
             self.progress.taken.load(Ordering::Relaxed),
             self.interface,
             counts.join(", "),
-            std::fs::read_to_string("/proc/net/tcp").unwrap_or_default(),
+            fs::read_to_string("/proc/net/tcp").unwrap_or_default(),
         );
     }
 }
@@ -287,7 +336,7 @@ impl Drop for Listener {
 fn sha256(data: &[u8]) -> String {
     let folder = Folder::new();
     let path = folder.file("data");
-    std::fs::write(&path, data).expect("write");
+    fs::write(&path, data).expect("write");
     let output = Command::new("sha256sum").arg(&path).output();
     let text = String::from_utf8(output.expect("cannot run sha256sum").stdout).expect("text");
     text.split_whitespace().next().expect("a digest").to_owned()

@@ -37,13 +37,15 @@ pub(crate) const VIRTUAL_FUNCTION_MARK: Part = Part::new(70 * MIB_IN_KIB + 448, 
 pub(crate) const DUMP_BY_DEFAULT_WINDOW: Part = Part::new(70 * MIB_IN_KIB + 512, 128);
 /// The dump of a guest with a dynamic window.
 pub(crate) const DUMP_BY_DYNAMIC_WINDOW: Part = Part::new(70 * MIB_IN_KIB + 640, 128);
+/// Whether a guest with a card of several pairs of queues has rebooted.
+pub(crate) const PAIRS_MARK: Part = Part::new(70 * MIB_IN_KIB + 768, 64);
 /// Whether the guest of the test of one reboot has rebooted.
 pub(crate) const REBOOT_MARK: Part = Part::new(71 * MIB_IN_KIB, 64);
 /// What the bare-metal guest of tests/guests writes (its `SCRATCH_BLOCK`): the last 64 KiB of the disk.
 const BARE_METAL_GUEST: Part = Part::new(72 * MIB_IN_KIB - 64, 64);
 
 /// All parts, in the order in which they lie.
-const ALL: [Part; 14] = [
+const ALL: [Part; 15] = [
     WRITTEN_IN_AUTO_MODE,
     WRITTEN_IN_USER_MODE,
     LINES_MARK,
@@ -56,6 +58,7 @@ const ALL: [Part; 14] = [
     VIRTUAL_FUNCTION_MARK,
     DUMP_BY_DEFAULT_WINDOW,
     DUMP_BY_DYNAMIC_WINDOW,
+    PAIRS_MARK,
     REBOOT_MARK,
     BARE_METAL_GUEST,
 ];

@@ -20,7 +20,7 @@ use crate::virtio::device::{Device, ServeError, Served, which_own};
 pub(super) const RAM_BYTES: usize = 0x8_0000;
 /// What nobody is given.
 #[cfg(test)]
-pub(super) const WATCHED: u64 = 0x4_0000;
+pub(super) const WATCHED: u64 = 0x7_0000;
 pub(super) const QUEUE_SIZE: u16 = 8;
 pub(super) const MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
 
@@ -57,9 +57,11 @@ pub(super) struct Driver {
     pub(super) net: Net,
     /// With which its thread waits, were there one.
     epoll: Arc<Epoll>,
-    pub(super) queues: [Queue; 3],
-    offered: [u16; 3],
+    pub(super) queues: Vec<Queue>,
+    offered: Vec<u16>,
     pub(super) peer: Peer,
+    /// Those of the other pairs of queues.
+    pub(super) more: Vec<File>,
     /// It has sent bytes that need be no frame of its protocol.
     is_raw: bool,
 }
@@ -80,7 +82,16 @@ impl Driver {
     pub(super) fn of_interface() -> Self {
         let [own, peer] = packet_sockets();
         let backend = Backend::Tap(Tap::of_socket(own));
-        Self::of(backend, Peer::Interface(File::from(peer)))
+        Self::of(backend, Vec::new(), Peer::Interface(File::from(peer)))
+    }
+
+    /// Of a card that is in an interface with two queues.
+    pub(super) fn of_two_pairs() -> Self {
+        let [[own, peer], [second, its]] = [packet_sockets(), packet_sockets()];
+        let [first, second] = [own, second].map(|own| Backend::Tap(Tap::of_socket(own)));
+        let mut driver = Self::of(first, vec![second], Peer::Interface(File::from(peer)));
+        driver.more.push(File::from(its));
+        driver
     }
 
     /// Of a card that has a stream.
@@ -88,10 +99,10 @@ impl Driver {
         let (own, peer) = UnixStream::pair().expect("sockets");
         peer.set_nonblocking(true).expect("a socket");
         let stream = Stream::over(own.into()).expect("a socket");
-        Self::of(Backend::Stream(stream), Peer::Stream(peer))
+        Self::of(Backend::Stream(stream), Vec::new(), Peer::Stream(peer))
     }
 
-    fn of(backend: Backend, peer: Peer) -> Self {
+    fn of(backend: Backend, more: Vec<Backend>, peer: Peer) -> Self {
         let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM_BYTES)]).expect("memory");
         let options = NicOptions {
             name: "net0".to_owned(),
@@ -100,13 +111,18 @@ impl Driver {
             receive_entries: QUEUE_SIZE,
             transmit_entries: QUEUE_SIZE,
         };
-        let nic = Arc::new(Nic::new(backend, options).expect("an eventfd"));
+        let count = 3 + 2 * more.len();
+        let nic = Nic::new(backend, options).expect("an eventfd");
+        let nic = Arc::new(nic.with_pairs(more));
         let mut driver = Self {
             memory: DmaMemory::by_guest_address(ram.clone()),
             net: Net::new(Arc::clone(&nic)).expect("it has none yet"),
             epoll: Arc::new(Epoll::new().expect("an epoll instance")),
-            queues: [0; 3].map(|_| Queue::new(QUEUE_SIZE).expect("a size")),
-            offered: [0; 3],
+            queues: (0..count)
+                .map(|_| Queue::new(QUEUE_SIZE).expect("a size"))
+                .collect(),
+            offered: vec![0; count],
+            more: Vec::new(),
             ram,
             nic,
             peer,
@@ -132,7 +148,7 @@ impl Driver {
             queue.try_set_used_ring_address(ring).expect("aligned");
             queue.set_ready(true);
         }
-        self.offered = [0; 3];
+        self.offered.fill(0);
     }
 
     pub(super) fn descriptor(
@@ -180,7 +196,7 @@ impl Driver {
 
     /// Has the device learn of what it waits for; how much that was.
     pub(super) fn hear(&mut self) -> usize {
-        let mut events = [EpollEvent::default()];
+        let mut events = [EpollEvent::default(); 2];
         let count = self.epoll.wait(0, &mut events).expect("events");
         for event in &events[..count] {
             let which = which_own(event.data()).expect("the device's own");
@@ -214,36 +230,55 @@ impl Driver {
 
     /// Offers a buffer for a frame at `at`.
     pub(super) fn room(&mut self, index: u16, at: u64, bytes: u32) {
-        self.descriptor(RECEIVE, index, (at, bytes, WRITE, 0));
-        self.offer(RECEIVE, index);
+        self.room_in(RECEIVE, index, at, bytes);
+    }
+
+    /// The same in that queue.
+    pub(super) fn room_in(&mut self, queue: usize, index: u16, at: u64, bytes: u32) {
+        self.descriptor(queue, index, (at, bytes, WRITE, 0));
+        self.offer(queue, index);
     }
 
     /// Offers a frame in two pieces, a header that asks for nothing before it.
     pub(super) fn offer_frame(&mut self, frame: &[u8]) {
-        let start = buffers(TRANSMIT);
+        self.offer_frame_in(TRANSMIT, frame);
+    }
+
+    /// The same in that queue.
+    pub(super) fn offer_frame_in(&mut self, queue: usize, frame: &[u8]) {
+        let start = buffers(queue);
         self.ram
             .write_slice(&[0; HEADER_BYTES], GuestAddress(start))
             .expect("RAM");
         let at = start + HEADER_BYTES as u64;
         self.ram.write_slice(frame, GuestAddress(at)).expect("RAM");
         let length = u32::try_from(frame.len()).expect("short");
-        self.descriptor(TRANSMIT, 0, (start, 16, NEXT, 1));
-        self.descriptor(TRANSMIT, 1, (at + 4, length.saturating_sub(4), 0, 0));
-        self.offer(TRANSMIT, 0);
+        self.descriptor(queue, 0, (start, 16, NEXT, 1));
+        self.descriptor(queue, 1, (at + 4, length.saturating_sub(4), 0, 0));
+        self.offer(queue, 0);
     }
 
     /// Has a command done; whether it was.
     #[cfg(test)]
     pub(super) fn command(&mut self, command: &[u8]) -> bool {
-        let start = buffers(CONTROL);
+        self.command_in(CONTROL, command)
+    }
+
+    /// The same in that queue.
+    #[cfg(test)]
+    pub(super) fn command_in(&mut self, queue: usize, command: &[u8]) -> bool {
+        let start = buffers(queue);
         self.ram
             .write_slice(command, GuestAddress(start))
             .expect("RAM");
         let length = u32::try_from(command.len()).expect("short");
-        self.descriptor(CONTROL, 0, (start, length, NEXT, 1));
-        self.descriptor(CONTROL, 1, (start + 0x8000, 1, WRITE, 0));
-        self.offer(CONTROL, 0);
-        self.serve(CONTROL).expect("a command");
+        self.descriptor(queue, 0, (start, length, NEXT, 1));
+        self.descriptor(queue, 1, (start + 0x8000, 1, WRITE, 0));
+        self.ram
+            .write_obj(0xff_u8, GuestAddress(start + 0x8000))
+            .expect("RAM");
+        self.offer(queue, 0);
+        self.serve(queue).expect("a command");
         let done: u8 = self
             .ram
             .read_obj(GuestAddress(start + 0x8000))

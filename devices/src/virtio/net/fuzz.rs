@@ -18,11 +18,10 @@ const MOST_STEPS: usize = 64;
 /// When the device does not end a turn, or does not work after a reset.
 pub fn card(bytes: &[u8]) {
     let mut input = Unstructured::new(bytes);
-    let is_stream = input.arbitrary().unwrap_or_default();
-    let mut driver = if is_stream {
-        Driver::of_stream()
-    } else {
-        Driver::of_interface()
+    let mut driver = match input.arbitrary::<u8>().unwrap_or_default() % 4 {
+        0 => Driver::of_interface(),
+        2 => Driver::of_two_pairs(),
+        _ => Driver::of_stream(),
     };
     for _ in 0..MOST_STEPS {
         if input.is_empty() || step(&mut input, &mut driver).is_err() {
@@ -33,7 +32,9 @@ pub fn card(bytes: &[u8]) {
 }
 
 fn step(input: &mut Unstructured<'_>, driver: &mut Driver) -> Result<()> {
-    let queue = *input.choose(&[RECEIVE, TRANSMIT, CONTROL])?;
+    // Queue 4, where there is one, is for commands if the driver knows of two pairs.
+    let last = driver.queues.len() - 1;
+    let queue = *input.choose(&[RECEIVE, TRANSMIT, CONTROL, last, last - 1])?;
     match input.int_in_range(0..=9u8)? {
         0..=2 => descriptor(input, driver, queue)?,
         3 => driver.offer(queue, input.int_in_range(0..=QUEUE_SIZE)?),

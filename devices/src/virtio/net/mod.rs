@@ -25,6 +25,8 @@ mod filter;
 pub mod fuzz;
 mod nic;
 mod pair;
+#[cfg(test)]
+mod pair_tests;
 mod receive;
 mod room;
 #[cfg(test)]

@@ -1,0 +1,145 @@
+//! Network cards with several pairs of queues.
+
+use crate::every_host::network::{SET_UP_EXITS, assert_passed};
+use crate::harness::Vmm;
+use crate::harness::finished::Finished;
+use crate::harness::front_end::FrontEnd;
+use crate::harness::host::assert_nothing_is_left;
+use crate::harness::interface::Interface;
+use crate::harness::jobs::{WAIT_FOR_NVME, reboot_once};
+use crate::harness::scratch::PAIRS_MARK;
+
+/// Pings of each processor, and how many interrupts of its pair's they are at least: several may come with one.
+const PINGS: u64 = 40;
+const LEAST_INTERRUPTS: u64 = 15;
+
+/// What a guest does: it passes data as one processor has it, then each processor pings the host by itself, and counts
+/// interrupts of either pair's queue for received frames meanwhile. Linux has its processors' frames leave by the pairs in
+/// their order (XPS), and the host's kernel has answers come by the pair that a flow came from.
+fn job(interface: &Interface, pinned: u32) -> String {
+    let (host, _) = interface.places();
+    format!(
+        "
+cat >/tmp/passes <<'JOB'
+{}
+JOB
+taskset -c {pinned} sh /tmp/passes || exit 1
+echo LAB-GUEST-QUEUES $(ls -d /sys/class/net/eth0/queues/rx-* | wc -l)
+count() {{ awk -v name=-input.$1 -v cpus=$(nproc) 'index($NF, name) {{ for (at = 2; at <= cpus + 1; at++) sum += $at }} END {{ print sum + 0 }}' /proc/interrupts; }}
+for cpu in $(seq 0 $(($(nproc) - 1))); do
+    before0=$(count 0) before1=$(count 1)
+    taskset -c $cpu ping -c {PINGS} -i 0.02 -W 5 -q {host} >/dev/null || exit 1
+    echo LAB-GUEST-BY$cpu $(($(count 0) - before0)) $(($(count 1) - before1))
+done
+grep virtio /proc/interrupts
+echo LAB-GUEST-DONE yes
+sleep 2
+",
+        interface.job()
+    )
+}
+
+/// How many interrupts the first and the second pair had while a processor pinged.
+#[track_caller]
+fn interrupts(finished: &Finished, cpu: u32) -> [u64; 2] {
+    let said = finished.guest(&format!("BY{cpu}"));
+    let mut counts = said
+        .split(' ')
+        .map(|count| count.parse().expect("a number"));
+    [(); 2].map(|()| counts.next().expect("two numbers"))
+}
+
+/// Fails unless processors 0 and 1 have the first pair, and 2 and 3 the second.
+#[track_caller]
+fn assert_by_both(finished: &Finished) {
+    for cpu in 0..4 {
+        let mut of_pairs = interrupts(finished, cpu);
+        if cpu > 1 {
+            of_pairs.reverse();
+        }
+        let [own, other] = of_pairs;
+        assert!(own >= LEAST_INTERRUPTS, "{cpu}: {own}: {finished}");
+        assert!(other < LEAST_INTERRUPTS, "{cpu}: {other}: {finished}");
+    }
+}
+
+#[test]
+fn a_guest_of_four_processors_uses_both_pairs_also_after_a_reboot() {
+    for vhost in ["off", "on"] {
+        let interface = Interface::of_several_queues("vm0", 1);
+        let listener = interface.listen();
+        let again = reboot_once(PAIRS_MARK, &format!("a-mark-of-the-pairs-test-{vhost}"));
+        // The second pair's processor passes the data.
+        let job = [WAIT_FOR_NVME, &again, &job(&interface, 2)].concat();
+        let mut running = Vmm::job(&job)
+            .nvme_with_windows()
+            .option("--net", &format!("tap=vm0,queues=2,vhost={vhost}"))
+            .option("--cpus", "4")
+            .argument("--sandbox")
+            .start();
+        running.wait_for_console("LAB-GUEST-DONE", 1);
+        assert_eq!(interface.queues(), 2, "{}", running.console());
+        let finished = running.finish().assert_job_done();
+        assert_eq!(finished.number("/reboots"), 1, "{finished}");
+        assert_passed(&finished, listener);
+        assert_eq!(finished.guest("QUEUES"), "2", "{finished}");
+        assert_by_both(&finished);
+        let exits = finished.number("/exits/mmio");
+        assert!(exits < 2 * SET_UP_EXITS, "{exits}: {finished}");
+        assert_eq!(finished.errors(), "", "{finished}");
+        assert_nothing_is_left();
+    }
+}
+
+#[test]
+fn a_guest_that_uses_one_of_two_pairs_gets_all_frames_by_it() {
+    for vhost in ["off", "on"] {
+        let interface = Interface::of_several_queues("vm0", 1);
+        let listener = interface.listen();
+        let mut running =
+            Vmm::job(&[&interface.job(), "echo LAB-GUEST-DONE yes; sleep 2\n"].concat())
+                .option("--net", &format!("tap=vm0,queues=2,vhost={vhost}"))
+                .argument("--sandbox")
+                .start();
+        running.wait_for_console("LAB-GUEST-DONE", 1);
+        // Linux uses no more than it has processors.
+        assert_eq!(interface.queues(), 1, "{}", running.console());
+        let finished = running.finish().assert_job_done();
+        assert_passed(&finished, listener);
+        assert_eq!(finished.errors(), "", "{finished}");
+        assert_nothing_is_left();
+    }
+}
+
+#[test]
+fn the_front_end_has_both_pairs_with_the_words_of_libvirt() {
+    let interface = Interface::of_several_queues("vm0", 1);
+    let listener = interface.listen();
+    let (running, _monitor) = FrontEnd::job(&job(&interface, 3))
+        .option(
+            "-netdev",
+            r#"{"type":"tap","ifname":"vm0","queues":2,"vhost":true,"id":"n"}"#,
+        )
+        .option(
+            "-device",
+            r#"{"driver":"virtio-net-pci","mq":true,"vectors":6,"netdev":"n","id":"net0"}"#,
+        )
+        .option("-smp", "4")
+        .option("-sandbox", "on")
+        .start();
+    let finished = running.finish();
+    assert_passed(&finished, listener);
+    assert_by_both(&finished);
+    assert_nothing_is_left();
+}
+
+#[test]
+fn an_interface_of_one_queue_is_refused_with_what_to_type() {
+    let _interface = Interface::new("vm0", 1);
+    let refused = Vmm::job("true").option("--net", "tap=vm0,queues=2").run();
+    refused.assert_refused(&[
+        "--net: vm0 is no TAP interface with several queues",
+        "mode tap multi_queue",
+    ]);
+    assert_nothing_is_left();
+}
