@@ -141,8 +141,13 @@ impl Driver {
     }
 
     pub(super) fn place_queue(&self) {
+        self.place_queue_number(0);
+    }
+
+    /// Places that queue, at where they all would be.
+    pub(super) fn place_queue_number(&self, number: u16) {
         self.function.write_config(4, &[6, 0]).unwrap();
-        self.write(0x16, &[0, 0]);
+        self.write(0x16, &number.to_le_bytes());
         self.write(0x18, &8_u16.to_le_bytes());
         self.write(0x1a, &1_u16.to_le_bytes());
         for (offset, address) in [

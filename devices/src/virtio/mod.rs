@@ -62,6 +62,8 @@ mod used;
 mod vhost_queues;
 #[cfg(test)]
 mod vhost_queues_tests;
+#[cfg(test)]
+mod vhost_share_tests;
 mod vsock;
 mod worker;
 

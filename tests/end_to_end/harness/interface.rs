@@ -122,10 +122,9 @@ impl Interface {
     /// The same, with several queues (IFF_MULTI_QUEUE), which busybox's tunctl cannot make.
     pub(crate) fn of_several_queues(name: &str, number: u8) -> Self {
         make_multi_queue(name).expect("an interface");
-        Self {
-            has_several_queues: true,
-            ..Self::with_address(name, number)
-        }
+        let mut interface = Self::with_address(name, number);
+        interface.has_several_queues = true;
+        interface
     }
 
     /// How many of its queues the kernel has frames for.

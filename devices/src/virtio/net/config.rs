@@ -71,6 +71,7 @@ pub(super) fn offloads(features: u64) -> Offloads {
 }
 
 /// What a driver reads of a card beside its features.
+#[derive(Clone, Copy)]
 pub(super) struct Look {
     pub(super) mac: Mac,
     pub(super) is_up: bool,

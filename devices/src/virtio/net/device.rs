@@ -145,9 +145,9 @@ impl Net {
     ) -> Result<Served, Interruption> {
         self.tell_host();
         let way = index % WAYS;
-        let used = self.pairs.iter_mut().take(self.used_pairs);
+        let mut used = self.pairs.iter_mut().take(self.used_pairs);
         // What is not used waits until it is, and then is due.
-        let Some(pair) = used.skip(index / WAYS).next() else {
+        let Some(pair) = used.nth(index / WAYS) else {
             return Ok(Served::Full);
         };
         // What has no network has room for frames that never come: it waits, and is not asked again.
@@ -222,7 +222,7 @@ impl Net {
     }
 
     /// What its queues wait for.
-    #[cfg(any(test, feature = "fuzz"))]
+    #[cfg(test)]
     pub(super) fn wanted(&self) -> EventSet {
         let pairs = self.pairs.iter();
         pairs.fold(EventSet::empty(), |all, pair| all | pair.wanted())
