@@ -5,6 +5,7 @@ use std::process::Command;
 
 use crate::harness::interface::{Interface, Listener};
 use crate::harness::libvirt::{Description, start, virsh};
+use crate::main_host::queue_pairs;
 
 const NETWORK: &str = "<network><name>lab</name><forward mode='open'/>\
                        <bridge name='lab-bridge' stp='off' delay='0'/></network>";
@@ -74,6 +75,32 @@ ping -c 3 -i 0.2 -W 5 -q 10.77.3.1 >/dev/null && echo LAB-GUEST-PLUGGED yes
     domain.wait_for_console("LAB-GUEST-PLUGGED yes", 1);
     domain.wait_for_state("shut off (shutdown)");
     domain.virsh("undefine");
+}
+
+#[test]
+fn a_domain_uses_two_pairs_of_queues_that_libvirt_has_opened_with_vhost_and_without() {
+    start();
+    let bridge = Bridge::new("lab-pairs");
+    let interface = Interface::with_address(&bridge.0, 7);
+    for driver in ["vhost", "qemu"] {
+        let listener = interface.listen();
+        let card = format!(
+            "<interface type='bridge'><source bridge='{}'/><model type='virtio'/>\
+             <driver name='{driver}' queues='2'/></interface>",
+            bridge.0
+        );
+        let domain = Description::new("paired")
+            .device(&card)
+            .job(&queue_pairs::job(&interface, 1))
+            .define();
+        domain.start();
+        domain.wait_for_state("shut off (shutdown)");
+        let console = domain.console();
+        assert!(console.contains("LAB-GUEST-QUEUES 2"), "{console}");
+        assert_passed(listener, &console);
+        queue_pairs::assert_by_both(&console, 2);
+        domain.virsh("undefine");
+    }
 }
 
 #[test]

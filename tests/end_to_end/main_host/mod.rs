@@ -39,7 +39,7 @@ mod os_term;
 mod output;
 mod own_memory;
 mod passthrough_refused;
-mod queue_pairs;
+pub(crate) mod queue_pairs;
 mod raw_terminal;
 mod reboot;
 mod refused_at_run_time;

@@ -2,11 +2,11 @@
 
 use crate::every_host::network::{SET_UP_EXITS, assert_passed};
 use crate::harness::Vmm;
-use crate::harness::finished::Finished;
 use crate::harness::front_end::FrontEnd;
 use crate::harness::host::assert_nothing_is_left;
 use crate::harness::interface::Interface;
 use crate::harness::jobs::{WAIT_FOR_NVME, reboot_once};
+use crate::harness::running::printed;
 use crate::harness::scratch::PAIRS_MARK;
 
 /// Pings of each processor, and how many interrupts of its pair's they are at least: several may come with one.
@@ -16,7 +16,7 @@ const LEAST_INTERRUPTS: u64 = 15;
 /// What a guest does: it passes data as one processor has it, then each processor pings the host by itself, and counts
 /// interrupts of either pair's queue for received frames meanwhile. Linux has its processors' frames leave by the pairs in
 /// their order (XPS), and the host's kernel has answers come by the pair that a flow came from.
-fn job(interface: &Interface, pinned: u32) -> String {
+pub(crate) fn job(interface: &Interface, pinned: u32) -> String {
     let (host, _) = interface.places();
     format!(
         "
@@ -39,27 +39,22 @@ sleep 2
     )
 }
 
-/// How many interrupts the first and the second pair had while a processor pinged.
+/// Fails unless, of so many processors, the first half has the first pair by itself, and the others the second.
 #[track_caller]
-fn interrupts(finished: &Finished, cpu: u32) -> [u64; 2] {
-    let said = finished.guest(&format!("BY{cpu}"));
-    let mut counts = said
-        .split(' ')
-        .map(|count| count.parse().expect("a number"));
-    [(); 2].map(|()| counts.next().expect("two numbers"))
-}
-
-/// Fails unless processors 0 and 1 have the first pair, and 2 and 3 the second.
-#[track_caller]
-fn assert_by_both(finished: &Finished) {
-    for cpu in 0..4 {
-        let mut of_pairs = interrupts(finished, cpu);
-        if cpu > 1 {
-            of_pairs.reverse();
-        }
-        let [own, other] = of_pairs;
-        assert!(own >= LEAST_INTERRUPTS, "{cpu}: {own}: {finished}");
-        assert!(other < LEAST_INTERRUPTS, "{cpu}: {other}: {finished}");
+pub(crate) fn assert_by_both(console: &str, cpus: usize) {
+    for cpu in 0..cpus {
+        let said = printed(console, &format!("LAB-GUEST-BY{cpu} "));
+        let counts = said.iter().flat_map(|said| said.split(' '));
+        let counts: Vec<u64> = counts.map(|it| it.parse().expect("a number")).collect();
+        let &[first, second] = counts.as_slice() else {
+            panic!("{cpu}: {counts:?}: {console}");
+        };
+        let (own, other) = match cpu < cpus / 2 {
+            true => (first, second),
+            false => (second, first),
+        };
+        assert!(own >= LEAST_INTERRUPTS, "{cpu}: {own}: {console}");
+        assert!(other < LEAST_INTERRUPTS, "{cpu}: {other}: {console}");
     }
 }
 
@@ -83,7 +78,7 @@ fn a_guest_of_four_processors_uses_both_pairs_also_after_a_reboot() {
         assert_eq!(finished.number("/reboots"), 1, "{finished}");
         assert_passed(&finished, listener);
         assert_eq!(finished.guest("QUEUES"), "2", "{finished}");
-        assert_by_both(&finished);
+        assert_by_both(finished.console(), 4);
         let exits = finished.number("/exits/mmio");
         assert!(exits < 2 * SET_UP_EXITS, "{exits}: {finished}");
         assert_eq!(finished.errors(), "", "{finished}");
@@ -129,7 +124,7 @@ fn the_front_end_has_both_pairs_with_the_words_of_libvirt() {
         .start();
     let finished = running.finish();
     assert_passed(&finished, listener);
-    assert_by_both(&finished);
+    assert_by_both(finished.console(), 4);
     assert_nothing_is_left();
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use log::Level;
 use virtio_queue::Queue;
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::GuestMemoryMmap;
@@ -16,6 +17,7 @@ use super::pair::Pair;
 use super::receive::{Interruption, Terms};
 use super::{RECEIVE, config, control};
 use crate::dma::DmaMemory;
+use crate::guest_message;
 use crate::net::{Backend, Offloads};
 use crate::vhost::{NetKernel, NetKernels};
 use crate::virtio::VhostQueues;
@@ -122,8 +124,7 @@ impl Net {
         if std::mem::take(&mut self.are_pairs_untold) {
             let (pairs, thread) = (&mut self.pairs, self.thread.as_ref());
             if let Err(error) = use_pairs(pairs, self.used_pairs, thread) {
-                // Frames for those go nowhere.
-                log::warn!("{}: TUNSETQUEUE: {error}", self.nic.options().name);
+                tell_refusal(&self.nic.options().name, &error);
             }
         }
     }
@@ -177,6 +178,7 @@ impl Net {
         };
         let (pairs, used, thread) = (&mut self.pairs, &mut self.used_pairs, self.thread.as_ref());
         let name = &self.nic.options().name;
+        let mut has_failed = false;
         let set_pairs = |count: u16| {
             let count = usize::from(count);
             if !(1..=most).contains(&count) {
@@ -185,17 +187,18 @@ impl Net {
             let done = use_pairs(pairs, count, thread);
             match &done {
                 Ok(()) => *used = count,
-                Err(error) => log::warn!("{name}: TUNSETQUEUE: {error}"),
+                Err(error) => {
+                    has_failed = true;
+                    tell_refusal(name, error);
+                }
             }
             done.is_ok()
         };
-        let (served, has_changed) = control::serve(
-            queue,
-            memory,
-            &mut self.buffers,
-            &mut self.filter,
-            set_pairs,
-        )?;
+        let (buffers, filter) = (&mut self.buffers, &mut self.filter);
+        let done = control::serve(queue, memory, buffers, filter, set_pairs);
+        // It is told again, next time, of those that are used.
+        self.are_pairs_untold |= has_failed;
+        let (served, has_changed) = done?;
         if has_changed {
             self.nic.set_filter(&self.filter);
         }
@@ -248,8 +251,16 @@ const fn control_queue(features: u64, pairs: usize) -> usize {
     }
 }
 
-/// Has the host have frames for the first `count` of `pairs`, and for no others. What cannot be done leaves it as it was,
-/// as far as that can be.
+/// Says that the host's kernel has frames for other pairs than a driver uses: those go nowhere.
+#[cold]
+fn tell_refusal(name: &str, error: &io::Error) {
+    guest_message!(
+        Level::Warn,
+        "{name}: the host refuses to use other queues of its interface: {error}"
+    );
+}
+
+/// Has the host have frames for the first `count` of `pairs`, and for no others.
 fn use_pairs(pairs: &mut [Pair], count: usize, thread: Option<&Arc<Epoll>>) -> io::Result<()> {
     for (number, pair) in pairs.iter_mut().enumerate() {
         pair.attach(number < count, thread)?;
