@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use spapr_lab::benchmark::results::{Defences, Peer};
 use spapr_lab::benchmark::row::{Row, Unit};
@@ -13,12 +12,13 @@ use spapr_lab::initrd::write_with_overlay;
 use super::AnyError;
 use super::command_line::RunArguments;
 use super::guest_runs::LIMIT;
+use super::guest_time::GuestTime;
 use super::host_network::HostNetwork;
 use super::jobs::{DEFENCES, LOGIN};
 use super::linux_runs::{Found, add_defence, agreed};
 use super::peers::{self, Controller, Disk, GUEST_BYTES, Guest, Network, Windows};
 use super::plan::Session;
-use super::watch::{self, Running};
+use super::watch;
 
 /// How often each system is booted.
 const BOOTS: usize = 3;
@@ -109,8 +109,8 @@ impl System {
         }))
     }
 
-    /// Boots it some times, and finds two rows: what the VMM's threads took until the login, and what of that they did
-    /// not take in the guest. None when the peer cannot.
+    /// Boots it some times, and finds two rows: what the VMM's threads took until the login, and, of a boot of its own
+    /// that is watched, what of that they did not take in the guest. None when the peer cannot.
     fn logins(
         &self,
         arguments: &RunArguments,
@@ -119,23 +119,25 @@ impl System {
     ) -> Result<Option<Found>, AnyError> {
         let mut boots = Vec::new();
         for _ in 0..BOOTS {
-            let Some(boot) = self.boot(arguments, userland, peer)? else {
+            let Some(boot) = self.boot(arguments, userland, peer, None)? else {
                 return Ok(None);
             };
             boots.push(boot);
         }
         let defences = agreed(boots.iter().map(|boot| &boot.defences))?;
-        let logins: Option<Vec<Login>> = boots.iter().map(|boot| boot.login).collect();
-        let logins = logins.ok_or("the system ended before its login")?;
-        let row = |what: &str, of: fn(&Login) -> u64| {
-            let name = format!("login-{}{what}", userland.name());
-            let samples: Vec<u64> = logins.iter().map(of).collect();
-            Row::of_samples(&name, 1, Unit::Nanoseconds, &samples)
+        let row = |name: String, boots: &[Boot]| {
+            let samples: Option<Vec<u64>> = boots.iter().map(|boot| boot.login).collect();
+            let samples = samples.ok_or("the system ended before its login")?;
+            let row = Row::of_samples(&name, 1, Unit::Nanoseconds, &samples);
+            row.ok_or_else(|| AnyError::from("nothing was booted"))
         };
-        let all = row("", |login| login.all);
-        let hosts = row("-host", |login| login.all.saturating_sub(login.guests));
-        let hosts = hosts.filter(|_| arguments.counts_instructions);
-        let rows = all.into_iter().chain(hosts).collect();
+        let name = format!("login-{}", userland.name());
+        let mut rows = vec![row(name.clone(), &boots)?];
+        if arguments.counts_instructions {
+            let watch = GuestTime::start()?;
+            let boot = self.boot(arguments, userland, peer, Some(&watch))?;
+            rows.push(row(format!("{name}-host"), boot.as_slice())?);
+        }
         Ok(Some(Found { rows, defences }))
     }
 
@@ -144,6 +146,7 @@ impl System {
         arguments: &RunArguments,
         userland: Userland,
         peer: Peer,
+        watch: Option<&GuestTime>,
     ) -> Result<Option<Boot>, AnyError> {
         let folder = self.folder.path();
         let (initrd, disk) = (folder.join("initrd"), folder.join("disk.qcow2"));
@@ -179,9 +182,36 @@ impl System {
             guest.memory,
             LIMIT,
             &mut |_| Ok(()),
-            &mut |running, at, line| boot.see(running, arguments.counts_instructions, at, line),
+            &mut |running, at, line| {
+                if boot.has_login(line) {
+                    let all = running.time_since_start(arguments.counts_instructions, at)?;
+                    let guests = watch.map_or(Ok(0), GuestTime::nanoseconds)?;
+                    let all = u64::try_from(all.as_nanos()).unwrap_or(u64::MAX);
+                    boot.login = Some(all.saturating_sub(guests));
+                    running.end();
+                }
+                Ok(())
+            },
         )?;
         Ok(Some(boot))
+    }
+}
+
+/// What was seen of a boot.
+#[derive(Debug, Default)]
+struct Boot {
+    defences: Defences,
+    /// What its VMM had taken when there was a login, in nanoseconds.
+    login: Option<u64>,
+}
+
+impl Boot {
+    /// Follows what the guest prints; whether this line has its login begin.
+    fn has_login(&mut self, line: &str) -> bool {
+        if let Some((_, said)) = line.trim_end().split_once("BENCH-DEFENCE ") {
+            add_defence(&mut self.defences, said);
+        }
+        self.login.is_none() && is_first_of_login(line)
     }
 }
 
@@ -189,43 +219,6 @@ impl System {
 /// terminal's.
 fn is_first_of_login(line: &str) -> bool {
     line.contains("Debian GNU/Linux ") && line.trim_end().ends_with(" debian hvc0")
-}
-
-/// What a VMM had taken when its guest came to a login, in nanoseconds.
-#[derive(Clone, Copy, Debug)]
-struct Login {
-    all: u64,
-    /// What of that was the guest's own.
-    guests: u64,
-}
-
-/// What was seen of a boot.
-#[derive(Debug, Default)]
-struct Boot {
-    defences: Defences,
-    login: Option<Login>,
-}
-
-impl Boot {
-    fn see(
-        &mut self,
-        running: &Running,
-        counts_instructions: bool,
-        at: Duration,
-        line: &str,
-    ) -> std::io::Result<()> {
-        if let Some((_, said)) = line.trim_end().split_once("BENCH-DEFENCE ") {
-            add_defence(&mut self.defences, said);
-        }
-        if self.login.is_none() && is_first_of_login(line) {
-            let guests = running.guest_time()?;
-            let all = running.time_since_start(counts_instructions, at)?;
-            let all = u64::try_from(all.as_nanos()).unwrap_or(u64::MAX);
-            self.login = Some(Login { all, guests });
-            running.end();
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -61,26 +61,6 @@ pub(crate) fn run_time(pid: u32) -> io::Result<u64> {
     Ok(sum)
 }
 
-/// What of that time was spent in a guest, in nanoseconds, as exact as the kernel's clock ticks are.
-///
-/// # Errors
-/// When the process is gone.
-pub(crate) fn guest_time(pid: u32) -> io::Result<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // SAFETY: it takes no pointer.
-    let hertz = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
-    let hertz = u64::try_from(hertz).unwrap_or(0).max(1);
-    let ticks = guest_ticks(&stat).ok_or(io::ErrorKind::InvalidData)?;
-    Ok(ticks * (1_000_000_000 / hertz))
-}
-
-/// The guest_time of a `/proc/PID/stat` (proc_pid_stat(5)), the 43rd of its fields; the second is a name in
-/// parentheses, which may hold anything.
-fn guest_ticks(stat: &str) -> Option<u64> {
-    let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_ascii_whitespace().nth(43 - 3)?.parse().ok()
-}
-
 /// What the kernel says of a thread that has ended since it was listed.
 fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
@@ -95,14 +75,6 @@ mod tests {
         let pid = std::process::id();
         assert!(of(pid, 1 << 40).unwrap().resident > 0);
         assert!(run_time(pid).is_ok());
-        assert!(guest_time(pid).is_ok() && guest_time(u32::MAX).is_err());
         assert!(of(u32::MAX, 1).is_err());
-    }
-    #[test]
-    fn a_guests_time_is_found_whatever_the_name_of_its_process() {
-        let fields: Vec<String> = (3..=52).map(|number| number.to_string()).collect();
-        let stat = format!("7 (a) 1 (b) {}\n", fields.join(" "));
-        assert_eq!(guest_ticks(&stat), Some(43));
-        assert_eq!(guest_ticks("7 (a) S 1 2"), None);
     }
 }

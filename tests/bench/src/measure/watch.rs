@@ -106,14 +106,6 @@ impl Running {
         }
     }
 
-    /// What of that time it was in its guest, in nanoseconds; the kernel tells it in hundredths of a second.
-    ///
-    /// # Errors
-    /// When the process is gone.
-    pub(crate) fn guest_time(&self) -> io::Result<u64> {
-        memory::guest_time(self.child.id())
-    }
-
     /// Kills it: all has been seen, and how it ends does not matter.
     pub(crate) fn end(&self) {
         self.is_ended.set(true);
