@@ -22,6 +22,7 @@ mod properties;
 mod rng;
 mod scsi;
 mod serial;
+mod tap;
 #[cfg(test)]
 mod tests;
 mod usb;
