@@ -63,16 +63,8 @@ const TITLES: &[(&str, &str)] = &[
         "exec to a login's first line, agetty alone on the disk's Debian",
     ),
     (
-        "login-agetty-host",
-        "exec to a login's first line, agetty alone, without what ran in the guest",
-    ),
-    (
         "login-systemd",
         "exec to a login's first line, Debian with systemd",
-    ),
-    (
-        "login-systemd-host",
-        "exec to a login's first line, Debian with systemd, without what ran in the guest",
     ),
     (
         "resident-above-guest-ram",
@@ -355,7 +347,7 @@ mod tests {
             "nvme-random-4k-busy",
             "mitigations-off-start-init",
             "xics-locked",
-            "login-systemd-host",
+            "login-systemd",
         ] {
             assert!(is_of_linux(name) && is_of_machine(name), "{name}");
         }

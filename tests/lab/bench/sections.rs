@@ -337,9 +337,7 @@ fn starts(results: &Results) -> Option<Markup> {
         "start-init",
         "mitigations-off-start-init",
         "login-agetty",
-        "login-agetty-host",
         "login-systemd",
-        "login-systemd-host",
     ];
     let groups = names.map(|name| group(results, name, 1, &Peer::STARTERS, &names::title(name)));
     bar_plot(groups.into())

@@ -12,7 +12,6 @@ use spapr_lab::initrd::write_with_overlay;
 use super::AnyError;
 use super::command_line::RunArguments;
 use super::guest_runs::LIMIT;
-use super::guest_time::GuestTime;
 use super::host_network::HostNetwork;
 use super::jobs::{DEFENCES, LOGIN};
 use super::linux_runs::{Found, add_defence, agreed};
@@ -109,8 +108,8 @@ impl System {
         }))
     }
 
-    /// Boots it some times, and finds two rows: what the VMM's threads took until the login, and, of a boot of its own
-    /// that is watched, what of that they did not take in the guest. None when the peer cannot.
+    /// Boots it some times, and finds a row: what the VMM's threads took until the login, their guest included. None
+    /// when the peer cannot.
     fn logins(
         &self,
         arguments: &RunArguments,
@@ -119,25 +118,17 @@ impl System {
     ) -> Result<Option<Found>, AnyError> {
         let mut boots = Vec::new();
         for _ in 0..BOOTS {
-            let Some(boot) = self.boot(arguments, userland, peer, None)? else {
+            let Some(boot) = self.boot(arguments, userland, peer)? else {
                 return Ok(None);
             };
             boots.push(boot);
         }
         let defences = agreed(boots.iter().map(|boot| &boot.defences))?;
-        let row = |name: String, boots: &[Boot]| {
-            let samples: Option<Vec<u64>> = boots.iter().map(|boot| boot.login).collect();
-            let samples = samples.ok_or("the system ended before its login")?;
-            let row = Row::of_samples(&name, 1, Unit::Nanoseconds, &samples);
-            row.ok_or_else(|| AnyError::from("nothing was booted"))
-        };
+        let samples: Option<Vec<u64>> = boots.iter().map(|boot| boot.login).collect();
+        let samples = samples.ok_or("the system ended before its login")?;
         let name = format!("login-{}", userland.name());
-        let mut rows = vec![row(name.clone(), &boots)?];
-        if arguments.counts_instructions {
-            let watch = GuestTime::start()?;
-            let boot = self.boot(arguments, userland, peer, Some(&watch))?;
-            rows.push(row(format!("{name}-host"), boot.as_slice())?);
-        }
+        let row = Row::of_samples(&name, 1, Unit::Nanoseconds, &samples);
+        let rows = row.into_iter().collect();
         Ok(Some(Found { rows, defences }))
     }
 
@@ -146,7 +137,6 @@ impl System {
         arguments: &RunArguments,
         userland: Userland,
         peer: Peer,
-        watch: Option<&GuestTime>,
     ) -> Result<Option<Boot>, AnyError> {
         let folder = self.folder.path();
         let (initrd, disk) = (folder.join("initrd"), folder.join("disk.qcow2"));
@@ -185,9 +175,8 @@ impl System {
             &mut |running, at, line| {
                 if boot.has_login(line) {
                     let all = running.time_since_start(arguments.counts_instructions, at)?;
-                    let guests = watch.map_or(Ok(0), GuestTime::nanoseconds)?;
                     let all = u64::try_from(all.as_nanos()).unwrap_or(u64::MAX);
-                    boot.login = Some(all.saturating_sub(guests));
+                    boot.login = Some(all);
                     running.end();
                 }
                 Ok(())

@@ -7,7 +7,6 @@ mod exchange;
 mod floor;
 mod growth;
 mod guest_runs;
-mod guest_time;
 mod hide;
 mod host_disk;
 mod host_network;
