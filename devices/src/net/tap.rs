@@ -48,8 +48,15 @@ pub enum TapError {
     )]
     Name(String),
     /// There is no interface of that name.
-    #[error("this host has no interface {0}; make it: ip tuntap add dev {0} mode tap user USER")]
-    Missing(String),
+    #[error(
+        "this host has no interface {name}; make it: ip tuntap add dev {name} mode {mode} user USER"
+    )]
+    Missing {
+        /// Its name.
+        name: String,
+        /// What `ip tuntap` is to make.
+        mode: &'static str,
+    },
     /// There is no TUN driver, or the user may not use it.
     #[error("cannot open {DEVICE}, by which programs use TAP interfaces")]
     Device(#[source] io::Error),
@@ -163,7 +170,11 @@ impl Tap {
             return Ok(vec![Self::open(name)?]);
         }
         let queues = (0..count).map(|_| Self::open_queue(name, libc::IFF_MULTI_QUEUE));
-        Self::in_order(queues.collect::<Result<_, _>>()?)
+        let mut queues: Vec<Self> = queues.collect::<Result<_, _>>()?;
+        for queue in queues.iter_mut().skip(1) {
+            queue.put(false)?;
+        }
+        Ok(queues)
     }
 
     /// Those that are open already, of one interface; the kernel has frames for the first one alone.
@@ -181,20 +192,41 @@ impl Tap {
         apart.dedup();
         let is_one = queues.windows(2).all(|pair| pair[0].name == pair[1].name);
         match is_one && apart.len() == numbers.len() {
-            true => Self::in_order(queues),
+            true => Self::in_order(queues)?.ok_or(TapError::NotOne(numbers)),
             false => Err(TapError::NotOne(numbers)),
         }
     }
 
-    /// Has the kernel have frames for the first of them alone.
-    fn in_order(mut queues: Vec<Self>) -> Result<Vec<Self>, TapError> {
-        for queue in queues.iter_mut().skip(1) {
-            queue.attach(false).map_err(|source| TapError::Refused {
-                name: queue.name.clone(),
-                source,
-            })?;
+    /// Has the kernel have frames for the first of them alone, whatever their last user left; `None` if they are not all
+    /// different queues.
+    fn in_order(mut queues: Vec<Self>) -> Result<Option<Vec<Self>>, TapError> {
+        for queue in &mut queues {
+            queue.put(true)?;
         }
-        Ok(queues)
+        let mut are_apart = true;
+        for queue in queues.iter_mut().skip(1) {
+            are_apart &= queue.put(false)?;
+        }
+        // One that is attached still cannot be attached: this is another file than those.
+        let is_apart = queues.len() == 1 || !queues[0].put(true)?;
+        Ok((are_apart && is_apart).then_some(queues))
+    }
+
+    /// Attaches or detaches it, whatever it was; false if it was so.
+    fn put(&mut self, is_attached: bool) -> Result<bool, TapError> {
+        self.is_attached = !is_attached;
+        match self.attach(is_attached) {
+            Ok(()) => Ok(true),
+            // What the kernel says of one that is as asked for, and of the one queue of an interface.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                self.is_attached = is_attached;
+                Ok(false)
+            }
+            Err(source) => Err(TapError::Refused {
+                name: self.name.clone(),
+                source,
+            }),
+        }
     }
 
     fn open_queue(name: &str, kind: libc::c_int) -> Result<Self, TapError> {
@@ -204,7 +236,9 @@ impl Tap {
         let c_name = c_name.ok_or_else(|| TapError::Name(name.to_owned()))?;
         // SAFETY: the pointer is to a string that ends.
         if unsafe { libc::if_nametoindex(c_name.as_ptr()) } == 0 {
-            return Err(TapError::Missing(name.to_owned()));
+            let mode = if kind == 0 { "tap" } else { "tap multi_queue" };
+            let name = name.to_owned();
+            return Err(TapError::Missing { name, mode });
         }
         let file = OpenOptions::new()
             .read(true)
@@ -329,7 +363,7 @@ impl Tap {
     }
 
     /// Has the kernel have frames for this one of an interface's queues, or have none (tun_set_queue() in
-    /// drivers/net/tun.c): one that has none is read and written in vain.
+    /// drivers/net/tun.c).
     pub(super) fn attach(&mut self, is_attached: bool) -> io::Result<()> {
         if self.is_attached == is_attached {
             return Ok(());

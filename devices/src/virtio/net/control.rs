@@ -34,7 +34,7 @@ enum Wanted {
     Pairs(u16),
 }
 
-/// Does the commands in `queue`; true if `filter` is another then. How many pairs of queues are used is said to
+/// Does commands in `queue`, up to one about pairs; true if `filter` is another then. How many pairs of queues are used is said to
 /// `set_pairs`, which has it be so, or refuses by false.
 ///
 /// # Errors
@@ -46,7 +46,7 @@ pub(super) fn serve(
     filter: &mut Filter,
     mut set_pairs: impl FnMut(u16) -> bool,
 ) -> Result<(Served, bool), ServeError> {
-    let mut has_changed = false;
+    let (mut has_changed, mut is_last) = (false, false);
     for _ in 0..MOST_COMMANDS.min(queue.size()) {
         let Some(head) = requests::next_into(queue, memory, buffers)? else {
             return Ok((Served::All, has_changed));
@@ -60,12 +60,22 @@ pub(super) fn serve(
                 has_changed = true;
                 VIRTIO_NET_OK
             }
-            Some(Wanted::Pairs(count)) if set_pairs(count) => VIRTIO_NET_OK,
-            Some(Wanted::Pairs(_)) | None => VIRTIO_NET_ERR,
+            Some(Wanted::Pairs(count)) => {
+                is_last = true;
+                match set_pairs(count) {
+                    true => VIRTIO_NET_OK,
+                    false => VIRTIO_NET_ERR,
+                }
+            }
+            None => VIRTIO_NET_ERR,
         };
         let [status, ..] = status.to_le_bytes();
         memory.write_obj(status, acknowledgement)?;
         queue.add_used(memory, head, 1)?;
+        // A call of the host's for each pair, which waits for other processors: enough for one turn.
+        if is_last {
+            break;
+        }
     }
     Ok((Served::Some, has_changed))
 }

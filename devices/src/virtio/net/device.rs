@@ -186,7 +186,11 @@ impl Net {
             }
             let done = use_pairs(pairs, count, thread);
             match &done {
-                Ok(()) => *used = count,
+                Ok(()) => {
+                    let new = pairs.iter_mut().take(count).skip(*used);
+                    new.for_each(Pair::begin);
+                    *used = count;
+                }
                 Err(error) => {
                     has_failed = true;
                     tell_refusal(name, error);

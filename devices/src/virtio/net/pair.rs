@@ -21,8 +21,7 @@ pub(super) struct Pair {
     pub(super) backend: Backend,
     receiver: Receiver,
     sender: Sender,
-    /// What the device's thread is told of, if anything: nothing of one whose queue the interface does not use, of which
-    /// epoll would tell nothing but errors.
+    /// What the device's thread is told of, if anything: nothing of one whose queue the interface does not use.
     watched: Option<EventSet>,
     /// Whether there is something for either of its queues.
     due: [bool; 2],
@@ -99,12 +98,19 @@ impl Pair {
             self.tell(thread, ControlOperation::Delete, EventSet::empty())?;
             self.watched = None;
         }
-        self.backend.attach(is_attached)?;
+        let done = self.backend.attach(is_attached);
+        // Also of one that is attached still, because the host refused.
         if let Some(thread) = thread {
             self.wait_with(thread)?;
         }
+        done?;
         self.due = [is_attached; 2];
         Ok(())
+    }
+
+    /// Its driver begins to use it: what its queues hold may be served, which it was not before.
+    pub(super) const fn begin(&mut self) {
+        self.due = [true; 2];
     }
 
     /// Has the kernel tell of what its queues wait for, too.
