@@ -1,6 +1,6 @@
 //! TAP interfaces of the host's, and whom a guest finds there.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::net::TcpListener;
 use std::os::fd::AsRawFd;
@@ -8,6 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
+
+use rustix::io::{FdFlags, fcntl_setfd};
 
 use super::vmm::Folder;
 
@@ -58,6 +60,16 @@ fn run(program: &str, arguments: &[&str]) {
 
 /// Makes a TAP interface that stays (Documentation/networking/tuntap.rst).
 fn make_multi_queue(name: &str) -> io::Result<()> {
+    let file = open_queue(name)?;
+    // SAFETY: the argument is a number.
+    match unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETPERSIST, 1) } {
+        made if made < 0 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Opens a queue of a TAP interface of several, which is made if it is not there.
+fn open_queue(name: &str) -> io::Result<File> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -70,11 +82,22 @@ fn make_multi_queue(name: &str) -> io::Result<()> {
     request[libc::IFNAMSIZ..][..2].copy_from_slice(&flags.to_ne_bytes());
     // SAFETY: the pointer is to a structure of the size that the kernel takes.
     let made = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, request.as_mut_ptr()) };
-    // SAFETY: the argument is a number.
-    if made < 0 || unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETPERSIST, 1) } < 0 {
+    if made < 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(())
+    Ok(file)
+}
+
+/// Has the kernel have no frames for a queue.
+fn detach(queue: &File) -> io::Result<()> {
+    let mut request = [0_u8; 40];
+    let flags = libc::c_short::try_from(libc::IFF_DETACH_QUEUE).expect("16 bits");
+    request[libc::IFNAMSIZ..][..2].copy_from_slice(&flags.to_ne_bytes());
+    // SAFETY: the pointer is to a structure of the size that the kernel takes.
+    match unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETQUEUE, request.as_mut_ptr()) } {
+        done if done < 0 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
 }
 
 /// Gives an interface an address, and has it work.
@@ -125,6 +148,14 @@ impl Interface {
         let mut interface = Self::with_address(name, number);
         interface.has_several_queues = true;
         interface
+    }
+
+    /// A queue of it, as whoever used it before left it, to be inherited.
+    pub(crate) fn detached_queue(&self) -> File {
+        let queue = open_queue(&self.name).expect("a queue");
+        detach(&queue).expect("a queue that was attached");
+        fcntl_setfd(&queue, FdFlags::empty()).expect("a descriptor to be inherited");
+        queue
     }
 
     /// How many of its queues the kernel has frames for.

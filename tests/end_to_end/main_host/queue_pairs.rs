@@ -1,5 +1,8 @@
 //! Network cards with several pairs of queues.
 
+use std::fs::File;
+use std::os::fd::AsRawFd;
+
 use crate::every_host::network::{SET_UP_EXITS, assert_passed};
 use crate::harness::Vmm;
 use crate::harness::front_end::FrontEnd;
@@ -136,5 +139,38 @@ fn an_interface_of_one_queue_is_refused_with_what_to_type() {
         "--net: vm0 is no TAP interface with several queues",
         "mode tap multi_queue",
     ]);
+    assert_nothing_is_left();
+}
+
+#[test]
+fn queues_that_their_last_user_left_detached_are_used_and_one_queue_is_not_taken_for_two() {
+    let interface = Interface::of_several_queues("vm0", 1);
+    let listener = interface.listen();
+    let queues = [interface.detached_queue(), interface.detached_queue()];
+    // Such a descriptor is inherited.
+    let again = File::from(rustix::io::dup(&queues[0]).expect("a descriptor"));
+    let fd = |files: [&File; 2]| {
+        let [first, second] = files.map(AsRawFd::as_raw_fd);
+        format!("fd={first}:{second}")
+    };
+    let refused = Vmm::job("true")
+        .option("--net", &fd([&queues[0], &again]))
+        .run();
+    refused.assert_refused(&["are not those of queues of one TAP interface"]);
+    let finished = Vmm::job(&job(&interface, 3))
+        .option("--net", &fd([&queues[0], &queues[1]]))
+        .option("--cpus", "4")
+        .argument("--sandbox")
+        .run()
+        .assert_job_done();
+    assert_passed(&finished, listener);
+    assert_by_both(finished.console(), 4);
+    assert_nothing_is_left();
+}
+
+#[test]
+fn an_interface_that_is_not_there_is_to_be_made_with_several_queues() {
+    let refused = Vmm::job("true").option("--net", "tap=vm9,queues=2").run();
+    refused.assert_refused(&["no interface vm9", "mode tap multi_queue"]);
     assert_nothing_is_left();
 }

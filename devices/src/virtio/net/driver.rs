@@ -180,9 +180,7 @@ impl Driver {
     /// Has the device serve a queue as its thread does, until it waits for something.
     pub(super) fn serve(&mut self, queue: usize) -> Result<Served, ServeError> {
         for _ in 0..1000 {
-            let served = self
-                .net
-                .serve(queue, &mut self.queues[queue], &self.memory)?;
+            let served = self.turn(queue)?;
             if served == Served::Full {
                 // A frame may be left where it is, which is told.
                 self.hear();
@@ -192,6 +190,11 @@ impl Driver {
             }
         }
         panic!("it hangs");
+    }
+
+    /// Has a queue served once.
+    pub(super) fn turn(&mut self, queue: usize) -> Result<Served, ServeError> {
+        self.net.serve(queue, &mut self.queues[queue], &self.memory)
     }
 
     /// Has the device learn of what it waits for; how much that was.

@@ -108,6 +108,20 @@ fn a_number_of_pairs_that_there_are_not_changes_nothing() {
     }
 }
 
+/// Each is a call of the host's for each pair, and whoever waits for the device waits for one turn.
+#[test]
+fn one_turn_changes_the_number_of_pairs_once() {
+    let mut driver = Driver::of_two_pairs();
+    assert!(driver.command_in(LAST, &set_pairs(1)));
+    for _ in 0..3 {
+        driver.offer(LAST, 0);
+    }
+    for done in 2..=4 {
+        assert_eq!(driver.turn(LAST).unwrap(), Served::Some);
+        assert_eq!(driver.used(LAST), done);
+    }
+}
+
 #[test]
 fn a_driver_that_knows_of_one_pair_has_its_commands_in_the_third_queue() {
     let mut driver = Driver::of_two_pairs();
