@@ -252,6 +252,12 @@ pub enum BindRefusal {
     /// in arch/powerpc/kvm/book3s_64_vio.c).
     #[error("the container is of version 1, for which the kernel handles no TCEs")]
     ContainerV1,
+    /// The host's window for it starts elsewhere: KVM binds what starts where such a window does
+    /// (`kvm_spapr_tce_attach_iommu_group` in arch/powerpc/kvm/book3s_64_vio.c).
+    #[error(
+        "it lies inside a DMA window of the host's, and the kernel serves what is at its start"
+    )]
+    InsideAnother,
     /// KVM_CREATE_SPAPR_TCE_64 failed with this errno.
     #[error("KVM_CREATE_SPAPR_TCE_64 failed: {}", text(*.0))]
     TableRefused(i32),

@@ -12,7 +12,7 @@ use super::*;
 enum Step {
     Create(u8, u8, u32),
     Remove(u32),
-    Reset(u8),
+    Reset(u8, Addressing),
     Put(u8, u64),
     Refuse(u64),
 }
@@ -24,7 +24,8 @@ fn step(number: u8) -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (bridge(), shift, 10u32..64).prop_map(|(bridge, page, bytes)| Step::Create(bridge, page, bytes)),
         3 => prop_oneof![Just(first.0), Just(second.0), any::<u32>()].prop_map(Step::Remove),
-        1 => bridge().prop_map(Step::Reset),
+        2 => (bridge(), prop_oneof![Just(Addressing::Full), Just(Addressing::Limited)])
+            .prop_map(|(bridge, addressing)| Step::Reset(bridge, addressing)),
         4 => (0u8..2, 0u64..1024).prop_map(|(place, page)| Step::Put(place, page)),
         1 => (0u64..8).prop_map(Step::Refuse),
     ]
@@ -49,8 +50,8 @@ fn apply(machine: &FakeMachine, step: Step) {
                 assert!(places.contains(&Liobn(liobn)));
             }
         }
-        Step::Reset(bridge) => {
-            if windows.reset(bridge).is_ok() {
+        Step::Reset(bridge, addressing) => {
+            if windows.reset(bridge, addressing).is_ok() {
                 assert_eq!(machine.guest_windows(), [Some(DEFAULT_WINDOW), None]);
             }
         }
@@ -94,13 +95,15 @@ proptest! {
         let guest = machine.guest_windows().into_iter().flatten().count();
         let available = windows.available(number).unwrap();
         let left = places.saturating_sub(u32::try_from(guest).unwrap());
-        prop_assert!(available.windows == left || is_lpar && available.windows < left);
+        // With limited addressing there is one place, behind the default window.
+        let fewer = is_lpar || windows.is_limited(number);
+        prop_assert!(available.windows == left || fewer && available.windows < 2);
         machine.host().inner.clear_faults();
         // What is told to be available is to be had, and nothing else is.
         let made = windows.create(number, PAGE, PAGE.bytes());
         prop_assert_eq!(made.is_ok(), available.windows > 0, "{:?}", made);
         // A window that the host would not remove before can keep memory locked.
-        let reset = windows.reset(number);
+        let reset = windows.reset(number, Addressing::Full);
         prop_assert!(reset.is_ok() || machine.host().inner.failures().0 > 0, "{reset:?}");
         prop_assert_eq!(machine.guest_windows(), [Some(DEFAULT_WINDOW), None]);
         prop_assert_eq!(put(&machine, Liobn::of_pci_window(number, 0), 0, 0x1003), ReturnCode::SUCCESS);

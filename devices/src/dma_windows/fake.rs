@@ -13,7 +13,7 @@ use spapr_hypercalls::testing::{ContainerVersion, FakeHost, FakeMemory, FakeTabl
 use spapr_hypercalls::world::{BindRefusal, Geometry, GuestRange, HostError, HostIommu, HostRange};
 
 use super::{DmaWindows, WindowHost, WindowLimits};
-use crate::vfio::{IommuInfo, IommuVersion, MemoryLimitError, Platform};
+use crate::vfio::{IommuInfo, IommuVersion, LIMITED_START, MemoryLimitError, Platform};
 
 pub(crate) const RAM_BYTES: u64 = 64 << 20;
 
@@ -33,6 +33,8 @@ pub(crate) struct PlacedHost {
     /// How many windows it has at a time.
     most: usize,
     taken: Mutex<[Option<Ioba>; 2]>,
+    /// The most bytes of a window at limited addresses, where windows are to be or are there.
+    shared: Mutex<Option<u64>>,
     /// How often it was asked for a window.
     creations: AtomicU64,
     is_blacklisted: AtomicBool,
@@ -54,6 +56,7 @@ impl PlacedHost {
             starts: bridge.starts,
             most: bridge.places.max(1) as usize,
             taken: Mutex::default(),
+            shared: Mutex::default(),
             creations: AtomicU64::new(0),
             is_blacklisted: AtomicBool::new(false),
             leaks: AtomicU64::new(0),
@@ -84,6 +87,11 @@ impl PlacedHost {
         self.leaks.load(Ordering::Relaxed)
     }
 
+    /// Whether the windows that there are lie inside one.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.shared.lock().is_some() && self.windows() != [None, None]
+    }
+
     /// The place and the start of a window to come.
     fn next_place(
         &self,
@@ -91,6 +99,13 @@ impl PlacedHost {
         page_shift: PageShift,
         entries: u64,
     ) -> Result<(usize, Ioba), HostError> {
+        if let Some(most) = *self.shared.lock() {
+            return Ok(match (taken, entries << page_shift.get()) {
+                ([None, None], _) => (0, Ioba(0)),
+                ([Some(_), None], bytes) if bytes <= most => (1, LIMITED_START),
+                _ => return Err(HostError::Refused(libc::EINVAL)),
+            });
+        }
         let free = taken.iter().position(Option::is_none);
         let free = free.filter(|_| taken.iter().flatten().count() < self.most);
         match self.platform {
@@ -169,6 +184,9 @@ impl HostIommu for PlacedHost {
         for place in &mut *taken {
             place.take_if(|start| *start == bus_offset);
         }
+        if *taken == [None, None] {
+            *self.shared.lock() = None;
+        }
         Ok(())
     }
 
@@ -181,6 +199,9 @@ impl HostIommu for PlacedHost {
         liobn: Liobn,
         geometry: Geometry,
     ) -> Result<FakeTable, BindRefusal> {
+        if self.is_shared() && geometry.bus_offset != Ioba(0) {
+            return Err(BindRefusal::InsideAnother);
+        }
         self.inner.bind_kernel_table(liobn, geometry)
     }
 
@@ -233,6 +254,19 @@ impl WindowHost for PlacedHost {
             locked: 0,
             enough: memory_bytes,
         })
+    }
+
+    fn share_window(&self, bytes: u64) -> Result<(), HostError> {
+        assert_eq!(self.windows(), [None, None]);
+        let before = self.shared.lock().replace(bytes);
+        assert_eq!(before, None);
+        Ok(())
+    }
+
+    fn unshare_window(&self) {
+        if self.windows() == [None, None] {
+            *self.shared.lock() = None;
+        }
     }
 }
 

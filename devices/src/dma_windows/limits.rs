@@ -30,6 +30,7 @@ pub struct WindowLimits {
     page_sizes: u64,
     largest_page: PageShift,
     bytes: u64,
+    shared_window_bytes: Option<u64>,
 }
 
 impl WindowLimits {
@@ -64,6 +65,7 @@ impl WindowLimits {
             page_sizes,
             largest_page: offered.max()?,
             bytes,
+            shared_window_bytes: info.shared_window_bytes(bytes),
         })
     }
 
@@ -80,6 +82,12 @@ impl WindowLimits {
     /// The most bytes that a window may have, a power of two.
     pub const fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// The size of the host's window that has the default window and a dynamic one at limited addresses inside it, in
+    /// pages of 4 KiB; `None` where none is offered there.
+    pub const fn shared_window_bytes(&self) -> Option<u64> {
+        self.shared_window_bytes
     }
 
     /// The largest page size offered.

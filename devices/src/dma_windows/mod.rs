@@ -13,10 +13,12 @@
 
 #[cfg(test)]
 mod any_order_tests;
+mod error;
 #[cfg(any(test, feature = "fuzz"))]
 #[cfg_attr(not(test), expect(dead_code, reason = "what tests alone use"))]
 #[expect(clippy::unwrap_used, reason = "what tests rely on")]
 pub(crate) mod fake;
+mod limited;
 mod limits;
 #[cfg(test)]
 mod tests;
@@ -32,6 +34,7 @@ use spapr_hypercalls::world::{Geometry, GuestMemory, HostError, HostIommu};
 use crate::error_chain::chain;
 use crate::guest_message;
 use crate::vfio::MemoryLimitError;
+pub use error::DmaWindowError;
 pub use limits::WindowLimits;
 
 /// What a host bridge can still have.
@@ -43,6 +46,15 @@ pub struct Available {
     pub limits: WindowLimits,
 }
 
+/// Where the dynamic windows of a bridge are to be (PAPR 7.3.10.4, ibm,reset-pe-dma-windows, "Limited Address").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addressing {
+    /// Wherever the host puts them.
+    Full,
+    /// Where devices reach them whose DMA masks have fewer than 64 bits and more than 32.
+    Limited,
+}
+
 /// A window that was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NewWindow {
@@ -50,68 +62,6 @@ pub struct NewWindow {
     pub liobn: Liobn,
     /// Where it starts on the bus.
     pub start: Ioba,
-}
-
-/// Why there is no such window.
-#[derive(Debug, thiserror::Error)]
-pub enum DmaWindowError {
-    /// The bridge does not exist or offers no dynamic windows.
-    #[error("host bridge {0} offers no dynamic DMA windows")]
-    NotOffered(u8),
-    /// The LIOBN names no window of a bridge that offers dynamic windows.
-    #[error("LIOBN {0} names no DMA window that could be removed")]
-    NoSuchWindow(Liobn),
-    /// The page size is not on offer, or larger than the window.
-    #[error("host bridge {bridge} offers no DMA window of {bytes:#x} bytes in pages of {page}")]
-    Page {
-        /// The bridge.
-        bridge: u8,
-        /// Page size asked for.
-        page: PageShift,
-        /// Window size asked for.
-        bytes: u64,
-    },
-    /// It would be larger than the bridge allows.
-    #[error(
-        "a DMA window of {bytes:#x} bytes is larger than host bridge {bridge} allows ({most:#x})"
-    )]
-    TooLarge {
-        /// The bridge.
-        bridge: u8,
-        /// Size asked for.
-        bytes: u64,
-        /// The most.
-        most: u64,
-    },
-    /// All places are taken.
-    #[error("host bridge {bridge} has no room for a DMA window beside the {windows} it has")]
-    NoneLeft {
-        /// The bridge.
-        bridge: u8,
-        /// How many it has.
-        windows: u32,
-    },
-    /// The limit on locked memory does not allow what the guest is about to do with the window.
-    #[error(
-        "no DMA window of {bytes:#x} bytes for host bridge {bridge}: the guest would map {memory} bytes of memory in it"
-    )]
-    MemoryLimit {
-        /// The bridge.
-        bridge: u8,
-        /// Size asked for.
-        bytes: u64,
-        /// Memory that is not locked yet.
-        memory: u64,
-        /// Need and limit.
-        #[source]
-        source: MemoryLimitError,
-    },
-    /// The machine ends, and nobody hears the answer.
-    #[error("the machine is about to end")]
-    RunIsOver,
-    /// The engine or the host refused.
-    #[error(transparent)]
-    Window(#[from] WindowError),
 }
 
 /// What RTAS services for dynamic windows need of the machine. Calls may come from any processor;
@@ -133,11 +83,13 @@ pub trait DynamicWindows {
     /// There is no such window; or the host refused, and then the guest has lost it nevertheless.
     fn remove(&self, liobn: Liobn) -> Result<(), DmaWindowError>;
 
-    /// Puts the default window of bridge number `bridge` back, empty, in place of all its windows.
+    /// Puts the default window of bridge number `bridge` back, empty, in place of all its windows, and has those that
+    /// are made from now on where `addressing` says.
     ///
     /// # Errors
-    /// The bridge offers no dynamic windows; or the host refused to give one back.
-    fn reset(&self, bridge: u8) -> Result<(), DmaWindowError>;
+    /// The bridge offers no dynamic windows, or none so; or the host refused to give the default one back. A refusal
+    /// of limited addressing leaves the bridge with an empty default window and full addressing, or as it was.
+    fn reset(&self, bridge: u8, addressing: Addressing) -> Result<(), DmaWindowError>;
 }
 
 /// What dynamic windows need of a host beyond what the engine does.
@@ -154,6 +106,17 @@ pub trait WindowHost: HostIommu {
         memory_bytes: u64,
         kernel_table: bool,
     ) -> Result<(), MemoryLimitError>;
+
+    /// Has the windows that are made from now on lie inside one of the host's, in pages of 4 KiB, until the last of
+    /// them is removed: one at bus address 0, and one of at most `bytes` from 4 GiB on, which is where one without a place
+    /// is put. There is no window now.
+    ///
+    /// # Errors
+    /// The host cannot.
+    fn share_window(&self, bytes: u64) -> Result<(), HostError>;
+
+    /// Undoes [`WindowHost::share_window`], unless a window has been made since.
+    fn unshare_window(&self);
 }
 
 /// The dynamic windows of a machine's host bridges: what is offered, and which place has what.
@@ -175,11 +138,16 @@ struct Bridge {
     has_default: bool,
     /// The fewest entries of a window that the host refused as too large.
     too_many_entries: Option<u64>,
+    addressing: Addressing,
 }
 
 impl Bridge {
     /// How many more windows a guest can make, where `occupied` says which places have one.
     fn available(&self, occupied: [bool; 2]) -> u32 {
+        if self.addressing == Addressing::Limited {
+            // Behind the default one, in the window of the host's that has both.
+            return u32::from(occupied == [true, false] && self.has_default);
+        }
         let windows = count(occupied);
         let own = windows - u32::from(occupied[0] && self.has_default);
         let any = self.limits.windows().saturating_sub(windows);
@@ -240,6 +208,7 @@ impl DmaWindows {
                 default_window,
                 has_default: true,
                 too_many_entries: None,
+                addressing: Addressing::Full,
             };
             (number, bridge)
         };
@@ -253,6 +222,13 @@ impl DmaWindows {
     /// Whether bridge number `bridge` offers dynamic windows.
     pub fn are_offered(&self, bridge: u8) -> bool {
         self.bridges.lock().contains_key(&bridge)
+    }
+
+    /// Whether bridge number `bridge` offers them at limited addresses, too.
+    pub fn can_be_limited(&self, bridge: u8) -> bool {
+        let bridges = self.bridges.lock();
+        let bridge = bridges.get(&bridge);
+        bridge.is_some_and(|bridge| bridge.limits.shared_window_bytes().is_some())
     }
 
     /// These windows in an engine's.
@@ -292,10 +268,9 @@ impl<M: GuestMemory, H: WindowHost> EngineWindows<'_, M, H> {
         bridge: u8,
         page_shift: PageShift,
         bytes: u64,
+        addressing: Addressing,
     ) -> Result<(), DmaWindowError> {
-        let Some(host) = self.engine.host(bridge) else {
-            return Err(DmaWindowError::NotOffered(bridge));
-        };
+        let host = self.host(bridge)?;
         let locked = self.engine.snapshot().locked.bytes;
         let ram_bytes = self.windows.ram_bytes;
         let memory = if bytes >= ram_bytes {
@@ -305,14 +280,30 @@ impl<M: GuestMemory, H: WindowHost> EngineWindows<'_, M, H> {
         } else {
             0
         };
-        let entries = bytes >> page_shift.get();
-        host.check_limit(page_shift, entries, memory, self.windows.kernel_tables)
+        let (entries, kernel_table) = match addressing {
+            Addressing::Full => (bytes >> page_shift.get(), self.windows.kernel_tables),
+            // The host has its table already.
+            Addressing::Limited => (0, false),
+        };
+        host.check_limit(page_shift, entries, memory, kernel_table)
             .map_err(|source| DmaWindowError::MemoryLimit {
                 bridge,
                 bytes,
                 memory,
                 source,
             })
+    }
+
+    /// Whether bridge number `number` has limited addressing now.
+    #[cfg(test)]
+    fn is_limited(&self, number: u8) -> bool {
+        let bridges = self.windows.bridges.lock();
+        bridges[&number].addressing == Addressing::Limited
+    }
+
+    fn host(&self, bridge: u8) -> Result<&H, DmaWindowError> {
+        let host = self.engine.host(bridge);
+        host.ok_or(DmaWindowError::NotOffered(bridge))
     }
 
     fn create_in(
@@ -339,7 +330,7 @@ impl<M: GuestMemory, H: WindowHost> EngineWindows<'_, M, H> {
             let default = Liobn::of_pci_window(number, 0);
             self.engine.activate(default, Use::Possible)?;
         }
-        self.check_limit(number, page, bytes)?;
+        self.check_limit(number, page, bytes, bridge.addressing)?;
         let liobn = Liobn::of_pci_window(number, place);
         let made = self.engine.make_window(liobn, page, entries);
         let made = made.inspect_err(|error| bridge.note_refusal(error, entries))?;
@@ -354,6 +345,7 @@ impl<M: GuestMemory, H: WindowHost> EngineWindows<'_, M, H> {
 
     fn restore_default(&self, number: u8, bridge: &mut Bridge) -> Result<(), WindowError> {
         bridge.has_default = true;
+        bridge.addressing = Addressing::Full;
         let liobn = Liobn::of_pci_window(number, 0);
         self.engine.add_window(liobn, bridge.default_window)?;
         // An LPAR's kernel makes no default window beside one that it would not remove.
@@ -406,11 +398,18 @@ impl<M: GuestMemory, H: WindowHost> DynamicWindows for EngineWindows<'_, M, H> {
             .inspect_err(report)
     }
 
-    fn reset(&self, number: u8) -> Result<(), DmaWindowError> {
+    fn reset(&self, number: u8, addressing: Addressing) -> Result<(), DmaWindowError> {
         let mut bridges = self.windows.bridges.lock();
         let bridge = bridges
             .get_mut(&number)
             .ok_or(DmaWindowError::NotOffered(number))?;
+        let shared_bytes = match addressing {
+            Addressing::Full => None,
+            Addressing::Limited => {
+                let checked = self.check_limited(number, bridge).inspect_err(report);
+                Some(checked?)
+            }
+        };
         let mut outcome = Ok(());
         for (place, occupied) in (0u8..).zip(self.occupied(number)) {
             if occupied {
@@ -418,9 +417,16 @@ impl<M: GuestMemory, H: WindowHost> DynamicWindows for EngineWindows<'_, M, H> {
                 outcome = outcome.and(self.engine.remove_window(liobn));
             }
         }
+        let mut outcome = outcome.map_err(DmaWindowError::from);
+        if let Some(shared_bytes) = shared_bytes.filter(|_| outcome.is_ok()) {
+            outcome = self.limit(number, bridge, shared_bytes);
+            if outcome.is_ok() {
+                return Ok(());
+            }
+        }
+        let restored = self.restore_default(number, bridge);
         outcome
-            .and(self.restore_default(number, bridge))
-            .map_err(DmaWindowError::from)
+            .and(restored.map_err(DmaWindowError::from))
             .inspect_err(report)
     }
 }

@@ -119,7 +119,7 @@ fn a_host_of_one_window_gives_it_when_the_default_one_has_gone_and_that_one_come
 
         match back_by_removal {
             true => windows.remove(FIRST).unwrap(),
-            false => windows.reset(0).unwrap(),
+            false => windows.reset(0, Addressing::Full).unwrap(),
         }
         assert_eq!(machine.guest_windows(), [Some(DEFAULT_WINDOW), None]);
         assert_eq!(put(&machine, FIRST, 0, 0x1003), ReturnCode::SUCCESS);
@@ -168,7 +168,7 @@ fn a_default_window_of_the_hosts_own_shape_comes_back_as_it_was() {
     let success = ReturnCode::SUCCESS;
     assert_eq!(put(&machine, FIRST, start.0, 0x1003), success);
     assert_eq!(put(&machine, FIRST, 0, 0x1003), ReturnCode::PARAMETER);
-    windows.reset(0).unwrap();
+    windows.reset(0, Addressing::Full).unwrap();
     assert_eq!(machine.guest_windows(), [Some(default_window), None]);
 }
 
@@ -239,7 +239,7 @@ fn a_window_that_is_too_large_for_an_lpars_platform_is_asked_for_once() {
         let error = create(page, bytes).unwrap_err();
         assert!(matches!(error, DmaWindowError::TooLarge { most: told, .. } if told == most));
     }
-    windows.reset(0).unwrap();
+    windows.reset(0, Addressing::Full).unwrap();
     assert!(create(PAGE, RAM_BYTES).is_err());
     assert_eq!((machine.host().creations(), asked), (asked + 1, 2));
     assert!(create(PAGE, RAM_BYTES / 2).is_err());
@@ -289,7 +289,7 @@ fn reset_leaves_the_default_window_alone_and_memory_locked_until_the_machine_is_
     put(&machine, FIRST, 0, 0x1003);
     assert!(!machine.host().inner.registered().is_empty());
     windows.remove(FIRST).unwrap();
-    windows.reset(0).unwrap();
+    windows.reset(0, Addressing::Full).unwrap();
     assert_eq!(machine.guest_windows(), [Some(DEFAULT_WINDOW), None]);
     // Bound anew before the guest hears that it is back.
     assert_eq!(machine.host().windows(), [Some(Ioba(0)), None]);
@@ -367,7 +367,7 @@ fn a_bridge_that_offers_none_has_none() {
         Err(DmaWindowError::NoSuchWindow(_))
     ));
     assert!(matches!(
-        windows.reset(0),
+        windows.reset(0, Addressing::Full),
         Err(DmaWindowError::NotOffered(0))
     ));
     assert_eq!(machine.guest_windows(), [Some(DEFAULT_WINDOW), None]);
@@ -416,14 +416,16 @@ fn a_bridge_of_any_number_has_the_windows_of_its_own_container() {
         windows.remove(first).unwrap();
         windows.remove(second).unwrap();
         windows.create(number, PAGE, RAM_BYTES).unwrap();
-        windows.reset(number).unwrap();
+        windows.reset(number, Addressing::Full).unwrap();
         assert_eq!(machine.guest_windows(), [Some(DEFAULT_WINDOW), None]);
         for other in NUMBERS.into_iter().filter(|&other| other != number) {
             assert!(!machine.windows.are_offered(other) && windows.available(other).is_none());
             assert!(windows.create(other, PAGE, RAM_BYTES).is_err());
             let liobn = Liobn::of_pci_window(other, 0);
             assert_eq!(put(&machine, liobn, 0, 0x1003), ReturnCode::PARAMETER);
-            assert!(windows.remove(liobn).is_err() && windows.reset(other).is_err());
+            assert!(
+                windows.remove(liobn).is_err() && windows.reset(other, Addressing::Full).is_err()
+            );
         }
     }
 }
@@ -451,6 +453,6 @@ fn bridges_named_in_any_order_do_not_take_each_others_limits() {
     // What one bridge has is not taken from another's places.
     assert_eq!(windows.available(5).unwrap().windows, 1);
     windows.create(5, PAGE, 1 << 20).unwrap();
-    windows.reset(30).unwrap();
+    windows.reset(30, Addressing::Full).unwrap();
     assert!(machine.windows_of(5)[1].is_some());
 }

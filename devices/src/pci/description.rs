@@ -74,7 +74,7 @@ impl HostBridge {
         &self,
         dma_window: Geometry,
         vectors: u32,
-        dynamic_windows: Option<[[u32; 3]; 2]>,
+        dynamic_windows: Option<([u32; 3], [u32; 4])>,
     ) -> Node {
         let windows = self.windows();
         let [buid_high, buid_low] = cells(windows.buid);
@@ -110,7 +110,7 @@ impl HostBridge {
             .cell("ibm,#dma-address-cells", 2)
             .cell("ibm,#dma-size-cells", 2)
             .cells("ibm,dma-window", &default_window);
-        if let Some([applicable, extensions]) = &dynamic_windows {
+        if let Some((applicable, extensions)) = &dynamic_windows {
             node = node
                 .cells("ibm,ddw-applicable", applicable)
                 .cells("ibm,ddw-extensions", extensions);

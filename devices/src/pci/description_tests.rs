@@ -70,11 +70,11 @@ fn a_bridge_has_its_default_window_where_and_as_large_as_it_is() {
 #[test]
 fn a_bridge_names_the_services_for_dynamic_windows_only_where_it_has_them() {
     let bridge = Fixture::new().bridge;
-    let services = Some([[1, 2, 3], [2, 4, 5]]);
+    let services = Some(([1, 2, 3], [3, 4, 5, 6]));
     let both = ["ibm,ddw-applicable", "ibm,ddw-extensions"];
     let of = |node: &Node| both.map(|name| node.cells_of(name));
     let with = bridge.describe(WINDOW, 97, services);
-    assert_eq!(of(&with), [Some(vec![1, 2, 3]), Some(vec![2, 4, 5])]);
+    assert_eq!(of(&with), [Some(vec![1, 2, 3]), Some(vec![3, 4, 5, 6])]);
     assert_eq!(of(&bridge.describe(WINDOW, 97, None)), [None, None]);
 }
 

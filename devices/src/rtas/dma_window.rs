@@ -9,7 +9,7 @@ use spapr_hypercalls::address::{Liobn, PageShift};
 
 use super::call::Call;
 use super::{Outcome, Platform, Status, pci};
-use crate::dma_windows::DmaWindowError;
+use crate::dma_windows::{Addressing, DmaWindowError};
 
 /// Token of ibm,query-pe-dma-window.
 pub(super) const QUERY: u32 = 0x2026;
@@ -22,9 +22,12 @@ pub(super) const RESET: u32 = 0x2029;
 
 /// `ibm,ddw-applicable` of a host bridge: the tokens of query, create and remove.
 pub const APPLICABLE: [u32; 3] = [QUERY, CREATE, REMOVE];
-/// `ibm,ddw-extensions` of a host bridge: how many values follow, the token of reset, and 1 for a
-/// query whose number of entries has 64 bits.
-pub const EXTENSIONS: [u32; 3] = [2, RESET, 1];
+/// `ibm,ddw-extensions` of a host bridge: how many values follow, the token of reset, 1 for a
+/// query whose number of entries has 64 bits, and whether a reset can ask for limited addressing (Linux has the
+/// number as DDW_EXT_LIMITED_ADDR_MODE, arch/powerpc/platforms/pseries/iommu.c).
+pub const fn extensions(can_be_limited: bool) -> [u32; 4] {
+    [3, RESET, 1, can_be_limited as u32]
+}
 
 /// Returns of a query whose number of entries has two words.
 const QUERY_RETURNS_64: u32 = 6;
@@ -81,14 +84,21 @@ pub(super) fn remove(call: &mut Call<'_>, platform: &dyn Platform) -> Outcome {
     Outcome::Done
 }
 
-/// Arguments: configuration address, BUID (two words).
+/// Arguments: configuration address, BUID (two words), and from the fourth on 1 for limited addressing. What is not
+/// given is 0.
 pub(super) fn reset(call: &mut Call<'_>, platform: &dyn Platform) -> Outcome {
-    let [_, buid_high, buid_low] = call.arguments();
-    let Some(bridge) = bridge(platform, (buid_high, buid_low)) else {
+    let [_, buid_high, buid_low, limited] = call.arguments();
+    let addressing = match limited {
+        0 => Some(Addressing::Full),
+        1 => Some(Addressing::Limited),
+        _ => None,
+    };
+    let bridge = bridge(platform, (buid_high, buid_low));
+    let (Some(addressing), Some(bridge)) = (addressing, bridge) else {
         call.status(Status::Parameter);
         return Outcome::Done;
     };
-    let reset = platform.dynamic_windows().reset(bridge);
+    let reset = platform.dynamic_windows().reset(bridge, addressing);
     call.status(reset.map_or_else(|error| status(&error), |()| Status::Success));
     Outcome::Done
 }
@@ -107,6 +117,8 @@ fn status(error: &DmaWindowError) -> Status {
         DmaWindowError::TooLarge { .. }
         | DmaWindowError::NoneLeft { .. }
         | DmaWindowError::MemoryLimit { .. }
+        | DmaWindowError::NoLimitedAddressing(_)
+        | DmaWindowError::Mapped(_)
         | DmaWindowError::RunIsOver
         | DmaWindowError::Window(_) => Status::Hardware,
     }

@@ -8,7 +8,7 @@ use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::*;
 use crate::dma_windows::fake::{FakeBridge, FakeMachine};
-use crate::dma_windows::{Available, DmaWindowError, DynamicWindows, NewWindow};
+use crate::dma_windows::{Addressing, Available, DmaWindowError, DynamicWindows, NewWindow};
 use crate::pci::HostBridge;
 #[cfg(test)]
 use crate::pci::fake::FakeFunction;
@@ -143,8 +143,9 @@ impl DynamicWindows for FakePlatform {
         self.dma.windows.of(&self.dma.engine).remove(liobn)
     }
 
-    fn reset(&self, bridge: u8) -> Result<(), DmaWindowError> {
-        self.dma.windows.of(&self.dma.engine).reset(bridge)
+    fn reset(&self, bridge: u8, addressing: Addressing) -> Result<(), DmaWindowError> {
+        let windows = self.dma.windows.of(&self.dma.engine);
+        windows.reset(bridge, addressing)
     }
 }
 

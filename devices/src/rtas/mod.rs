@@ -43,7 +43,7 @@ use crate::pci::HostBridge;
 use crate::rate_limit::RateLimiter;
 use crate::vty::SinkStatus;
 use call::Call;
-pub use dma_window::{APPLICABLE as DDW_APPLICABLE, EXTENSIONS as DDW_EXTENSIONS};
+pub use dma_window::{APPLICABLE as DDW_APPLICABLE, extensions as ddw_extensions};
 pub use error_injection::{ErrorInjection, kinds as error_kinds};
 pub use events::PowerEvents;
 pub use time::TimeOfDayClock;

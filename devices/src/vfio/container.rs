@@ -18,6 +18,7 @@ use vfio_bindings::bindings::vfio::{
 use vmm_sys_util::errno::Error as Errno;
 
 use super::group::{Group, GroupError};
+use super::limited::SharedWindow;
 use super::memory_limit::MemoryLimitError;
 use super::preflight::{HostPaths, Platform, PreflightError, no_permission};
 use super::{argument_size, kernel};
@@ -230,6 +231,8 @@ pub struct Container {
     pub(super) enabled: Mutex<bool>,
     /// The limit on locked memory that is enough for the guest, in bytes; 0 until it is known.
     enough: AtomicU64,
+    /// The one window of a v2 container whose guest has its windows inside it.
+    pub(super) shared_window: Mutex<Option<SharedWindow>>,
 }
 
 impl Container {
@@ -257,6 +260,7 @@ impl Container {
             fd,
             enabled: Mutex::new(false),
             enough: AtomicU64::new(0),
+            shared_window: Mutex::new(None),
         };
         if version == IommuVersion::V2 {
             // One that is not made yet goes by start 0, wherever it would be (`def_window_pending` in

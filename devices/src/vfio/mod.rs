@@ -36,6 +36,7 @@ mod kernel;
 #[cfg(test)]
 #[path = "kernel_model.rs"]
 mod kernel;
+mod limited;
 mod memory_limit;
 mod preflight;
 mod region;
@@ -55,6 +56,7 @@ pub use function::VfioFunction;
 pub use group::{Group, GroupError};
 pub use hot_reset::ResetMember;
 pub use interrupts::{Irq, IrqError, IrqInfo};
+pub use limited::LIMITED_START;
 pub use memory_limit::{
     LockedMemoryNeed, MemoryLimit, MemoryLimitError, host_table_bytes, kvm_table_bytes,
 };

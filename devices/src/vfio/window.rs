@@ -80,6 +80,18 @@ pub enum WindowError {
         /// Where the kernel put it.
         found: Ioba,
     },
+    /// It does not lie in the one window that all are inside, or another does.
+    #[error(
+        "there is no room for {bytes:#x} bytes at {start} in the host's DMA window of {window_bytes:#x} bytes"
+    )]
+    NoRoomInside {
+        /// Where it would start.
+        start: Ioba,
+        /// Its size in bytes.
+        bytes: u64,
+        /// Size of the host's.
+        window_bytes: u64,
+    },
     /// The limit on locked memory does not allow it.
     #[error(transparent)]
     MemoryLimit(#[from] MemoryLimitError),
@@ -126,6 +138,7 @@ impl From<&WindowError> for HostError {
             WindowError::Size { .. }
             | WindowError::PageSize { .. }
             | WindowError::OutsideFixedWindow { .. }
+            | WindowError::NoRoomInside { .. }
             | WindowError::WrongStart { .. } => Self::Refused(libc::EINVAL),
         }
     }
@@ -174,7 +187,10 @@ impl Container {
                 self.enable()?;
                 Ok(MadeWindow { start, levels: 1 })
             }
-            IommuVersion::V2 => self.create_v2(page, bytes, place),
+            IommuVersion::V2 => match &mut *self.shared_window.lock() {
+                Some(shared) => self.create_inside(shared, bytes, place),
+                None => self.create_v2(page, bytes, place),
+            },
         }
     }
 
@@ -201,7 +217,7 @@ impl Container {
         self.info().levels.clamp(1, MAX_LEVELS)
     }
 
-    fn create_v2(
+    pub(super) fn create_v2(
         &self,
         page: PageShift,
         bytes: u64,
@@ -264,7 +280,14 @@ impl Container {
     /// The kernel's refusal.
     pub fn remove_window(&self, start: Ioba) -> Result<(), WindowError> {
         let removed = match self.version() {
-            IommuVersion::V2 => self.remove(start),
+            IommuVersion::V2 => {
+                let mut shared = self.shared_window.lock();
+                if shared.is_some() {
+                    self.remove_inside(&mut shared, start)
+                } else {
+                    self.remove(start)
+                }
+            }
             IommuVersion::V1 => self.clear_fixed_window(),
         };
         removed.map_err(|source| WindowError::Remove { start, source })

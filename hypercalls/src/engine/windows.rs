@@ -207,6 +207,19 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
         outcome
     }
 
+    /// Whether no window of bridge `number` shows an entry that maps something.
+    pub fn maps_nothing(&self, number: u8) -> bool {
+        let slots = self.registry.bridge(number).map(|bridge| &bridge.slots);
+        slots.into_iter().flatten().all(|slot| {
+            let state = slot.lock();
+            let Some(window) = &state.window else {
+                return true;
+            };
+            let entries = usize::try_from(window.geometry.entries).unwrap_or(usize::MAX);
+            window.binding.live_part(0..entries).is_none()
+        })
+    }
+
     /// Does what has to be done before the guest runs: windows are made and bound in the kernel where
     /// that can be ([`Engine::bind_ahead`]); with [`LockPolicy::Attach`] every window is made and all
     /// memory locked. With [`LockPolicy::FirstMap`], no memory is.

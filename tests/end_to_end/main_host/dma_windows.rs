@@ -1,6 +1,7 @@
 //! More of dynamic DMA windows: bounds, refusals, versions of the container, reboot.
 
 use std::path::Path;
+use std::time::Duration;
 
 use crate::every_host::dma_windows::{
     assert_all_is_mapped, assert_all_is_mapped_behind, read_with,
@@ -8,7 +9,7 @@ use crate::every_host::dma_windows::{
 use crate::harness::Vmm;
 use crate::harness::front_end::FrontEnd;
 use crate::harness::host::{
-    assert_nothing_is_left, give_to_user, group_node, open_to_all, page_bytes,
+    assert_nothing_is_left, device, give_to_user, group_node, open_to_all, page_bytes,
 };
 use crate::harness::jobs::{READ_HEAD, READ_SMALL, WAIT_FOR_NVME, head_sha256};
 use crate::harness::scratch::WINDOW_MARK;
@@ -136,6 +137,59 @@ fn a_device_behind_the_first_bridge_of_libvirt_has_a_window_for_all_of_memory() 
 /// More of the same that takes its time.
 mod long {
     use super::*;
+
+    /// Reads the disk of a SCSI controller, before and after a reboot, with what the kernel says of windows.
+    const READ_TWICE: &str = "
+for _ in $(seq 120); do
+    [ -b /dev/sda ] && break
+    sleep 0.25
+done
+[ -b /dev/sda ] || { dmesg | tail -n 40; echo LAB-GUEST-ERROR no disk; exit 1; }
+dmesg | grep -e pe-dma-window -e lsa_required | sed 's/^/LAB-WINDOW /'
+echo LAB-GUEST-SHA256 $(dd if=/dev/sda bs=64k count=128 iflag=direct,fullblock 2>/dev/null |
+    sha256sum | cut -d' ' -f1)
+dd if=/dev/sda of=/tmp/mark bs=4096 skip=16384 count=1 iflag=direct 2>/dev/null
+if ! grep -q here-before /tmp/mark; then
+    printf '%-4096s' here-before |
+        dd of=/dev/sda bs=4096 seek=16384 iflag=fullblock oflag=direct || exit 1
+    reboot -f
+    sleep 60
+    exit 1
+fi
+dd if=/dev/zero of=/dev/sda bs=4096 seek=16384 count=1 oflag=direct || exit 1
+";
+
+    /// Linux' sym53c8xx sets a mask of 40 bits, and no window of the host's other place is below that.
+    #[test]
+    fn a_device_that_reaches_40_bits_has_all_of_memory_in_a_window_from_4_gib_on() {
+        let vmm = Vmm::job(READ_TWICE).time_limit(Duration::from_secs(300));
+        let vmm = vmm.option("--memory", "2G");
+        let vmm = vmm.option("--vfio", &device("lsi53c895a"));
+        let finished = vmm.run().assert_job_done();
+        assert_eq!(finished.number("/reboots"), 1, "{finished}");
+        for line in [
+            "lsa_required: 1, lsa_enabled: 1, direct mapping: 1",
+            "LAB-GUEST-SHA256 ",
+        ] {
+            let count = finished.console().matches(line).count();
+            assert_eq!(count, 2, "{line:?}\n{finished}");
+        }
+        assert_eq!(finished.guest("SHA256"), head_sha256(), "{finished}");
+        // The second life has its windows anew.
+        let windows = [0, 1].map(|window| {
+            let number = |what: &str| finished.number(&format!("/windows/{window}/{what}"));
+            (number("bus_offset"), number("page_size"), number("entries"))
+        });
+        let entries = (2 << 30) / page_bytes();
+        let expected = [(0, 4096, 1 << 18), (1 << 32, page_bytes(), entries)];
+        assert_eq!(windows, expected, "{finished}");
+        assert_eq!(finished.number("/windows/1/tces"), entries, "{finished}");
+        // What was read came through the second, which was mapped once.
+        assert_eq!(finished.stat("/windows/0/path"), "bound", "{finished}");
+        assert_eq!(finished.number("/windows/0/tces"), 0, "{finished}");
+        assert!(!finished.errors().contains("cannot"), "{finished}");
+        assert_nothing_is_left();
+    }
 
     #[test]
     fn a_guest_that_reboots_starts_with_its_default_window() {

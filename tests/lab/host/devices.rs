@@ -32,6 +32,8 @@ pub(crate) enum DeviceKind {
     UsbXhci,
     /// A RAID controller with a SCSI disk: MSI-X or its line
     Megasas,
+    /// A controller with a SCSI disk, of another make: its interrupt line, DMA of 40 bits
+    Lsi53c895a,
     /// A network card with SR-IOV: MSI-X, MSI or its line
     Igb,
     /// A virtual function of such a card, which itself has the host's driver: MSI-X
@@ -121,6 +123,12 @@ impl DeviceKind {
             Self::Megasas => [
                 drive(),
                 device(format!("megasas,id={id},bus={bus}")),
+                device(format!("scsi-hd,bus={id}.0,drive={id}-disk")),
+            ]
+            .concat(),
+            Self::Lsi53c895a => [
+                drive(),
+                device(format!("lsi53c895a,id={id},bus={bus}")),
                 device(format!("scsi-hd,bus={id}.0,drive={id}-disk")),
             ]
             .concat(),
@@ -355,7 +363,7 @@ mod tests {
             .map(|kind| kind.name())
             .collect();
         let expected = "e1000 e1000e rtl8139 rtl8139-pair edu ich9-ahci usb-ehci usb-xhci \
-                        megasas igb igb-vf nvme pci-testdev ivshmem-plain switch \
+                        megasas lsi53c895a igb igb-vf nvme pci-testdev ivshmem-plain switch \
                         pci-bridge";
         assert_eq!(names.join(" "), expected);
     }

@@ -66,9 +66,10 @@ const TESTS_DEVICES: [DeviceKind; 6] = [
     DeviceKind::PciTestdev,
 ];
 /// Those that it has beside them for tests that take long.
-const LONG_TESTS_DEVICES: [DeviceKind; 6] = [
+const LONG_TESTS_DEVICES: [DeviceKind; 7] = [
     DeviceKind::UsbXhci,
     DeviceKind::Megasas,
+    DeviceKind::Lsi53c895a,
     DeviceKind::Igb,
     DeviceKind::Switch,
     DeviceKind::PciBridge,

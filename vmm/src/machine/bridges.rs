@@ -38,11 +38,12 @@ pub(super) fn describe(
     engine: &Engine<GuestRam, BridgeIommu>,
     dma_windows: &DmaWindows,
 ) -> Vec<Node> {
-    let services = [rtas::DDW_APPLICABLE, rtas::DDW_EXTENSIONS];
     let wanted: Vec<u32> = bridges.iter().map(HostBridge::wanted_vectors).collect();
     let vectors = LisnAllocator::shares(&wanted);
     let describe = |(bridge, vectors): (&HostBridge, u32)| {
         let number = bridge.index();
+        let extensions = rtas::ddw_extensions(dma_windows.can_be_limited(number));
+        let services = (rtas::DDW_APPLICABLE, extensions);
         let offered = dma_windows.are_offered(number);
         let window = engine.default_window(number)?;
         Some(bridge.describe(window, vectors, offered.then_some(services)))

@@ -158,4 +158,17 @@ impl WindowHost for BridgeIommu {
             Self::Virtual(_) => Ok(()),
         }
     }
+
+    fn share_window(&self, bytes: u64) -> Result<(), HostError> {
+        match self {
+            Self::Group(group) => group.share_window(bytes),
+            Self::Virtual(_) => Err(HostError::Refused(libc::EINVAL)),
+        }
+    }
+
+    fn unshare_window(&self) {
+        if let Self::Group(group) = self {
+            group.unshare_window();
+        }
+    }
 }

@@ -9,8 +9,8 @@ use log::Level;
 use spapr_devices::dma_windows::WindowHost;
 use spapr_devices::error_chain::chain;
 use spapr_devices::vfio::{
-    Container, IommuVersion, MadeWindow, MemoryLimitError, Platform, RegisterError, WindowError,
-    host_error, host_page_bytes,
+    Container, IommuVersion, LIMITED_START, MadeWindow, MemoryLimitError, Platform, RegisterError,
+    WindowError, host_error, host_page_bytes,
 };
 use spapr_devices::{guest_activity, guest_message};
 use spapr_hypercalls::address::{HostVirtualAddress, Ioba, Liobn, PageShift};
@@ -125,6 +125,9 @@ impl GroupIommu {
         if let Some(reason) = self.never_binds() {
             return Err(reason);
         }
+        if self.container.has_shared_window() && geometry.bus_offset == LIMITED_START {
+            return Err(BindRefusal::InsideAnother);
+        }
         let table = TceTable::new(&self.vm, liobn, geometry).map_err(|error| {
             guest_activity!(Level::Debug, "{error}");
             BindRefusal::TableRefused(error.errno())
@@ -227,7 +230,12 @@ impl HostIommu for GroupIommu {
                 self.group()
             ),
             Err(reason) => guest_message!(
-                Level::Warn,
+                // A window that is mapped once needs no more.
+                if *reason == BindRefusal::InsideAnother {
+                    Level::Info
+                } else {
+                    Level::Warn
+                },
                 "TCE calls of LIOBN {liobn} ({}) are all served in user space: {reason}",
                 self.group()
             ),
@@ -324,5 +332,13 @@ impl WindowHost for GroupIommu {
             .container
             .window_need(page_shift, entries, memory_bytes, in_kernel);
         self.container.check_limit(need.total_bytes())
+    }
+
+    fn share_window(&self, bytes: u64) -> Result<(), HostError> {
+        self.container.share_window(bytes).map_err(host_error)
+    }
+
+    fn unshare_window(&self) {
+        self.container.unshare_window();
     }
 }

@@ -1,6 +1,8 @@
 //! RTAS calls: what the services of `spapr_devices` need of the machine.
 
-use spapr_devices::dma_windows::{Available, DmaWindowError, DynamicWindows, NewWindow};
+use spapr_devices::dma_windows::{
+    Addressing, Available, DmaWindowError, DynamicWindows, NewWindow,
+};
 use spapr_devices::pci::HostBridge;
 use spapr_devices::rtas::{
     self, CpuState, ErrorInjection, Outcome, Platform, PowerEvents, StartCpuError, TimeOfDayClock,
@@ -115,8 +117,11 @@ impl DynamicWindows for Partition {
             .unwrap_or(Err(DmaWindowError::RunIsOver))
     }
 
-    fn reset(&self, bridge: u8) -> Result<(), DmaWindowError> {
-        self.alone(|| self.dma_windows.of(&self.engine).reset(bridge))
-            .unwrap_or(Err(DmaWindowError::RunIsOver))
+    fn reset(&self, bridge: u8, addressing: Addressing) -> Result<(), DmaWindowError> {
+        self.alone(|| {
+            let windows = self.dma_windows.of(&self.engine);
+            windows.reset(bridge, addressing)
+        })
+        .unwrap_or(Err(DmaWindowError::RunIsOver))
     }
 }
