@@ -14,8 +14,8 @@ use spapr_kvm::host;
 use super::IommuReportError;
 use super::libvirt::LibvirtLimit;
 use super::report::{
-    ContainerNeed, ContainerReport, DynamicWindow, GroupReport, Limit, Member, Report, State,
-    locked, version_number,
+    ContainerNeed, ContainerReport, DynamicWindow, GroupReport, Limit, LimitedWindow, Member,
+    Report, State, locked, version_number,
 };
 use crate::cli::{IommuArguments, IommuTarget};
 use crate::machine::dma_windows;
@@ -299,6 +299,10 @@ fn group_report(found: Found, guest: &Guest, limit: &MemoryLimit) -> GroupReport
                 .as_ref()
                 .ok()
                 .and_then(|windows| DynamicWindow::of(guest, &windows.container)),
+            limited_window: outcome
+                .as_ref()
+                .ok()
+                .and_then(|windows| LimitedWindow::of(guest, &windows.container)),
         })
         .collect();
     GroupReport {

@@ -84,16 +84,28 @@ fn dma(group: &GroupReport) -> Vec<String> {
     };
     let start = container.iommu.as_ref().map_or(0, |it| it.window_start);
     let default = format!("{} from {start:#x} on", ByteSize(default));
-    match &container.dynamic_window {
-        Some(window) => vec![
-            format!("with masks below 64 bits: {default}"),
+    let Some(window) = &container.dynamic_window else {
+        return vec![default];
+    };
+    let of =
+        |bytes, page_bytes| format!("{} in pages of {}", ByteSize(bytes), ByteSize(page_bytes));
+    let full = of(window.window_bytes, window.page_bytes);
+    let full = format!("with masks of 64 bits: {full}");
+    match &container.limited_window {
+        Some(limited) => vec![
+            format!("with masks of up to 32 bits: {default}"),
             format!(
-                "with masks of 64 bits: {} in pages of {}",
-                ByteSize(window.window_bytes),
-                ByteSize(window.page_bytes)
+                "with masks of 33 to 63 bits: {}",
+                of(limited.window_bytes, limited.page_bytes)
             ),
+            format!(
+                "  from {:#x} on, for tables of {}",
+                limited.window_start,
+                ByteSize(limited.table_bytes)
+            ),
+            full,
         ],
-        None => vec![default],
+        None => vec![format!("with masks below 64 bits: {default}"), full],
     }
 }
 
@@ -224,7 +236,9 @@ mod tests {
                 "2: 32G, prefetchable, above 4 GiB",
                 "4: 32, as I/O ports",
                 "5: 2G, does not fit",
-                "masks below 64 bits: 1G from 0x0 on",
+                "masks of up to 32 bits: 1G from 0x0 on",
+                "masks of 33 to 63 bits: 1G in pages of 64K",
+                "  from 0x100000000 on, for tables of 32M",
                 "with masks of 64 bits: 1G in pages of 64K",
                 "its own (flr, bus)",
                 "frozen by the host (EEH)",

@@ -4,7 +4,8 @@
 use serde::Serialize;
 use spapr_devices::pci::{self, BarSpace};
 use spapr_devices::vfio::{
-    DeviceResources, GroupMember, InterruptKinds, IommuInfo, IommuVersion, MemoryLimit,
+    DeviceResources, GroupMember, InterruptKinds, IommuInfo, IommuVersion, LIMITED_START,
+    MemoryLimit,
 };
 
 use super::libvirt::LibvirtLimit;
@@ -223,6 +224,8 @@ pub struct ContainerReport {
     pub default_window_bytes: Option<u64>,
     /// The dynamic window that the guest makes of what it is offered; `None` when that is nothing.
     pub dynamic_window: Option<DynamicWindow>,
+    /// The one that it makes for a device whose DMA mask has 33 to 63 bits; `None` when that is nothing.
+    pub limited_window: Option<LimitedWindow>,
     /// What is locked for a guest with this group alone, for each `--lock`.
     pub locked: Vec<Locked>,
 }
@@ -276,6 +279,33 @@ impl DynamicWindow {
             window_bytes: offered.bytes(),
             page_bytes: offered.largest_page().bytes(),
             table_bytes: guest.dynamic_window(container).total_bytes(),
+        })
+    }
+}
+
+/// A dynamic window at bus addresses of fewer than 64 bits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LimitedWindow {
+    /// First bus address.
+    pub window_start: u64,
+    /// Its size in bytes.
+    pub window_bytes: u64,
+    /// Size of its pages in bytes.
+    pub page_bytes: u64,
+    /// What the host's tables take that it shares with the default window.
+    pub table_bytes: u64,
+}
+
+impl LimitedWindow {
+    /// The window of `guest` behind the bridge of a container.
+    pub fn of(guest: &Guest, container: &IommuInfo) -> Option<Self> {
+        let offered = guest.offered(container)?;
+        let shared_bytes = offered.shared_window_bytes()?;
+        Some(Self {
+            window_start: LIMITED_START.0,
+            window_bytes: offered.bytes(),
+            page_bytes: offered.largest_page().bytes(),
+            table_bytes: guest.shared_table_bytes(container, shared_bytes),
         })
     }
 }

@@ -132,6 +132,13 @@ impl Guest {
             })
     }
 
+    /// What the host's tables take of a window of `bytes` in pages of 4 KiB, in which the default one and one at limited
+    /// addresses are.
+    pub fn shared_table_bytes(&self, container: &IommuInfo, bytes: u64) -> u64 {
+        let need = self.window_of(container, PageShift::SIZE_4K, bytes);
+        need.host_table_bytes
+    }
+
     /// The default window and the one that the guest makes, or where there is one at a time, the dearer of them.
     fn most_windows(&self, group: &GroupWindows) -> LockedMemoryNeed {
         let default = self.default_window(group);
