@@ -63,6 +63,8 @@ pub struct Bar {
     pub space: BarSpace,
     /// Whether reads have no side effects and writes may be merged.
     pub prefetchable: bool,
+    /// Its address on the host's bus, which the device takes for its own, if it is known.
+    pub host_address: Option<u64>,
     /// Which pieces can be mapped into the guest; all others are reached by
     /// [`FunctionBackend::read_bar`] and [`FunctionBackend::write_bar`].
     pub mappings: Vec<BarMapping>,

@@ -4,14 +4,15 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 use super::backend::{Bar, BarSpace, NUM_BARS, ROM};
+use super::host_addresses;
 use super::host_bridge::PciError;
 use super::windows::{Window, Windows};
 
 /// The largest page size of a supported host: a BAR on such a boundary can be mapped straight into
 /// the guest on every host, also when the BAR itself is smaller.
-const MAX_HOST_PAGE_BYTES: u64 = 0x1_0000;
+pub(super) const MAX_HOST_PAGE_BYTES: u64 = 0x1_0000;
 /// The lowest I/O port given out. Linux takes port 0 for "not assigned".
-const FIRST_IO_PORT: u64 = 0x1000;
+pub(super) const FIRST_IO_PORT: u64 = 0x1000;
 /// 64-bit BARs from this size on go into the 64-bit window, prefetchable or not: the 32-bit one is
 /// kept for those that can go nowhere else.
 const LARGE_BAR_BYTES: u64 = 256 << 20;
@@ -38,13 +39,13 @@ impl fmt::Display for BarName {
 }
 
 /// Gives out one window's addresses, from the lowest.
-struct Free {
+pub(super) struct Free {
     next: u64,
     end: u64,
 }
 
 impl Free {
-    fn new(window: Window, first: u64) -> Self {
+    pub(super) fn new(window: Window, first: u64) -> Self {
         Self {
             next: first,
             end: window.bus + window.bytes,
@@ -52,7 +53,7 @@ impl Free {
     }
 
     /// The next address that is a multiple of `alignment` (a power of two).
-    fn take(&mut self, bytes: u64, alignment: u64) -> Option<u64> {
+    pub(super) fn take(&mut self, bytes: u64, alignment: u64) -> Option<u64> {
         let start = self.next.checked_next_multiple_of(alignment)?;
         // Up to the boundary: nothing else may lie in a page that is mapped for this BAR.
         let end = start
@@ -88,15 +89,24 @@ pub(super) fn check(name: &str, bars: &Bars) -> Result<(), PciError> {
     Ok(())
 }
 
-/// Gives every BAR of every function (`name`, BARs) an address in one of the windows. Largest
-/// first, so that alignment wastes nothing.
+/// Gives every BAR of every function (`name`, BARs) an address in one of the windows: those of the host's bus where
+/// that can be, and then with the windows as they are needed for it.
 ///
 /// # Errors
 /// [`PciError::WindowFull`] names the BAR for which there was no room.
-pub(super) fn assign(
+pub(super) fn lay_out(
     windows: &Windows,
     functions: &[(&str, &Bars)],
-) -> Result<Vec<Addresses>, PciError> {
+) -> Result<(Windows, Vec<Addresses>), PciError> {
+    if let Some(found) = host_addresses::assign(windows, functions) {
+        return Ok(found);
+    }
+    let addresses = assign(windows, functions)?;
+    Ok((*windows, addresses))
+}
+
+/// The same, with addresses of this program's choice. Largest first, so that alignment wastes nothing.
+fn assign(windows: &Windows, functions: &[(&str, &Bars)]) -> Result<Vec<Addresses>, PciError> {
     let mut io = Free::new(windows.io, FIRST_IO_PORT);
     let mut memory32 = Free::new(windows.memory32, windows.memory32.bus);
     let mut memory64 = Free::new(windows.memory64, windows.memory64.bus);
@@ -143,7 +153,7 @@ pub fn places(name: &str, bars: &[Option<Bar>; NUM_BARS]) -> Result<[u64; NUM_BA
     let bars: Bars = std::array::from_fn(|index| bars.get(index).cloned().flatten());
     check(name, &bars)?;
     let windows = Windows::of_host_bridge(0).ok_or(PciError::TooManyHostBridges(0))?;
-    let addresses = assign(&windows, &[(name, &bars)])?;
+    let (_, addresses) = lay_out(&windows, &[(name, &bars)])?;
     let [addresses] = addresses.as_slice() else {
         return Err(PciError::TooManyHostBridges(0));
     };
@@ -159,6 +169,7 @@ mod tests {
             bytes,
             space,
             prefetchable,
+            host_address: None,
             mappings: Vec::new(),
             doorbells: Vec::new(),
         })

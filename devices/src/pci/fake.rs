@@ -210,6 +210,7 @@ fn bar(bytes: u64, space: BarSpace, prefetchable: bool, host: u64) -> Bar {
         bytes,
         space,
         prefetchable,
+        host_address: None,
         mappings: vec![BarMapping { offset: 0, host }],
         doorbells: Vec::new(),
     }

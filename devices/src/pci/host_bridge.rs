@@ -110,7 +110,7 @@ impl HostBridge {
         for (name, bars) in &named {
             bars::check(name, bars)?;
         }
-        let addresses = bars::assign(&windows, &named)?;
+        let (windows, addresses) = bars::lay_out(&windows, &named)?;
         let devices: Vec<u8> = functions
             .iter()
             .map(|(address, _)| address.device())

@@ -37,6 +37,7 @@ mod function;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 mod header;
+mod host_addresses;
 mod host_bridge;
 mod line;
 mod mmio;

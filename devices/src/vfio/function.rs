@@ -7,6 +7,7 @@ use log::Level;
 use spapr_hypercalls::world::HostRange;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::preflight::host_address;
 use super::{Device, DeviceError, Irq, IrqError, RegionIndex, RegionMapping, Rom};
 use crate::error_chain::chain;
 use crate::guest_message;
@@ -56,6 +57,12 @@ impl VfioFunction {
             }
             let (space, prefetchable) = bar_kind(register);
             upper_half = space == BarSpace::Memory64;
+            let mut high = [0; 4];
+            if upper_half {
+                device.read_config(0x14 + 4 * u16::from(index), &mut high)?;
+            }
+            // No guest has written there: what it writes stays in front of the device.
+            let host_address = host_address(space, register, || u32::from_le_bytes(high));
             let mut areas = Vec::new();
             if space != BarSpace::Io {
                 for mapping in device.map_region(region)? {
@@ -74,6 +81,7 @@ impl VfioFunction {
                 bytes,
                 space,
                 prefetchable,
+                host_address,
                 mappings: areas,
                 doorbells: Vec::new(),
             });
@@ -147,6 +155,7 @@ impl FunctionBackend for VfioFunction {
                 bytes: rom.bytes(),
                 space: BarSpace::Memory32,
                 prefetchable: false,
+                host_address: None,
                 mappings: Vec::new(),
                 doorbells: Vec::new(),
             });
@@ -252,6 +261,19 @@ mod tests {
         let function = VfioFunction::new(device, None).unwrap();
         let bar = function.bar(0).expect("one with an address");
         assert_eq!((bar.bytes, bar.space), (0x4000, BarSpace::Memory32));
+        assert_eq!(bar.host_address, Some(0x8000_0000));
         assert_eq!(function.bar(1), None);
+    }
+
+    #[test]
+    fn a_bar_of_64_bits_is_where_both_halves_of_its_register_say() {
+        let device = open_device(|_| {});
+        for (at, half) in [(0x10, 0x8000_000cu32), (0x14, 0x6_0000)] {
+            device.write_config(at, &half.to_le_bytes()).unwrap();
+        }
+        let function = VfioFunction::new(device, None).unwrap();
+        let bar = function.bar(0).expect("one with an address");
+        assert_eq!(bar.space, BarSpace::Memory64);
+        assert_eq!(bar.host_address, Some(0x6_0000_8000_0000));
     }
 }

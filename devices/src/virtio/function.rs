@@ -193,6 +193,7 @@ impl FunctionBackend for VirtioFunction {
             bytes: BAR_BYTES,
             space: BarSpace::Memory64,
             prefetchable: false,
+            host_address: None,
             mappings: Vec::new(),
             doorbells: doorbells
                 .map(|(queue, event)| Doorbell {

@@ -159,12 +159,13 @@ fi
 dd if=/dev/zero of=/dev/sda bs=4096 seek=16384 count=1 oflag=direct || exit 1
 ";
 
-    /// Linux' sym53c8xx sets a mask of 40 bits, and no window of the host's other place is below that.
+    /// Linux' megaraid_sas sets a mask of 63 bits for reads and writes, and one of 32 for the rest (`megasas_set_dma_mask`
+    /// in drivers/scsi/megaraid/megaraid_sas_base.c).
     #[test]
-    fn a_device_that_reaches_40_bits_has_all_of_memory_in_a_window_from_4_gib_on() {
+    fn a_device_that_reaches_63_bits_has_all_of_memory_in_a_window_from_4_gib_on() {
         let vmm = Vmm::job(READ_TWICE).time_limit(Duration::from_secs(300));
         let vmm = vmm.option("--memory", "2G");
-        let vmm = vmm.option("--vfio", &device("lsi53c895a"));
+        let vmm = vmm.option("--vfio", &device("megasas"));
         let finished = vmm.run().assert_job_done();
         assert_eq!(finished.number("/reboots"), 1, "{finished}");
         for line in [
@@ -186,7 +187,6 @@ dd if=/dev/zero of=/dev/sda bs=4096 seek=16384 count=1 oflag=direct || exit 1
         assert_eq!(finished.number("/windows/1/tces"), entries, "{finished}");
         // What was read came through the second, which was mapped once.
         assert_eq!(finished.stat("/windows/0/path"), "bound", "{finished}");
-        assert_eq!(finished.number("/windows/0/tces"), 0, "{finished}");
         assert!(!finished.errors().contains("cannot"), "{finished}");
         assert_nothing_is_left();
     }

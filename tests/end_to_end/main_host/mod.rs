@@ -24,6 +24,7 @@ mod first_mappings_at_once;
 mod front_end_by_hand;
 mod full_disk;
 mod groups;
+mod host_addresses;
 mod interrupt_controllers;
 mod interrupt_lines;
 mod iommu;

@@ -166,14 +166,7 @@ impl<'a> HostBridge<'a> {
 
     /// Where memory BAR `index` of a function is in guest addresses.
     pub fn bar(&self, function: &PciFunction<'_>, index: u32) -> Option<Range> {
-        let register = FIRST_BAR + 4 * index;
-        // Three cells of bus address, two of length.
-        let entry = function.assigned.chunks_exact(20).find(|entry| {
-            cell(entry, 0).is_some_and(|space| {
-                space & REGISTER == register && space & SPACE_MEMORY == SPACE_MEMORY
-            })
-        })?;
-        let (bus, bytes) = (two_cells(entry, 1)?, two_cells(entry, 3)?);
+        let Range { start: bus, bytes } = function.on_bus(index)?;
         self.ranges.chunks_exact(28).find_map(|range| {
             if cell(range, 0)? & SPACE_MEMORY == 0 {
                 return None;
@@ -184,6 +177,27 @@ impl<'a> HostBridge<'a> {
                 start: two_cells(range, 3)?.checked_add(offset)?,
                 bytes,
             })
+        })
+    }
+}
+
+impl PciFunction<'_> {
+    /// First bus address of memory BAR `index`.
+    pub fn bus_address(&self, index: u32) -> Option<u64> {
+        self.on_bus(index).map(|range| range.start)
+    }
+
+    fn on_bus(&self, index: u32) -> Option<Range> {
+        let register = FIRST_BAR + 4 * index;
+        // Three cells of bus address, two of length.
+        let entry = self.assigned.chunks_exact(20).find(|entry| {
+            cell(entry, 0).is_some_and(|space| {
+                space & REGISTER == register && space & SPACE_MEMORY == SPACE_MEMORY
+            })
+        })?;
+        Some(Range {
+            start: two_cells(entry, 1)?,
+            bytes: two_cells(entry, 3)?,
         })
     }
 }

@@ -32,14 +32,14 @@ pub(crate) enum DeviceKind {
     UsbXhci,
     /// A RAID controller with a SCSI disk: MSI-X or its line
     Megasas,
-    /// A controller with a SCSI disk, of another make: its interrupt line, DMA of 40 bits
-    Lsi53c895a,
     /// A network card with SR-IOV: MSI-X, MSI or its line
     Igb,
     /// A virtual function of such a card, which itself has the host's driver: MSI-X
     IgbVf,
     /// An NVMe
     Nvme,
+    /// One with a memory buffer of 16 MiB for queues, which it takes to be where its BAR is (before NVMe 1.4)
+    NvmeBuffer,
     /// A device whose registers count accesses, with a BAR of 32 GiB and no interrupt
     PciTestdev,
     /// Memory of 4 MiB as a BAR, and no interrupt
@@ -126,16 +126,17 @@ impl DeviceKind {
                 device(format!("scsi-hd,bus={id}.0,drive={id}-disk")),
             ]
             .concat(),
-            Self::Lsi53c895a => [
-                drive(),
-                device(format!("lsi53c895a,id={id},bus={bus}")),
-                device(format!("scsi-hd,bus={id}.0,drive={id}-disk")),
-            ]
-            .concat(),
             Self::Igb | Self::IgbVf => card("igb"),
             Self::Nvme => [
                 drive(),
                 device(format!("nvme,bus={bus},drive={id}-disk,serial={id}")),
+            ]
+            .concat(),
+            Self::NvmeBuffer => [
+                drive(),
+                device(format!(
+                    "nvme,bus={bus},drive={id}-disk,serial={id},cmb_size_mb=16,legacy-cmb=on"
+                )),
             ]
             .concat(),
             Self::PciTestdev => device(format!("pci-testdev,bus={bus},membar=32G")).to_vec(),
@@ -363,7 +364,7 @@ mod tests {
             .map(|kind| kind.name())
             .collect();
         let expected = "e1000 e1000e rtl8139 rtl8139-pair edu ich9-ahci usb-ehci usb-xhci \
-                        megasas lsi53c895a igb igb-vf nvme pci-testdev ivshmem-plain switch \
+                        megasas igb igb-vf nvme nvme-buffer pci-testdev ivshmem-plain switch \
                         pci-bridge";
         assert_eq!(names.join(" "), expected);
     }

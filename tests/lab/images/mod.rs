@@ -61,7 +61,6 @@ const GUEST_DRIVERS: &[(&str, &[&str])] = &[
     ("0x0c0320", &["ehci_pci", "usb_storage", "sd_mod"]),
     ("0x0c0330", &["xhci_pci", "usb_storage", "sd_mod"]),
     ("0x010400", &["megaraid_sas", "sd_mod"]),
-    ("0x1000-0x0012", &["sym53c8xx", "sd_mod"]),
     ("0x8086-0x10c9", &["igb"]),
     ("0x8086-0x10ca", &["igbvf"]),
     ("0x1af4-0x1041", &["virtio_net"]),

@@ -69,7 +69,7 @@ const TESTS_DEVICES: [DeviceKind; 6] = [
 const LONG_TESTS_DEVICES: [DeviceKind; 7] = [
     DeviceKind::UsbXhci,
     DeviceKind::Megasas,
-    DeviceKind::Lsi53c895a,
+    DeviceKind::NvmeBuffer,
     DeviceKind::Igb,
     DeviceKind::Switch,
     DeviceKind::PciBridge,

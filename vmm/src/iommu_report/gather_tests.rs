@@ -168,6 +168,7 @@ fn free(number: u32) -> Vec<Member> {
         bytes: 0x4000,
         space: BarSpace::Memory64,
         prefetchable: false,
+        host_address: None,
         mappings: Vec::new(),
         doorbells: Vec::new(),
     };

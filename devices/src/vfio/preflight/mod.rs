@@ -18,6 +18,7 @@ pub use interrupts::InterruptKinds;
 use members::is_vfio_driver;
 pub use members::{GroupMember, GroupNumber};
 pub use resources::DeviceResources;
+pub(super) use resources::host_address;
 
 /// Names of the other PCI devices to show when one is not found.
 const SUGGESTIONS: usize = 6;

@@ -37,6 +37,10 @@ impl HostPaths {
         let folder = self.pci_device(address);
         let resource = fs::read_to_string(folder.join("resource")).ok()?;
         let mut found = DeviceResources::read(&resource);
+        // All may read the header.
+        if let Ok(config) = fs::read(folder.join("config")) {
+            found.note_host_addresses(&config);
+        }
         let methods = fs::read_to_string(folder.join("reset_method")).unwrap_or_default();
         found.resets = methods.split_whitespace().map(str::to_owned).collect();
         found.bus = self.bus_of(address);
@@ -84,6 +88,7 @@ impl DeviceResources {
                     bytes,
                     space: space(flags),
                     prefetchable: flags & FLAG_PREFETCH != 0,
+                    host_address: None,
                     mappings: Vec::new(),
                     doorbells: Vec::new(),
                 });
@@ -91,6 +96,32 @@ impl DeviceResources {
         }
         found
     }
+
+    /// Where the BARs are on the host's bus, as the header in `config` has it.
+    fn note_host_addresses(&mut self, config: &[u8]) {
+        let registers = config.get(0x10..).unwrap_or_default().as_chunks().0;
+        let register = |index: usize| registers.get(index).map_or(0, |it| u32::from_le_bytes(*it));
+        for (index, bar) in self.bars.iter_mut().enumerate() {
+            let Some(bar) = bar else { continue };
+            bar.host_address = host_address(bar.space, register(index), || register(index + 1));
+        }
+    }
+}
+
+/// The bus address that a BAR's register `low` has, with that of the `high` half of a 64-bit one: `None` of I/O ports,
+/// and where there is none, as in virtual functions.
+pub(in super::super) fn host_address(
+    space: BarSpace,
+    low: u32,
+    high: impl FnOnce() -> u32,
+) -> Option<u64> {
+    let low = u64::from(low & !0xf);
+    let address = match space {
+        BarSpace::Io => 0,
+        BarSpace::Memory32 => low,
+        BarSpace::Memory64 => low | u64::from(high()) << 32,
+    };
+    (address != 0).then_some(address)
 }
 
 const fn space(flags: u64) -> BarSpace {
@@ -160,6 +191,27 @@ mod tests {
         host.file("0001:01:00.0", "reset_method", b"flr pm bus\n");
         let found = host.paths().resources(address()).unwrap();
         assert_eq!(found.resets, ["flr", "pm", "bus"]);
+    }
+
+    #[test]
+    fn the_header_says_where_bars_are_on_the_bus() {
+        let host = FakeHost::ready();
+        host.file("0001:01:00.0", "resource", RESOURCE.as_bytes());
+        let of_host = |config: &[u8]| {
+            host.file("0001:01:00.0", "config", config);
+            let found = host.paths().resources(address()).unwrap();
+            [0, 2].map(|index| found.bars[index].as_ref().unwrap().host_address)
+        };
+        let mut config = [0; 64];
+        for (at, register) in [(0x10, 0x8000_0004u32), (0x14, 0x600), (0x18, 0x8004_0008)] {
+            config[at..at + 4].copy_from_slice(&register.to_le_bytes());
+        }
+        let low = Some(0x8004_0000);
+        assert_eq!(of_host(&config), [Some(0x600_8000_0000), low]);
+        // A virtual function's registers are 0; and a file may be short.
+        assert_eq!(of_host(&[0; 64]), [None, None]);
+        assert_eq!(of_host(&config[..0x14]), [Some(0x8000_0000), None]);
+        assert_eq!(of_host(&[]), [None, None]);
     }
 
     proptest! {
