@@ -51,7 +51,8 @@ pub struct Windows {
     pub io: Window,
     /// Memory for 32-bit BARs: 2 GiB from bus address 2 GiB.
     pub memory32: Window,
-    /// Memory for 64-bit BARs: 1 TiB at the same address on the bus as in the guest.
+    /// Memory for 64-bit BARs: 1 TiB, at the same address on the bus as in the guest unless BARs have those of the
+    /// host's bus.
     pub memory64: Window,
 }
 

@@ -70,9 +70,9 @@ fn nothing_lies_between_2_and_4_gib_nor_beyond_the_hosts_window_nor_twice_anywhe
     container.share_window(8 * GIB).unwrap();
     let page = PageShift::SIZE_4K;
     for (entries, place) in [
-        (4 * GIB >> 12, Some(Ioba(0))),
+        ((4 * GIB) >> 12, Some(Ioba(0))),
         (GIB >> 12, Some(Ioba(2 * GIB))),
-        (16 * GIB >> 12, None),
+        ((16 * GIB) >> 12, None),
         (1 << 51, None),
         (GIB >> 12, Some(Ioba(1 << 59))),
     ] {

@@ -127,18 +127,8 @@ impl DeviceKind {
             ]
             .concat(),
             Self::Igb | Self::IgbVf => card("igb"),
-            Self::Nvme => [
-                drive(),
-                device(format!("nvme,bus={bus},drive={id}-disk,serial={id}")),
-            ]
-            .concat(),
-            Self::NvmeBuffer => [
-                drive(),
-                device(format!(
-                    "nvme,bus={bus},drive={id}-disk,serial={id},cmb_size_mb=16,legacy-cmb=on"
-                )),
-            ]
-            .concat(),
+            Self::Nvme => nvme(place, drive(), ""),
+            Self::NvmeBuffer => nvme(place, drive(), ",cmb_size_mb=16,legacy-cmb=on"),
             Self::PciTestdev => device(format!("pci-testdev,bus={bus},membar=32G")).to_vec(),
             Self::IvshmemPlain => shared_memory(place),
             Self::Switch => self.switch(place, files),
@@ -179,6 +169,12 @@ impl DeviceKind {
         });
         bridge.into_iter().chain(cards).collect()
     }
+}
+
+/// An NVMe with more properties.
+fn nvme(Place { id, bus, .. }: &Place, drive: [String; 2], more: &str) -> Vec<String> {
+    let nvme = device(format!("nvme,bus={bus},drive={id}-disk,serial={id}{more}"));
+    [drive, nvme].concat()
 }
 
 /// Memory that is a device's.
