@@ -19,10 +19,13 @@ mod long {
     fn an_nvme_finds_queues_in_its_memory_buffer_by_the_bus_addresses_of_the_host() {
         let device = device("nvme-buffer");
         let address = second_bar(&device);
-        let vmm = Vmm::bare_metal("nvme-buffer-guest", "").option("--vfio", &device);
-        let finished = vmm.run().assert_powered_off();
-        let said = format!("NVME-BUFFER bus={address:#x} read=data");
-        assert!(finished.console().contains(&said), "{said}\n{finished}");
-        assert_nothing_is_left();
+        // With DMA through a window at limited addresses, too.
+        for (window, start) in [("default", 0), ("limited", 1u64 << 32)] {
+            let vmm = Vmm::bare_metal("nvme-buffer-guest", &format!("window={window}"));
+            let finished = vmm.option("--vfio", &device).run().assert_powered_off();
+            let said = format!("NVME-BUFFER bus={address:#x} window={start:#x} read=data");
+            assert!(finished.console().contains(&said), "{said}\n{finished}");
+            assert_nothing_is_left();
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! A guest that gives its NVMe both submission queues in the controller's own memory buffer (BAR 2), at its bus address,
-//! and reads a block. It says where the buffer is on the bus and that the block is the disk's:
+//! and reads a block through its default DMA window, or with `window=limited` through one at limited addresses. It says where
+//! the buffer and the window are on the bus, and that the block is the disk's:
 //!
-//!     NVME-BUFFER bus=0xHEX read=data
+//!     NVME-BUFFER bus=0xHEX window=0xHEX read=data
 //!
 //! An NVMe from before version 1.4 takes bus addresses for its buffer's by its own BAR.
 #![cfg_attr(target_arch = "powerpc64", no_std, no_main)]
@@ -14,8 +15,8 @@ mod guest {
     use spapr_test_guests::console::Line;
     use spapr_test_guests::disk::is_data;
     use spapr_test_guests::dma_memory::DmaMemory;
-    use spapr_test_guests::dma_window::{PAGE_BYTES, Permission, Window};
-    use spapr_test_guests::machine::Machine;
+    use spapr_test_guests::dma_window::{DynamicWindows, PAGE_BYTES, Permission, Window};
+    use spapr_test_guests::machine::{HostBridge, Machine};
     use spapr_test_guests::nvme::{self, BLOCK_BYTES, Command, Controller, Page, QueuePages};
     use spapr_test_guests::pci::ConfigSpace;
     use spapr_test_guests::rtas;
@@ -40,7 +41,10 @@ mod guest {
             );
         };
         config.enable(true);
-        let window = Window::of(&bridge.window);
+        let window = match machine.argument("window") {
+            Some("limited") => limited_window(machine, &bridge),
+            _ => Window::of(&bridge.window),
+        };
         // SAFETY: the guest's image ends below, and the device tree begins far behind.
         let memory = unsafe { DmaMemory::new(MEMORY, PAGES * PAGE_BYTES) };
         let in_memory = |index: u64| {
@@ -70,15 +74,35 @@ mod guest {
             .and_then(|()| controller.make_io_queues())
             .and_then(|()| controller.transfer(Command::read(0, 1, [block.ioba, 0])));
         let is_data = is_data(block.memory.part(0, BLOCK_BYTES), 0);
+        let start = window.start;
         let mut line = Line::default();
         // A terminal that does not take it shows in what is missing.
         let said = match read {
-            Err(error) => write!(line, "NVME-BUFFER bus={bus:#x} error={error:?}"),
-            Ok(()) if is_data => write!(line, "NVME-BUFFER bus={bus:#x} read=data"),
-            Ok(()) => write!(line, "NVME-BUFFER bus={bus:#x} read=other"),
+            Err(error) => write!(
+                line,
+                "NVME-BUFFER bus={bus:#x} window={start:#x} error={error:?}"
+            ),
+            Ok(()) if is_data => {
+                write!(line, "NVME-BUFFER bus={bus:#x} window={start:#x} read=data")
+            }
+            Ok(()) => write!(
+                line,
+                "NVME-BUFFER bus={bus:#x} window={start:#x} read=other"
+            ),
         };
         said.unwrap_or_default();
         line.print().unwrap_or_default();
+    }
+
+    fn limited_window(machine: &Machine<'static>, bridge: &HostBridge<'static>) -> Window {
+        let Some(windows) = DynamicWindows::of(machine, bridge) else {
+            rtas::stop_with("there are no dynamic windows");
+        };
+        // Pages of 4 KiB, 16 MiB.
+        let made = windows
+            .reset_limited()
+            .and_then(|()| windows.create(12, 24));
+        made.unwrap_or_else(|status| rtas::stop_with(format_args!("no limited window: {status}")))
     }
 
     spapr_test_guests::guest!(main);

@@ -164,6 +164,15 @@ impl DynamicWindows {
     pub fn reset(&self) -> Result<(), i32> {
         serve(self.reset, &self.address).map(|[]| ())
     }
+
+    /// The same, and has windows made from then on where devices of fewer than 64 bits reach them.
+    ///
+    /// # Errors
+    /// The status.
+    pub fn reset_limited(&self) -> Result<(), i32> {
+        let [address, buid_high, buid_low] = self.address;
+        serve(self.reset, &[address, buid_high, buid_low, 1]).map(|[]| ())
+    }
 }
 
 /// Has a service done; gives what it returns beside its status.
