@@ -134,6 +134,47 @@ fn a_device_behind_the_first_bridge_of_libvirt_has_a_window_for_all_of_memory() 
     read_behind(1);
 }
 
+/// The guest's first program: has Linux' nvme take the lab's NVMe for one that reaches 48 bits, as some are
+/// (NVME_QUIRK_DMA_ADDRESS_BITS_48 in drivers/nvme/host/nvme.h, as driver data), and goes on as usual.
+const FOR_48_BITS: &str = "
+busybox=/bin/busybox
+$busybox mkdir -p /proc /sys
+$busybox mount -t proc proc /proc
+$busybox mount -t sysfs sys /sys
+echo 0 >/sys/bus/pci/drivers_autoprobe
+for module in $($busybox cat /lib/modules/0x010802); do
+    $busybox insmod /lib/modules/$module.ko
+done
+echo 1b36 10 ffffffff ffffffff 0 0 10000 >/sys/bus/pci/drivers/nvme/new_id
+echo 1 >/sys/bus/pci/drivers_autoprobe
+$busybox umount /sys
+$busybox umount /proc
+exec /init
+";
+
+/// With a mask of 48 bits, of whose windows the host's second place has none.
+#[test]
+fn a_device_that_reaches_48_bits_has_all_of_memory_in_a_window_from_4_gib_on() {
+    let log = "dmesg | grep -e pe-dma-window -e lsa_required | sed 's/^/LAB-WINDOW /'\n";
+    let job = [WAIT_FOR_NVME, log, READ_HEAD, READ_SMALL].concat();
+    let files = [("first", FOR_48_BITS.as_bytes())];
+    let vmm = Vmm::job_with_files(&job, &files).nvme_with_windows();
+    let vmm = vmm
+        .option("--memory", "2G")
+        .option("--append", "console=hvc0 rdinit=/bin/busybox -- sh /first");
+    let finished = vmm.run().assert_job_done();
+    let limited = "lsa_required: 1, lsa_enabled: 1, direct mapping: 1";
+    assert!(finished.console().contains(limited), "{finished}");
+    assert_eq!(finished.guest("SHA256"), head_sha256(), "{finished}");
+    assert_eq!(finished.number("/windows/1/bus_offset"), 1 << 32);
+    let entries = (2 << 30) / page_bytes();
+    assert_eq!(finished.number("/windows/1/tces"), entries, "{finished}");
+    // All that was read came through it; and the kernel serves the default one still.
+    assert_eq!(finished.number("/windows/0/map_ioctls"), 0, "{finished}");
+    assert_eq!(finished.stat("/windows/0/path"), "bound", "{finished}");
+    assert_nothing_is_left();
+}
+
 /// More of the same that takes its time.
 mod long {
     use super::*;
@@ -161,8 +202,7 @@ dd if=/dev/zero of=/dev/sda bs=4096 seek=16384 count=1 oflag=direct || exit 1
 
     /// Linux' megaraid_sas sets a mask of 63 bits, and for this controller then a coherent one of 32
     /// (`megasas_set_dma_mask` in drivers/scsi/megaraid/megaraid_sas_base.c): Linux takes the default window for all its
-    /// DMA (`dma_iommu_dma_supported` in arch/powerpc/kernel/dma-iommu.c). What does DMA in the other is a bare-metal
-    /// guest's (`host_addresses`).
+    /// DMA (`dma_iommu_dma_supported` in arch/powerpc/kernel/dma-iommu.c). What does DMA in the other is above.
     #[test]
     fn for_a_mask_of_63_bits_linux_maps_all_of_memory_in_a_window_from_4_gib_on() {
         let vmm = Vmm::job(READ_TWICE).time_limit(Duration::from_secs(300));
