@@ -51,17 +51,17 @@ impl<M: GuestMemory, H: WindowHost> EngineWindows<'_, M, H> {
         let liobn = Liobn::of_pci_window(number, 0);
         let refused = |source| WindowError::Create { liobn, source };
         host.share_window(bridge.limits.bytes()).map_err(refused)?;
-        self.engine.add_window(liobn, bridge.default_window)?;
+        let added = self.engine.add_window(liobn, bridge.default_window);
         // Now, so that a refusal is known.
-        let made = self.engine.activate(liobn, Use::NotYet);
+        let made = added.and_then(|()| self.engine.activate(liobn, Use::NotYet));
         let Err(error) = made else {
             bridge.has_default = true;
             bridge.addressing = Addressing::Limited;
             return Ok(());
         };
         host.unshare_window();
-        // It is not made at the host.
-        self.engine.remove_window(liobn)?;
+        // What is not made at the host cannot stay there.
+        let _ = self.engine.remove_window(liobn);
         Err(error.into())
     }
 }
