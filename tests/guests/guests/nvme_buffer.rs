@@ -27,6 +27,13 @@ mod guest {
     const REGISTERS: u32 = 0;
     const BUFFER: u32 = 2;
 
+    /// A page of the function's buffer, at an address in it.
+    fn page_of_buffer(address: u64, ioba: u64) -> Page {
+        // SAFETY: the function decodes its buffer, which is no memory of Rust's.
+        let memory = unsafe { DmaMemory::new(address, PAGE_BYTES) };
+        Page { memory, ioba }
+    }
+
     fn main(machine: &Machine<'static>) {
         let (bridge, function) = nvme::find(machine);
         let bars = [REGISTERS, BUFFER].map(|index| bridge.bar(&function, index));
@@ -53,10 +60,9 @@ mod guest {
             window.map(ioba, memory, Permission::ReadWrite);
             Page { memory, ioba }
         };
-        // SAFETY: the function decodes its buffer, which is no memory of Rust's.
-        let in_buffer = |index: u64| Page {
-            memory: unsafe { DmaMemory::new(buffer.start + index * PAGE_BYTES, PAGE_BYTES) },
-            ioba: bus + index * PAGE_BYTES,
+        let in_buffer = |index: u64| {
+            let offset = index * PAGE_BYTES;
+            page_of_buffer(buffer.start + offset, bus + offset)
         };
         let queues = QueuePages {
             admin_submission: in_buffer(0),
