@@ -41,11 +41,15 @@ impl<M: GuestMemory, H: WindowHost> EngineWindows<'_, M, H> {
         } else {
             0
         };
-        host.check_limit(page, shared_bytes >> page.get(), kernel_table_bytes, false)
+        // With what the dynamic window is for: one that nothing can be mapped in is not worth its tables.
+        let memory = self.memory_to_lock(bridge.limits.bytes());
+        let entries = shared_bytes >> page.get();
+        let kernels_and_memory = kernel_table_bytes.saturating_add(memory);
+        host.check_limit(page, entries, kernels_and_memory, false)
             .map_err(|source| DmaWindowError::MemoryLimit {
                 bridge: number,
                 bytes: bridge.limits.bytes(),
-                memory: 0,
+                memory,
                 source,
             })?;
         let liobn = Liobn::of_pci_window(number, 0);

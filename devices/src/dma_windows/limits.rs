@@ -59,13 +59,17 @@ impl WindowLimits {
             Platform::Lpar => 1,
             Platform::BareMetal => windows,
         };
+        let largest = offered.max()?;
         Some(Self {
             windows,
             own_windows,
             page_sizes,
-            largest_page: offered.max()?,
+            largest_page: largest,
             bytes,
-            shared_window_bytes: info.shared_window_bytes(bytes),
+            // Each entry of the guest's would be 512 of the host's and more: one call could keep a processor for long.
+            shared_window_bytes: info
+                .shared_window_bytes(bytes)
+                .filter(|_| largest <= PageShift::SIZE_64K && windows == MOST_WINDOWS),
         })
     }
 

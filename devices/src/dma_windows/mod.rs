@@ -271,15 +271,7 @@ impl<M: GuestMemory, H: WindowHost> EngineWindows<'_, M, H> {
         addressing: Addressing,
     ) -> Result<(), DmaWindowError> {
         let host = self.host(bridge)?;
-        let locked = self.engine.snapshot().locked.bytes;
-        let ram_bytes = self.windows.ram_bytes;
-        let memory = if bytes >= ram_bytes {
-            ram_bytes.saturating_sub(locked)
-        } else if locked == 0 {
-            self.engine.region_size().bytes().min(ram_bytes)
-        } else {
-            0
-        };
+        let memory = self.memory_to_lock(bytes);
         let (entries, kernel_table) = match addressing {
             Addressing::Full => (bytes >> page_shift.get(), self.windows.kernel_tables),
             // The host has its table already.
@@ -292,6 +284,19 @@ impl<M: GuestMemory, H: WindowHost> EngineWindows<'_, M, H> {
                 memory,
                 source,
             })
+    }
+
+    /// What the guest is about to lock through a window of `bytes`.
+    fn memory_to_lock(&self, bytes: u64) -> u64 {
+        let locked = self.engine.snapshot().locked.bytes;
+        let ram_bytes = self.windows.ram_bytes;
+        if bytes >= ram_bytes {
+            ram_bytes.saturating_sub(locked)
+        } else if locked == 0 {
+            self.engine.region_size().bytes().min(ram_bytes)
+        } else {
+            0
+        }
     }
 
     /// Whether bridge number `number` has limited addressing now.
@@ -385,9 +390,14 @@ impl<M: GuestMemory, H: WindowHost> DynamicWindows for EngineWindows<'_, M, H> {
         }
         let removed = self.engine.remove_window(liobn);
         let was_default = place == 0 && bridge.has_default;
+        let was_last = count(occupied) == 1;
+        if was_last && removed.is_ok() {
+            // The host's window that had both has gone.
+            bridge.addressing = Addressing::Full;
+        }
         // A guest that removes the default window wants the room for another; one that removes its
         // own last window would have none left.
-        let restored = if count(occupied) == 1 && !was_default {
+        let restored = if was_last && !was_default {
             self.restore_default(number, bridge)
         } else {
             Ok(())

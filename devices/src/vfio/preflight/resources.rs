@@ -1,7 +1,8 @@
 //! What a PCI function has of addresses and resets, before anything is opened: by its files in sysfs, which any user
 //! may read.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 
 use super::HostPaths;
 use crate::pci::{Bar, BarSpace, NUM_BARS};
@@ -9,6 +10,9 @@ use crate::vfio::{GroupNumber, PciAddress, ResetMember};
 
 /// The line of `resource` that is the expansion ROM's, after those of the BARs.
 const ROM_LINE: usize = NUM_BARS;
+
+/// Bytes of configuration space up to the last BAR (PCI 3.0, 6.1).
+const HEADER_BYTES: usize = 0x28;
 
 /// Flags of a resource (include/linux/ioport.h).
 const FLAG_IO: u64 = 0x100;
@@ -37,9 +41,11 @@ impl HostPaths {
         let folder = self.pci_device(address);
         let resource = fs::read_to_string(folder.join("resource")).ok()?;
         let mut found = DeviceResources::read(&resource);
-        // All may read the header.
-        if let Ok(config) = fs::read(folder.join("config")) {
-            found.note_host_addresses(&config);
+        // The header's BARs alone, which all may read: behind it, reading may do something to a device.
+        let mut header = [0; HEADER_BYTES];
+        let config = File::open(folder.join("config"));
+        if config.is_ok_and(|mut config| config.read_exact(&mut header).is_ok()) {
+            found.note_host_addresses(&header);
         }
         let methods = fs::read_to_string(folder.join("reset_method")).unwrap_or_default();
         found.resets = methods.split_whitespace().map(str::to_owned).collect();
@@ -208,9 +214,9 @@ mod tests {
         }
         let low = Some(0x8004_0000);
         assert_eq!(of_host(&config), [Some(0x600_8000_0000), low]);
-        // A virtual function's registers are 0; and a file may be short.
+        // A virtual function's registers are 0; and what is short says nothing, not half of it.
         assert_eq!(of_host(&[0; 64]), [None, None]);
-        assert_eq!(of_host(&config[..0x14]), [Some(0x8000_0000), None]);
+        assert_eq!(of_host(&config[..0x14]), [None, None]);
         assert_eq!(of_host(&[]), [None, None]);
     }
 

@@ -74,6 +74,29 @@ fn a_long_range_is_cleared_in_parts_and_the_call_made_again_for_the_rest() {
     }
 }
 
+/// Such a window may lie inside one of the host's with pages of 4 KiB: the host clears sixteen entries for each.
+#[test]
+fn of_larger_pages_that_the_kernel_does_not_serve_fewer_entries_are_cleared_at_once() {
+    let bridge = HostBridge {
+        number: 0,
+        host: FakeHost::new(ContainerVersion::V2),
+        default_window: Geometry {
+            bus_offset: Ioba(0),
+            page_shift: PageShift::SIZE_64K,
+            entries: 1024,
+        },
+    };
+    let engine = with(TcePolicy::User, LockPolicy::FirstMap, bridge);
+    engine.prepare().unwrap();
+    assert_eq!(engine.put_list(0, &[0x3; 512]), SUCCESS);
+    let mut registers = [LIOBN, 0, 0, 512, 0, 0, 0, 0, 0];
+    let answer = engine.handle(abi::H_STUFF_TCE, &mut registers);
+    assert_eq!(answer, Some(Answer::MakeAgain));
+    assert_eq!(registers[..4], [LIOBN, 256 << 16, 0, 256]);
+    assert_eq!(engine.live(), 256);
+    engine.assert_no_violation();
+}
+
 #[test]
 fn of_a_long_range_that_ends_beyond_the_window_nothing_is_cleared() {
     let (engine, mut registers) = full_window(TcePolicy::Auto);
