@@ -39,8 +39,8 @@ enum Command {
     /// Make a deb and an rpm for ppc64le in target/package, with manual pages, completions, and files for systemd
     /// and udev
     Package(PackageArgs),
-    /// Find out which functions spapr-vmm runs, and have the linker put them one after the other: writes
-    /// vmm/text-order.ld. The memory of each guest's VMM grows as code changes and this does not
+    /// Find out which functions spapr-vmm runs, and have the linker place them next to each other: writes
+    /// vmm/text-order.ld. Run it again when the code has changed much: what each VMM keeps resident grows otherwise
     Order,
     /// Install what is missing on this machine, fetch all crates and packages, and make all images,
     /// so that later commands need no network

@@ -41,7 +41,7 @@ impl<M: GuestMemory, H: WindowHost> EngineWindows<'_, M, H> {
         } else {
             0
         };
-        // With what the dynamic window is for: one that nothing can be mapped in is not worth its tables.
+        // Guest memory is counted too: a window in which nothing can be mapped is not worth its tables.
         let memory = self.memory_to_lock(bridge.limits.bytes());
         let entries = shared_bytes >> page.get();
         let kernels_and_memory = kernel_table_bytes.saturating_add(memory);

@@ -78,6 +78,20 @@ fn full_addressing_comes_back_with_a_reset_with_the_last_window_and_with_the_mac
     }
 }
 
+/// Nothing would be left to ask for, were the bridge limited without a window.
+#[test]
+fn a_guest_that_removes_both_windows_can_make_others() {
+    let machine = FakeMachine::usual();
+    let windows = machine.windows.of(&machine.engine);
+    windows.reset(0, Addressing::Limited).unwrap();
+    windows.create(0, PAGE, RAM_BYTES).unwrap();
+    windows.remove(SECOND).unwrap();
+    windows.remove(FIRST).unwrap();
+    assert!(!machine.host().is_shared());
+    assert_eq!(windows.available(0).unwrap().windows, 2);
+    windows.create(0, PAGE, RAM_BYTES).unwrap();
+}
+
 #[test]
 fn what_is_mapped_for_others_is_not_taken_away() {
     let machine = FakeMachine::usual();
@@ -114,13 +128,13 @@ fn an_lpar_has_no_such_windows_and_is_not_asked() {
 fn a_host_that_refuses_leaves_an_empty_default_window_and_full_addressing() {
     let machine = FakeMachine::new(&[FakeBridge::usual(0)]);
     let windows = machine.windows.of(&machine.engine);
-    // The tables are too much for the limit.
-    *machine.host().limit_bytes.lock() = 0;
-    let error = windows.reset(0, Addressing::Limited).unwrap_err();
-    assert!(
-        matches!(error, DmaWindowError::MemoryLimit { .. }),
-        "{error}"
-    );
+    // The tables are too much for the limit, and with them what the window is for.
+    for limit_bytes in [0, RAM_BYTES - 1] {
+        *machine.host().limit_bytes.lock() = limit_bytes;
+        let error = windows.reset(0, Addressing::Limited).unwrap_err();
+        let is_limit = matches!(error, DmaWindowError::MemoryLimit { .. });
+        assert!(is_limit, "{limit_bytes}: {error}");
+    }
     assert!(!machine.host().is_shared());
     assert_eq!(states(&machine)[0], WindowState::Bound);
     *machine.host().limit_bytes.lock() = u64::MAX;

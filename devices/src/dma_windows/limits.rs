@@ -66,7 +66,8 @@ impl WindowLimits {
             page_sizes,
             largest_page: largest,
             bytes,
-            // Each entry of the guest's would be 512 of the host's and more: one call could keep a processor for long.
+            // With larger pages each entry of the guest's would be 512 of the host's and more, and one call could keep a
+            // processor for long. Where the host has one window, a guest removes the default one first.
             shared_window_bytes: info
                 .shared_window_bytes(bytes)
                 .filter(|_| largest <= PageShift::SIZE_64K && windows == MOST_WINDOWS),
@@ -169,6 +170,19 @@ mod tests {
         assert!(none(container(IommuVersion::V2, 0, POWER9)));
         assert!(none(container(IommuVersion::V2, 2, 1 << 21)));
         assert!(!none(container(IommuVersion::V2, 1, POWER9)));
+    }
+
+    #[test]
+    fn limited_addressing_is_for_pages_of_up_to_64_kib_and_hosts_with_two_windows() {
+        let limited = |windows, page| {
+            let info = container(IommuVersion::V2, windows, POWER9);
+            let limits = WindowLimits::new(&info, page, 1 << 30).unwrap();
+            limits.shared_window_bytes()
+        };
+        assert_eq!(limited(2, PageShift::SIZE_4K), Some(8 << 30));
+        assert_eq!(limited(2, PageShift::SIZE_64K), Some(8 << 30));
+        assert_eq!(limited(2, PageShift::SIZE_2M), None);
+        assert_eq!(limited(1, PageShift::SIZE_64K), None);
     }
 
     #[test]

@@ -65,9 +65,14 @@ pub enum TapError {
     Busy(String),
     /// It is another user's.
     #[error(
-        "this user may not use the interface {0}; give it to the user: ip tuntap add dev {0} mode tap user USER"
+        "this user may not use the interface {name}; give it to the user: ip tuntap add dev {name} mode {mode} user USER"
     )]
-    NotAllowed(String),
+    NotAllowed {
+        /// Its name.
+        name: String,
+        /// What `ip tuntap` is to make.
+        mode: &'static str,
+    },
     /// It is none, or one of several queues.
     #[error("{0} is no TAP interface with one queue")]
     OtherKind(String),
@@ -198,7 +203,7 @@ impl Tap {
     }
 
     /// Has the kernel have frames for the first of them alone, whatever their last user left; `None` if they are not all
-    /// different queues.
+    /// different queues, of which some are attached then.
     fn in_order(mut queues: Vec<Self>) -> Result<Option<Vec<Self>>, TapError> {
         for queue in &mut queues {
             queue.put(true)?;
@@ -212,7 +217,7 @@ impl Tap {
         Ok((are_apart && is_apart).then_some(queues))
     }
 
-    /// Attaches or detaches it, whatever it was; false if it was so.
+    /// Attaches or detaches it, whatever it was; false if it already was.
     fn put(&mut self, is_attached: bool) -> Result<bool, TapError> {
         self.is_attached = !is_attached;
         match self.attach(is_attached) {
@@ -234,9 +239,9 @@ impl Tap {
             && !name.contains(|it: char| it == '/' || it == '%' || it.is_whitespace());
         let c_name = CString::new(name).ok().filter(|_| is_name);
         let c_name = c_name.ok_or_else(|| TapError::Name(name.to_owned()))?;
+        let mode = if kind == 0 { "tap" } else { "tap multi_queue" };
         // SAFETY: the pointer is to a string that ends.
         if unsafe { libc::if_nametoindex(c_name.as_ptr()) } == 0 {
-            let mode = if kind == 0 { "tap" } else { "tap multi_queue" };
             let name = name.to_owned();
             return Err(TapError::Missing { name, mode });
         }
@@ -259,7 +264,7 @@ impl Tap {
             let name = name.to_owned();
             match source.raw_os_error() {
                 Some(libc::EBUSY) => TapError::Busy(name),
-                Some(libc::EPERM) => TapError::NotAllowed(name),
+                Some(libc::EPERM) => TapError::NotAllowed { name, mode },
                 Some(libc::EINVAL) if kind == 0 => TapError::OtherKind(name),
                 Some(libc::EINVAL) => TapError::OneQueue(name),
                 _ => TapError::Refused { name, source },

@@ -10,8 +10,8 @@ use crate::world::{GuestMemory, HostIommu};
 
 /// Entries that are cleared at once. One takes up to 550 instructions, and a guest may name all of a window.
 const AT_ONCE: u64 = 4096;
-/// The same where each is of several entries of the host's.
-const LEAST_AT_ONCE: u64 = 256;
+/// The same where each is of several entries of the host's: as many as Linux clears by one call, and as a list has.
+const LEAST_AT_ONCE: u64 = 512;
 
 impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
     /// The value may have no permission: the call only unmaps. The range may be as long as the

@@ -1,14 +1,14 @@
-//! What a VMM has of the host's memory for itself.
+//! What a VMM keeps resident beside its guest's memory.
 
 use std::fs;
 
 use spapr_lab::proc_sizes;
 
 use crate::harness::Vmm;
-use crate::harness::jobs::{READ_HEAD, WAIT_FOR_NVME};
+use crate::harness::jobs::{READ_HEAD, WAIT_FOR_NVME, head_sha256};
 
 /// What a VMM may have: its code that ran, its data, and what its threads need; the guest's memory, and what of the
-/// kernel's is mapped, are not counted. Much of the code runs never or once: in the compiler's order all of it
+/// kernel's is mapped, are not counted. Much of the code is never run, or once: in the compiler's order all of it
 /// would be here, and be 1.2 MiB more (vmm/text-order.ld).
 const MOST_BYTES: u64 = 7 << 19;
 
@@ -42,6 +42,8 @@ fn a_vmm_whose_guest_reads_its_device_holds_the_code_that_runs_and_little_else()
     .concat();
     let mut running = Vmm::job(&job).nvme_with_windows().start();
     running.wait_for_console("LAB-GUEST-READ", 1);
+    let console = running.console();
+    assert!(console.contains(&head_sha256()), "{console}");
     let smaps = fs::read_to_string(format!("/proc/{}/smaps", running.id())).expect("it has ended");
     let own = own_bytes(&smaps);
     assert!(own <= MOST_BYTES, "{} KiB:\n{smaps}", own >> 10);

@@ -147,16 +147,10 @@ fn queues_that_their_last_user_left_detached_are_used_and_one_queue_is_not_taken
     let interface = Interface::of_several_queues("vm0", 1);
     let listener = interface.listen();
     let queues = [interface.detached_queue(), interface.detached_queue()];
-    // Such a descriptor is inherited.
-    let again = File::from(rustix::io::dup(&queues[0]).expect("a descriptor"));
     let fd = |files: [&File; 2]| {
         let [first, second] = files.map(AsRawFd::as_raw_fd);
         format!("fd={first}:{second}")
     };
-    let refused = Vmm::job("true")
-        .option("--net", &fd([&queues[0], &again]))
-        .run();
-    refused.assert_refused(&["are not those of queues of one TAP interface"]);
     let finished = Vmm::job(&job(&interface, 3))
         .option("--net", &fd([&queues[0], &queues[1]]))
         .option("--cpus", "4")
@@ -165,6 +159,12 @@ fn queues_that_their_last_user_left_detached_are_used_and_one_queue_is_not_taken
         .assert_job_done();
     assert_passed(&finished, listener);
     assert_by_both(finished.console(), 4);
+    // Such a descriptor is inherited.
+    let again = File::from(rustix::io::dup(&queues[0]).expect("a descriptor"));
+    let refused = Vmm::job("true")
+        .option("--net", &fd([&queues[0], &again]))
+        .run();
+    refused.assert_refused(&["are not those of queues of one TAP interface"]);
     assert_nothing_is_left();
 }
 

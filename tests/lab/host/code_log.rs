@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// A wish to have logged what runs at some addresses, whichever program's it is.
+/// A request to log what runs at some addresses, whichever program's it is.
 #[derive(Debug, Clone)]
 pub(crate) struct CodeLog {
     /// The addresses.

@@ -1,7 +1,7 @@
 //! `cargo lab order`: which functions spapr-vmm runs, and a linker script that has them one after the other.
 //!
-//! A page of the program that holds one function that runs is in memory as a whole, and on hosts of POWER pages have
-//! 64 KiB. In the compiler's order some of every page runs; of its own, what runs takes a third of them.
+//! A page of the program that holds one function that runs is resident as a whole, and on POWER hosts pages have 64 KiB.
+//! In the compiler's order nearly every page has something that runs; placed together, what runs fills a third of them.
 
 mod program;
 mod script;
@@ -24,8 +24,8 @@ use crate::workspace::{Workspace, WorkspaceError, at};
 use program::{Program, ProgramError};
 use script::{Libraries, LibrariesError};
 
-/// Runs a guest until it has done what the scenario is about, and kills its VMM: what runs at the end is to be
-/// where it does not lie between the rest.
+/// Runs a guest until it has done what the scenario is about, and kills its VMM, so that code for shutting down is not
+/// counted.
 const SCRIPT: &str = include_str!("scenario.sh");
 
 /// Where the linker script is, from the workspace's root.
@@ -76,7 +76,7 @@ pub(crate) enum OrderError {
         #[source]
         source: ProgramError,
     },
-    #[error("the emulator's log {} names no function of the program's", path.display())]
+    #[error("the emulator's log {} names no function of the program", path.display())]
     NothingRan { path: PathBuf },
     #[error(transparent)]
     Libraries(#[from] LibrariesError),

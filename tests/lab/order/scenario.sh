@@ -37,7 +37,7 @@ front-end)
 esac
 vmm=$!
 said '~ # '
-# Twice in a text that is not said when it is typed.
+# The guest works the sum out: the echo of what is typed does not match.
 echo "sleep 2; $work && echo DONE-\$((40 + 2))" | tr '\n' ' ' >&3
 echo >&3
 said DONE-42

@@ -41,7 +41,7 @@ impl HostPaths {
         let folder = self.pci_device(address);
         let resource = fs::read_to_string(folder.join("resource")).ok()?;
         let mut found = DeviceResources::read(&resource);
-        // The header's BARs alone, which all may read: behind it, reading may do something to a device.
+        // Only the header up to the BARs, which all may read: reading beyond it may have side effects.
         let mut header = [0; HEADER_BYTES];
         let config = File::open(folder.join("config"));
         if config.is_ok_and(|mut config| config.read_exact(&mut header).is_ok()) {

@@ -34,8 +34,8 @@ enum Wanted {
     Pairs(u16),
 }
 
-/// Does commands in `queue`, up to one about pairs; true if `filter` is another then. How many pairs of queues are used is said to
-/// `set_pairs`, which has it be so, or refuses by false.
+/// Does commands in `queue`, up to one about pairs; true if it changed `filter`. How many pairs of queues are used is
+/// said to `set_pairs`, which has it be so, or refuses by false.
 ///
 /// # Errors
 /// A command or the ring makes no sense.

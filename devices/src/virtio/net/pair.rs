@@ -103,7 +103,11 @@ impl Pair {
         if let Some(thread) = thread {
             self.wait_with(thread)?;
         }
-        done?;
+        if let Err(error) = done {
+            // It may go on as it was.
+            self.watch(thread)?;
+            return Err(error);
+        }
         self.due = [is_attached; 2];
         Ok(())
     }

@@ -88,12 +88,14 @@ fn of_larger_pages_that_the_kernel_does_not_serve_fewer_entries_are_cleared_at_o
     };
     let engine = with(TcePolicy::User, LockPolicy::FirstMap, bridge);
     engine.prepare().unwrap();
-    assert_eq!(engine.put_list(0, &[0x3; 512]), SUCCESS);
-    let mut registers = [LIOBN, 0, 0, 512, 0, 0, 0, 0, 0];
+    for first in [0, 512] {
+        assert_eq!(engine.put_list(first << 16, &[0x3; 512]), SUCCESS);
+    }
+    let mut registers = [LIOBN, 0, 0, 1024, 0, 0, 0, 0, 0];
     let answer = engine.handle(abi::H_STUFF_TCE, &mut registers);
     assert_eq!(answer, Some(Answer::MakeAgain));
-    assert_eq!(registers[..4], [LIOBN, 256 << 16, 0, 256]);
-    assert_eq!(engine.live(), 256);
+    assert_eq!(registers[..4], [LIOBN, 512 << 16, 0, 512]);
+    assert_eq!(engine.live(), 512);
     engine.assert_no_violation();
 }
 
