@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use virtio_queue::Queue;
 use vm_memory::Bytes;
@@ -22,9 +22,20 @@ struct Host {
     event: Arc<EventFd>,
     /// How many more requests are done.
     done: AtomicUsize,
+    /// How many the device has taken.
+    taken: AtomicUsize,
 }
 
 impl Host {
+    /// Waits until the device has taken so many requests in all: the host is done with no others.
+    fn wait_for(&self, requests: usize) {
+        let start = Instant::now();
+        while self.taken.load(Ordering::SeqCst) < requests {
+            assert!(start.elapsed() < LIMIT, "{requests} are not taken");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     fn finish(&self, requests: usize) {
         self.done.fetch_add(requests, Ordering::SeqCst);
         self.event.write(1).unwrap();
@@ -61,6 +72,7 @@ impl Device for Later {
                 return Ok(Served::All);
             };
             self.under_way.push_back(request.head);
+            self.host.taken.fetch_add(1, Ordering::SeqCst);
         }
         Ok(Served::Full)
     }
@@ -100,6 +112,7 @@ fn driver() -> (Driver, Arc<Host>) {
     let host = Arc::new(Host {
         event: Arc::new(EventFd::new(EFD_NONBLOCK).unwrap()),
         done: AtomicUsize::new(0),
+        taken: AtomicUsize::new(0),
     });
     let device = Later {
         host: Arc::clone(&host),
@@ -113,6 +126,8 @@ fn driver() -> (Driver, Arc<Host>) {
 }
 
 const A_WHILE: Duration = Duration::from_millis(20);
+/// A machine may have much else to do.
+const LIMIT: Duration = Duration::from_secs(60);
 
 #[test]
 fn requests_are_given_back_when_the_host_is_done_and_the_others_have_their_turn_then() {
@@ -120,6 +135,7 @@ fn requests_are_given_back_when_the_host_is_done_and_the_others_have_their_turn_
     for count in 1..=4 {
         driver.request(count);
     }
+    host.wait_for(2);
     thread::sleep(A_WHILE);
     assert_eq!(driver.used().0, 0);
     host.finish(1);
@@ -128,7 +144,7 @@ fn requests_are_given_back_when_the_host_is_done_and_the_others_have_their_turn_
     host.finish(1);
     driver.wait("the second is done", || driver.used().0 == 2);
     // Two were all that the device took at a time.
-    thread::sleep(A_WHILE);
+    host.wait_for(4);
     host.finish(2);
     driver.wait("all are done", || driver.used().0 == 4);
 }
@@ -138,7 +154,7 @@ fn a_reset_is_over_when_the_host_is_done() {
     let (driver, host) = driver();
     driver.request(1);
     driver.request(2);
-    thread::sleep(A_WHILE);
+    host.wait_for(2);
     let before = driver.status();
     driver.write(0x14, &[0]);
     assert_eq!(driver.status(), before);
@@ -152,7 +168,7 @@ fn a_reset_is_over_when_the_host_is_done() {
     assert_eq!(driver.used().0, 0);
     driver.start();
     driver.request(1);
-    thread::sleep(A_WHILE);
+    host.wait_for(3);
     host.finish(1);
     driver.wait("it works again", || driver.used().0 == 1);
 }
@@ -161,7 +177,7 @@ fn a_reset_is_over_when_the_host_is_done() {
 fn a_pause_waits_for_what_is_under_way_and_has_it_given_back() {
     let (driver, host) = driver();
     driver.request(1);
-    thread::sleep(A_WHILE);
+    host.wait_for(1);
     thread::scope(|scope| {
         let paused = scope.spawn(|| driver.function.hold(true));
         thread::sleep(A_WHILE);
@@ -176,7 +192,7 @@ fn a_pause_waits_for_what_is_under_way_and_has_it_given_back() {
     thread::sleep(A_WHILE);
     assert_eq!(driver.used().0, 1);
     driver.function.hold(false);
-    thread::sleep(A_WHILE);
+    host.wait_for(2);
     host.finish(1);
     driver.wait("it goes on", || driver.used().0 == 2);
 }
@@ -185,7 +201,7 @@ fn a_pause_waits_for_what_is_under_way_and_has_it_given_back() {
 fn what_is_done_while_the_device_may_do_no_dma_is_given_back_when_it_may() {
     let (driver, host) = driver();
     driver.request(1);
-    thread::sleep(A_WHILE);
+    host.wait_for(1);
     driver.function.write_config(4, &[2, 0]).unwrap();
     host.finish(1);
     thread::sleep(A_WHILE);
@@ -198,7 +214,7 @@ fn what_is_done_while_the_device_may_do_no_dma_is_given_back_when_it_may() {
 fn the_device_goes_when_the_host_is_done() {
     let (driver, host) = driver();
     driver.request(1);
-    thread::sleep(A_WHILE);
+    host.wait_for(1);
     let gone = thread::spawn(move || drop(driver));
     thread::sleep(A_WHILE);
     assert!(!gone.is_finished());
