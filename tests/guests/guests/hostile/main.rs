@@ -52,6 +52,7 @@ mod guest {
         interrupts::mistakes(machine, &values, &mut report);
         services::mistakes(&values, &mut arena, &mut report);
         services::at_random(&values, &mut random, &mut arena, rounds, &mut report);
+        services::default_windows(machine, &mut report);
         accesses::at_random(&values, &mut random, rounds / 8, &mut report);
         hypercalls::at_random(&values, &mut random, rounds, &mut report);
         interrupts::at_random(machine, &values, &mut random, rounds / 2, &mut report);

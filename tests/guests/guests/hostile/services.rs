@@ -2,8 +2,9 @@
 
 use core::ops::RangeInclusive;
 
+use spapr_test_guests::dma_window::DynamicWindows;
 use spapr_test_guests::hypercall::{call, code, number};
-use spapr_test_guests::machine::Range;
+use spapr_test_guests::machine::{Machine, Range};
 use spapr_test_guests::random::Random;
 use spapr_test_guests::rtas::{MOST_WORDS, token};
 
@@ -242,6 +243,17 @@ pub(crate) fn at_random(
         report.check(
             reply.code != code::H_SUCCESS || reply.status != Some(UNTOUCHED),
             format_args!("RTAS {:#x} succeeded without a status", request.token),
+        );
+    }
+}
+
+/// Puts every bridge's default window back, whatever was removed at random: what follows is to have a window to err in.
+pub(crate) fn default_windows(machine: &Machine<'_>, report: &mut Report) {
+    for bridge in machine.host_bridges() {
+        let reset = DynamicWindows::of(machine, &bridge).map_or(Ok(()), |windows| windows.reset());
+        report.check(
+            reset.is_ok(),
+            format_args!("ibm,reset-pe-dma-window: {reset:?}"),
         );
     }
 }
