@@ -183,8 +183,8 @@ proptest! {
                     prop_assert_eq!(after, before - 1);
                     prop_assert!(page_shift <= window_shift && window_shift <= RAM_SHIFT);
                 }
-                // The default window may have come back in its place; and with limited addressing nothing is to be had
-                // without it.
+                // The default window may be back in its place; and with limited addressing no window can be made
+                // without that one.
                 (2, 0) => prop_assert!(after == before + 1 || after <= before),
                 (3 | 4, 0) => prop_assert_eq!(after, 1),
                 _ => prop_assert_eq!(after, before),

@@ -32,9 +32,10 @@ impl<M: GuestMemory, H: HostIommu> Engine<M, H> {
     ) -> Answer {
         let mut state = place.slot.lock();
         state.counters.stuff += 1;
-        let page = state.window.as_ref().map(|it| it.geometry.page_shift);
-        let at_once = match state.window.as_ref().map(|it| &it.binding) {
-            Some(Binding::UserOnly { .. }) => page.map_or(AT_ONCE, at_once),
+        let at_once = match &state.window {
+            Some(window) if matches!(window.binding, Binding::UserOnly { .. }) => {
+                at_once(window.geometry.page_shift)
+            }
             _ => AT_ONCE,
         };
         let rest = match &state.window {

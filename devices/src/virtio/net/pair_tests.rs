@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::driver::{Driver, MAC, WATCHED, buffers, frame};
-use super::tests::{PLAIN, any_ring, keep_from_watched};
+use super::tests::{PLAIN, any_ring, offer_ring};
 use super::{CONTROL, Net, RECEIVE, TRANSMIT};
 use crate::virtio::device::{Device, Served};
 
@@ -168,14 +168,8 @@ proptest! {
                 let at = GuestAddress(buffers(queue));
                 driver.ram.write_slice(&set_pairs(count), at).unwrap();
             }
-            for (queue, (mut descriptors, heads)) in rings.into_iter().enumerate() {
-                descriptors.iter_mut().for_each(keep_from_watched);
-                for (index, &descriptor) in (0..).zip(&descriptors) {
-                    driver.descriptor(queue, index, descriptor);
-                }
-                for head in heads {
-                    driver.offer(queue, head);
-                }
+            for (queue, ring) in rings.into_iter().enumerate() {
+                offer_ring(&mut driver, queue, ring);
             }
             driver.ram.write_slice(&watched, GuestAddress(WATCHED)).unwrap();
             driver.send(PLAIN, &frame(MAC, bytes));

@@ -7,7 +7,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::RECEIVE;
 use super::driver::{Driver, MAC, QUEUE_SIZE, WATCHED, buffers, frame};
 use super::room::MOST_PIECES;
-use super::tests::{MERGED, PLAIN, any_frames, any_ring, keep_from_watched};
+use super::tests::{MERGED, PLAIN, any_frames, any_ring, offer_ring};
 use crate::net::HEADER_BYTES;
 use crate::virtio::device::{Device, Served};
 
@@ -182,15 +182,9 @@ proptest! {
         driver.start(features);
         let watched: Vec<u8> = (0..0x1000_u32).map(|at| at.to_le_bytes()[0] ^ 0x3c).collect();
         driver.ram.write_slice(&watched, GuestAddress(WATCHED)).unwrap();
-        for ((mut descriptors, heads), frames) in rounds {
-            // Those that were taken, too.
-            descriptors.iter_mut().for_each(keep_from_watched);
-            for (index, &descriptor) in (0..).zip(&descriptors) {
-                driver.descriptor(RECEIVE, index, descriptor);
-            }
-            for head in heads {
-                driver.offer(RECEIVE, head);
-            }
+        for (ring, frames) in rounds {
+            // Descriptors that were taken are others then, too.
+            offer_ring(&mut driver, RECEIVE, ring);
             for (header, bytes) in frames {
                 driver.send_bytes(&[&header[..], &frame(MAC, bytes)].concat());
             }

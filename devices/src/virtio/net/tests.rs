@@ -350,7 +350,7 @@ fn any_descriptor(queue: usize) -> impl Strategy<Value = (u64, u32, u16, u16)> {
 
 /// A buffer that reaches what is watched would make it the driver's own, and so would a table of descriptors that it has
 /// there.
-pub(super) fn keep_from_watched((address, bytes, flags, _): &mut (u64, u32, u16, u16)) {
+fn keep_from_watched((address, bytes, flags, _): &mut (u64, u32, u16, u16)) {
     if *address < WATCHED {
         let most = u32::try_from(WATCHED - *address).unwrap();
         *bytes = (*bytes).min(most);
@@ -366,6 +366,17 @@ pub(super) fn any_ring(queue: usize) -> impl Strategy<Value = Ring> {
     let descriptors = prop::collection::vec(any_descriptor(queue), usize::from(QUEUE_SIZE));
     let heads = prop::collection::vec(0..QUEUE_SIZE + 1, 1..9);
     (descriptors, heads)
+}
+
+/// Has a driver offer that, none of which reaches what is watched.
+pub(super) fn offer_ring(driver: &mut Driver, queue: usize, (mut descriptors, heads): Ring) {
+    descriptors.iter_mut().for_each(keep_from_watched);
+    for (index, &descriptor) in (0..).zip(&descriptors) {
+        driver.descriptor(queue, index, descriptor);
+    }
+    for head in heads {
+        driver.offer(queue, head);
+    }
 }
 
 /// What another end sends: a header and the length of a frame.
@@ -389,14 +400,8 @@ proptest! {
             driver.start(driver.net.features() & features);
             let at = GuestAddress(buffers(CONTROL));
             driver.ram.write_slice(&command, at).unwrap();
-            for (queue, (mut descriptors, heads)) in [receive, transmit, control].into_iter().enumerate() {
-                descriptors.iter_mut().for_each(keep_from_watched);
-                for (index, &descriptor) in (0..).zip(&descriptors) {
-                    driver.descriptor(queue, index, descriptor);
-                }
-                for head in heads {
-                    driver.offer(queue, head);
-                }
+            for (queue, ring) in [receive, transmit, control].into_iter().enumerate() {
+                offer_ring(&mut driver, queue, ring);
             }
             driver.ram.write_slice(&watched, GuestAddress(WATCHED)).unwrap();
             for (header, bytes) in frames {

@@ -290,10 +290,10 @@ impl Linux {
     }
 }
 
-/// What all boots of a guest told of its defences.
+/// The defences that all boots of a guest report.
 ///
 /// # Errors
-/// When they told different ones.
+/// When they report different ones.
 pub(super) fn agreed<'a>(told: impl Iterator<Item = &'a Defences>) -> Result<Defences, AnyError> {
     let mut told: Vec<&Defences> = told.collect();
     told.dedup();
