@@ -9,6 +9,7 @@ pub mod cpio;
 pub mod documents;
 pub mod expansion_rom;
 pub mod initrd;
+pub mod peer;
 pub mod proc_sizes;
 #[cfg(any(feature = "end-to-end", feature = "lab-program"))]
 pub mod pseudo_terminal;

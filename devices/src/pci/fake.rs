@@ -174,27 +174,6 @@ impl FakeFunction {
         self.config.lock()[offset] = value;
     }
 
-    /// Nothing of it may be in use when it is reset from outside: not in the guest, nor by the kernel for interrupts.
-    pub(crate) fn assert_is_ready_for_reset(&self) {
-        assert_eq!(*self.enabled.lock(), None, "vectors over a reset");
-        assert_eq!(self.unmasked(), None, "a line over a reset");
-        let mapped = self.slots.mapped.lock();
-        assert!(mapped.is_empty(), "BARs over a reset: {mapped:x?}");
-    }
-
-    /// What a reset leaves of what guest and kernel have written.
-    pub(crate) fn wipe(&self) {
-        let mut config = self.config.lock();
-        for (value, writable) in config.iter_mut().zip(&self.writable) {
-            *value &= !writable;
-        }
-    }
-
-    /// What the kernel does after a reset, unasked.
-    pub(crate) fn enable_decoding(&self) {
-        self.config.lock()[4] |= 3;
-    }
-
     pub(crate) fn config_u16(&self, offset: usize) -> u16 {
         let config = self.config.lock();
         u16::from_le_bytes([config[offset], config[offset + 1]])
@@ -249,7 +228,7 @@ impl FunctionBackend for FakeFunction {
             config[at] = config[at] & !self.writable[at] | value & self.writable[at];
         }
         // vfio-pci zaps its mappings here: none may be left in the guest.
-        let decodes = config[4] & 2 != 0 && config[0x64] & 3 != 3;
+        let decodes = config[4] & 2 != 0 && config[0x64] & 3 == 0;
         let own: Vec<u64> = self
             .bars
             .iter()
@@ -296,6 +275,7 @@ impl FunctionBackend for FakeFunction {
         kind: InterruptKind,
         signals: &[Signal],
     ) -> io::Result<VectorsEnabled> {
+        self.assert_is_awake();
         self.interrupt_fault.check()?;
         let most = self.host_vectors.load(Ordering::Relaxed);
         if signals.len() > most as usize {
@@ -312,6 +292,7 @@ impl FunctionBackend for FakeFunction {
     }
 
     fn disable_interrupts(&self, kind: InterruptKind) -> io::Result<()> {
+        self.assert_is_awake();
         let enabled = self.enabled.lock().take();
         assert_eq!(enabled.map(|(kind, _)| kind), Some(kind));
         self.interrupt_fault.check()

@@ -81,3 +81,36 @@ impl PeBackend for FakeEndpoint {
         Ok(())
     }
 }
+
+impl FakeFunction {
+    /// Nothing of it may be in use when it is reset from outside: not in the guest, nor by the kernel for interrupts.
+    pub(crate) fn assert_is_ready_for_reset(&self) {
+        assert_eq!(*self.enabled.lock(), None, "vectors over a reset");
+        assert_eq!(self.unmasked(), None, "a line over a reset");
+        let mapped = self.slots.mapped.lock();
+        assert!(mapped.is_empty(), "BARs over a reset: {mapped:x?}");
+    }
+
+    /// What a reset leaves of what guest and kernel have written.
+    pub(crate) fn wipe(&self) {
+        let mut config = self.config.lock();
+        for (value, writable) in config.iter_mut().zip(&self.writable) {
+            *value &= !writable;
+        }
+    }
+
+    /// What the kernel does after a reset, unasked.
+    pub(crate) fn enable_decoding(&self) {
+        self.config.lock()[4] |= 3;
+    }
+
+    /// The kernel goes to its memory for vectors, whatever its power state is.
+    pub(super) fn assert_is_awake(&self) {
+        let power = self.config_u16(0x64);
+        let answers_nothing = power == u16::MAX;
+        assert!(
+            power & 3 == 0 || answers_nothing,
+            "vectors of a sleeping device: {power:#x}"
+        );
+    }
+}

@@ -16,6 +16,7 @@ use super::header::{Header, ROM_ENABLE, bar_register};
 use super::host_bridge::PciError;
 use super::line::Line;
 use super::msi::Vectors;
+use super::power::{self, touches};
 use super::reach::Mapped;
 use super::windows::Windows;
 use crate::board::Board;
@@ -24,9 +25,6 @@ use crate::guest_message;
 const COMMAND_IO: u16 = 1;
 const COMMAND_MEMORY: u16 = 1 << 1;
 const COMMAND_BUS_MASTER: u16 = 1 << 2;
-const POWER_STATE: u16 = 3;
-/// vfio-pci refuses memory accesses from this power state on (`__vfio_pci_memory_enabled`).
-const POWER_STATE_D3_HOT: u16 = 3;
 const HEADER_TYPE_LAYOUT: u8 = 0x7f;
 
 /// Why an access to configuration space failed.
@@ -58,7 +56,7 @@ pub(super) struct State {
     /// The command register, as last seen on the device.
     command: u16,
     /// The power management control and status register, likewise; 0 if there is none.
-    power: u16,
+    pub(super) power: u16,
     /// Whether it is being reset with its endpoint, and answers nothing.
     in_reset: bool,
     pub(super) mapped: Vec<Mapped>,
@@ -174,6 +172,10 @@ impl Function {
     /// As [`Function::read_config`]; the register then has its old value.
     pub fn write_config(&self, offset: u16, size: u32, value: u32) -> Result<(), ConfigError> {
         let mut bytes = value.to_le_bytes();
+        // Vectors are not taken or given meanwhile, which needs the device awake.
+        let vectors = self
+            .changes_power(offset, bytes.len())
+            .then(|| self.vectors.lock());
         let mut state = self.state();
         let data: &[u8] = access(&state.config, offset, size, &mut bytes)?;
         if !self.moves_bars(offset, data.len()) {
@@ -209,7 +211,7 @@ impl Function {
         }
         self.map_missing(&mut state);
         let is_used = is_decoding(&state);
-        drop(state);
+        drop((state, vectors));
         if let Some(line) = self.line.as_ref().filter(|_| is_used) {
             line.device_is_used();
         }
@@ -307,7 +309,12 @@ impl Function {
         self.resume_interrupts();
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    /// Where its power management control and status register is, if it has one.
+    pub(super) const fn power_control(&self) -> Option<u16> {
+        self.capabilities.power_control
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock()
     }
 
@@ -320,24 +327,18 @@ impl Function {
 
     /// Whether a write there can change which BARs are decoded, or where.
     fn moves_bars(&self, offset: u16, size: usize) -> bool {
-        let touches = |start: u16, length: u16| {
-            offset < start + length && usize::from(start) < usize::from(offset) + size
-        };
-        touches(register::COMMAND, 2)
-            || touches(register::BAR0, 24)
-            || touches(register::ROM, 4)
-            || self
-                .capabilities
-                .power_control
-                .is_some_and(|start| touches(start, 2))
+        touches(offset, size, register::COMMAND, 2)
+            || touches(offset, size, register::BAR0, 24)
+            || touches(offset, size, register::ROM, 4)
+            || self.changes_power(offset, size)
     }
 
     /// Takes the registers that rule decoding from the device; a device that does not answer
     /// decodes nothing.
-    fn refresh(&self, state: &mut State) {
+    pub(super) fn refresh(&self, state: &mut State) {
         state.command = read_u16(&*self.backend, register::COMMAND).unwrap_or(0);
         if let Some(offset) = self.capabilities.power_control {
-            state.power = read_u16(&*self.backend, offset).unwrap_or(POWER_STATE);
+            state.power = read_u16(&*self.backend, offset).unwrap_or(power::ASLEEP);
         }
     }
 
@@ -346,7 +347,7 @@ impl Function {
         &'a self,
         state: &'a State,
     ) -> impl Iterator<Item = (usize, &'a Bar, GuestPhysicalAddress)> {
-        let awake = state.power & POWER_STATE < POWER_STATE_D3_HOT;
+        let awake = power::is_awake(state.power);
         self.bars
             .iter()
             .enumerate()

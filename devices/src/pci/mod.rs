@@ -17,6 +17,7 @@
 //! | `header` | what a guest first finds in the header of configuration space |
 //! | `line` | the interrupt line (INTx) of a function |
 //! | `msi` | MSI and MSI-X vectors of a function |
+//! | `power` | power states of a function, and waking it |
 //! | `mmio` | accesses to BARs that are not mapped in the guest |
 //! | `reach` | what of its BARs the guest reaches without an exit |
 //! | `host_bridge` | the bridge: finds functions, shuts them down |
@@ -42,6 +43,7 @@ mod host_bridge;
 mod line;
 mod mmio;
 mod msi;
+mod power;
 mod reach;
 mod windows;
 

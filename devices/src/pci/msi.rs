@@ -233,7 +233,7 @@ impl Function {
         let mut vectors = self.vectors.lock();
         if let Some(vectors) = vectors.as_mut().filter(|vectors| !vectors.suspended) {
             vectors.suspended = true;
-            if let Err(error) = self.backend.disable_interrupts(vectors.kind) {
+            if let Err(error) = self.take_vectors(vectors.kind) {
                 guest_message!(
                     Level::Warn,
                     "{}: its {} vectors cannot be disabled for a reset: {error}",
@@ -252,7 +252,7 @@ impl Function {
         let mut vectors = self.vectors.lock();
         if let Some(vectors) = vectors.as_mut().filter(|vectors| vectors.suspended) {
             let (kind, count) = (vectors.kind, vectors.signals.len());
-            let failed = match self.backend.set_interrupts(kind, &vectors.signals) {
+            let failed = match self.give_vectors(kind, &vectors.signals) {
                 Ok(VectorsEnabled::All) => {
                     vectors.suspended = false;
                     None
@@ -327,25 +327,36 @@ impl Function {
             let register = self.board.lines.trigger_register(lisn);
             lines.signals.push(Signal::new(Arc::new(event), register));
         }
-        let enabled = self
-            .backend
-            .set_interrupts(kind, &lines.signals)
-            .map_err(|source| MsiError::Enable {
-                function: function(),
-                count: block.count(),
-                source,
-            })?;
+        let enabled =
+            self.give_vectors(kind, &lines.signals)
+                .map_err(|source| MsiError::Enable {
+                    function: function(),
+                    count: block.count(),
+                    source,
+                })?;
         Ok(match enabled {
             VectorsEnabled::All => Ok(std::mem::take(&mut lines.signals)),
             VectorsEnabled::AtMost(most) => Err(most),
         })
     }
 
+    /// Has the device interrupt by `signals`; the host goes to its memory for that.
+    fn give_vectors(&self, kind: InterruptKind, signals: &[Signal]) -> io::Result<VectorsEnabled> {
+        self.wake()?;
+        self.backend.set_interrupts(kind, signals)
+    }
+
+    /// Takes its vectors from the device, likewise. A device that cannot be woken keeps them until its file is closed.
+    fn take_vectors(&self, kind: InterruptKind) -> io::Result<()> {
+        self.wake()?;
+        self.backend.disable_interrupts(kind)
+    }
+
     /// Stops the device before its lines go.
     fn release(&self, old: &Vectors) -> Result<(), MsiError> {
         let mut result = match old.suspended {
             true => Ok(()),
-            false => self.backend.disable_interrupts(old.kind),
+            false => self.take_vectors(old.kind),
         };
         let mut reusable = true;
         for (lisn, signal) in old.block.iter().zip(&old.signals) {

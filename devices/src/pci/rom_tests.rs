@@ -116,7 +116,7 @@ proptest! {
             let _refused_or_not = fixture.bridge.write_config(address, size, value);
             let register = fixture.register(0x30);
             prop_assert_eq!(register & 0xffe, 0, "bits that no ROM of 4 KiB has");
-            let is_awake = fixture.backend.config_u16(0x64) & 3 != 3;
+            let is_awake = fixture.backend.config_u16(0x64) & 3 == 0;
             let is_on = fixture.backend.config_u16(4) & 2 != 0 && register & 1 != 0 && is_awake;
             let start = (WINDOW & !0xffff_ffff) + u64::from(register & !1);
             for place in places.iter().map(|place| WINDOW + place) {

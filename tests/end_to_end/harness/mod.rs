@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `vmm` | a run of `spapr-vmm`: its command line, its surroundings |
+//! | `peer` | a run of QEMU, with the same guest |
 //! | `front_end` | a run of `spapr-vmm-qemu`, which libvirt would start |
 //! | `core_file` | a guest's dump |
 //! | `monitor` | a client of its monitor |
@@ -37,6 +38,7 @@ pub(crate) mod kernel_log;
 pub(crate) mod libvirt;
 pub(crate) mod monitor;
 pub(crate) mod packing;
+pub(crate) mod peer;
 pub(crate) mod qcow2;
 pub(crate) mod refusal;
 pub(crate) mod registers;

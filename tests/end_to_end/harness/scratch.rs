@@ -39,13 +39,15 @@ pub(crate) const DUMP_BY_DEFAULT_WINDOW: Part = Part::new(70 * MIB_IN_KIB + 512,
 pub(crate) const DUMP_BY_DYNAMIC_WINDOW: Part = Part::new(70 * MIB_IN_KIB + 640, 128);
 /// Whether a guest with a card of several pairs of queues has rebooted.
 pub(crate) const PAIRS_MARK: Part = Part::new(70 * MIB_IN_KIB + 768, 64);
+/// Whether a guest that has its card sleep has rebooted.
+pub(crate) const SLEEP_MARK: Part = Part::new(70 * MIB_IN_KIB + 832, 64);
 /// Whether the guest of the test of one reboot has rebooted.
 pub(crate) const REBOOT_MARK: Part = Part::new(71 * MIB_IN_KIB, 64);
 /// What the bare-metal guest of tests/guests writes (its `SCRATCH_BLOCK`): the last 64 KiB of the disk.
 const BARE_METAL_GUEST: Part = Part::new(72 * MIB_IN_KIB - 64, 64);
 
 /// All parts, in the order in which they lie.
-const ALL: [Part; 15] = [
+const ALL: [Part; 16] = [
     WRITTEN_IN_AUTO_MODE,
     WRITTEN_IN_USER_MODE,
     LINES_MARK,
@@ -59,6 +61,7 @@ const ALL: [Part; 15] = [
     DUMP_BY_DEFAULT_WINDOW,
     DUMP_BY_DYNAMIC_WINDOW,
     PAIRS_MARK,
+    SLEEP_MARK,
     REBOOT_MARK,
     BARE_METAL_GUEST,
 ];

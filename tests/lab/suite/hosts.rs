@@ -57,20 +57,20 @@ const VIRTUAL_FUNCTION_HOST: HostKind = HostKind::P9Pages4k;
 /// A host whose guests get no interrupts of devices, so that few tests can pass in it (docs/lpar.md).
 const WITHOUT_INTERRUPTS: HostKind = HostKind::Lpar10Pages64k;
 /// Devices that the main host has for its tests.
-const TESTS_DEVICES: [DeviceKind; 6] = [
+const TESTS_DEVICES: [DeviceKind; 7] = [
     DeviceKind::Rtl8139,
     DeviceKind::Ich9Ahci,
     DeviceKind::UsbEhci,
     DeviceKind::Rtl8139Pair,
     DeviceKind::Edu,
     DeviceKind::PciTestdev,
+    DeviceKind::Igb,
 ];
 /// Those that it has beside them for tests that take long.
-const LONG_TESTS_DEVICES: [DeviceKind; 7] = [
+const LONG_TESTS_DEVICES: [DeviceKind; 6] = [
     DeviceKind::UsbXhci,
     DeviceKind::Megasas,
     DeviceKind::NvmeBuffer,
-    DeviceKind::Igb,
     DeviceKind::Switch,
     DeviceKind::PciBridge,
     DeviceKind::IvshmemPlain,
@@ -389,6 +389,8 @@ impl InHosts<'_> {
             host.device.extend(TESTS_DEVICES);
             if wanted.tests == Tests::Long {
                 host.device.extend(LONG_TESTS_DEVICES);
+                // With which some of them compare.
+                host.with.push(Extra::Qemu);
             }
         }
         if wanted.has_virtual_function() {

@@ -5,16 +5,13 @@ use std::process::Command;
 
 use spapr_devices::vfio::PciAddress;
 use spapr_lab::benchmark::results::Peer;
+use spapr_lab::peer::QEMU_MACHINE;
 
 use super::command_line::RunArguments;
 use super::host_network;
 
 /// Bytes of guest memory, unless a measurement takes more.
 pub(crate) const GUEST_BYTES: u64 = 1 << 30;
-
-/// Speculation mitigations that QEMU insists on and that emulated hosts do not have.
-const QEMU_MACHINE: &str =
-    "pseries,accel=kvm,cap-cfpc=broken,cap-sbbc=broken,cap-ibs=broken,cap-ccf-assist=off";
 
 /// A guest to run.
 #[derive(Clone, Debug)]

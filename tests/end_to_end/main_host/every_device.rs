@@ -1,0 +1,308 @@
+//! All kinds of device at once in one Linux guest, by each kind of interrupt, with both interrupt controllers and with
+//! both kinds of DMA window, before and after the guest's reboot; and QEMU's guest beside, with the same.
+
+mod long {
+    use std::time::Duration;
+
+    use crate::harness::Vmm;
+    use crate::harness::faults::{Answer, Fault};
+    use crate::harness::finished::Finished;
+    use crate::harness::host::{assert_nothing_is_left, device, group_of, nic, nvme};
+    use crate::harness::jobs::head_sha256;
+    use crate::harness::peer::Qemu;
+    use crate::harness::refusal::request;
+
+    const LIMIT: Duration = Duration::from_secs(900);
+    /// The guest's processors: by its line, the emulated NVMe works with one only (docs/devices.md).
+    const BY_MESSAGE: u32 = 2;
+    const BY_LINE: u32 = 1;
+
+    /// Devices by the names that the lab gives them, with the guest's driver of each and what it has interrupts by if it
+    /// may choose. Those of one group follow each other.
+    const DEVICES: [(&str, &str, &str); 12] = [
+        ("nvme", "nvme", "msix"),
+        ("nic", "e1000e", "msix"),
+        ("rtl8139", "8139cp", "line"),
+        ("ich9-ahci", "ahci", "msi"),
+        ("usb-ehci", "ehci-pci", "line"),
+        ("usb-xhci", "xhci_hcd", "msix"),
+        ("megasas", "megaraid_sas", "msix"),
+        ("igb", "igb", "msix"),
+        ("switch-e1000e", "e1000e", "msix"),
+        ("switch-megasas", "megaraid_sas", "msix"),
+        ("pci-bridge-rtl8139", "8139cp", "line"),
+        ("pci-bridge-ich9-ahci", "ahci", "msi"),
+    ];
+    /// Of those, the ones with a disk.
+    const DISKS: usize = 7;
+
+    /// Waits for the disks, and says what each is: `behind NAME` prints the PCI function that a block device or a
+    /// network interface is behind, `report FUNCTION RESULT` what its driver is and what it has interrupts by.
+    fn prepare(disks: usize) -> String {
+        format!(
+            "
+disks() {{ ls /sys/block | grep -E '^(sd|nvme)'; }}
+for _ in $(seq 240); do
+    [ $(disks | wc -l) -ge {disks} ] && break
+    sleep 0.25
+done
+digest() {{ sha256sum | cut -d' ' -f1; }}
+behind() {{
+    readlink -f /sys/$1 | grep -o '[0-9a-f]*:[0-9a-f]*:[0-9a-f]*\\.[0-7]' | tail -n 1
+}}
+report() {{
+    driver=$(basename $(readlink /sys/bus/pci/devices/$1/driver))
+    kind=$(cat /sys/bus/pci/devices/$1/msi_irqs/* 2>/dev/null | sort -u)
+    echo LAB-GUEST-WORKED $driver ${{kind:-line}} $2
+}}
+"
+        )
+    }
+
+    /// Reads the head of all disks at once (of a USB disk, which is slow, the 16th part), and has each network card in
+    /// turn send 64 KiB to its echo server meanwhile, and get them back.
+    const USE_ALL: &str = "
+start() { dd if=/dev/$1 bs=64k count=$2 iflag=direct,fullblock 2>/dev/null | digest; }
+part=$(start nvme0n1 8)
+read_disk() {
+    case $(readlink -f /sys/block/$1) in
+    */usb*)
+        result=$(start $1 8)
+        [ $result = $part ] && result=HEAD
+        ;;
+    *) result=$(start $1 128) ;;
+    esac
+    echo $(behind block/$1) $result >/tmp/read.$1
+}
+for disk in $(disks); do
+    read_disk $disk &
+done
+dd if=/dev/urandom of=/tmp/sent bs=64k count=1 iflag=fullblock 2>/dev/null
+for card in $(ls /sys/class/net | grep eth); do
+    ifconfig $card 10.0.2.15 netmask 255.255.255.0 up
+    for _ in $(seq 20); do
+        ping -c 1 -W 1 10.0.2.2 >/dev/null && break
+    done
+    nc -w 60 10.0.2.100 7 </tmp/sent >/tmp/received
+    cmp -s /tmp/sent /tmp/received && result=echoed || result=silent
+    report $(behind class/net/$card) $result
+    ifconfig $card 0.0.0.0 down
+done
+wait
+for disk in $(disks); do
+    report $(cat /tmp/read.$disk)
+done
+echo LAB-GUEST-WINDOWS $(find /proc/device-tree/ -name 'linux,d*64-ddr-window-info' | wc -l)
+echo LAB-GUEST-CONTROLLER $(awk '/hvc_console/ { print $(NF - 3) }' /proc/interrupts)
+echo LAB-GUEST-TROUBLE $(dmesg | grep -c -i -e 'nobody cared' -e 'nvme.*timeout' -e 'NETDEV WATCHDOG')
+";
+
+    /// Behind the data of a disk.
+    const MARK_BLOCK: u64 = (64 << 20) / 4096;
+
+    /// Reboots in the guest's first life, which leaves a mark on an AHCI disk; its second one takes that away.
+    fn reboot_once() -> String {
+        format!(
+            "
+for disk in $(disks); do
+    case $(readlink -f /sys/block/$disk) in */ata*) marked=$disk ;; esac
+done
+mark() {{ dd of=/dev/$marked bs=4096 seek={MARK_BLOCK} iflag=fullblock oflag=direct 2>/dev/null; }}
+if ! dd if=/dev/$marked bs=4096 skip={MARK_BLOCK} count=1 iflag=direct 2>/dev/null | grep -q here-before; then
+    printf '%-4096s' here-before | mark || exit 1
+    reboot -f
+    sleep 60
+    exit 1
+fi
+head -c 4096 /dev/zero | mark || exit 1
+"
+        )
+    }
+
+    fn job() -> String {
+        [&prepare(DISKS), USE_ALL, &reboot_once()].concat()
+    }
+
+    fn address(name: &str) -> String {
+        match name {
+            "nvme" => nvme(),
+            "nic" => nic(),
+            name => device(name),
+        }
+    }
+
+    /// How a guest has its devices.
+    #[derive(Clone, Copy, Debug)]
+    struct Way {
+        /// The interrupt controller, and Linux' name for it.
+        controller: (&'static str, &'static str),
+        /// Whether drivers may use messages.
+        has_messages: bool,
+        /// Whether dynamic windows are offered.
+        has_windows: bool,
+    }
+
+    impl Way {
+        /// All of them with messages, or with lines.
+        fn all(has_messages: bool) -> Vec<Self> {
+            let ways = [("xive", "XIVE-IRQ"), ("xics", "XICS")].map(|controller| {
+                [true, false].map(|has_windows| Self {
+                    controller,
+                    has_messages,
+                    has_windows,
+                })
+            });
+            ways.concat()
+        }
+
+        fn cpus(self) -> u32 {
+            if self.has_messages {
+                BY_MESSAGE
+            } else {
+                BY_LINE
+            }
+        }
+
+        fn command_line(self) -> &'static str {
+            match self.has_messages {
+                true => "console=hvc0",
+                false => "console=hvc0 pci=nomsi",
+            }
+        }
+
+        fn ours(self, names: &[&str]) -> Vmm {
+            let windows = if self.has_windows { "auto" } else { "off" };
+            let vmm = Vmm::job(&job()).time_limit(LIMIT);
+            let vmm = vmm
+                .option("--cpus", &self.cpus().to_string())
+                .option("--append", self.command_line())
+                .option("--interrupt-controller", self.controller.0)
+                .option("--ddw", windows);
+            names
+                .iter()
+                .fold(vmm, |vmm, name| vmm.option("--vfio", &address(name)))
+        }
+
+        fn qemus(self, names: &[&str]) -> Qemu {
+            let windows = if self.has_windows { "on" } else { "off" };
+            let qemu = Qemu::job(&job(), LIMIT)
+                .machine(&format!("ic-mode={}", self.controller.0))
+                .option("-smp", &self.cpus().to_string())
+                .option("-append", self.command_line())
+                .option("-global", &format!("spapr-pci-host-bridge.ddw={windows}"));
+            let mut groups: Vec<String> = Vec::new();
+            names.iter().fold(qemu, |qemu, name| {
+                let address = address(name);
+                let group = group_of(&address);
+                if groups.last() != Some(&group) {
+                    groups.push(group);
+                }
+                qemu.device(&address, groups.len() - 1)
+            })
+        }
+
+        /// What a guest is to say of its devices in each of its two lives, given what those have interrupts by that may
+        /// use messages.
+        fn assert_worked(self, finished: &Finished, devices: &[(&str, &str, &str)]) {
+            let head = head_sha256();
+            let worked = |(_, driver, kind): &(&str, &str, &str)| {
+                let kind = if self.has_messages { kind } else { "line" };
+                let result = match *driver {
+                    "8139cp" | "e1000e" | "igb" => "echoed",
+                    "ehci-pci" | "xhci_hcd" => "HEAD",
+                    _ => &head,
+                };
+                format!("{driver} {kind} {result}")
+            };
+            let mut expected: Vec<String> = devices.iter().map(worked).collect();
+            expected.extend(expected.clone());
+            expected.sort_unstable();
+            let mut said = all(finished, "WORKED");
+            said.sort_unstable();
+            assert_eq!(said, expected, "{self:?}\n{finished}");
+            let controller = self.controller.1;
+            assert_eq!(all(finished, "CONTROLLER"), [controller; 2], "{finished}");
+            for windows in all(finished, "WINDOWS") {
+                assert_eq!(windows != "0", self.has_windows, "{self:?}\n{finished}");
+            }
+            assert_eq!(all(finished, "TROUBLE"), ["0"; 2], "{self:?}\n{finished}");
+        }
+    }
+
+    /// All that the guest said of `key`, over its lives.
+    fn all<'a>(finished: &'a Finished, key: &str) -> Vec<&'a str> {
+        let start = format!("LAB-GUEST-{key} ");
+        let lines = finished.console().lines();
+        lines
+            .filter_map(|line| Some(line.split_once(&start)?.1.trim()))
+            .collect()
+    }
+
+    fn use_every_device(has_messages: bool) {
+        for way in Way::all(has_messages) {
+            let finished = way.ours(&DEVICES.map(|it| it.0)).run().assert_job_done();
+            assert_eq!(finished.number("/reboots"), 1, "{finished}");
+            way.assert_worked(&finished, &DEVICES);
+            println!("{way:?}: {:?}", finished.took());
+            assert_nothing_is_left();
+        }
+    }
+
+    #[test]
+    fn every_device_works_by_messages() {
+        use_every_device(true);
+    }
+
+    #[test]
+    fn every_device_works_by_its_line() {
+        use_every_device(false);
+    }
+
+    /// Where the argument of VFIO_DEVICE_GET_IRQ_INFO has the kind of interrupt, and MSI-X.
+    const MSIX: (u64, u32) = (8, 2);
+
+    /// Devices that are said to have no MSI-X; without those that the emulator has no MSI for (docs/devices.md), the
+    /// e1000e.
+    #[test]
+    fn every_device_works_by_msi_alone_or_by_its_line() {
+        let devices: Vec<_> = DEVICES
+            .into_iter()
+            .filter(|(_, driver, _)| *driver != "e1000e")
+            .map(|(name, driver, kind)| match driver {
+                "igb" => (name, driver, "msi"),
+                _ if kind == "msix" => (name, driver, "line"),
+                _ => (name, driver, kind),
+            })
+            .collect();
+        let names: Vec<_> = devices.iter().map(|it| it.0).collect();
+        for way in Way::all(true) {
+            let none = Fault::always(request::VFIO_DEVICE_GET_IRQ_INFO, Answer::Value(0));
+            let vmm = way.ours(&names).with_fault(&none.with_field(MSIX));
+            let finished = vmm.run().assert_job_done();
+            way.assert_worked(&finished, &devices);
+            println!("{way:?}: {:?}", finished.took());
+            assert_nothing_is_left();
+        }
+    }
+
+    /// QEMU says with nothing but its status that the guest powered off.
+    fn use_every_device_of_qemus(has_messages: bool) {
+        for way in Way::all(has_messages) {
+            let finished = way.qemus(&DEVICES.map(|it| it.0)).run();
+            println!("{way:?}: {finished}");
+            finished.assert_status(0);
+            assert_eq!(finished.guest("STATUS"), "0", "{finished}");
+            way.assert_worked(&finished, &DEVICES);
+        }
+    }
+
+    #[test]
+    fn qemus_guest_has_every_device_work_by_messages() {
+        use_every_device_of_qemus(true);
+    }
+
+    #[test]
+    fn qemus_guest_has_every_device_work_by_its_line() {
+        use_every_device_of_qemus(false);
+    }
+}
