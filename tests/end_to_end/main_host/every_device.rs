@@ -1,5 +1,5 @@
 //! All kinds of device at once in one Linux guest, by each kind of interrupt, with both interrupt controllers and with
-//! both kinds of DMA window, before and after the guest's reboot; and QEMU's guest beside, with the same.
+//! both kinds of DMA window, before and after their reset and the guest's reboot; and QEMU's guest beside, with the same.
 
 mod long {
     use std::time::Duration;
@@ -119,8 +119,21 @@ head -c 4096 /dev/zero | mark || exit 1
         )
     }
 
+    /// Takes each device from its driver, resets it where that can be, and gives it back.
+    const RESET_ALL: &str = "
+for device in /sys/bus/pci/devices/*; do
+    driver=$(readlink -f $device/driver)
+    echo ${device##*/} >$driver/unbind
+    [ -e $device/reset ] && echo 1 >$device/reset
+    echo ${device##*/} >$driver/bind
+done
+";
+    /// How often a guest uses all: before and after their reset, in two lives.
+    const TIMES: usize = 4;
+
     fn job() -> String {
-        [&prepare(DISKS), USE_ALL, &reboot_once()].concat()
+        let (prepare, reboot) = (prepare(DISKS), reboot_once());
+        [&prepare, USE_ALL, RESET_ALL, &prepare, USE_ALL, &reboot].concat()
     }
 
     fn address(name: &str) -> String {
@@ -201,8 +214,7 @@ head -c 4096 /dev/zero | mark || exit 1
             })
         }
 
-        /// What a guest is to say of its devices in each of its two lives, given what those have interrupts by that may
-        /// use messages.
+        /// What a guest is to say of its devices each time, given what those have interrupts by that may use messages.
         fn assert_worked(self, finished: &Finished, devices: &[(&str, &str, &str)]) {
             let head = head_sha256();
             let worked = |(_, driver, kind): &(&str, &str, &str)| {
@@ -215,17 +227,25 @@ head -c 4096 /dev/zero | mark || exit 1
                 format!("{driver} {kind} {result}")
             };
             let mut expected: Vec<String> = devices.iter().map(worked).collect();
-            expected.extend(expected.clone());
+            expected = vec![expected; TIMES].concat();
             expected.sort_unstable();
             let mut said = all(finished, "WORKED");
             said.sort_unstable();
             assert_eq!(said, expected, "{self:?}\n{finished}");
             let controller = self.controller.1;
-            assert_eq!(all(finished, "CONTROLLER"), [controller; 2], "{finished}");
+            assert_eq!(
+                all(finished, "CONTROLLER"),
+                [controller; TIMES],
+                "{finished}"
+            );
             for windows in all(finished, "WINDOWS") {
                 assert_eq!(windows != "0", self.has_windows, "{self:?}\n{finished}");
             }
-            assert_eq!(all(finished, "TROUBLE"), ["0"; 2], "{self:?}\n{finished}");
+            assert_eq!(
+                all(finished, "TROUBLE"),
+                ["0"; TIMES],
+                "{self:?}\n{finished}"
+            );
         }
     }
 
