@@ -56,9 +56,10 @@ impl Written {
         inside(&["cp", &image.to_string_lossy(), path]);
     }
 
-    /// Defines the domain.
-    fn define(&self) -> Domain {
+    /// Defines the domain, with devices beside those that are always written.
+    fn define(&self, more: &str) -> Domain {
         let xml = with_own_emulator(self.xml);
+        let xml = xml.replacen("</emulator>", &format!("</emulator>{more}"), 1);
         let path = format!("/tmp/{}.xml", self.name);
         fs::write(&path, xml).expect("write");
         virsh(&["define", &path]);
@@ -104,9 +105,16 @@ impl Written {
         start();
         let folder = folder();
         self.prepare(&folder);
-        let domain = self.define();
+        self.assert_starts_with("", |_| {});
+    }
+
+    /// The same with more devices, at which `look` has a look.
+    #[track_caller]
+    fn assert_starts_with(&self, more: &str, look: impl FnOnce(&Domain)) {
+        let domain = self.define(more);
         domain.start();
         self.assert_works(&domain);
+        look(&domain);
         domain.virsh("destroy");
         domain.virsh("undefine");
     }
@@ -201,4 +209,43 @@ fn what_kubevirt_writes_starts() {
 fn what_nova_writes_starts() {
     let _bridge = Bridge::new("lab-bridge");
     NOVA.assert_starts();
+}
+
+/// A configuration drive, as Nova writes it for ppc64le.
+const CONFIG_DRIVE: &str = "<disk type='file' device='cdrom'><driver name='qemu' type='raw' cache='none'/>\
+     <source file='/var/lib/nova/instances/13e03a60-2bf8-4ad3-95dd-8fedfdc485d7/disk.config'/>\
+     <target bus='scsi' dev='sda'/></disk>";
+/// What it writes beside that for an image with the property `hw_scsi_model=virtio-scsi`.
+const SCSI_CONTROLLER: &str = "<controller type='scsi' index='0' model='virtio-scsi'/>";
+
+#[test]
+fn what_nova_writes_for_a_configuration_drive_starts_with_one_property_of_the_image() {
+    let _bridge = Bridge::new("lab-bridge");
+    start();
+    let folder = folder();
+    NOVA.prepare(&folder);
+    let drive = folder.file("disk.config");
+    let mut content = b"configuration-drive".to_vec();
+    content.resize(1 << 20, 0);
+    fs::write(&drive, content).expect("write");
+    let place = format!("{}/disk.config", NOVA.folders[0]);
+    inside(&["cp", &drive.to_string_lossy(), &place]);
+
+    let domain = NOVA.define(CONFIG_DRIVE);
+    let refused = virsh_refuses(&["start", NOVA.name]);
+    domain.virsh("undefine");
+    let told = "-device spapr-vscsi is not supported: disks are virtio's";
+    for text in [told, "<controller type='scsi' model='virtio-scsi'/>"] {
+        assert!(refused.contains(text), "no {text}\n{refused}");
+        assert!(PAGE.contains(text), "docs/from-qemu.md: no {text}");
+    }
+
+    let devices = [CONFIG_DRIVE, SCSI_CONTROLLER].concat();
+    NOVA.assert_starts_with(&devices, |domain| {
+        let mut console = domain.attach_console();
+        let read = "dd if=/dev/sr0 bs=2048 count=1 2>/dev/null | head -c 19";
+        console.typist.command(read, "configuration-drive");
+        console.typist.command("cat /sys/block/sr0/size", "2048");
+        console.leave();
+    });
 }
