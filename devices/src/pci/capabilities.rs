@@ -11,7 +11,9 @@ const FIRST_EXTENDED: u16 = 0x100;
 
 const ID_POWER_MANAGEMENT: u8 = 0x01;
 const ID_MSI: u8 = 0x05;
+const ID_EXPRESS: u8 = 0x10;
 const ID_MSI_X: u8 = 0x11;
+const ID_ADVANCED_FEATURES: u8 = 0x13;
 /// Enhanced allocation states fixed addresses of the host.
 const ID_ENHANCED_ALLOCATION: u8 = 0x14;
 
@@ -27,6 +29,9 @@ const MSI_X_CONTROL_WRITABLE: u16 = 1 << 14 | 1 << 15;
 pub(super) struct Capabilities {
     /// Offset of the power management control and status register.
     pub(super) power_control: Option<u16>,
+    /// Offsets of the registers that can ask for a function-level reset: Device Control of PCI Express, and the control
+    /// register of Advanced Features.
+    pub(super) reset_controls: [Option<u16>; 2],
     /// Whether its messages have addresses of 32 bits only. The host's kernel then gives it none else, of
     /// MSI-X neither (`pci_msi_init` in drivers/pci/msi/msi.c).
     pub(super) short_messages: bool,
@@ -50,9 +55,16 @@ pub(super) fn emulate(
     let mut shown = Vec::with_capacity(standard.len());
     for &entry in &standard {
         match u8::try_from(entry.id).unwrap_or_default() {
+            // The host's kernel knows of one as well, the first.
+            ID_POWER_MANAGEMENT if capabilities.power_control.is_some() => {
+                blank(config, entry.offset, 8, &standard);
+                continue;
+            }
             ID_POWER_MANAGEMENT if entry.offset + 6 <= FIRST_EXTENDED => {
                 capabilities.power_control = Some(entry.offset + 4);
             }
+            ID_EXPRESS => capabilities.reset_controls[0] = Some(entry.offset + 8),
+            ID_ADVANCED_FEATURES => capabilities.reset_controls[1] = Some(entry.offset + 4),
             ID_MSI if backend.interrupt_vectors(InterruptKind::Msi) > 0 => {
                 let control = emulate_msi(backend, config, entry.offset)?;
                 capabilities.short_messages = control & MSI_CONTROL_64_BIT == 0;

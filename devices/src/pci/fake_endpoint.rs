@@ -104,6 +104,43 @@ impl FakeFunction {
         self.config.lock()[4] |= 3;
     }
 
+    /// What device and kernel do when something was written: leaving D3hot loses what the command register had
+    /// meanwhile, and a function-level reset (device control, bit 15) brings the vectors' table back.
+    pub(super) fn follow(&self, config: &mut [u8], power: u8, offset: u16, data: &[u8]) {
+        let now = config[0x64] & 3;
+        match (power & 3, now) {
+            (0..=2, 3) => *self.slept_with.lock() = config[4],
+            (3, 0) => {
+                config[4] = *self.slept_with.lock();
+                self.assert_table_answers(config);
+            }
+            _ => {}
+        }
+        let asks_for_reset = (usize::from(offset)..)
+            .zip(data)
+            .any(|(at, value)| at == 0xa9 && value & 0x80 != 0);
+        if asks_for_reset {
+            config[0xa9] &= 0x7f;
+            self.assert_table_answers(config);
+        }
+    }
+
+    /// The kernel's reset wakes it before.
+    pub(super) fn wake_for_reset(&self) {
+        let mut config = self.config.lock();
+        config[0x64] &= !3;
+        self.assert_table_answers(&config);
+    }
+
+    /// The kernel brings back the table of the vectors that it has, and does not look.
+    fn assert_table_answers(&self, config: &[u8]) {
+        let is_there = config[4] & 2 != 0 && config[0x64] & 3 == 0;
+        assert!(
+            is_there || self.enabled.lock().is_none(),
+            "the kernel goes to a table that does not answer"
+        );
+    }
+
     /// The kernel goes to its memory for vectors, whatever its power state is.
     pub(super) fn assert_is_awake(&self) {
         let power = self.config_u16(0x64);

@@ -8,9 +8,10 @@ use parking_lot::{Mutex, MutexGuard};
 use spapr_hypercalls::address::GuestPhysicalAddress;
 
 use super::address::DeviceFunction;
-use super::backend::{Bar, BarSpace, FunctionBackend, ROM};
+use super::backend::{Bar, BarSpace, FunctionBackend, InterruptKind, ROM};
 use super::bars::{Addresses, Bars};
 use super::capabilities::{self, Capabilities};
+use super::command::{self, BUS_MASTER, IO, MEMORY};
 use super::config_space::{ConfigSpace, read_u8, read_u16, register};
 use super::header::{Header, ROM_ENABLE, bar_register};
 use super::host_bridge::PciError;
@@ -22,9 +23,6 @@ use super::windows::Windows;
 use crate::board::Board;
 use crate::guest_message;
 
-const COMMAND_IO: u16 = 1;
-const COMMAND_MEMORY: u16 = 1 << 1;
-const COMMAND_BUS_MASTER: u16 = 1 << 2;
 const HEADER_TYPE_LAYOUT: u8 = 0x7f;
 
 /// Why an access to configuration space failed.
@@ -53,14 +51,21 @@ pub enum ConfigError {
 /// What changes when the guest writes configuration space.
 pub(super) struct State {
     config: ConfigSpace,
-    /// The command register, as last seen on the device.
-    command: u16,
+    /// The command register, as last seen on the device; memory decoding as the guest has it.
+    pub(super) command: u16,
+    /// Whether the guest has it decode memory.
+    pub(super) wants_memory: bool,
+    /// The vectors for which the host goes to its memory now and then, so that it decodes that for as long as it has any.
+    pub(super) host_vectors: Option<InterruptKind>,
     /// The power management control and status register, likewise; 0 if there is none.
     pub(super) power: u16,
     /// Whether it is being reset with its endpoint, and answers nothing.
     in_reset: bool,
     pub(super) mapped: Vec<Mapped>,
 }
+
+/// A BAR, a place in it, and what keeps it there.
+pub(super) type Decoded<'a> = (usize, u64, Option<MutexGuard<'a, State>>);
 
 /// One passed-through function behind a host bridge.
 ///
@@ -162,6 +167,7 @@ impl Function {
             .config
             .read(&*self.backend, offset, data)
             .map_err(|source| self.host_error(offset, source))?;
+        state.show_command(offset, data);
         Ok(u32::from_le_bytes(bytes))
     }
 
@@ -176,8 +182,12 @@ impl Function {
         let vectors = self
             .changes_power(offset, bytes.len())
             .then(|| self.vectors.lock());
+        if self.resets_itself(offset, bytes.len()) {
+            self.wake()
+                .map_err(|source| self.host_error(offset, source))?;
+        }
         let mut state = self.state();
-        let data: &[u8] = access(&state.config, offset, size, &mut bytes)?;
+        let data = access(&state.config, offset, size, &mut bytes)?;
         if !self.moves_bars(offset, data.len()) {
             state.config.write_emulated(offset, data);
             return state
@@ -187,21 +197,27 @@ impl Function {
         }
 
         let saved = state.config.save(offset, data.len());
-        let (command, power) = (state.command, state.power);
+        let before = (state.command, state.wants_memory, state.power);
         state.config.write_emulated(offset, data);
         state.command = overlay(state.command, register::COMMAND, offset, data);
+        state.wants_memory = state.command & MEMORY != 0;
+        state.keep_decoding(offset, data);
         if let Some(power_control) = self.capabilities.power_control {
             state.power = overlay(state.power, power_control, offset, data);
         }
         // Unmap before the device stops decoding, map after it has begun to.
         let result = self.unmap_stale(&mut state).and_then(|()| {
-            let result = state.config.write_backend(&*self.backend, offset, data);
+            let write = || state.config.write_backend(&*self.backend, offset, data);
+            let result = match vectors {
+                Some(_) => self.with_command_kept(write),
+                None => write(),
+            };
             self.refresh(&mut state);
             result
         });
         if result.is_err() {
             state.config.restore(offset, &saved);
-            (state.command, state.power) = (command, power);
+            (state.command, state.wants_memory, state.power) = before;
             self.refresh(&mut state);
         }
         // What the device did not take over may have to go after all; a refusal is tried again
@@ -223,13 +239,16 @@ impl Function {
         is_decoding(&self.state())
     }
 
-    /// Which BAR decodes `bytes` at `guest`, and where in the BAR that is.
-    pub(super) fn decode(&self, guest: GuestPhysicalAddress, bytes: u64) -> Option<(usize, u64)> {
+    /// Which BAR decodes `bytes` at `guest`, and where in the BAR that is; with what keeps it so, for a device that can
+    /// stop to answer without the kernel's noticing (it looks for D3hot, and not at D1 and D2 or at I/O ports).
+    pub(super) fn decode(&self, guest: GuestPhysicalAddress, bytes: u64) -> Option<Decoded<'_>> {
         let state = self.state();
-        self.decoded(&state).find_map(|(index, bar, start)| {
+        let (index, offset, space) = self.decoded(&state).find_map(|(index, bar, start)| {
             let offset = guest.0.checked_sub(start.0)?;
-            (offset.checked_add(bytes)? <= bar.bytes).then_some((index, offset))
-        })
+            (offset.checked_add(bytes)? <= bar.bytes).then_some((index, offset, bar.space))
+        })?;
+        let is_held = space == BarSpace::Io || self.power_control().is_some();
+        Some((index, offset, is_held.then_some(state)))
     }
 
     /// Stops the function: bus mastering off first, so that its DMA window can go; then
@@ -238,15 +257,20 @@ impl Function {
     /// # Errors
     /// The first refusal of the host; all that could be stopped is.
     pub fn quiesce(&self) -> io::Result<()> {
-        let mastering = self.clear_command(COMMAND_BUS_MASTER);
+        // One that is woken later has the command register that it fell asleep with, for a moment.
+        let awake = {
+            let _vectors = self.vectors.lock();
+            self.wake()
+        };
+        let mastering = self.clear_command(BUS_MASTER);
         let interrupts = self.stop_interrupts();
         let decoding = {
             let mut state = self.state();
-            state.command &= !(COMMAND_IO | COMMAND_MEMORY);
+            state.command &= !(IO | MEMORY);
             self.unmap_stale(&mut state)
         };
-        let decoding = decoding.and_then(|()| self.clear_command(COMMAND_IO | COMMAND_MEMORY));
-        mastering.and(interrupts).and(decoding)
+        let decoding = decoding.and_then(|()| self.clear_command(IO | MEMORY));
+        awake.and(mastering).and(interrupts).and(decoding)
     }
 
     /// Stops the function, resets the device, and brings configuration space back to what a guest
@@ -260,6 +284,8 @@ impl Function {
         if let Err(error) = self.backend.reset() {
             return stopped.and(Err(error));
         }
+        // A reset wakes a device that nothing else could.
+        self.take_remaining_vectors()?;
         let header = Header {
             bars: &self.bars,
             addresses: &self.addresses,
@@ -293,7 +319,7 @@ impl Function {
 
     /// Its endpoint has been reset. Decoding and bus mastering are off, and it has the vectors that it had.
     pub(super) fn leave_reset(&self) {
-        let cleared = self.clear_command(COMMAND_IO | COMMAND_MEMORY | COMMAND_BUS_MASTER);
+        let cleared = self.clear_command(IO | MEMORY | BUS_MASTER);
         if let Err(error) = cleared {
             guest_message!(
                 Level::Warn,
@@ -314,15 +340,14 @@ impl Function {
         self.capabilities.power_control
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
+    /// Whether a write there can have the host reset it (Initiate Function Level Reset).
+    pub(super) fn resets_itself(&self, offset: u16, bytes: usize) -> bool {
+        let mut controls = self.capabilities.reset_controls.iter().flatten();
+        controls.any(|&start| touches(offset, bytes, start, 2))
     }
 
-    fn clear_command(&self, bits: u16) -> io::Result<()> {
-        let mut state = self.state();
-        clear_command(&*self.backend, bits)?;
-        state.command &= !bits;
-        Ok(())
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
     }
 
     /// Whether a write there can change which BARs are decoded, or where.
@@ -337,6 +362,9 @@ impl Function {
     /// decodes nothing.
     pub(super) fn refresh(&self, state: &mut State) {
         state.command = read_u16(&*self.backend, register::COMMAND).unwrap_or(0);
+        if !state.wants_memory {
+            state.command &= !MEMORY;
+        }
         if let Some(offset) = self.capabilities.power_control {
             state.power = read_u16(&*self.backend, offset).unwrap_or(power::ASLEEP);
         }
@@ -354,9 +382,9 @@ impl Function {
             .filter_map(move |(index, bar)| {
                 let bar = bar.as_ref()?;
                 let enable = if bar.space == BarSpace::Io {
-                    COMMAND_IO
+                    IO
                 } else {
-                    COMMAND_MEMORY
+                    MEMORY
                 };
                 let is_off =
                     index == ROM && state.config.emulated_u32(register::ROM) & ROM_ENABLE == 0;
@@ -396,7 +424,7 @@ impl Drop for Function {
 }
 
 fn is_decoding(state: &State) -> bool {
-    state.command & (COMMAND_IO | COMMAND_MEMORY) != 0
+    state.command & (IO | MEMORY) != 0
 }
 
 /// The part of `bytes` that an access has, if it is one.
@@ -425,11 +453,6 @@ fn overlay(old: u16, register: u16, offset: u16, data: &[u8]) -> u16 {
     u16::from_le_bytes(bytes)
 }
 
-fn clear_command(backend: &dyn FunctionBackend, bits: u16) -> io::Result<()> {
-    let command = read_u16(backend, register::COMMAND)?;
-    backend.write_config(register::COMMAND, &(command & !bits).to_le_bytes())
-}
-
 /// Where the guest has put a BAR, as a bus address.
 fn bus_address(config: &ConfigSpace, index: usize, bar: &Bar) -> u64 {
     let low = u64::from(config.emulated_u32(bar_register(index)));
@@ -447,7 +470,7 @@ fn initial_state(
     backend: &dyn FunctionBackend,
     header: &Header<'_>,
 ) -> io::Result<(State, Capabilities)> {
-    clear_command(backend, COMMAND_IO | COMMAND_MEMORY | COMMAND_BUS_MASTER)?;
+    command::clear(backend, IO | MEMORY | BUS_MASTER)?;
     let mut config = ConfigSpace::new(backend.config_bytes());
     header.emulate(&mut config);
     let capabilities = capabilities::emulate(backend, &mut config)?;
@@ -460,6 +483,8 @@ fn initial_state(
         State {
             config,
             command,
+            wants_memory: false,
+            host_vectors: None,
             power,
             in_reset: false,
             mapped: Vec::new(),

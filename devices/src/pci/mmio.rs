@@ -5,7 +5,7 @@ use log::Level;
 use spapr_hypercalls::address::GuestPhysicalAddress;
 
 use super::bars::BarName;
-use super::function::Function;
+use super::function::{Decoded, Function};
 use super::host_bridge::HostBridge;
 use crate::{guest_activity, guest_message};
 
@@ -21,12 +21,13 @@ impl HostBridge {
     /// Reads `data.len()` bytes at `address`, in the order in which they lie in memory. Where no
     /// BAR answers, all bits are ones, as on a bus without a target.
     pub fn mmio_read(&self, address: GuestPhysicalAddress, data: &mut [u8]) {
-        let Some((function, index, offset)) = self.target(address, data.len()) else {
+        let Some((function, (index, offset, held))) = self.target(address, data.len()) else {
             guest_message!(Level::Debug, "read of {address}, where no BAR answers");
             data.fill(0xff);
             return;
         };
         let result = function.backend.read_bar(index, offset, data);
+        drop(held);
         guest_activity!(
             Level::Trace,
             "{}: read of {} bytes of {} at {offset:#x}: {data:x?}",
@@ -47,17 +48,19 @@ impl HostBridge {
 
     /// Writes `data` at `address`. Where no BAR answers, nothing happens.
     pub fn mmio_write(&self, address: GuestPhysicalAddress, data: &[u8]) {
-        let Some((function, index, offset)) = self.target(address, data.len()) else {
+        let Some((function, (index, offset, held))) = self.target(address, data.len()) else {
             guest_message!(Level::Debug, "write to {address}, where no BAR answers");
             return;
         };
+        let result = function.backend.write_bar(index, offset, data);
+        drop(held);
         guest_activity!(
             Level::Trace,
             "{}: write of {data:x?} to {} at {offset:#x}",
             function.name(),
             BarName(index)
         );
-        if let Err(error) = function.backend.write_bar(index, offset, data) {
+        if let Err(error) = result {
             guest_message!(
                 Level::Warn,
                 "{}: {} cannot be written at {offset:#x}: {error}",
@@ -71,12 +74,10 @@ impl HostBridge {
         &self,
         address: GuestPhysicalAddress,
         size: usize,
-    ) -> Option<(&Function, usize, u64)> {
+    ) -> Option<(&Function, Decoded<'_>)> {
         let bytes = u64::try_from(size).ok()?;
-        self.functions().iter().find_map(|function| {
-            let (index, offset) = function.decode(address, bytes)?;
-            Some((function, index, offset))
-        })
+        let mut functions = self.functions().iter();
+        functions.find_map(|function| Some((function, function.decode(address, bytes)?)))
     }
 }
 

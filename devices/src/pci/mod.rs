@@ -11,6 +11,7 @@
 //! | `windows` | where each bridge's I/O and memory windows lie |
 //! | `bars` | which address each BAR gets |
 //! | `capabilities` | the capability lists: what is emulated, what is hidden |
+//! | `command` | which addresses it decodes, by the guest's wish and for the host |
 //! | `config_space` | which bytes of configuration space are emulated, and their values |
 //! | `endpoint` | errors that the host freezes the functions for (EEH), and their reset |
 //! | `function` | one function: configuration accesses, and BARs mapped in the guest |
@@ -27,6 +28,7 @@ pub(crate) mod address;
 mod backend;
 mod bars;
 mod capabilities;
+mod command;
 mod config_space;
 mod description;
 mod endpoint;

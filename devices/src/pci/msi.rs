@@ -273,9 +273,11 @@ impl Function {
         }
     }
 
-    /// Without vectors, the function interrupts by its line, if it has one.
+    /// Without vectors, the function interrupts by its line, if it has one. One whose vectors could not be taken does not:
+    /// the host would take them for that.
     fn use_line(&self) {
-        if let Some(line) = &self.line {
+        let has_none = self.state().host_vectors.is_none();
+        if let Some(line) = self.line.as_ref().filter(|_| has_none) {
             line.want();
             if self.is_decoded() {
                 line.device_is_used();
@@ -343,13 +345,30 @@ impl Function {
     /// Has the device interrupt by `signals`; the host goes to its memory for that.
     fn give_vectors(&self, kind: InterruptKind, signals: &[Signal]) -> io::Result<VectorsEnabled> {
         self.wake()?;
-        self.backend.set_interrupts(kind, signals)
+        self.set_host_vectors(Some(kind))?;
+        let given = self.backend.set_interrupts(kind, signals);
+        if !matches!(given, Ok(VectorsEnabled::All)) {
+            self.set_host_vectors(None)?;
+        }
+        given
     }
 
-    /// Takes its vectors from the device, likewise. A device that cannot be woken keeps them until its file is closed.
+    /// Takes its vectors from the device, likewise. A device that cannot be woken keeps them until it is reset or its file
+    /// is closed.
     fn take_vectors(&self, kind: InterruptKind) -> io::Result<()> {
         self.wake()?;
-        self.backend.disable_interrupts(kind)
+        self.backend.disable_interrupts(kind)?;
+        self.set_host_vectors(None)
+    }
+
+    /// Takes what the device has kept.
+    ///
+    /// # Errors
+    /// The host's refusal.
+    pub(super) fn take_remaining_vectors(&self) -> io::Result<()> {
+        let _vectors = self.vectors.lock();
+        let kind = self.state().host_vectors;
+        kind.map_or(Ok(()), |kind| self.take_vectors(kind))
     }
 
     /// Stops the device before its lines go.

@@ -1,8 +1,8 @@
 //! Power states of a function (PCI Bus Power Management Interface Specification, 3.2.4): in all but D0 it answers
 //! accesses to its configuration space, and nothing to those of its BARs.
 //!
-//! The host's kernel goes to the table of MSI-X vectors, which is in a BAR, whenever vectors are taken or given; it sees
-//! that memory decoding is on (`vfio_pci_memory_lock_and_enable`) and does not look at the power state
+//! The host's kernel goes to the table of MSI-X vectors, which is in a BAR, whenever vectors are taken or given; it switches
+//! memory decoding on for that (`vfio_pci_memory_lock_and_enable`) and does not look at the power state
 //! (`vfio_msi_disable`, `pci_msix_shutdown`). What nothing answers freezes the device on a POWER host, or is a machine check
 //! that ends the host. So a function is woken before. For a reset, and when the device's file is closed, the kernel does
 //! so itself (`vfio_pci_ioctl_reset`, `vfio_pci_core_disable`).
@@ -16,7 +16,8 @@ use super::function::Function;
 const STATE: u16 = 3;
 /// Cleared by writing it as 1.
 const PME_STATUS: u16 = 1 << 15;
-/// What is read of a device that answers nothing, as when its endpoint is frozen: stores to it go nowhere then.
+/// What is read of a device that answers nothing, as when its endpoint is frozen: stores to it go nowhere then. (One
+/// that another processor of the guest's thaws at this moment is frozen once more, at worst.)
 const NO_ANSWER: u16 = u16::MAX;
 
 /// That register of a function that answers nothing.
@@ -39,11 +40,13 @@ impl Function {
         };
         let mut state = self.state();
         let control = read_u16(&*self.backend, register)?;
-        if is_awake(control) || control == NO_ANSWER {
+        if is_awake(control) && is_awake(state.power) || control == NO_ANSWER {
             return Ok(());
         }
-        let awake = control & !(STATE | PME_STATUS);
-        self.backend.write_config(register, &awake.to_le_bytes())?;
+        if !is_awake(control) {
+            let awake = (control & !(STATE | PME_STATUS)).to_le_bytes();
+            self.with_command_kept(|| self.backend.write_config(register, &awake))?;
+        }
         self.refresh(&mut state);
         if !is_awake(state.power) {
             let power = state.power & STATE;
@@ -55,10 +58,11 @@ impl Function {
         Ok(())
     }
 
-    /// Whether a write there can change the power state.
+    /// Whether a write there can change the power state, which a reset does as well.
     pub(super) fn changes_power(&self, offset: u16, bytes: usize) -> bool {
-        self.power_control()
-            .is_some_and(|register| touches(offset, bytes, register, 2))
+        let mut register = self.power_control().into_iter();
+        register.any(|register| touches(offset, bytes, register, 2))
+            || self.resets_itself(offset, bytes)
     }
 }
 

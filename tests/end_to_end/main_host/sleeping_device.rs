@@ -1,5 +1,6 @@
-//! A device that its guest has put to sleep (D3hot), in which it answers nothing but accesses to its configuration
-//! space: that ends no host, whatever becomes of the guest. Of the lab's devices the igb alone does sleep.
+//! A device that its guest has put to sleep (D3hot) or has decode nothing, so that it answers accesses to its
+//! configuration space alone: that ends no host, whatever becomes of the guest. Of the lab's devices the igb alone does
+//! sleep.
 
 use rustix::process::Signal;
 
@@ -19,14 +20,33 @@ cmp -s /tmp/sent /tmp/received && echo LAB-GUEST-ECHO $(cat $card/msi_irqs/* | s
 /// Has the card go to D3hot (the capability of power management has number 1, its state is in the two lowest bits of the
 /// byte 4 behind it), and says what state it is in then.
 const SLEEP: &str = "
+put 003 $(($(capability 1) + 4))
+echo LAB-GUEST-STATE $(($(byte $(($(capability 1) + 4))) & 3))
+";
+
+/// Reads and writes bytes of the card's configuration space; a value is three octal digits.
+const BYTES: &str = "
 byte() { echo $(dd if=$card/config bs=1 skip=$1 count=1 2>/dev/null | od -An -tu1); }
-capability=$(byte 52)
-while [ $capability != 0 ] && [ $(byte $capability) != 1 ]; do
-    capability=$(byte $((capability + 1)))
-done
-control=$((capability + 4))
-printf '\\003' | dd of=$card/config bs=1 seek=$control count=1 conv=notrunc 2>/dev/null
-echo LAB-GUEST-STATE $(($(byte $control) & 3))
+put() { printf \"\\\\$1\" | dd of=$card/config bs=1 seek=$2 count=1 conv=notrunc 2>/dev/null; }
+capability() {
+    at=$(byte 52)
+    while [ $at != 0 ] && [ $(byte $at) != $1 ]; do
+        at=$(byte $((at + 1)))
+    done
+    echo $at
+}
+";
+
+/// Has the card decode no memory, and then reset itself (the highest bit of device control in the capability of PCI
+/// Express, number 16), awake and asleep; says whether its guest still finds decoding off.
+const RESET_UNDECODED: &str = "
+put 004 4
+put 200 $(($(capability 16) + 9))
+put 003 $(($(capability 1) + 4))
+put 200 $(($(capability 16) + 9))
+put 003 $(($(capability 1) + 4))
+put 000 $(($(capability 1) + 4))
+echo LAB-GUEST-DECODING $(($(byte 4) & 2))
 ";
 
 /// Takes the sleeping card, and with it its vectors, from its driver, and gives it back.
@@ -45,12 +65,14 @@ fn count(console: &str, line: &str) -> usize {
 }
 
 #[test]
-fn a_guest_whose_device_sleeps_frees_its_vectors_reboots_and_ends() {
+fn a_guest_whose_device_sleeps_or_decodes_nothing_frees_its_vectors_reboots_and_ends() {
     let reboot = reboot_once(SLEEP_MARK, "slept");
     let job = [
         WAIT_FOR_NVME,
         JOIN_NETWORK,
         ECHO,
+        BYTES,
+        RESET_UNDECODED,
         SLEEP,
         BIND_AGAIN,
         JOIN_NETWORK,
@@ -65,13 +87,14 @@ fn a_guest_whose_device_sleeps_frees_its_vectors_reboots_and_ends() {
     let console = finished.console();
     assert_eq!(count(console, "LAB-GUEST-ECHO msix"), 4, "{finished}");
     assert_eq!(count(console, "LAB-GUEST-STATE 3"), 4, "{finished}");
+    assert_eq!(count(console, "LAB-GUEST-DECODING 0"), 2, "{finished}");
     assert!(!finished.errors().contains("warn: "), "{finished}");
     assert_nothing_is_left();
 }
 
 #[test]
 fn a_vmm_is_killed_while_its_guest_s_device_sleeps_and_the_next_guest_has_it_awake() {
-    let job = [JOIN_NETWORK, ECHO, SLEEP, "sleep 60\n"].concat();
+    let job = [JOIN_NETWORK, ECHO, BYTES, SLEEP, "sleep 60\n"].concat();
     let vmm = Vmm::job(&job).option("--vfio", &device("igb"));
     let mut running = vmm.start();
     running.wait_for_console("LAB-GUEST-STATE 3", 1);
