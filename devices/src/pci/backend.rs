@@ -138,7 +138,7 @@ pub trait FunctionBackend: Send + Sync {
     fn interrupt_vectors(&self, kind: InterruptKind) -> u32;
 
     /// Lets vector *n* interrupt by `signals[n]`, and enables as many vectors as there are signals
-    /// (VFIO_DEVICE_SET_IRQS). No vector of either kind is enabled before.
+    /// (VFIO_DEVICE_SET_IRQS). Vectors that are enabled before, because they could not be disabled, are replaced.
     ///
     /// # Errors
     /// The host's refusal; no vector is enabled then.

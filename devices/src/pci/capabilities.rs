@@ -25,13 +25,13 @@ const MSI_CONTROL_WRITABLE: u16 = 1 | 7 << 4;
 const MSI_X_CONTROL_WRITABLE: u16 = 1 << 14 | 1 << 15;
 
 /// What the rest needs to know about a function's capabilities.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Capabilities {
     /// Offset of the power management control and status register.
     pub(super) power_control: Option<u16>,
     /// Offsets of the registers that can ask for a function-level reset: Device Control of PCI Express, and the control
     /// register of Advanced Features.
-    pub(super) reset_controls: [Option<u16>; 2],
+    pub(super) reset_controls: Vec<u16>,
     /// Whether its messages have addresses of 32 bits only. The host's kernel then gives it none else, of
     /// MSI-X neither (`pci_msi_init` in drivers/pci/msi/msi.c).
     pub(super) short_messages: bool,
@@ -55,7 +55,7 @@ pub(super) fn emulate(
     let mut shown = Vec::with_capacity(standard.len());
     for &entry in &standard {
         match u8::try_from(entry.id).unwrap_or_default() {
-            // The host's kernel knows of one as well, the first.
+            // The host's kernel, too, knows only the first.
             ID_POWER_MANAGEMENT if capabilities.power_control.is_some() => {
                 blank(config, entry.offset, 8, &standard);
                 continue;
@@ -63,8 +63,8 @@ pub(super) fn emulate(
             ID_POWER_MANAGEMENT if entry.offset + 6 <= FIRST_EXTENDED => {
                 capabilities.power_control = Some(entry.offset + 4);
             }
-            ID_EXPRESS => capabilities.reset_controls[0] = Some(entry.offset + 8),
-            ID_ADVANCED_FEATURES => capabilities.reset_controls[1] = Some(entry.offset + 4),
+            ID_EXPRESS => capabilities.reset_controls.push(entry.offset + 8),
+            ID_ADVANCED_FEATURES => capabilities.reset_controls.push(entry.offset + 4),
             ID_MSI if backend.interrupt_vectors(InterruptKind::Msi) > 0 => {
                 let control = emulate_msi(backend, config, entry.offset)?;
                 capabilities.short_messages = control & MSI_CONTROL_64_BIT == 0;

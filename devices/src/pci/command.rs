@@ -4,7 +4,7 @@
 //! While the host has vectors of it, it decodes its memory, whatever the guest has: the host's kernel goes to the table of
 //! MSI-X vectors by itself after a function-level reset and when a device leaves D3hot, both of which a guest can ask
 //! for, and does not look whether anything answers (`__pci_restore_msix_state` in drivers/pci/msi/msi.c). The guest finds the
-//! register as it has written it, and its BARs are not there.
+//! register as it has written it, and while it has memory off, its BARs are not mapped.
 
 use std::io;
 
@@ -15,8 +15,13 @@ use super::function::{Function, State};
 pub(super) const IO: u16 = 1;
 pub(super) const MEMORY: u16 = 1 << 1;
 pub(super) const BUS_MASTER: u16 = 1 << 2;
-/// What is read of a device that answers nothing.
-const NO_ANSWER: u16 = u16::MAX;
+/// The kernel's own, whatever the device answers (`init_pci_cap_basic_perm` in drivers/vfio/pci/vfio_pci_config.c).
+const LINE_DISABLE: u16 = 1 << 10;
+
+/// Whether a device answers, by its register: one that is frozen reads as ones, of which the five highest are never set.
+const fn answers(command: u16) -> bool {
+    command | LINE_DISABLE != u16::MAX
+}
 
 /// Clears bits of a device's register.
 ///
@@ -35,11 +40,16 @@ impl State {
         }
     }
 
-    /// What the device gets of a guest's write.
-    pub(super) fn keep_decoding(&self, offset: u16, data: &mut [u8]) {
-        if self.host_vectors.is_some() {
-            change(offset, data, |low| low | low_bits(MEMORY));
-        }
+    /// Takes what a guest writes, and makes it what the device gets.
+    pub(super) fn take_command(&mut self, offset: u16, data: &mut [u8]) {
+        let has_vectors = self.host_vectors.is_some();
+        change(offset, data, |low| {
+            self.wants_memory = low & low_bits(MEMORY) != 0;
+            match has_vectors {
+                true => low | low_bits(MEMORY),
+                false => low,
+            }
+        });
     }
 }
 
@@ -62,34 +72,57 @@ impl Function {
     /// The host's refusal.
     pub(super) fn clear_command(&self, bits: u16) -> io::Result<()> {
         let mut state = self.state();
+        state.command &= !bits;
+        state.wants_memory &= bits & MEMORY == 0;
         let kept = if state.host_vectors.is_some() {
             MEMORY
         } else {
             0
         };
-        clear(&*self.backend, bits & !kept)?;
-        state.command &= !bits;
-        state.wants_memory &= bits & MEMORY == 0;
-        Ok(())
+        clear(&*self.backend, bits & !kept)
+    }
+
+    /// Whether the device answers accesses to its configuration space.
+    ///
+    /// # Errors
+    /// The host's refusal.
+    pub(super) fn answers(&self) -> io::Result<bool> {
+        read_u16(&*self.backend, register::COMMAND).map(answers)
+    }
+
+    /// Has it decode memory if the host has vectors of it, should it have stopped by itself.
+    ///
+    /// # Errors
+    /// The host's refusal.
+    pub(super) fn hold_decoding(&self, state: &State) -> io::Result<()> {
+        let command = read_u16(&*self.backend, register::COMMAND)?;
+        if state.host_vectors.is_none() || command & MEMORY != 0 {
+            return Ok(());
+        }
+        let decoding = (command | MEMORY).to_le_bytes();
+        self.backend.write_config(register::COMMAND, &decoding)
     }
 
     /// Notes which vectors the host has of it, or is about to have, and has it decode memory if there are any.
     ///
     /// # Errors
-    /// The host's refusal.
+    /// The host's refusal; what the host is about to have is not noted then.
     pub(super) fn set_host_vectors(&self, kind: Option<InterruptKind>) -> io::Result<()> {
         let mut state = self.state();
-        state.host_vectors = kind;
+        if kind.is_none() {
+            state.host_vectors = None;
+        }
         let command = read_u16(&*self.backend, register::COMMAND)?;
         let wanted = match kind.is_some() || state.wants_memory {
             true => command | MEMORY,
             false => command & !MEMORY,
         };
-        if wanted == command {
-            return Ok(());
+        if wanted != command && answers(command) {
+            let wanted = wanted.to_le_bytes();
+            self.backend.write_config(register::COMMAND, &wanted)?;
         }
-        self.backend
-            .write_config(register::COMMAND, &wanted.to_le_bytes())
+        state.host_vectors = kind;
+        Ok(())
     }
 
     /// Writes something after which the device may have an older command register: one that leaves D3hot, and loses its
@@ -103,11 +136,10 @@ impl Function {
     ) -> io::Result<()> {
         let before = read_u16(&*self.backend, register::COMMAND)?;
         write()?;
-        match before {
-            NO_ANSWER => Ok(()),
-            before => self
-                .backend
-                .write_config(register::COMMAND, &before.to_le_bytes()),
+        if !answers(before) {
+            return Ok(());
         }
+        let before = before.to_le_bytes();
+        self.backend.write_config(register::COMMAND, &before)
     }
 }

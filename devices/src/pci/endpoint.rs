@@ -157,7 +157,11 @@ impl HostBridge {
             *in_reset = true;
             self.members().for_each(Function::enter_reset);
         }
-        endpoint.backend.request(request)?;
+        {
+            // Nobody takes or gives vectors meanwhile: a frozen device need not be awake for that, and a thawed one has to.
+            let _vectors: Vec<_> = self.members().map(|it| it.vectors.lock()).collect();
+            endpoint.backend.request(request)?;
+        }
         let ends = match request {
             PeRequest::EndReset => true,
             // Whoever starts anew may find a reset that nobody will end.

@@ -125,6 +125,13 @@ impl FakeFunction {
         }
     }
 
+    pub(super) fn noting(&self, outcome: io::Result<()>) -> io::Result<()> {
+        if outcome.is_err() {
+            self.has_refused.store(true, Ordering::Relaxed);
+        }
+        outcome
+    }
+
     /// The kernel's reset wakes it before.
     pub(super) fn wake_for_reset(&self) {
         let mut config = self.config.lock();
@@ -144,7 +151,7 @@ impl FakeFunction {
     /// The kernel goes to its memory for vectors, whatever its power state is.
     pub(super) fn assert_is_awake(&self) {
         let power = self.config_u16(0x64);
-        let answers_nothing = power == u16::MAX;
+        let answers_nothing = self.config_u16(4) | 0x400 == u16::MAX;
         assert!(
             power & 3 == 0 || answers_nothing,
             "vectors of a sleeping device: {power:#x}"

@@ -64,9 +64,6 @@ pub(super) struct State {
     pub(super) mapped: Vec<Mapped>,
 }
 
-/// A BAR, a place in it, and what keeps it there.
-pub(super) type Decoded<'a> = (usize, u64, Option<MutexGuard<'a, State>>);
-
 /// One passed-through function behind a host bridge.
 ///
 /// Locks: `vectors` is never taken while `state` is held; that, for a moment, and the lock of `line` may be
@@ -196,12 +193,15 @@ impl Function {
                 .map_err(|source| self.host_error(offset, source));
         }
 
+        if vectors.is_some() {
+            self.hold_decoding(&state)
+                .map_err(|source| self.host_error(offset, source))?;
+        }
         let saved = state.config.save(offset, data.len());
         let before = (state.command, state.wants_memory, state.power);
         state.config.write_emulated(offset, data);
         state.command = overlay(state.command, register::COMMAND, offset, data);
-        state.wants_memory = state.command & MEMORY != 0;
-        state.keep_decoding(offset, data);
+        state.take_command(offset, data);
         if let Some(power_control) = self.capabilities.power_control {
             state.power = overlay(state.power, power_control, offset, data);
         }
@@ -239,18 +239,6 @@ impl Function {
         is_decoding(&self.state())
     }
 
-    /// Which BAR decodes `bytes` at `guest`, and where in the BAR that is; with what keeps it so, for a device that can
-    /// stop to answer without the kernel's noticing (it looks for D3hot, and not at D1 and D2 or at I/O ports).
-    pub(super) fn decode(&self, guest: GuestPhysicalAddress, bytes: u64) -> Option<Decoded<'_>> {
-        let state = self.state();
-        let (index, offset, space) = self.decoded(&state).find_map(|(index, bar, start)| {
-            let offset = guest.0.checked_sub(start.0)?;
-            (offset.checked_add(bytes)? <= bar.bytes).then_some((index, offset, bar.space))
-        })?;
-        let is_held = space == BarSpace::Io || self.power_control().is_some();
-        Some((index, offset, is_held.then_some(state)))
-    }
-
     /// Stops the function: bus mastering off first, so that its DMA window can go; then
     /// interrupts; then its BARs leave the guest, and decoding is off.
     ///
@@ -258,19 +246,21 @@ impl Function {
     /// The first refusal of the host; all that could be stopped is.
     pub fn quiesce(&self) -> io::Result<()> {
         // One that is woken later has the command register that it fell asleep with, for a moment.
-        let awake = {
+        {
             let _vectors = self.vectors.lock();
-            self.wake()
-        };
+            // One that cannot be woken and has vectors is told of below.
+            let _ = self.wake();
+        }
         let mastering = self.clear_command(BUS_MASTER);
         let interrupts = self.stop_interrupts();
         let decoding = {
             let mut state = self.state();
             state.command &= !(IO | MEMORY);
+            state.wants_memory = false;
             self.unmap_stale(&mut state)
         };
         let decoding = decoding.and_then(|()| self.clear_command(IO | MEMORY));
-        awake.and(mastering).and(interrupts).and(decoding)
+        mastering.and(interrupts).and(decoding)
     }
 
     /// Stops the function, resets the device, and brings configuration space back to what a guest
@@ -282,7 +272,9 @@ impl Function {
     pub fn reset(&self) -> io::Result<()> {
         let stopped = self.quiesce();
         if let Err(error) = self.backend.reset() {
-            return stopped.and(Err(error));
+            // It may have woken with the command register that it fell asleep with.
+            let cleared = self.clear_command(IO | MEMORY | BUS_MASTER);
+            return stopped.and(cleared).and(Err(error));
         }
         // A reset wakes a device that nothing else could.
         self.take_remaining_vectors()?;
@@ -342,7 +334,7 @@ impl Function {
 
     /// Whether a write there can have the host reset it (Initiate Function Level Reset).
     pub(super) fn resets_itself(&self, offset: u16, bytes: usize) -> bool {
-        let mut controls = self.capabilities.reset_controls.iter().flatten();
+        let mut controls = self.capabilities.reset_controls.iter();
         controls.any(|&start| touches(offset, bytes, start, 2))
     }
 

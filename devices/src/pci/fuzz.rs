@@ -113,8 +113,8 @@ fn step(input: &mut Unstructured<'_>, fixture: &Fixture) -> Result<()> {
 }
 
 fn register(input: &mut Unstructured<'_>) -> Result<(u16, u32)> {
-    const TELLING: [u16; 14] = [
-        4, 5, 0x10, 0x14, 0x18, 0x1c, 0x20, 0x24, 0x30, 0x3c, 0x42, 0x64, 0x82, 0xa8,
+    const TELLING: [u16; 15] = [
+        4, 5, 0x10, 0x14, 0x18, 0x1c, 0x20, 0x24, 0x30, 0x3c, 0x42, 0x64, 0x82, 0xa8, 0xa9,
     ];
     let offset = match input.ratio(1, 4)? {
         true => input.arbitrary()?,
@@ -132,7 +132,7 @@ fn value(input: &mut Unstructured<'_>) -> Result<u32> {
         0 => input.arbitrary()?,
         1 | 2 => input.int_in_range(0..=7)?,
         3 => 0x8000_0000 + input.int_in_range(0..=16u32)? * 0x4000,
-        _ => *input.choose(&[u32::MAX, 0x2100, 0x407])?,
+        _ => *input.choose(&[u32::MAX, 0x2100, 0x407, 0x8000, 0x80])?,
     })
 }
 

@@ -2,12 +2,31 @@
 //! mapped. They arrive as KVM_EXIT_MMIO.
 
 use log::Level;
+use parking_lot::MutexGuard;
 use spapr_hypercalls::address::GuestPhysicalAddress;
 
+use super::backend::BarSpace;
 use super::bars::BarName;
-use super::function::{Decoded, Function};
+use super::function::{Function, State};
 use super::host_bridge::HostBridge;
 use crate::{guest_activity, guest_message};
+
+/// A BAR, a place in it, and what keeps it there.
+type Decoded<'a> = (usize, u64, Option<MutexGuard<'a, State>>);
+
+impl Function {
+    /// Which BAR decodes `bytes` at `guest`, and where in the BAR that is; with what keeps it so, for a device that can
+    /// stop answering without the kernel noticing (it looks for D3hot, and not at D1 and D2 or at I/O ports).
+    fn decode(&self, guest: GuestPhysicalAddress, bytes: u64) -> Option<Decoded<'_>> {
+        let state = self.state();
+        let (index, offset, space) = self.decoded(&state).find_map(|(index, bar, start)| {
+            let offset = guest.0.checked_sub(start.0)?;
+            (offset.checked_add(bytes)? <= bar.bytes).then_some((index, offset, bar.space))
+        })?;
+        let is_held = space == BarSpace::Io || self.power_control().is_some();
+        Some((index, offset, is_held.then_some(state)))
+    }
+}
 
 impl HostBridge {
     /// Whether an address lies in one of the bridge's windows.

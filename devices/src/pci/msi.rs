@@ -164,9 +164,7 @@ impl Function {
         kind: InterruptKind,
         count: u32,
     ) -> Result<MsiGrant, MsiError> {
-        if let Some(old) = vectors.take() {
-            self.release(&old)?;
-        }
+        self.release_all(vectors)?;
         if let Some(line) = &self.line {
             line.give_up().map_err(|source| MsiError::Disable {
                 function: self.name().into(),
@@ -212,7 +210,7 @@ impl Function {
     /// numbers that could not be disconnected are not given out again.
     pub fn free_msi(&self) -> Result<(), MsiError> {
         let mut vectors = self.vectors.lock();
-        let released = vectors.take().map_or(Ok(()), |old| self.release(&old));
+        let released = self.release_all(&mut vectors);
         self.use_line();
         released
     }
@@ -223,7 +221,7 @@ impl Function {
     /// The first refusal; it has neither then all the same.
     pub(super) fn stop_interrupts(&self) -> io::Result<()> {
         let mut vectors = self.vectors.lock();
-        let released = vectors.take().map_or(Ok(()), |old| self.release(&old));
+        let released = self.release_all(&mut vectors);
         let line = self.line.as_ref().map_or(Ok(()), |line| line.give_up());
         released.map_err(io::Error::other).and(line)
     }
@@ -344,13 +342,18 @@ impl Function {
 
     /// Has the device interrupt by `signals`; the host goes to its memory for that.
     fn give_vectors(&self, kind: InterruptKind, signals: &[Signal]) -> io::Result<VectorsEnabled> {
+        self.take_all_vectors()?;
         self.wake()?;
+        if !self.answers()? {
+            return Err(io::Error::other("it answers nothing"));
+        }
         self.set_host_vectors(Some(kind))?;
         let given = self.backend.set_interrupts(kind, signals);
-        if !matches!(given, Ok(VectorsEnabled::All)) {
-            self.set_host_vectors(None)?;
+        if matches!(given, Ok(VectorsEnabled::All)) {
+            return given;
         }
-        given
+        let none = self.set_host_vectors(None);
+        given.and_then(|most| none.map(|()| most))
     }
 
     /// Takes its vectors from the device, likewise. A device that cannot be woken keeps them until it is reset or its file
@@ -367,16 +370,28 @@ impl Function {
     /// The host's refusal.
     pub(super) fn take_remaining_vectors(&self) -> io::Result<()> {
         let _vectors = self.vectors.lock();
+        self.take_all_vectors()
+    }
+
+    fn take_all_vectors(&self) -> io::Result<()> {
         let kind = self.state().host_vectors;
         kind.map_or(Ok(()), |kind| self.take_vectors(kind))
     }
 
+    /// Takes what the guest has, and what the device has kept of what it had.
+    fn release_all(&self, vectors: &mut Option<Vectors>) -> Result<(), MsiError> {
+        match vectors.take() {
+            Some(old) => self.release(&old),
+            None => self.take_all_vectors().map_err(|source| MsiError::Disable {
+                function: self.name().into(),
+                source,
+            }),
+        }
+    }
+
     /// Stops the device before its lines go.
     fn release(&self, old: &Vectors) -> Result<(), MsiError> {
-        let mut result = match old.suspended {
-            true => Ok(()),
-            false => self.take_vectors(old.kind),
-        };
+        let mut result = self.take_all_vectors();
         let mut reusable = true;
         for (lisn, signal) in old.block.iter().zip(&old.signals) {
             if let Err(error) = self.board.lines.disconnect(lisn, signal.event()) {

@@ -1,5 +1,5 @@
-//! Power states of a function (PCI Bus Power Management Interface Specification, 3.2.4): in all but D0 it answers
-//! accesses to its configuration space, and nothing to those of its BARs.
+//! Power states of a function (PCI Bus Power Management Interface Specification, 3.2.4): outside D0 it answers
+//! configuration accesses, but none to its BARs.
 //!
 //! The host's kernel goes to the table of MSI-X vectors, which is in a BAR, whenever vectors are taken or given; it switches
 //! memory decoding on for that (`vfio_pci_memory_lock_and_enable`) and does not look at the power state
@@ -16,10 +16,6 @@ use super::function::Function;
 const STATE: u16 = 3;
 /// Cleared by writing it as 1.
 const PME_STATUS: u16 = 1 << 15;
-/// What is read of a device that answers nothing, as when its endpoint is frozen: stores to it go nowhere then. (One
-/// that another processor of the guest's thaws at this moment is frozen once more, at worst.)
-const NO_ANSWER: u16 = u16::MAX;
-
 /// That register of a function that answers nothing.
 pub(super) const ASLEEP: u16 = STATE;
 
@@ -40,7 +36,8 @@ impl Function {
         };
         let mut state = self.state();
         let control = read_u16(&*self.backend, register)?;
-        if is_awake(control) && is_awake(state.power) || control == NO_ANSWER {
+        // Of one whose endpoint is frozen, stores go nowhere, and nobody thaws it meanwhile: `vectors` is held for that.
+        if is_awake(control) && is_awake(state.power) || !self.answers()? {
             return Ok(());
         }
         if !is_awake(control) {
