@@ -113,7 +113,9 @@ impl Function {
             state.host_vectors = None;
         }
         let command = read_u16(&*self.backend, register::COMMAND)?;
-        let wanted = match kind.is_some() || state.wants_memory {
+        // A BAR that could not be taken from the guest has to answer.
+        let is_needed = kind.is_some() || state.wants_memory || !state.mapped.is_empty();
+        let wanted = match is_needed {
             true => command | MEMORY,
             false => command & !MEMORY,
         };
