@@ -95,8 +95,11 @@ impl Function {
     /// # Errors
     /// The host's refusal.
     pub(super) fn hold_decoding(&self, state: &State) -> io::Result<()> {
+        if state.host_vectors.is_none() {
+            return Ok(());
+        }
         let command = read_u16(&*self.backend, register::COMMAND)?;
-        if state.host_vectors.is_none() || command & MEMORY != 0 {
+        if command & MEMORY != 0 {
             return Ok(());
         }
         let decoding = (command | MEMORY).to_le_bytes();
