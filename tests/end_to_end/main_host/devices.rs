@@ -3,9 +3,10 @@
 use std::fs::File;
 use std::path::Path;
 
+use super::interrupt_lines::{MSI_X, without};
 use crate::harness::Vmm;
 use crate::harness::finished::Finished;
-use crate::harness::host::{assert_nothing_is_left, lab};
+use crate::harness::host::{assert_nothing_is_left, device, lab};
 use crate::harness::jobs::{
     JOIN_NETWORK, LIST_LINES, READ_ALL, WAIT_FOR_NVME, data_sha256, head_sha256,
 };
@@ -161,6 +162,25 @@ mod long {
         assert_eq!(first, 5, "{finished}");
         assert_eq!(finished.guest("LAST"), "5", "{finished}");
         assert_eq!(finished.guest("SHA256"), data_sha256(), "{finished}");
+        assert_nothing_is_left();
+    }
+}
+
+/// Sends 64 KiB to the echo server and gets them back; by which kind of interrupt, it says as well.
+pub(super) const ECHO: &str = "
+dd if=/dev/urandom of=/tmp/sent bs=64k count=1 iflag=fullblock 2>/dev/null
+nc -w 60 10.0.2.100 7 </tmp/sent >/tmp/received
+cmp -s /tmp/sent /tmp/received && echo LAB-GUEST-ECHO $(cat /sys/class/net/eth0/device/msi_irqs/* | sort -u)
+";
+
+#[test]
+fn a_card_that_has_msi_and_no_msi_x_works_by_msi() {
+    for controller in ["xive", "xics"] {
+        let job = [JOIN_NETWORK, ECHO].concat();
+        let vmm = without(Vmm::job(&job), &[MSI_X]).option("--vfio", &device("igb"));
+        let vmm = vmm.option("--interrupt-controller", controller);
+        let finished = vmm.run().assert_job_done();
+        assert_eq!(finished.guest("ECHO"), "msi", "{finished}");
         assert_nothing_is_left();
     }
 }

@@ -161,11 +161,15 @@ fn a_line_that_the_guest_has_its_device_not_raise_is_silent_until_it_may() {
 /// Where the argument of VFIO_DEVICE_GET_IRQ_INFO has the kind of interrupt.
 const KIND: u64 = 8;
 
-/// A guest whose NVMe seems to have neither MSI (VFIO's kind 1) nor MSI-X (2).
-fn without_msi(job: &str) -> Vmm {
-    [1, 2].into_iter().fold(Vmm::job(job).nvme(), |vmm, kind| {
+/// VFIO's numbers of MSI and MSI-X.
+const MSI: u32 = 1;
+pub(super) const MSI_X: u32 = 2;
+
+/// A guest whose device seems to have no interrupts of these kinds.
+pub(super) fn without(vmm: Vmm, kinds: &[u32]) -> Vmm {
+    kinds.iter().fold(vmm, |vmm, kind| {
         let none = Fault::always(request::VFIO_DEVICE_GET_IRQ_INFO, Answer::Value(0));
-        vmm.with_fault(&none.with_field((KIND, kind)))
+        vmm.with_fault(&none.with_field((KIND, *kind)))
     })
 }
 
@@ -173,7 +177,7 @@ fn without_msi(job: &str) -> Vmm {
 fn a_device_that_has_its_line_alone_works_and_that_is_told() {
     for (controller, _) in CONTROLLERS {
         let job = [WAIT_FOR_NVME, READ_HEAD].concat();
-        let vmm = without_msi(&job).option("--log", "info");
+        let vmm = without(Vmm::job(&job).nvme(), &[MSI, MSI_X]).option("--log", "info");
         let vmm = vmm.option("--interrupt-controller", controller);
         let finished = vmm.run().assert_job_done();
         assert_eq!(finished.guest("SHA256"), head_sha256(), "{finished}");

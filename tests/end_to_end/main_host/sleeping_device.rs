@@ -4,18 +4,11 @@
 
 use rustix::process::Signal;
 
+use super::devices::ECHO;
 use crate::harness::Vmm;
 use crate::harness::host::{assert_nothing_is_left, device};
 use crate::harness::jobs::{JOIN_NETWORK, WAIT_FOR_NVME, reboot_once};
 use crate::harness::scratch::SLEEP_MARK;
-
-/// Sends 64 KiB to the echo server and gets them back; by which kind of interrupt, it says as well.
-const ECHO: &str = "
-card=$(readlink -f /sys/class/net/eth0/device)
-dd if=/dev/urandom of=/tmp/sent bs=64k count=1 iflag=fullblock 2>/dev/null
-nc -w 60 10.0.2.100 7 </tmp/sent >/tmp/received
-cmp -s /tmp/sent /tmp/received && echo LAB-GUEST-ECHO $(cat $card/msi_irqs/* | sort -u)
-";
 
 /// Has the card go to D3hot (the capability of power management has number 1, its state is in the two lowest bits of the
 /// byte 4 behind it), and says what state it is in then.
@@ -26,6 +19,7 @@ echo LAB-GUEST-STATE $(($(byte $(($(capability 1) + 4))) & 3))
 
 /// Reads and writes bytes of the card's configuration space; a value is three octal digits.
 const BYTES: &str = "
+card=$(readlink -f /sys/class/net/eth0/device)
 byte() { echo $(dd if=$card/config bs=1 skip=$1 count=1 2>/dev/null | od -An -tu1); }
 put() { printf \"\\\\$1\" | dd of=$card/config bs=1 seek=$2 count=1 conv=notrunc 2>/dev/null; }
 capability() {
