@@ -95,15 +95,24 @@ impl Function {
     /// # Errors
     /// The host's refusal.
     pub(super) fn hold_decoding(&self, state: &State) -> io::Result<()> {
-        if state.host_vectors.is_none() {
-            return Ok(());
+        match state.host_vectors {
+            Some(_) => self.decode_memory(true),
+            None => Ok(()),
         }
+    }
+
+    /// Has the device decode memory, or not; one that does not answer stays as it is.
+    fn decode_memory(&self, is_needed: bool) -> io::Result<()> {
         let command = read_u16(&*self.backend, register::COMMAND)?;
-        if command & MEMORY != 0 {
+        let wanted = match is_needed {
+            true => command | MEMORY,
+            false => command & !MEMORY,
+        };
+        if wanted == command || !answers(command) {
             return Ok(());
         }
-        let decoding = (command | MEMORY).to_le_bytes();
-        self.backend.write_config(register::COMMAND, &decoding)
+        let wanted = wanted.to_le_bytes();
+        self.backend.write_config(register::COMMAND, &wanted)
     }
 
     /// Notes which vectors the host has of it, or is about to have, and has it decode memory if there are any.
@@ -115,17 +124,9 @@ impl Function {
         if kind.is_none() {
             state.host_vectors = None;
         }
-        let command = read_u16(&*self.backend, register::COMMAND)?;
         // A BAR that could not be taken from the guest has to answer.
         let is_needed = kind.is_some() || state.wants_memory || !state.mapped.is_empty();
-        let wanted = match is_needed {
-            true => command | MEMORY,
-            false => command & !MEMORY,
-        };
-        if wanted != command && answers(command) {
-            let wanted = wanted.to_le_bytes();
-            self.backend.write_config(register::COMMAND, &wanted)?;
-        }
+        self.decode_memory(is_needed)?;
         state.host_vectors = kind;
         Ok(())
     }

@@ -10,9 +10,9 @@ use rustix::process::Signal;
 
 use super::disk::qcow2 as make_qcow2;
 use crate::harness::Vmm;
+use crate::harness::finished::printed;
 use crate::harness::host::assert_nothing_is_left;
 use crate::harness::qcow2;
-use crate::harness::running::printed;
 use crate::harness::vmm::Folder;
 use crate::harness::written_sequence::{FLUSH_EACH, WRITTEN_BYTES, Written};
 

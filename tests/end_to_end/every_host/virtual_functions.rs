@@ -10,7 +10,6 @@ mod long {
     use crate::harness::Vmm;
     use crate::harness::host::{assert_nothing_is_left, device};
     use crate::harness::jobs::{JOIN_NETWORK, WAIT_FOR_NVME, reboot_once};
-    use crate::harness::running::printed;
     use crate::harness::scratch::VIRTUAL_FUNCTION_MARK;
 
     const ECHOED_BYTES: u64 = 256 << 10;
@@ -67,12 +66,11 @@ echo LAB-GUEST-VECTORS $(awk '/ eth0-[rt]x/ {{ for (i = 2; i < NF - 3; i++) if (
         }
         let finished = running.finish().assert_job_done();
         assert_eq!(finished.number("/reboots"), 1, "{finished}");
-        let all = |key: &str| printed(finished.console(), &format!("LAB-GUEST-{key} "));
-        assert_eq!(all("DRIVER"), ["igbvf"; 2], "{finished}");
+        assert_eq!(finished.all("DRIVER"), ["igbvf"; 2], "{finished}");
         let bytes = ECHOED_BYTES.to_string();
-        assert_eq!(all("BYTES"), [&bytes, &bytes], "{finished}");
-        assert_eq!(all("ECHO"), ["same"; 2], "{finished}");
-        assert_eq!(all("VECTORS"), ["2"; 2], "{finished}");
+        assert_eq!(finished.all("BYTES"), [&bytes, &bytes], "{finished}");
+        assert_eq!(finished.all("ECHO"), ["same"; 2], "{finished}");
+        assert_eq!(finished.all("VECTORS"), ["2"; 2], "{finished}");
         assert!(!finished.errors().contains("last user"), "{finished}");
         assert_nothing_is_left();
     }

@@ -135,6 +135,11 @@ impl Finished {
             .trim()
     }
 
+    /// All that the guest printed after `LAB-GUEST-<key>`, over its lives.
+    pub(crate) fn all(&self, key: &str) -> Vec<&str> {
+        printed(&self.console, &format!("LAB-GUEST-{key} "))
+    }
+
     /// A value of the statistics, by JSON pointer.
     #[track_caller]
     pub(crate) fn stat(&self, pointer: &str) -> &Value {
@@ -162,6 +167,13 @@ impl Finished {
             .as_u64()
             .unwrap_or(0)
     }
+}
+
+/// What the guest printed behind a name, without a last line that has not ended yet.
+pub(crate) fn printed<'a>(console: &'a str, name: &str) -> Vec<&'a str> {
+    let ended = console.rsplit_once('\n').map_or("", |(ended, _rest)| ended);
+    let values = ended.lines().filter_map(|line| line.split_once(name));
+    values.map(|(_, value)| value.trim()).collect()
 }
 
 fn end_of(text: &str) -> &str {

@@ -92,6 +92,27 @@ fi
     )
 }
 
+/// The block of 4 KiB of a disk, behind its data, that says whether the guest has been here before.
+const MARK_BLOCK: u64 = (64 << 20) / 4096;
+
+/// Reboots in the guest's first life, which leaves a mark on `disk`, which the lab does not look at afterwards; the
+/// second one takes that away, and goes on.
+pub(crate) fn reboot_once_by_disk(disk: &str) -> String {
+    format!(
+        "
+dd if={disk} of=/tmp/mark bs=4096 skip={MARK_BLOCK} count=1 iflag=direct 2>/dev/null
+if ! grep -q here-before /tmp/mark; then
+    printf '%-4096s' here-before |
+        dd of={disk} bs=4096 seek={MARK_BLOCK} iflag=fullblock oflag=direct || exit 1
+    reboot -f
+    sleep 60
+    exit 1
+fi
+dd if=/dev/zero of={disk} bs=4096 seek={MARK_BLOCK} count=1 oflag=direct || exit 1
+"
+    )
+}
+
 /// SHA-256 of what [`READ_HEAD`] reads.
 pub(crate) fn head_sha256() -> String {
     host::lab("LAB_NVME_HEAD_SHA256")

@@ -3,7 +3,6 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use spapr_lab::initrd::write_with_overlay;
 use spapr_lab::peer::QEMU_MACHINE;
 
 use super::finished::Finished;
@@ -20,8 +19,8 @@ pub(crate) struct Qemu {
     arguments: Vec<String>,
     /// What its machine is told beside what emulated hosts need.
     machine: String,
-    /// Devices that are passed through, so far.
-    devices: usize,
+    /// The host bridge with the highest number, so far.
+    last_bridge: usize,
     limit: Duration,
 }
 
@@ -29,15 +28,12 @@ impl Qemu {
     /// A Linux guest of 1 GiB that runs a shell script and powers off, with nothing but a terminal.
     pub(crate) fn job(script: &str, limit: Duration) -> Self {
         let folder = Folder::new();
-        let initrd = folder.file("initrd");
-        write_with_overlay(INITRD.as_ref(), &job_archive(script, &[]), &initrd)
-            .expect("cannot write the initrd");
-        let initrd = initrd.to_str().expect("a path of ours").to_owned();
+        let initrd = folder.initrd(INITRD.as_ref(), &job_archive(script, &[]));
         let qemu = Self {
             folder,
             arguments: Vec::new(),
             machine: QEMU_MACHINE.to_owned(),
-            devices: 0,
+            last_bridge: 0,
             limit,
         };
         qemu.option("-cpu", "host")
@@ -64,15 +60,12 @@ impl Qemu {
 
     /// Passes a device through, behind the host bridge of this number; the machine has number 0 by itself.
     pub(crate) fn device(self, address: &str, bridge: usize) -> Self {
-        let is_new = bridge > 0 && bridge > self.devices;
-        let mut qemu = match is_new {
-            true => {
-                let options = format!("spapr-pci-host-bridge,index={bridge},id=bridge{bridge}");
-                self.option("-device", &options)
-            }
-            false => self,
-        };
-        qemu.devices = bridge;
+        let mut qemu = self;
+        if bridge > qemu.last_bridge {
+            let options = format!("spapr-pci-host-bridge,index={bridge},id=bridge{bridge}");
+            qemu = qemu.option("-device", &options);
+            qemu.last_bridge = bridge;
+        }
         let bus = match bridge {
             0 => "pci.0".to_owned(),
             _ => format!("bridge{bridge}.0"),

@@ -235,13 +235,6 @@ impl Drop for Running {
     }
 }
 
-/// What the guest printed behind a name, without a last line that has not ended yet.
-pub(crate) fn printed<'a>(console: &'a str, name: &str) -> Vec<&'a str> {
-    let ended = console.rsplit_once('\n').map_or("", |(ended, _rest)| ended);
-    let values = ended.lines().filter_map(|line| line.split_once(name));
-    values.map(|(_, value)| value.trim()).collect()
-}
-
 /// Types `line` and the key that ends it.
 pub(crate) fn type_line(terminal: &mut impl Write, line: &str) {
     terminal

@@ -110,6 +110,13 @@ impl Folder {
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
+
+    /// An initial RAM disk in the folder: `stock` with archives appended.
+    pub(super) fn initrd(&self, stock: &Path, overlay: &[u8]) -> String {
+        let initrd = self.file("initrd");
+        write_with_overlay(stock, overlay, &initrd).expect("cannot write the initrd");
+        initrd.to_str().expect("a path of ours").to_owned()
+    }
 }
 
 impl Drop for Folder {
@@ -170,13 +177,10 @@ impl Vmm {
 
     fn linux_with_overlay(boot: &Path, overlay: &[u8]) -> Self {
         let vmm = Self::new();
-        let initrd = vmm.folder.file("initrd");
-        write_with_overlay(&boot.join("initrd"), overlay, &initrd)
-            .expect("cannot write the initrd");
-        let text = |path: &Path| path.to_str().expect("a path of ours").to_owned();
-        let kernel = text(&boot.join("vmlinux"));
-        vmm.option("--kernel", &kernel)
-            .option("--initrd", &text(&initrd))
+        let initrd = vmm.folder.initrd(&boot.join("initrd"), overlay);
+        let kernel = boot.join("vmlinux");
+        vmm.option("--kernel", kernel.to_str().expect("a path of ours"))
+            .option("--initrd", &initrd)
     }
 
     /// A bare-metal guest of 1 GiB.

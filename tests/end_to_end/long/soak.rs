@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::harness::Vmm;
+use crate::harness::finished::printed;
 use crate::harness::front_end::FrontEnd;
 use crate::harness::growth::{Held, HostMemory, fill_memory};
 use crate::harness::host::assert_nothing_is_left;
@@ -14,7 +15,7 @@ use crate::harness::jobs::{
     JOIN_NETWORK, READ_ALL, READ_FOR_EVER, READ_HEAD, WAIT_FOR_NVME, data_sha256, head_sha256,
 };
 use crate::harness::kernel_log::KernelLog;
-use crate::harness::running::{Running, printed};
+use crate::harness::running::Running;
 
 /// The most time that a test takes.
 const LIMIT: Duration = Duration::from_secs(2400);

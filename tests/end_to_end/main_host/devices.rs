@@ -83,11 +83,7 @@ pub(super) fn use_both(options: &[(&str, &str)]) -> Finished {
         .iter()
         .fold(vmm, |vmm, (name, value)| vmm.option(name, value));
     let finished = vmm.run().assert_job_done();
-    let mut devices: Vec<&str> = finished
-        .console()
-        .lines()
-        .filter_map(|line| Some(line.split_once("LAB-GUEST-DEVICE ")?.1.trim()))
-        .collect();
+    let mut devices = finished.all("DEVICE");
     devices.sort_unstable();
     // PCI class codes: NVM Express, and an Ethernet controller.
     let expected = ["0x010802 nvme", "0x020000 e1000e"];

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::harness::finished::printed;
 use crate::harness::front_end::FrontEnd;
 use crate::harness::host::assert_nothing_is_left;
 use crate::harness::jobs::{READ_HEAD, WAIT_FOR_NVME, head_sha256};
 use crate::harness::monitor::Monitor;
-use crate::harness::running::printed;
 
 /// What the guest prints in front of a digest.
 const DIGEST: &str = "LAB-GUEST-SHA256 ";

@@ -4,13 +4,12 @@
 mod long {
     use std::time::Duration;
 
+    use super::super::interrupt_lines::{CONTROLLERS, MSI_X, NO_MSI, without};
     use crate::harness::Vmm;
-    use crate::harness::faults::{Answer, Fault};
     use crate::harness::finished::Finished;
     use crate::harness::host::{assert_nothing_is_left, device, group_of, nic, nvme};
-    use crate::harness::jobs::head_sha256;
+    use crate::harness::jobs::{head_sha256, reboot_once_by_disk};
     use crate::harness::peer::Qemu;
-    use crate::harness::refusal::request;
 
     const LIMIT: Duration = Duration::from_secs(900);
     /// The guest's processors: by its line, the emulated NVMe works with one only (docs/devices.md).
@@ -97,27 +96,12 @@ echo LAB-GUEST-CONTROLLER $(awk '/hvc_console/ { print $(NF - 3) }' /proc/interr
 echo LAB-GUEST-TROUBLE $(dmesg | grep -c -i -e 'nobody cared' -e 'nvme.*timeout' -e 'NETDEV WATCHDOG')
 ";
 
-    /// Behind the data of a disk.
-    const MARK_BLOCK: u64 = (64 << 20) / 4096;
-
-    /// Reboots in the guest's first life, which leaves a mark on an AHCI disk; its second one takes that away.
-    fn reboot_once() -> String {
-        format!(
-            "
+    /// The disk that says whether the guest has been here before: an AHCI one.
+    const FIND_MARKED: &str = "
 for disk in $(disks); do
     case $(readlink -f /sys/block/$disk) in */ata*) marked=$disk ;; esac
 done
-mark() {{ dd of=/dev/$marked bs=4096 seek={MARK_BLOCK} iflag=fullblock oflag=direct 2>/dev/null; }}
-if ! dd if=/dev/$marked bs=4096 skip={MARK_BLOCK} count=1 iflag=direct 2>/dev/null | grep -q here-before; then
-    printf '%-4096s' here-before | mark || exit 1
-    reboot -f
-    sleep 60
-    exit 1
-fi
-head -c 4096 /dev/zero | mark || exit 1
-"
-        )
-    }
+";
 
     /// Takes each device from its driver, resets it where that can be, and gives it back.
     const RESET_ALL: &str = "
@@ -132,8 +116,9 @@ done
     const TIMES: usize = 4;
 
     fn job() -> String {
-        let (prepare, reboot) = (prepare(DISKS), reboot_once());
-        [&prepare, USE_ALL, RESET_ALL, &prepare, USE_ALL, &reboot].concat()
+        let (prepare, reboot) = (prepare(DISKS), reboot_once_by_disk("/dev/$marked"));
+        let twice = [&prepare, USE_ALL, RESET_ALL, &prepare, USE_ALL].concat();
+        [&twice, FIND_MARKED, &reboot].concat()
     }
 
     fn address(name: &str) -> String {
@@ -158,7 +143,7 @@ done
     impl Way {
         /// All of them with messages, or with lines.
         fn all(has_messages: bool) -> Vec<Self> {
-            let ways = [("xive", "XIVE-IRQ"), ("xics", "XICS")].map(|controller| {
+            let ways = CONTROLLERS.map(|controller| {
                 [true, false].map(|has_windows| Self {
                     controller,
                     has_messages,
@@ -179,7 +164,7 @@ done
         fn command_line(self) -> &'static str {
             match self.has_messages {
                 true => "console=hvc0",
-                false => "console=hvc0 pci=nomsi",
+                false => NO_MSI.1,
             }
         }
 
@@ -229,33 +214,24 @@ done
             let mut expected: Vec<String> = devices.iter().map(worked).collect();
             expected = vec![expected; TIMES].concat();
             expected.sort_unstable();
-            let mut said = all(finished, "WORKED");
+            let mut said = finished.all("WORKED");
             said.sort_unstable();
             assert_eq!(said, expected, "{self:?}\n{finished}");
             let controller = self.controller.1;
             assert_eq!(
-                all(finished, "CONTROLLER"),
+                finished.all("CONTROLLER"),
                 [controller; TIMES],
                 "{finished}"
             );
-            for windows in all(finished, "WINDOWS") {
+            for windows in finished.all("WINDOWS") {
                 assert_eq!(windows != "0", self.has_windows, "{self:?}\n{finished}");
             }
             assert_eq!(
-                all(finished, "TROUBLE"),
+                finished.all("TROUBLE"),
                 ["0"; TIMES],
                 "{self:?}\n{finished}"
             );
         }
-    }
-
-    /// All that the guest said of `key`, over its lives.
-    fn all<'a>(finished: &'a Finished, key: &str) -> Vec<&'a str> {
-        let start = format!("LAB-GUEST-{key} ");
-        let lines = finished.console().lines();
-        lines
-            .filter_map(|line| Some(line.split_once(&start)?.1.trim()))
-            .collect()
     }
 
     fn use_every_device(has_messages: bool) {
@@ -277,9 +253,6 @@ done
         use_every_device(false);
     }
 
-    /// Where the argument of VFIO_DEVICE_GET_IRQ_INFO has the kind of interrupt, and MSI-X.
-    const MSIX: (u64, u32) = (8, 2);
-
     /// Devices that are said to have no MSI-X; without those that the emulator has no MSI for (docs/devices.md), the
     /// e1000e.
     #[test]
@@ -295,9 +268,7 @@ done
             .collect();
         let names: Vec<_> = devices.iter().map(|it| it.0).collect();
         for way in Way::all(true) {
-            let none = Fault::always(request::VFIO_DEVICE_GET_IRQ_INFO, Answer::Value(0));
-            let vmm = way.ours(&names).with_fault(&none.with_field(MSIX));
-            let finished = vmm.run().assert_job_done();
+            let finished = without(way.ours(&names), &[MSI_X]).run().assert_job_done();
             way.assert_worked(&finished, &devices);
             assert_nothing_is_left();
         }

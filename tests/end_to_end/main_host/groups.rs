@@ -8,12 +8,9 @@ mod long {
     use super::super::devices::LIST_DEVICES;
     use super::super::interrupt_lines::{NO_MSI, lines_of};
     use crate::harness::Vmm;
-    use crate::harness::finished::Finished;
     use crate::harness::host::{assert_nothing_is_left, device, group_of, members_of};
-    use crate::harness::jobs::{JOIN_NETWORK, LIST_LINES, head_sha256};
+    use crate::harness::jobs::{JOIN_NETWORK, LIST_LINES, head_sha256, reboot_once_by_disk};
 
-    /// The block of 4 KiB of a disk, behind its data, that says whether the guest has been here before.
-    const MARK_BLOCK: u64 = (64 << 20) / 4096;
     const ECHOED_BYTES: u64 = 256 << 10;
 
     const WAIT_FOR_DISK: &str = "
@@ -48,37 +45,11 @@ echo LAB-GUEST-SHA256 $(sort -u /tmp/digests)
         )
     }
 
-    /// Reboots in the guest's first life, which leaves a mark on the disk; its second one takes that away.
-    fn reboot_once() -> String {
-        format!(
-            "
-dd if=/dev/sda of=/tmp/mark bs=4096 skip={MARK_BLOCK} count=1 iflag=direct 2>/dev/null
-if ! grep -q here-before /tmp/mark; then
-    printf '%-4096s' here-before |
-        dd of=/dev/sda bs=4096 seek={MARK_BLOCK} iflag=fullblock oflag=direct || exit 1
-    reboot -f
-    sleep 60
-    exit 1
-fi
-dd if=/dev/zero of=/dev/sda bs=4096 seek={MARK_BLOCK} count=1 oflag=direct || exit 1
-"
-        )
-    }
-
-    /// All that the guest said of `key`, over its lives.
-    fn all<'a>(finished: &'a Finished, key: &str) -> Vec<&'a str> {
-        let start = format!("LAB-GUEST-{key} ");
-        let lines = finished.console().lines();
-        lines
-            .filter_map(|line| Some(line.split_once(&start)?.1.trim()))
-            .collect()
-    }
-
     /// A guest with two processors has a network card and a disk work at once, reboots, and does it again; the
     /// level-triggered interrupts of both lives.
     fn use_pair(card: &str, disk: &str, options: &[(&str, &str)]) -> Vec<String> {
         let work = read_and_echo();
-        let reboot = reboot_once();
+        let reboot = reboot_once_by_disk("/dev/sda");
         let job = [WAIT_FOR_DISK, JOIN_NETWORK, &work, LIST_LINES, &reboot];
         let vmm = Vmm::job(&job.concat())
             .time_limit(Duration::from_secs(300))
@@ -91,10 +62,10 @@ dd if=/dev/zero of=/dev/sda bs=4096 seek={MARK_BLOCK} count=1 oflag=direct || ex
         let finished = vmm.run().assert_job_done();
         assert_eq!(finished.number("/reboots"), 1, "{finished}");
         let bytes = ECHOED_BYTES.to_string();
-        assert_eq!(all(&finished, "BYTES"), [&bytes, &bytes], "{finished}");
-        assert_eq!(all(&finished, "ECHO"), ["same", "same"], "{finished}");
+        assert_eq!(finished.all("BYTES"), [&bytes, &bytes], "{finished}");
+        assert_eq!(finished.all("ECHO"), ["same", "same"], "{finished}");
         let digest = head_sha256();
-        assert_eq!(all(&finished, "SHA256"), [&digest, &digest], "{finished}");
+        assert_eq!(finished.all("SHA256"), [&digest, &digest], "{finished}");
         assert!(!finished.errors().contains("last user"), "{finished}");
         assert_nothing_is_left();
         let lines = lines_of(&finished).into_iter();
@@ -123,12 +94,12 @@ dd if=/dev/zero of=/dev/sda bs=4096 seek={MARK_BLOCK} count=1 oflag=direct || ex
         let vmm = Vmm::job(&job).option("--cpus", "2");
         let finished = vmm.option("--vfio", &device(disk)).run().assert_job_done();
         assert_eq!(finished.guest("SHA256"), head_sha256(), "{finished}");
-        assert_eq!(all(&finished, "DEVICE"), ["0x010601 ahci"], "{finished}");
+        assert_eq!(finished.all("DEVICE"), ["0x010601 ahci"], "{finished}");
         assert_nothing_is_left();
         let job = [JOIN_NETWORK, LIST_DEVICES].concat();
         let vmm = Vmm::job(&job).option("--cpus", "2");
         let finished = vmm.option("--vfio", &device(card)).run().assert_job_done();
-        assert_eq!(all(&finished, "DEVICE"), ["0x020000 8139cp"], "{finished}");
+        assert_eq!(finished.all("DEVICE"), ["0x020000 8139cp"], "{finished}");
         assert_nothing_is_left();
     }
 

@@ -16,13 +16,12 @@ use crate::harness::scratch::LINES_MARK;
 
 /// Linux' drivers then use no MSI.
 pub(super) const NO_MSI: (&str, &str) = ("--append", "console=hvc0 pci=nomsi");
-const CONTROLLERS: [(&str, &str); 2] = [("xive", "XIVE-IRQ"), ("xics", "XICS")];
+/// The interrupt controllers, with what Linux calls them.
+pub(super) const CONTROLLERS: [(&str, &str); 2] = [("xive", "XIVE-IRQ"), ("xics", "XICS")];
 
 /// The level-triggered interrupts of a guest, with their names.
 pub(super) fn lines_of(finished: &Finished) -> Vec<&str> {
-    let lines = finished.console().lines();
-    let interrupts = lines.filter_map(|line| Some(line.split_once("LAB-GUEST-LINE ")?.1));
-    let mut lines: Vec<&str> = interrupts.map(str::trim).collect();
+    let mut lines = finished.all("LINE");
     lines.sort_unstable();
     lines
 }

@@ -5,11 +5,11 @@ use std::os::fd::AsRawFd;
 
 use crate::every_host::network::{SET_UP_EXITS, assert_passed};
 use crate::harness::Vmm;
+use crate::harness::finished::printed;
 use crate::harness::front_end::FrontEnd;
 use crate::harness::host::assert_nothing_is_left;
 use crate::harness::interface::Interface;
 use crate::harness::jobs::{WAIT_FOR_NVME, reboot_once};
-use crate::harness::running::printed;
 use crate::harness::scratch::PAIRS_MARK;
 
 /// Pings of each processor, and how many interrupts of its pair's they are at least: several may come with one.

@@ -10,9 +10,10 @@ use rustix::process::Signal;
 use spapr_lab::proc_sizes;
 
 use crate::harness::Vmm;
+use crate::harness::finished::printed;
 use crate::harness::front_end::FrontEnd;
 use crate::harness::host::{HugePages, assert_nothing_is_left, open_group};
-use crate::harness::running::{Running, printed};
+use crate::harness::running::Running;
 
 const REBOOTS: usize = 20;
 /// The most time that they take on an emulated host.

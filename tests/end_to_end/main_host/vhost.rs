@@ -6,12 +6,13 @@ use std::process::{Command, Stdio};
 use serde_json::json;
 
 use crate::every_host::network::{SET_UP_EXITS, assert_passed, frames};
+use crate::harness::finished::printed;
 use crate::harness::front_end::FrontEnd;
 use crate::harness::host::assert_nothing_is_left;
 use crate::harness::interface::Interface;
 use crate::harness::jobs::{READ_HEAD, WAIT_FOR_NVME, head_sha256, reboot_once};
 use crate::harness::kernel_log::KernelLog;
-use crate::harness::running::{Running, printed};
+use crate::harness::running::Running;
 use crate::harness::scratch::VHOST_MARK;
 use crate::harness::{Vmm, finished::Finished};
 
