@@ -261,7 +261,7 @@ done
             .into_iter()
             .filter(|(_, driver, _)| *driver != "e1000e")
             .map(|(name, driver, kind)| match driver {
-                "igb" => (name, driver, "msi"),
+                "igb" | "megaraid_sas" => (name, driver, "msi"),
                 _ if kind == "msix" => (name, driver, "line"),
                 _ => (name, driver, kind),
             })
