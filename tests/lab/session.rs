@@ -71,10 +71,6 @@ pub(crate) enum SessionError {
         "--lpar is for hosts that are LPARs (--host lpar9-64k, lpar9-4k or lpar10-64k), and {0} is none"
     )]
     NoLpar(&'static str),
-    #[error(
-        "{0} has no host bridge left for --device beside two --with: leave one of them out, or take an LPAR"
-    )]
-    NoBridge(&'static str),
     #[error("{0}")]
     GuestKernel(String),
     #[error("not in the host, so not fetched: {}", paths.join(", "))]
@@ -177,10 +173,6 @@ impl Session<'_> {
         let kind = self.host.host;
         if !self.host.lpar.is_empty() && !kind.is_lpar() {
             return Err(SessionError::NoLpar(kind.name()));
-        }
-        let has_both = extra_packages(self.host).is_some() && next_emulator(self.host).is_some();
-        if !self.host.device.is_empty() && has_both && !kind.is_lpar() {
-            return Err(SessionError::NoBridge(kind.name()));
         }
         let mut sources = self.host.copy.iter().map(|copy| &copy.source);
         match sources.find(|source| !source.exists()) {

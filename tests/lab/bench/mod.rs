@@ -28,7 +28,7 @@ use agreement::Agreement;
 use crate::cli::{BenchArgs, Copy, Extra, Fetch, HostArgs};
 use crate::command::{self, CommandError, quoted};
 use crate::cross_build::{self, BuildError};
-use crate::host::HostKind;
+use crate::host::{DeviceKind, HostKind};
 use crate::images::system::System;
 use crate::images::{self, BootFiles};
 use crate::kernels::{KernelArgs, PageSize};
@@ -152,6 +152,8 @@ fn emulated(workspace: &Workspace, args: &BenchArgs, results: &Path) -> Result<(
     host.lpar.clone_from(&args.lpar);
     host.icount = true;
     host.hugepages = true;
+    // The emulator keeps no count of the other's line.
+    host.device = vec![DeviceKind::NvmeNoDbcs];
     host.with = vec![Extra::Qemu, Extra::NextQemu];
     let mut copies = vec![
         (program, PROGRAM_IN_HOST.to_owned()),
@@ -204,11 +206,12 @@ fn script(workspace: &Workspace, args: &BenchArgs, host: &HostArgs) -> Result<St
     }
     Ok(format!(
         "sleep 5
+         line=${{LAB_DEVICES##*nvme-no-dbcs=}}
          exec {PROGRAM_IN_HOST} run --output {RESULTS_IN_HOST} --guest {GUEST_IN_HOST} \
              --next-qemu qemu-system-ppc64-next \
              --kernel /boot/vmlinux --initrd /boot/initrd --system {SYSTEM_IN_HOST} \
              --counts-instructions \
-             --vfio $LAB_NVME --second $LAB_NIC{more}"
+             --vfio $LAB_NVME --second $LAB_NIC --by-line ${{line%% *}}{more}"
     ))
 }
 

@@ -280,6 +280,10 @@ fn reads(results: &Results, targets: &mut Vec<Target>) {
             Peer::Auto.qemu(),
             1.0,
         );
+        // Each is one interrupt.
+        for line in ["line-windows-on-", "line-xics-windows-on-"] {
+            beside(name(line, random), Peer::Auto, Peer::Auto.qemu(), 0.9);
+        }
         // These make none.
         for read in [random, sequential] {
             beside(

@@ -40,6 +40,9 @@ pub(crate) enum DeviceKind {
     Nvme,
     /// One with a memory buffer of 16 MiB for queues, which it takes to be where its BAR is (before NVMe 1.4)
     NvmeBuffer,
+    /// One whose doorbells are registers and nothing else, as real ones have them: the others take them in memory too
+    /// (Doorbell Buffer Config)
+    NvmeNoDbcs,
     /// A device whose registers count accesses, with a BAR of 32 GiB and no interrupt
     PciTestdev,
     /// Memory of 4 MiB as a BAR, and no interrupt
@@ -129,6 +132,7 @@ impl DeviceKind {
             Self::Igb | Self::IgbVf => card("igb"),
             Self::Nvme => nvme(place, drive(), ""),
             Self::NvmeBuffer => nvme(place, drive(), ",cmb_size_mb=16,legacy-cmb=on"),
+            Self::NvmeNoDbcs => nvme(place, drive(), ",dbcs=off"),
             Self::PciTestdev => device(format!("pci-testdev,bus={bus},membar=32G")).to_vec(),
             Self::IvshmemPlain => shared_memory(place),
             Self::Switch => self.switch(place, files),
@@ -360,8 +364,8 @@ mod tests {
             .map(|kind| kind.name())
             .collect();
         let expected = "e1000 e1000e rtl8139 rtl8139-pair edu ich9-ahci usb-ehci usb-xhci \
-                        megasas igb igb-vf nvme nvme-buffer pci-testdev ivshmem-plain switch \
-                        pci-bridge";
+                        megasas igb igb-vf nvme nvme-buffer nvme-no-dbcs pci-testdev ivshmem-plain \
+                        switch pci-bridge";
         assert_eq!(names.join(" "), expected);
     }
 }

@@ -203,27 +203,28 @@ fn add_devices(command: &mut Command, settings: &Settings<'_>) {
         ]);
     }
     command.args(["-device", "virtconsole,chardev=terminal,name=lab.terminal"]);
-    let share = |command: &mut Command, name, folder, options, number| {
-        share(
-            command,
-            name,
-            folder,
-            options,
-            &format!("bus={},{virtio}", bus(number)),
-        );
+    let share = |command: &mut Command, name, folder, options, place: &str| {
+        share(command, name, folder, options, &format!("{place},{virtio}"));
     };
-    share(command, "run", settings.share, "", 0);
-    if let Some(extra) = settings.extra {
-        share(command, "extra", extra, ",readonly=on", 2);
-    }
-    if let Some(next) = settings.next {
-        share(command, "next", next, ",readonly=on", 5);
-    }
-    let bridge = match (platform, settings.next) {
-        (Platform::Lpar, _) => 6,
-        (Platform::BareMetal, None) => 5,
-        (Platform::BareMetal, Some(_)) => 2,
+    share(
+        command,
+        "run",
+        settings.share,
+        "",
+        &format!("bus={}", bus(0)),
+    );
+    // Two functions of one device where host bridges are few: the last is for further devices.
+    let place = |function| format!("bus={},addr=0.{function},multifunction=on", bus(2));
+    let (extra, next, bridge) = match platform {
+        Platform::BareMetal => (place(0), place(u8::from(settings.extra.is_some())), 5),
+        Platform::Lpar => (format!("bus={}", bus(2)), format!("bus={}", bus(5)), 6),
     };
+    if let Some(folder) = settings.extra {
+        share(command, "extra", folder, ",readonly=on", &extra);
+    }
+    if let Some(folder) = settings.next {
+        share(command, "next", folder, ",readonly=on", &next);
+    }
     command.args(devices::options(
         platform,
         bridge,

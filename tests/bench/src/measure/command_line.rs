@@ -50,6 +50,9 @@ pub(crate) struct RunArguments {
     /// A second one, in another group
     #[arg(long, value_name = "DDDD:BB:DD.F")]
     pub(crate) second: Option<PciAddress>,
+    /// An NVMe whose guests are interrupted by its line, if it is not that of --vfio
+    #[arg(long, value_name = "DDDD:BB:DD.F")]
+    pub(crate) by_line: Option<PciAddress>,
     /// A Linux guest's kernel; without one no boots and no reads are measured
     #[arg(long, value_name = "FILE", requires = "initrd")]
     pub(crate) kernel: Option<PathBuf>,

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use spapr_devices::vfio::{HostPaths, Platform};
+use spapr_devices::vfio::{HostPaths, PciAddress, Platform};
 use spapr_lab::benchmark::results::{Defences, Peer};
 use spapr_lab::benchmark::row::{Row, RowError, Unit};
 use spapr_lab::cpio::Archive;
@@ -62,6 +62,14 @@ impl Interrupts {
         match self {
             Self::Messages => "",
             Self::Lines => " pci=nomsi",
+        }
+    }
+
+    /// The device that is passed through.
+    fn device(self, arguments: &RunArguments) -> Option<PciAddress> {
+        match self {
+            Self::Messages => arguments.vfio,
+            Self::Lines => arguments.by_line.or(arguments.vfio),
         }
     }
 }
@@ -246,7 +254,7 @@ impl Linux {
             cpus: 1,
             // One thing at a time.
             devices: match self.equipment {
-                Equipment::Passed => arguments.vfio.into_iter().collect(),
+                Equipment::Passed => run.interrupts.device(arguments).into_iter().collect(),
                 _ => Vec::new(),
             },
             windows: run.windows,
