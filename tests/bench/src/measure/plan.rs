@@ -30,7 +30,7 @@ const FLOORS: [Peer; 4] = [
 /// after 1, 3, 7, 15, 31, 63, … of them, and a moment later that is no longer felt.
 const SETTLE: &str = "settle=50";
 /// The Linux guests, each with and without its kernel's defences. All have XIVE where the host can, but
-/// four with XICS.
+/// those that say XICS.
 const LINUX_RUNS: [LinuxRun; 19] = [
     linux_run(Peer::Auto),
     linux_run(Peer::Kernel),
