@@ -4,7 +4,7 @@ use crate::harness::Vmm;
 use crate::harness::finished::{Finished, WHY_XICS};
 use crate::harness::front_end::FrontEnd;
 use crate::harness::host::{is_lpar, lab};
-use crate::harness::jobs::NAME_CONTROLLER;
+use crate::harness::interrupts::NAME_CONTROLLER;
 
 /// Why a guest has no XIVE here, in the words of this program's; none where it has.
 fn why_no_xive() -> Option<&'static str> {

@@ -6,6 +6,7 @@ pub(crate) mod disk_kills;
 mod dma;
 pub(crate) mod dma_windows;
 pub(crate) mod entropy;
+mod every_device;
 pub(crate) mod guest_kernels;
 mod host;
 mod hostile_driver;

@@ -8,8 +8,12 @@ mod long {
     use std::time::Duration;
 
     use crate::harness::Vmm;
-    use crate::harness::host::{assert_nothing_is_left, device};
+    use crate::harness::finished::Finished;
+    use crate::harness::host::{assert_nothing_is_left, device, nvme};
+    use crate::harness::interrupts::{CONTROLLERS, NAME_CONTROLLER};
     use crate::harness::jobs::{JOIN_NETWORK, WAIT_FOR_NVME, reboot_once};
+    use crate::harness::peer::Qemu;
+    use crate::harness::running::Running;
     use crate::harness::scratch::VIRTUAL_FUNCTION_MARK;
 
     const ECHOED_BYTES: u64 = 256 << 10;
@@ -51,27 +55,84 @@ echo LAB-GUEST-VECTORS $(awk '/ eth0-[rt]x/ {{ for (i = 2; i < NF - 3; i++) if (
         }
     }
 
-    #[test]
-    fn a_virtual_function_has_traffic_before_and_after_the_guests_reboot() {
-        let function = device("igb-vf");
-        let reboot = reboot_once(VIRTUAL_FUNCTION_MARK, "before-the-reboot");
-        let job = [WAIT_FOR_NVME, JOIN_NETWORK, &echo(), &reboot].concat();
-        let vmm = Vmm::job(&job).time_limit(Duration::from_secs(300));
-        let vmm = vmm.nvme().option("--vfio", &function);
-        let mut running = vmm.start();
+    /// Resets the function under a driver that is not there meanwhile; its physical function is to be told.
+    const RESET: &str = "
+function=$(basename $(readlink -f /sys/class/net/eth0/device))
+driver=$(readlink -f /sys/bus/pci/devices/$function/driver)
+echo $function >$driver/unbind
+echo 1 >/sys/bus/pci/devices/$function/reset || exit 1
+echo LAB-GUEST-IS-RESET yes
+sleep 10
+echo $function >$driver/bind
+sleep 1
+";
+    /// How often a guest uses the function: before and after its reset, in two lives.
+    const TIMES: usize = 4;
+    const LIMIT: Duration = Duration::from_secs(300);
+
+    /// What a guest does that has it; `mark` says that this guest has been here before.
+    fn job(mark: &str) -> String {
+        let reboot = reboot_once(VIRTUAL_FUNCTION_MARK, mark);
+        let echo = [JOIN_NETWORK, &echo()].concat();
+        [WAIT_FOR_NVME, &echo, RESET, &echo, NAME_CONTROLLER, &reboot].concat()
+    }
+
+    /// Has its physical function learn of each reset, of the machine's and of the guest's, and ends when that does.
+    fn finish(mut running: Running, function: &str) -> Finished {
         for life in [1, 2] {
-            // Its reset is over by then, and its driver not there yet.
+            // The machine's is over by then, and the driver not there yet.
             running.wait_for_console("Linux version", life);
-            restart_physical_function(&function);
+            restart_physical_function(function);
+            running.wait_for_console("LAB-GUEST-IS-RESET", life);
+            restart_physical_function(function);
         }
-        let finished = running.finish().assert_job_done();
-        assert_eq!(finished.number("/reboots"), 1, "{finished}");
-        assert_eq!(finished.all("DRIVER"), ["igbvf"; 2], "{finished}");
+        running.finish()
+    }
+
+    fn assert_worked(finished: &Finished, controller: &str) {
+        assert_eq!(finished.all("DRIVER"), ["igbvf"; TIMES], "{finished}");
         let bytes = ECHOED_BYTES.to_string();
-        assert_eq!(finished.all("BYTES"), [&bytes, &bytes], "{finished}");
-        assert_eq!(finished.all("ECHO"), ["same"; 2], "{finished}");
-        assert_eq!(finished.all("VECTORS"), ["2"; 2], "{finished}");
-        assert!(!finished.errors().contains("last user"), "{finished}");
-        assert_nothing_is_left();
+        assert_eq!(finished.all("BYTES"), [&bytes; TIMES], "{finished}");
+        assert_eq!(finished.all("ECHO"), ["same"; TIMES], "{finished}");
+        assert_eq!(finished.all("VECTORS"), ["2"; TIMES], "{finished}");
+        assert_eq!(finished.all("CONTROLLER"), [controller; 2], "{finished}");
+    }
+
+    #[test]
+    fn a_virtual_function_has_traffic_before_and_after_its_reset_and_the_guests_reboot() {
+        let function = device("igb-vf");
+        for (controller, name) in CONTROLLERS {
+            for windows in ["auto", "off"] {
+                let vmm = Vmm::job(&job(&format!("before-{controller}-{windows}")))
+                    .nvme_with_windows()
+                    .option("--ddw", windows)
+                    .option("--interrupt-controller", controller)
+                    .option("--vfio", &function)
+                    .time_limit(LIMIT);
+                let finished = finish(vmm.start(), &function).assert_job_done();
+                assert_eq!(finished.number("/reboots"), 1, "{finished}");
+                assert_worked(&finished, name);
+                assert!(!finished.errors().contains("last user"), "{finished}");
+                assert_nothing_is_left();
+            }
+        }
+    }
+
+    #[test]
+    fn qemus_guest_has_traffic_by_a_virtual_function_too() {
+        let function = device("igb-vf");
+        for (controller, name) in CONTROLLERS {
+            for windows in ["on", "off"] {
+                let qemu = Qemu::job(&job(&format!("before-qemu-{controller}-{windows}")), LIMIT)
+                    .machine(&format!("ic-mode={controller}"))
+                    .option("-global", &format!("spapr-pci-host-bridge.ddw={windows}"))
+                    .device(&nvme(), 0)
+                    .device(&function, 1);
+                let finished = finish(qemu.start(), &function);
+                finished.assert_status(0);
+                assert_eq!(finished.guest("STATUS"), "0", "{finished}");
+                assert_worked(&finished, name);
+            }
+        }
     }
 }

@@ -52,16 +52,6 @@ while true; do
 done
 ";
 
-/// Says which interrupt controller there is: the terminal's interrupt names it.
-pub(crate) const NAME_CONTROLLER: &str = "
-echo LAB-GUEST-CONTROLLER $(awk '/hvc_console/ { print $(NF - 3) }' /proc/interrupts)
-";
-
-/// Says which interrupt lines served devices: number, trigger and name of each.
-pub(crate) const LIST_LINES: &str = "
-awk '{ for (i = 2; i < NF; i++) if ($i == \"Level\") print \"LAB-GUEST-LINE\", $(i - 1), $i, $(i + 1) }' /proc/interrupts
-";
-
 /// Brings the network card up, and waits until its network answers.
 pub(crate) const JOIN_NETWORK: &str = "
 ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up || exit 1

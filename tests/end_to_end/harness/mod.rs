@@ -33,6 +33,7 @@ pub(crate) mod frozen;
 pub(crate) mod growth;
 pub(crate) mod host;
 pub(crate) mod interface;
+pub(crate) mod interrupts;
 pub(crate) mod jobs;
 pub(crate) mod kernel_log;
 pub(crate) mod libvirt;

@@ -7,7 +7,7 @@ use spapr_lab::peer::QEMU_MACHINE;
 
 use super::finished::Finished;
 use super::running::Running;
-use super::vmm::{Folder, INITRD, KERNEL, job_archive};
+use super::vmm::{Folder, GUESTS, INITRD, KERNEL, job_archive};
 
 /// Hosts that run tests that take long have it.
 const PROGRAM: &str = "qemu-system-ppc64";
@@ -29,6 +29,20 @@ impl Qemu {
     pub(crate) fn job(script: &str, limit: Duration) -> Self {
         let folder = Folder::new();
         let initrd = folder.initrd(INITRD.as_ref(), &job_archive(script, &[]));
+        Self::new(folder, limit)
+            .option("-m", "1G")
+            .option("-kernel", KERNEL)
+            .option("-initrd", &initrd)
+    }
+
+    /// A bare-metal guest of the tests.
+    pub(crate) fn bare_metal(guest: &str, command_line: &str, limit: Duration) -> Self {
+        Self::new(Folder::new(), limit)
+            .option("-kernel", &format!("{GUESTS}/{guest}"))
+            .option("-append", command_line)
+    }
+
+    fn new(folder: Folder, limit: Duration) -> Self {
         let qemu = Self {
             folder,
             arguments: Vec::new(),
@@ -37,12 +51,9 @@ impl Qemu {
             limit,
         };
         qemu.option("-cpu", "host")
-            .option("-m", "1G")
             .option("-display", "none")
             .option("-serial", "stdio")
             .option("-monitor", "none")
-            .option("-kernel", KERNEL)
-            .option("-initrd", &initrd)
     }
 
     /// One more option with its value.
@@ -75,6 +86,10 @@ impl Qemu {
 
     /// Runs it to its end.
     pub(crate) fn run(self) -> Finished {
+        self.start().finish()
+    }
+
+    pub(crate) fn start(self) -> Running {
         let mut command = Command::new(PROGRAM);
         command.args(["-nodefaults", "-no-user-config", "-M", &self.machine]);
         command.args(&self.arguments);
@@ -82,6 +97,6 @@ impl Qemu {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        Running::start(command, self.folder, self.limit).finish()
+        Running::start(command, self.folder, self.limit)
     }
 }

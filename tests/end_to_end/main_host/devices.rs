@@ -3,13 +3,11 @@
 use std::fs::File;
 use std::path::Path;
 
-use super::interrupt_lines::{MSI_X, without};
 use crate::harness::Vmm;
 use crate::harness::finished::Finished;
 use crate::harness::host::{assert_nothing_is_left, device, lab};
-use crate::harness::jobs::{
-    JOIN_NETWORK, LIST_LINES, READ_ALL, WAIT_FOR_NVME, data_sha256, head_sha256,
-};
+use crate::harness::interrupts::{LIST_LINES, MSI_X, without};
+use crate::harness::jobs::{JOIN_NETWORK, READ_ALL, WAIT_FOR_NVME, data_sha256, head_sha256};
 use crate::harness::tce_handlers::Handler;
 
 /// Takes the NVMe from its driver and gives it back, time and again; says how many interrupt

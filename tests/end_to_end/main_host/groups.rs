@@ -6,10 +6,10 @@ mod long {
     use std::time::Duration;
 
     use super::super::devices::LIST_DEVICES;
-    use super::super::interrupt_lines::{NO_MSI, lines_of};
     use crate::harness::Vmm;
     use crate::harness::host::{assert_nothing_is_left, device, group_of, members_of};
-    use crate::harness::jobs::{JOIN_NETWORK, LIST_LINES, head_sha256, reboot_once_by_disk};
+    use crate::harness::interrupts::{LIST_LINES, NO_MSI, lines_of};
+    use crate::harness::jobs::{JOIN_NETWORK, head_sha256, reboot_once_by_disk};
 
     const ECHOED_BYTES: u64 = 256 << 10;
 

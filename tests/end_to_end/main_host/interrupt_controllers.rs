@@ -3,9 +3,8 @@
 use crate::harness::Vmm;
 use crate::harness::finished::{Finished, WHY_XICS};
 use crate::harness::host::assert_nothing_is_left;
-use crate::harness::jobs::{
-    NAME_CONTROLLER, READ_ALL, READ_SMALL, SMALL_READS, WAIT_FOR_NVME, data_sha256,
-};
+use crate::harness::interrupts::NAME_CONTROLLER;
+use crate::harness::jobs::{READ_ALL, READ_SMALL, SMALL_READS, WAIT_FOR_NVME, data_sha256};
 use crate::harness::refusal::{KVM_CAP_PPC_IRQ_XIVE, Refusal, request};
 
 /// Interrupts of the NVMe so far, and of processors by each other.

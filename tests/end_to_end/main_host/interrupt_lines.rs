@@ -5,26 +5,13 @@ use std::time::Duration;
 
 use super::devices::{ECHOED_BYTES, FRAME_BYTES, use_both};
 use crate::harness::Vmm;
-use crate::harness::faults::{Answer, Fault};
 use crate::harness::finished::Finished;
 use crate::harness::host::{self, assert_nothing_is_left};
-use crate::harness::jobs::{
-    JOIN_NETWORK, LIST_LINES, NAME_CONTROLLER, READ_HEAD, WAIT_FOR_NVME, head_sha256,
+use crate::harness::interrupts::{
+    CONTROLLERS, LIST_LINES, MSI, MSI_X, NAME_CONTROLLER, NO_MSI, lines_of, without,
 };
-use crate::harness::refusal::request;
+use crate::harness::jobs::{JOIN_NETWORK, READ_HEAD, WAIT_FOR_NVME, head_sha256};
 use crate::harness::scratch::LINES_MARK;
-
-/// Linux' drivers then use no MSI.
-pub(super) const NO_MSI: (&str, &str) = ("--append", "console=hvc0 pci=nomsi");
-/// The interrupt controllers, with what Linux calls them.
-pub(super) const CONTROLLERS: [(&str, &str); 2] = [("xive", "XIVE-IRQ"), ("xics", "XICS")];
-
-/// The level-triggered interrupts of a guest, with their names.
-pub(super) fn lines_of(finished: &Finished) -> Vec<&str> {
-    let mut lines = finished.all("LINE");
-    lines.sort_unstable();
-    lines
-}
 
 /// Has two devices do DMA at once, each by its line; lines are numbered from 0x1200 on, four for each bridge.
 fn use_lines_of_both(controller: &str) -> Finished {
@@ -68,27 +55,37 @@ echo LAB-GUEST-TROUBLE $(dmesg | grep -c -i -e 'nvme.*timeout' -e 'nobody cared'
     )
 }
 
-/// Has a guest with one processor take as many interrupts of a line. With two, the emulated NVMe keeps its line raised
-/// although its queue is empty (docs/devices.md).
+/// Has guests with one processor and with two take as many interrupts of a line, each for a read of an NVMe without
+/// doorbells in memory: of one with them, the emulator loses count and keeps the line raised (docs/devices.md).
 fn take_all(controllers: &[(&str, &str)], count: u64, limit: Duration) {
+    let device = host::device("nvme-no-dbcs");
     for (controller, name) in controllers {
-        let take = take_interrupts(count);
-        let job = [WAIT_FOR_NVME, NAME_CONTROLLER, &take, LIST_LINES, READ_HEAD].concat();
-        let vmm = Vmm::job(&job).nvme_with_windows().time_limit(limit);
-        let finished = vmm
-            .option(NO_MSI.0, NO_MSI.1)
-            .option("--interrupt-controller", controller)
-            .run()
-            .assert_job_done();
-        assert_eq!(finished.guest("CONTROLLER"), *name, "{finished}");
-        let expected = ["4608 Level nvme0q0,"];
-        assert_eq!(lines_of(&finished), expected, "{finished}");
-        assert_eq!(finished.guest("TROUBLE"), "0", "{finished}");
-        let taken: u64 = finished.guest("TAKEN").parse().expect("a number");
-        // None is lost; one that is served late may be followed by one that finds nothing to do.
-        assert!((count..=count * 5 / 2).contains(&taken), "{finished}");
-        assert_eq!(finished.guest("SHA256"), head_sha256(), "{finished}");
-        assert_nothing_is_left();
+        for cpus in ["1", "2"] {
+            let take = take_interrupts(count);
+            let job = [WAIT_FOR_NVME, NAME_CONTROLLER, &take, LIST_LINES, READ_HEAD].concat();
+            let vmm = Vmm::job(&job).option("--vfio", &device).time_limit(limit);
+            let finished = vmm
+                .option("--cpus", cpus)
+                .option(NO_MSI.0, NO_MSI.1)
+                .option("--interrupt-controller", controller)
+                .run()
+                .assert_job_done();
+            assert_eq!(finished.guest("CONTROLLER"), *name, "{finished}");
+            let [line] = lines_of(&finished)[..] else {
+                panic!("not one line: {finished}");
+            };
+            assert!(line.starts_with("4608 Level nvme0q0,"), "{finished}");
+            assert_eq!(finished.guest("TROUBLE"), "0", "{finished}");
+            let taken: u64 = finished.guest("TAKEN").parse().expect("a number");
+            // None is lost; with XICS, one that is served late may be followed by one that finds nothing to do.
+            let most = match *controller {
+                "xive" => count + count / 100,
+                _ => count * 5 / 2,
+            };
+            assert!((count..=most).contains(&taken), "{taken} {finished}");
+            assert_eq!(finished.guest("SHA256"), head_sha256(), "{finished}");
+            assert_nothing_is_left();
+        }
     }
 }
 
@@ -155,21 +152,6 @@ fn a_line_that_the_guest_has_its_device_not_raise_is_silent_until_it_may() {
         assert_eq!(finished.guest("TROUBLE"), "0", "{finished}");
         assert_eq!(finished.guest("SHA256"), head_sha256(), "{finished}");
     }
-}
-
-/// Where the argument of VFIO_DEVICE_GET_IRQ_INFO has the kind of interrupt.
-const KIND: u64 = 8;
-
-/// VFIO's numbers of MSI and MSI-X.
-const MSI: u32 = 1;
-pub(super) const MSI_X: u32 = 2;
-
-/// A guest whose device seems to have no interrupts of these kinds.
-pub(super) fn without(vmm: Vmm, kinds: &[u32]) -> Vmm {
-    kinds.iter().fold(vmm, |vmm, kind| {
-        let none = Fault::always(request::VFIO_DEVICE_GET_IRQ_INFO, Answer::Value(0));
-        vmm.with_fault(&none.with_field((KIND, *kind)))
-    })
 }
 
 #[test]

@@ -18,7 +18,6 @@ mod dump;
 mod edu;
 mod eeh;
 mod entropy;
-mod every_device;
 mod expansion_rom;
 mod filesystem;
 mod first_mappings_at_once;

@@ -38,11 +38,14 @@ pub(crate) enum DeviceKind {
     IgbVf,
     /// An NVMe
     Nvme,
-    /// One with a memory buffer of 16 MiB for queues, which it takes to be where its BAR is (before NVMe 1.4)
-    NvmeBuffer,
-    /// One whose doorbells are registers and nothing else, as real ones have them: the others take them in memory too
-    /// (Doorbell Buffer Config)
+    /// One whose doorbells are registers and nothing else, as real ones have them: the plain one takes them in memory
+    /// too (Doorbell Buffer Config)
     NvmeNoDbcs,
+    /// One like that with a memory buffer of 16 MiB for queues, which it takes to be where its BAR is (before NVMe 1.4)
+    NvmeBuffer,
+    /// One like that with 2,048 vectors of MSI-X, which is the most
+    #[value(name = "nvme-2048")]
+    Nvme2048,
     /// A device whose registers count accesses, with a BAR of 32 GiB and no interrupt
     PciTestdev,
     /// Memory of 4 MiB as a BAR, and no interrupt
@@ -131,8 +134,9 @@ impl DeviceKind {
             .concat(),
             Self::Igb | Self::IgbVf => card("igb"),
             Self::Nvme => nvme(place, drive(), ""),
-            Self::NvmeBuffer => nvme(place, drive(), ",cmb_size_mb=16,legacy-cmb=on"),
             Self::NvmeNoDbcs => nvme(place, drive(), ",dbcs=off"),
+            Self::NvmeBuffer => nvme(place, drive(), ",dbcs=off,cmb_size_mb=16,legacy-cmb=on"),
+            Self::Nvme2048 => nvme(place, drive(), ",dbcs=off,msix_qsize=2048"),
             Self::PciTestdev => device(format!("pci-testdev,bus={bus},membar=32G")).to_vec(),
             Self::IvshmemPlain => shared_memory(place),
             Self::Switch => self.switch(place, files),
@@ -364,8 +368,8 @@ mod tests {
             .map(|kind| kind.name())
             .collect();
         let expected = "e1000 e1000e rtl8139 rtl8139-pair edu ich9-ahci usb-ehci usb-xhci \
-                        megasas igb igb-vf nvme nvme-buffer nvme-no-dbcs pci-testdev ivshmem-plain \
-                        switch pci-bridge";
+                        megasas igb igb-vf nvme nvme-no-dbcs nvme-buffer nvme-2048 pci-testdev \
+                        ivshmem-plain switch pci-bridge";
         assert_eq!(names.join(" "), expected);
     }
 }

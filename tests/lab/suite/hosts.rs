@@ -49,16 +49,21 @@ const SECOND_LANE_TESTS: [&str; 6] = [
 /// pending (`cq_pending` in QEMU's hw/nvme/ctrl.c), does not forget them with a guest that ends while it reads, and
 /// from then on keeps its line raised, for whoever uses its line.
 const LINE_TESTS: &str = "main_host::interrupt_lines::";
-/// Tests that are those of the one kind of host that can have a virtual function, if they take long
-/// ([`DeviceKind::IgbVf`]).
-const VIRTUAL_FUNCTION_TESTS: &str = "every_host::virtual_functions::";
-/// The host that has it.
-const VIRTUAL_FUNCTION_HOST: HostKind = HostKind::P9Pages4k;
+/// Tests that want devices of hosts that run those that take long, and the hosts that have them. Bare metal with pages of
+/// 4 KiB alone can have a virtual function ([`DeviceKind::IgbVf`]).
+const TESTS_OF_DEVICES: [(&str, &[HostKind]); 2] = [
+    ("every_host::virtual_functions::", &[HostKind::P9Pages4k]),
+    (
+        "every_host::every_device::",
+        &[MAIN_HOST, HostKind::Lpar9Pages64k],
+    ),
+];
 /// A host whose guests get no interrupts of devices, so that few tests can pass in it (docs/lpar.md).
 const WITHOUT_INTERRUPTS: HostKind = HostKind::Lpar10Pages64k;
 /// Devices that the main host has for its tests.
-const TESTS_DEVICES: [DeviceKind; 7] = [
+const TESTS_DEVICES: [DeviceKind; 8] = [
     DeviceKind::Rtl8139,
+    DeviceKind::NvmeNoDbcs,
     DeviceKind::Ich9Ahci,
     DeviceKind::UsbEhci,
     DeviceKind::Rtl8139Pair,
@@ -67,13 +72,28 @@ const TESTS_DEVICES: [DeviceKind; 7] = [
     DeviceKind::Igb,
 ];
 /// Those that it has beside them for tests that take long.
-const LONG_TESTS_DEVICES: [DeviceKind; 6] = [
+const LONG_TESTS_DEVICES: &[DeviceKind] = &[
     DeviceKind::UsbXhci,
     DeviceKind::Megasas,
     DeviceKind::NvmeBuffer,
+    DeviceKind::Nvme2048,
     DeviceKind::Switch,
     DeviceKind::PciBridge,
     DeviceKind::IvshmemPlain,
+];
+/// Those that an LPAR has for them.
+const LPAR_LONG_TESTS_DEVICES: &[DeviceKind] = &[
+    DeviceKind::E1000,
+    DeviceKind::Rtl8139,
+    DeviceKind::NvmeNoDbcs,
+    DeviceKind::NvmeBuffer,
+    DeviceKind::Nvme2048,
+    DeviceKind::Ich9Ahci,
+    DeviceKind::UsbEhci,
+    DeviceKind::UsbXhci,
+    DeviceKind::Megasas,
+    DeviceKind::Igb,
+    DeviceKind::PciBridge,
 ];
 /// The host that runs them, unless hosts are named.
 const MAIN_HOST: HostKind = HostKind::P9Pages64k;
@@ -228,17 +248,33 @@ impl Wanted {
             let skipped = left_out.flat_map(|(_, _, tests)| *tests);
             arguments.extend(skipped.map(|skipped| format!("--skip {skipped}")));
         }
-        if !self.has_virtual_function() {
-            arguments.push(format!("--skip {VIRTUAL_FUNCTION_TESTS}"));
-        }
+        let absent = TESTS_OF_DEVICES
+            .iter()
+            .filter(|(_, hosts)| !self.takes_long() || !hosts.contains(&self.kind));
+        arguments.extend(absent.map(|(tests, _)| format!("--skip {tests}")));
         arguments.push(self.tests.arguments(filter));
         arguments.join(" ")
     }
 
-    /// Whether it has a virtual function, for tests that take long.
-    fn has_virtual_function(&self) -> bool {
-        let long = matches!(self.tests, Tests::Long | Tests::LongOfEveryHost);
-        long && self.kind == VIRTUAL_FUNCTION_HOST
+    /// Whether it runs tests that take long, other than libvirt's.
+    fn takes_long(&self) -> bool {
+        matches!(self.tests, Tests::Long | Tests::LongOfEveryHost)
+    }
+
+    /// The devices that it has for its tests.
+    fn devices(&self) -> Vec<DeviceKind> {
+        let always: &[DeviceKind] = match self.kind {
+            MAIN_HOST => &TESTS_DEVICES,
+            _ => &[],
+        };
+        let long: &[DeviceKind] = match self.kind {
+            _ if !self.takes_long() => &[],
+            MAIN_HOST => LONG_TESTS_DEVICES,
+            HostKind::P9Pages4k => &[DeviceKind::IgbVf],
+            HostKind::Lpar9Pages64k => LPAR_LONG_TESTS_DEVICES,
+            _ => &[],
+        };
+        [always, long].concat()
     }
 
     /// The host's name, its kernel if it is not the usual one, and which tests.
@@ -385,16 +421,10 @@ impl InHosts<'_> {
         host.hugepages = true;
         host.kernels = wanted.kernels;
         host.lpar.clone_from(&self.args.lpar);
-        if wanted.kind == MAIN_HOST {
-            host.device.extend(TESTS_DEVICES);
-            if wanted.tests == Tests::Long {
-                host.device.extend(LONG_TESTS_DEVICES);
-                // With which some of them compare.
-                host.with.push(Extra::Qemu);
-            }
-        }
-        if wanted.has_virtual_function() {
-            host.device.push(DeviceKind::IgbVf);
+        host.device.extend(wanted.devices());
+        if wanted.takes_long() {
+            // With which some of them compare.
+            host.with.push(Extra::Qemu);
         }
         host.device.extend(&self.args.device);
         host.all_guest_kernels = true;

@@ -2,7 +2,7 @@
 //! memory into its buffer and from there to another page, each page mapped in the default DMA window. Reckoning and
 //! copying end with an interrupt, by MSI or, with `interrupt=line lisn=NUMBER` on the command line, by the line that is
 //! that source. Then it raises twenty interrupts by itself. It says what came of it (idle are
-//! interrupts that find nothing to do), and powers off:
+//! interrupts that find nothing to do), and powers off or, with `then=reboot`, starts the machine again, for ever:
 //!
 //!     EDU controller=xive|xics identity=0xHEX inverted=0xHEX factorial=NUMBER copied=same|different interrupts=COUNT idle=COUNT left=STATUS
 #![cfg_attr(target_arch = "powerpc64", no_std, no_main)]
@@ -22,7 +22,7 @@ mod guest {
     use spapr_test_guests::dma_window::{PAGE_BYTES, Permission, Window};
     use spapr_test_guests::machine::{HostBridge, Machine, PciFunction};
     use spapr_test_guests::pci::ConfigSpace;
-    use spapr_test_guests::rtas;
+    use spapr_test_guests::rtas::{self, token};
 
     use crate::device::{Direction, Edu};
     use crate::source::Source;
@@ -80,6 +80,11 @@ mod guest {
         )
         .unwrap_or_default();
         line.print().unwrap_or_default();
+        if machine.argument("then") == Some("reboot") {
+            // SAFETY: nothing comes after it.
+            unsafe { rtas::call(token::SYSTEM_REBOOT, &[], &mut [0]) };
+            rtas::stop_with("the machine does not start again");
+        }
     }
 
     fn find(
