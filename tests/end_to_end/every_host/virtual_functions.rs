@@ -55,33 +55,55 @@ echo LAB-GUEST-VECTORS $(awk '/ eth0-[rt]x/ {{ for (i = 2; i < NF - 3; i++) if (
         }
     }
 
-    /// Resets the function under a driver that is not there meanwhile; its physical function is to be told.
+    /// Resets the function while it has no driver, and gives it back to that until it has traffic again, for its physical
+    /// function is to be told meanwhile.
     const RESET: &str = "
 function=$(basename $(readlink -f /sys/class/net/eth0/device))
 driver=$(readlink -f /sys/bus/pci/devices/$function/driver)
 echo $function >$driver/unbind
 echo 1 >/sys/bus/pci/devices/$function/reset || exit 1
 echo LAB-GUEST-IS-RESET yes
-sleep 10
-echo $function >$driver/bind
-sleep 1
+for _ in 1 2 3 4 5 6; do
+    sleep 5
+    echo $function >$driver/bind
+    sleep 1
+    ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up
+    ping -c 5 -W 1 10.0.2.2 >/dev/null && break
+    echo $function >$driver/unbind
+done
 ";
+    /// What a guest's kernel says as it starts; before that, it names itself to firmware that is QEMU's (SLOF) as well.
+    const STARTED: &str = "] Linux version";
     /// How often a guest uses the function: before and after its reset, in two lives.
     const TIMES: usize = 4;
     const LIMIT: Duration = Duration::from_secs(300);
+
+    /// Says how many dynamic windows there are.
+    const COUNT_WINDOWS: &str = "
+echo LAB-GUEST-WINDOWS $(find /proc/device-tree/ -name 'linux,d*64-ddr-window-info' | wc -l)
+";
 
     /// What a guest does that has it; `mark` says that this guest has been here before.
     fn job(mark: &str) -> String {
         let reboot = reboot_once(VIRTUAL_FUNCTION_MARK, mark);
         let echo = [JOIN_NETWORK, &echo()].concat();
-        [WAIT_FOR_NVME, &echo, RESET, &echo, NAME_CONTROLLER, &reboot].concat()
+        [
+            WAIT_FOR_NVME,
+            &echo,
+            RESET,
+            &echo,
+            NAME_CONTROLLER,
+            COUNT_WINDOWS,
+            &reboot,
+        ]
+        .concat()
     }
 
     /// Has its physical function learn of each reset, of the machine's and of the guest's, and ends when that does.
     fn finish(mut running: Running, function: &str) -> Finished {
         for life in [1, 2] {
             // The machine's is over by then, and the driver not there yet.
-            running.wait_for_console("Linux version", life);
+            running.wait_for_console(STARTED, life);
             restart_physical_function(function);
             running.wait_for_console("LAB-GUEST-IS-RESET", life);
             restart_physical_function(function);
@@ -89,13 +111,16 @@ sleep 1
         running.finish()
     }
 
-    fn assert_worked(finished: &Finished, controller: &str) {
+    fn assert_worked(finished: &Finished, controller: &str, has_windows: bool) {
         assert_eq!(finished.all("DRIVER"), ["igbvf"; TIMES], "{finished}");
         let bytes = ECHOED_BYTES.to_string();
         assert_eq!(finished.all("BYTES"), [&bytes; TIMES], "{finished}");
         assert_eq!(finished.all("ECHO"), ["same"; TIMES], "{finished}");
         assert_eq!(finished.all("VECTORS"), ["2"; TIMES], "{finished}");
         assert_eq!(finished.all("CONTROLLER"), [controller; 2], "{finished}");
+        for windows in finished.all("WINDOWS") {
+            assert_eq!(windows != "0", has_windows, "{finished}");
+        }
     }
 
     #[test]
@@ -111,7 +136,7 @@ sleep 1
                     .time_limit(LIMIT);
                 let finished = finish(vmm.start(), &function).assert_job_done();
                 assert_eq!(finished.number("/reboots"), 1, "{finished}");
-                assert_worked(&finished, name);
+                assert_worked(&finished, name, windows != "off");
                 assert!(!finished.errors().contains("last user"), "{finished}");
                 assert_nothing_is_left();
             }
@@ -131,7 +156,7 @@ sleep 1
                 let finished = finish(qemu.start(), &function);
                 finished.assert_status(0);
                 assert_eq!(finished.guest("STATUS"), "0", "{finished}");
-                assert_worked(&finished, name);
+                assert_worked(&finished, name, windows != "off");
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The host: its devices, its ordinary user, its modules, and its pinned memory.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -92,20 +93,39 @@ pub(crate) fn group_node() -> PathBuf {
 
 /// Opens the NVMe's group, which one process at a time can.
 pub(crate) fn open_group() -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).open(group_node())
+    open(&group_node())
 }
 
-/// Fails unless nothing is left of runs that have ended: the group can be opened, and no memory
+fn open(node: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(node)
+}
+
+/// Fails unless nothing is left of runs that have ended: the groups of all devices can be opened, and no memory
 /// is pinned.
 #[track_caller]
 pub(crate) fn assert_nothing_is_left() {
-    drop(open_group().expect("the group is still in use"));
+    for group in groups() {
+        let file = open(&Path::new("/dev/vfio").join(&group));
+        drop(file.unwrap_or_else(|error| panic!("group {group} is still in use: {error}")));
+    }
     // The kernel gives pinned pages back after the process has ended.
     let deadline = Instant::now() + Duration::from_secs(10);
     while pinned_pages() != 0 && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(100));
     }
     assert_eq!(pinned_pages(), 0, "pages of the host that are still pinned");
+}
+
+/// Numbers of the groups of all devices that are bound to vfio-pci.
+fn groups() -> BTreeSet<String> {
+    let devices = lab("LAB_DEVICES");
+    let more = devices
+        .split_whitespace()
+        .filter_map(|it| it.split_once('='));
+    let all = [nvme(), nic()]
+        .into_iter()
+        .chain(more.map(|it| it.1.to_owned()));
+    all.map(|device| group_of(&device)).collect()
 }
 
 /// Has the lab look, when the host is off, whether this part of the NVMe has this digest.

@@ -85,14 +85,14 @@ fi
 /// The block of 4 KiB of a disk, behind its data, that says whether the guest has been here before.
 const MARK_BLOCK: u64 = (64 << 20) / 4096;
 
-/// Reboots in the guest's first life, which leaves a mark on `disk`, which the lab does not look at afterwards; the
+/// Reboots in the guest's first life, which leaves `mark` on `disk`, which the lab does not look at afterwards; the
 /// second one takes that away, and goes on.
-pub(crate) fn reboot_once_by_disk(disk: &str) -> String {
+pub(crate) fn reboot_once_by_disk(disk: &str, mark: &str) -> String {
     format!(
         "
 dd if={disk} of=/tmp/mark bs=4096 skip={MARK_BLOCK} count=1 iflag=direct 2>/dev/null
-if ! grep -q here-before /tmp/mark; then
-    printf '%-4096s' here-before |
+if ! grep -q {mark} /tmp/mark; then
+    printf '%-4096s' {mark} |
         dd of={disk} bs=4096 seek={MARK_BLOCK} iflag=fullblock oflag=direct || exit 1
     reboot -f
     sleep 60

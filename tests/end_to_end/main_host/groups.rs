@@ -49,7 +49,7 @@ echo LAB-GUEST-SHA256 $(sort -u /tmp/digests)
     /// level-triggered interrupts of both lives.
     fn use_pair(card: &str, disk: &str, options: &[(&str, &str)]) -> Vec<String> {
         let work = read_and_echo();
-        let reboot = reboot_once_by_disk("/dev/sda");
+        let reboot = reboot_once_by_disk("/dev/sda", &format!("{card}-{disk}"));
         let job = [WAIT_FOR_DISK, JOIN_NETWORK, &work, LIST_LINES, &reboot];
         let vmm = Vmm::job(&job.concat())
             .time_limit(Duration::from_secs(300))

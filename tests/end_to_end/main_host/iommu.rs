@@ -350,6 +350,13 @@ mod long {
     }
 
     #[test]
+    fn an_nvme_with_2048_vectors_is_said_to_have_them() {
+        let report = ask(&[&host::device("nvme-2048")]);
+        let interrupts = &report["groups"][0]["members"][0]["interrupts"];
+        assert_eq!(interrupts["msi_x"], 2048, "{report:#}");
+    }
+
+    #[test]
     fn with_smaller_regions_less_is_locked_as_predicted() {
         let report = ask(&[&host::nvme(), "--ddw", "off", "--lock-region", "64M"]);
         assert_eq!(report["region_bytes"], 64 << 20, "{report:#}");

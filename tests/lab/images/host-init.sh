@@ -86,7 +86,8 @@ LAB_NVME=$(device 0001)
 LAB_NIC=$(device 0003)
 # Further devices are behind the host bridges with these numbers; what is not theirs is the lab's own (virtio).
 more=
-for device in /sys/bus/pci/devices/0002:* /sys/bus/pci/devices/0005:* /sys/bus/pci/devices/000[6-9a-f]:*; do
+devices=/sys/bus/pci/devices
+for device in $devices/0002:* $devices/0005:* $devices/000[6-9a-f]:* $devices/001?:*; do
     [ -e $device ] || continue
     case $(cat $device/vendor),$(cat $device/device),$(cat $device/class) in
     0x1af4,0x1110,*) more="$more ${device##*/}" ;;

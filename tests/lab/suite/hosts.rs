@@ -12,11 +12,11 @@ use super::counting::{Counting, IN_HOST, Results, Shown};
 use super::durations::Durations;
 use super::left_out::LEFT_OUT;
 use super::tally::Tally;
-use super::{LONGEST, Part, SuiteError, part};
+use super::{LONGEST, Part, SuiteError, devices, part};
 use crate::cli::{Copy, Extra, HostArgs, TestArgs};
 use crate::command::quoted;
 use crate::cross_build;
-use crate::host::{DeviceKind, HostError, HostKind};
+use crate::host::{HostError, HostKind};
 use crate::kernels::{HostKernel, KernelArgs};
 use crate::prepare;
 use crate::progress::{report, say};
@@ -49,54 +49,10 @@ const SECOND_LANE_TESTS: [&str; 6] = [
 /// pending (`cq_pending` in QEMU's hw/nvme/ctrl.c), does not forget them with a guest that ends while it reads, and
 /// from then on keeps its line raised, for whoever uses its line.
 const LINE_TESTS: &str = "main_host::interrupt_lines::";
-/// Tests that want devices of hosts that run those that take long, and the hosts that have them. Bare metal with pages of
-/// 4 KiB alone can have a virtual function ([`DeviceKind::IgbVf`]).
-const TESTS_OF_DEVICES: [(&str, &[HostKind]); 2] = [
-    ("every_host::virtual_functions::", &[HostKind::P9Pages4k]),
-    (
-        "every_host::every_device::",
-        &[MAIN_HOST, HostKind::Lpar9Pages64k],
-    ),
-];
 /// A host whose guests get no interrupts of devices, so that few tests can pass in it (docs/lpar.md).
 const WITHOUT_INTERRUPTS: HostKind = HostKind::Lpar10Pages64k;
-/// Devices that the main host has for its tests.
-const TESTS_DEVICES: [DeviceKind; 8] = [
-    DeviceKind::Rtl8139,
-    DeviceKind::NvmeNoDbcs,
-    DeviceKind::Ich9Ahci,
-    DeviceKind::UsbEhci,
-    DeviceKind::Rtl8139Pair,
-    DeviceKind::Edu,
-    DeviceKind::PciTestdev,
-    DeviceKind::Igb,
-];
-/// Those that it has beside them for tests that take long.
-const LONG_TESTS_DEVICES: &[DeviceKind] = &[
-    DeviceKind::UsbXhci,
-    DeviceKind::Megasas,
-    DeviceKind::NvmeBuffer,
-    DeviceKind::Nvme2048,
-    DeviceKind::Switch,
-    DeviceKind::PciBridge,
-    DeviceKind::IvshmemPlain,
-];
-/// Those that an LPAR has for them.
-const LPAR_LONG_TESTS_DEVICES: &[DeviceKind] = &[
-    DeviceKind::E1000,
-    DeviceKind::Rtl8139,
-    DeviceKind::NvmeNoDbcs,
-    DeviceKind::NvmeBuffer,
-    DeviceKind::Nvme2048,
-    DeviceKind::Ich9Ahci,
-    DeviceKind::UsbEhci,
-    DeviceKind::UsbXhci,
-    DeviceKind::Megasas,
-    DeviceKind::Igb,
-    DeviceKind::PciBridge,
-];
 /// The host that runs them, unless hosts are named.
-const MAIN_HOST: HostKind = HostKind::P9Pages64k;
+pub(super) const MAIN_HOST: HostKind = HostKind::P9Pages64k;
 /// The most time a host's tests may take in all, so that a change that slows them down fails.
 const HOST_LIMIT: Duration = Duration::from_secs(2400);
 /// The same for those that take long.
@@ -171,6 +127,8 @@ enum Tests {
     Long,
     /// Those of them that are the same on every kind of host.
     LongOfEveryHost,
+    /// Those of this module, which take as long as all others.
+    LongDevices(&'static str),
     /// Those for libvirt that take long.
     LongLibvirt,
 }
@@ -182,7 +140,12 @@ fn names(filter: &[String], module: &str) -> bool {
 
 /// Whether all tests that take long are asked for, on all hosts.
 pub(super) fn are_all_long(args: &TestArgs) -> bool {
-    args.host.is_empty() && args.filter.iter().any(|filter| filter == LONG_TESTS)
+    args.host.is_empty() && whole(&args.filter)
+}
+
+/// Whether a filter names all tests that take long.
+fn whole(filter: &[String]) -> bool {
+    filter.iter().any(|filter| filter == LONG_TESTS)
 }
 
 /// The most time that a host's tests may take.
@@ -210,14 +173,18 @@ impl Tests {
             Self::SecondLane | Self::Lines | Self::Libvirt => vec![LONG_TESTS],
             Self::Long => vec![LIBVIRT_TESTS],
             Self::LongOfEveryHost => vec![LIBVIRT_TESTS, MAIN_HOST_TESTS],
-            Self::LongLibvirt => Vec::new(),
+            Self::LongDevices(_) | Self::LongLibvirt => Vec::new(),
         };
+        if matches!(self, Self::Long | Self::LongOfEveryHost) && whole(filter) {
+            skipped.extend(devices::LONGEST);
+        }
         if self == Self::OfEveryHost && filter.is_empty() {
             skipped.push(KERNEL_TESTS);
         }
         let run: Vec<&str> = match self {
             Self::SecondLane => SECOND_LANE_TESTS.to_vec(),
             Self::Lines => vec![LINE_TESTS],
+            Self::LongDevices(module) => vec![module],
             Self::LongLibvirt => LONG_LIBVIRT_TESTS.to_vec(),
             Self::Libvirt if filter.is_empty() => vec![LIBVIRT_TESTS],
             _ => filter.iter().map(String::as_str).collect(),
@@ -248,33 +215,18 @@ impl Wanted {
             let skipped = left_out.flat_map(|(_, _, tests)| *tests);
             arguments.extend(skipped.map(|skipped| format!("--skip {skipped}")));
         }
-        let absent = TESTS_OF_DEVICES
-            .iter()
-            .filter(|(_, hosts)| !self.takes_long() || !hosts.contains(&self.kind));
-        arguments.extend(absent.map(|(tests, _)| format!("--skip {tests}")));
+        let absent = devices::absent(self.kind, self.takes_long());
+        arguments.extend(absent.map(|module| format!("--skip {module}")));
         arguments.push(self.tests.arguments(filter));
         arguments.join(" ")
     }
 
     /// Whether it runs tests that take long, other than libvirt's.
     fn takes_long(&self) -> bool {
-        matches!(self.tests, Tests::Long | Tests::LongOfEveryHost)
-    }
-
-    /// The devices that it has for its tests.
-    fn devices(&self) -> Vec<DeviceKind> {
-        let always: &[DeviceKind] = match self.kind {
-            MAIN_HOST => &TESTS_DEVICES,
-            _ => &[],
-        };
-        let long: &[DeviceKind] = match self.kind {
-            _ if !self.takes_long() => &[],
-            MAIN_HOST => LONG_TESTS_DEVICES,
-            HostKind::P9Pages4k => &[DeviceKind::IgbVf],
-            HostKind::Lpar9Pages64k => LPAR_LONG_TESTS_DEVICES,
-            _ => &[],
-        };
-        [always, long].concat()
+        matches!(
+            self.tests,
+            Tests::Long | Tests::LongOfEveryHost | Tests::LongDevices(_)
+        )
     }
 
     /// The host's name, its kernel if it is not the usual one, and which tests.
@@ -289,6 +241,7 @@ impl Wanted {
             Tests::Lines => ", interrupt lines",
             Tests::Libvirt => ", libvirt",
             Tests::Long | Tests::LongOfEveryHost => ", long ones",
+            Tests::LongDevices(module) => return format!("{title}, {module}"),
             Tests::LongLibvirt => ", libvirt, long ones",
         });
         title
@@ -366,12 +319,18 @@ fn long_ones(args: &TestArgs, newer: KernelArgs, [main, others]: [Vec<HostKind>;
         let of_kind = |kind| each.iter().map(move |it| Wanted::new(kind, *it, tests));
         kinds.into_iter().flat_map(of_kind).collect()
     };
+    let with_every_device = main.iter().chain(&others);
+    let with_every_device = with_every_device
+        .filter(|kind| devices::HOSTS_WITH_EVERY_ONE.contains(kind))
+        .flat_map(|kind| devices::LONGEST.map(|module| (*kind, Tests::LongDevices(module))));
+    // With one kernel, as libvirt is, which has all that a filter could name.
+    let once: Vec<_> = with_every_device
+        .chain(main.iter().map(|kind| (*kind, Tests::LongLibvirt)))
+        .filter(|_| whole(&args.filter))
+        .map(|(kind, tests)| Wanted::new(kind, each[0], tests))
+        .collect();
     let mut main = long(main, Tests::Long);
-    // Libvirt is tried with one kernel, and with all that a filter could name.
-    let whole = args.filter.iter().any(|filter| filter == LONG_TESTS);
-    if let Some(&first) = main.first().filter(|_| whole) {
-        main.push(Wanted::new(first.kind, first.kernels, Tests::LongLibvirt));
-    }
+    main.extend(once);
     (main, long(others, Tests::LongOfEveryHost))
 }
 
@@ -421,7 +380,8 @@ impl InHosts<'_> {
         host.hugepages = true;
         host.kernels = wanted.kernels;
         host.lpar.clone_from(&self.args.lpar);
-        host.device.extend(wanted.devices());
+        host.device
+            .extend(devices::of(wanted.kind, wanted.takes_long()));
         if wanted.takes_long() {
             // With which some of them compare.
             host.with.push(Extra::Qemu);

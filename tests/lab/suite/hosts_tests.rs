@@ -85,9 +85,14 @@ fn a_host_or_a_filter_runs_all_that_fits_but_for_libvirt_and_long_ones_when_name
     let expected = [
         ("p9-64k, long ones", Tests::Long),
         ("p9-64k, forky, long ones", Tests::Long),
-        ("p9-64k, libvirt, long ones", Tests::LongLibvirt),
     ];
-    assert_eq!(main, named(&expected));
+    assert_eq!(main[..2], named(&expected));
+    let devices = ["p9-64k", "lpar9-64k"].into_iter().flat_map(|host| {
+        devices::LONGEST.map(|module| (format!("{host}, {module}"), Tests::LongDevices(module)))
+    });
+    assert_eq!(main[2..6], devices.collect::<Vec<_>>());
+    let libvirt = [("p9-64k, libvirt, long ones", Tests::LongLibvirt)];
+    assert_eq!(main[6..], named(&libvirt));
     assert_eq!(others.len(), 8);
 }
 
@@ -157,13 +162,49 @@ fn the_program_of_tests_is_told_what_to_skip_and_what_to_run() {
         "'libvirt::long::'"
     );
     let long = filters(&["long::"]);
-    assert_eq!(Tests::Long.arguments(&long), "--skip libvirt:: 'long::'");
+    let devices = skips(&devices::LONGEST);
+    assert_eq!(
+        Tests::Long.arguments(&long),
+        format!("--skip libvirt:: {devices} 'long::'")
+    );
     assert_eq!(
         Tests::LongOfEveryHost.arguments(&long),
-        "--skip libvirt:: --skip main_host:: 'long::'"
+        format!("--skip libvirt:: --skip main_host:: {devices} 'long::'")
+    );
+    let one = filters(&["every_device::long::"]);
+    assert_eq!(
+        Tests::Long.arguments(&one),
+        "--skip libvirt:: 'every_device::long::'"
+    );
+    let [module, _] = devices::LONGEST;
+    assert_eq!(
+        Tests::LongDevices(module).arguments(&long),
+        format!("'{module}'")
     );
     assert_eq!(
         Tests::LongLibvirt.arguments(&long),
         "'libvirt::long::' 'libvirt::terminals::long::'"
     );
+}
+
+#[test]
+fn tests_of_devices_run_where_those_are() {
+    let arguments = |kind, tests| Wanted::new(kind, KernelArgs::default(), tests).arguments(&[]);
+    let virtual_functions = "--skip every_host::virtual_functions::";
+    let every_device = "--skip every_host::every_device::";
+    for (kind, tests, skipped) in [
+        (MAIN_HOST, Tests::All, [true, true]),
+        (MAIN_HOST, Tests::Long, [true, false]),
+        (HostKind::P9Pages4k, Tests::LongOfEveryHost, [false, true]),
+        (
+            HostKind::Lpar9Pages64k,
+            Tests::LongOfEveryHost,
+            [true, false],
+        ),
+        (HostKind::P10Pages64k, Tests::LongOfEveryHost, [true, true]),
+    ] {
+        let arguments = arguments(kind, tests);
+        let found = [virtual_functions, every_device].map(|it| arguments.contains(it));
+        assert_eq!(found, skipped, "{arguments}");
+    }
 }

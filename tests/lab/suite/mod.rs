@@ -1,6 +1,7 @@
 //! `cargo lab test`: all tests but those with libvirt, or what a filter names, and a count of them.
 
 mod counting;
+mod devices;
 mod durations;
 mod hosts;
 mod left_out;
