@@ -53,10 +53,6 @@ mod long {
         [&DEVICES, more].concat()
     }
 
-    fn names(devices: &[Device]) -> Vec<&'static str> {
-        devices.iter().map(|it| it.0).collect()
-    }
-
     /// How many of them have a disk.
     fn disks(devices: &[Device]) -> usize {
         let cards = ["8139cp", "e1000", "e1000e", "igb"];
@@ -97,7 +93,13 @@ report() {{
     /// turn send 64 KiB to its echo server meanwhile, and get them back.
     const USE_ALL: &str = "
 start() { dd if=/dev/$1 bs=64k count=$2 iflag=direct,fullblock 2>/dev/null | digest; }
-part=$(start nvme0n1 8)
+part=
+for disk in $(disks); do
+    case $(readlink -f /sys/block/$disk) in
+    */usb*) ;;
+    *) part=$(start $disk 8) && break ;;
+    esac
+done
 read_disk() {
     case $(readlink -f /sys/block/$1) in
     */usb*)
@@ -154,9 +156,9 @@ echo LAB-GUEST-RESETS $resets
     /// How often a guest uses all: before and after their reset, in two lives.
     const TIMES: usize = 4;
 
-    /// `mark` is what the guest's first life leaves.
-    fn job(mark: &str) -> String {
-        let prepare = prepare(disks(&devices()));
+    /// Of a guest with these devices; `mark` is what its first life leaves.
+    fn job(devices: &[Device], mark: &str) -> String {
+        let prepare = prepare(disks(devices));
         let reboot = reboot_once_by_disk("/dev/$marked", mark);
         let twice = [
             &prepare,
@@ -223,29 +225,29 @@ echo LAB-GUEST-RESETS $resets
             format!("{whose}-{controller}-{has_messages}-{has_windows}")
         }
 
-        fn ours(self, names: &[&str]) -> Vmm {
+        fn ours(self, devices: &[Device]) -> Vmm {
             let windows = if self.has_windows { "auto" } else { "off" };
-            let vmm = Vmm::job(&job(&self.mark("ours"))).time_limit(LIMIT);
+            let vmm = Vmm::job(&job(devices, &self.mark("ours"))).time_limit(LIMIT);
             let vmm = vmm
                 .option("--cpus", PROCESSORS)
                 .option("--append", self.command_line())
                 .option("--interrupt-controller", self.controller.0)
                 .option("--ddw", windows);
-            names
+            devices
                 .iter()
-                .fold(vmm, |vmm, name| vmm.option("--vfio", &address(name)))
+                .fold(vmm, |vmm, it| vmm.option("--vfio", &address(it.0)))
         }
 
-        fn qemus(self, names: &[&str]) -> Qemu {
+        fn qemus(self, devices: &[Device]) -> Qemu {
             let windows = if self.has_windows { "on" } else { "off" };
-            let qemu = Qemu::job(&job(&self.mark("qemus")), LIMIT)
+            let qemu = Qemu::job(&job(devices, &self.mark("qemus")), LIMIT)
                 .machine(&format!("ic-mode={}", self.controller.0))
                 .option("-smp", PROCESSORS)
                 .option("-append", self.command_line())
                 .option("-global", &format!("spapr-pci-host-bridge.ddw={windows}"));
             let mut groups: Vec<String> = Vec::new();
-            names.iter().fold(qemu, |qemu, name| {
-                let address = address(name);
+            devices.iter().fold(qemu, |qemu, it| {
+                let address = address(it.0);
                 let group = group_of(&address);
                 if groups.last() != Some(&group) {
                     groups.push(group);
@@ -275,10 +277,10 @@ echo LAB-GUEST-RESETS $resets
             let controller = self.controller.1;
             assert_eq!(finished.all("CONTROLLER"), [controller; 2], "{finished}");
             assert_eq!(finished.all("REFUSED"), [""; 0], "{self:?}\n{finished}");
-            // The NVMes, at least, have a reset of their own.
+            // Those of PCI Express, at least, have a reset of their own.
             for resets in finished.all("RESETS") {
                 let resets: usize = resets.parse().expect("a number");
-                assert!(resets >= 3, "{self:?}\n{finished}");
+                assert!(resets >= 2, "{self:?}\n{finished}");
             }
             for windows in finished.all("WINDOWS") {
                 assert_eq!(windows != "0", self.has_windows, "{self:?}\n{finished}");
@@ -297,7 +299,7 @@ echo LAB-GUEST-RESETS $resets
         fn use_every_device(has_messages: bool) {
             let devices = devices();
             for way in Way::all(has_messages) {
-                let finished = way.ours(&names(&devices)).run().assert_job_done();
+                let finished = way.ours(&devices).run().assert_job_done();
                 assert_eq!(finished.number("/reboots"), 1, "{finished}");
                 way.assert_worked(&finished, &devices);
                 assert_nothing_is_left();
@@ -328,7 +330,7 @@ echo LAB-GUEST-RESETS $resets
                 })
                 .collect();
             for way in Way::all(true) {
-                let vmm = without(way.ours(&names(&devices)), &[MSI_X]);
+                let vmm = without(way.ours(&devices), &[MSI_X]);
                 let finished = vmm.run().assert_job_done();
                 assert_eq!(finished.number("/reboots"), 1, "{finished}");
                 way.assert_worked(&finished, &devices);
@@ -340,24 +342,26 @@ echo LAB-GUEST-RESETS $resets
     mod qemus {
         use super::*;
 
-        fn use_every_device(has_messages: bool) {
-            let devices = devices();
+        fn use_all(devices: &[Device], has_messages: bool) {
             for way in Way::all(has_messages) {
-                let finished = way.qemus(&names(&devices)).run();
+                let finished = way.qemus(devices).run();
                 finished.assert_status(0);
                 assert_eq!(finished.guest("STATUS"), "0", "{way:?}\n{finished}");
-                way.assert_worked(&finished, &devices);
+                way.assert_worked(&finished, devices);
             }
         }
 
         #[test]
         fn every_device_works_by_messages() {
-            use_every_device(true);
+            use_all(&devices(), true);
         }
 
+        /// QEMU's guests are stormed by lines of NVMes (docs/devices.md).
         #[test]
-        fn every_device_works_by_its_line() {
-            use_every_device(false);
+        fn every_device_but_an_nvme_works_by_its_line() {
+            let mut devices = devices();
+            devices.retain(|(_, driver, _)| *driver != "nvme");
+            use_all(&devices, false);
         }
     }
 }

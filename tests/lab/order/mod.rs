@@ -32,9 +32,13 @@ const SCRIPT: &str = include_str!("scenario.sh");
 const SCRIPT_PATH: &str = "vmm/text-order.ld";
 
 /// What the programs are seen doing, each in a host of its own, for the emulator tells what runs once.
-const SCENARIOS: [Scenario; 3] = [
+const SCENARIOS: [Scenario; 4] = [
     Scenario {
         name: "device",
+        program: "spapr-vmm",
+    },
+    Scenario {
+        name: "user",
         program: "spapr-vmm",
     },
     Scenario {

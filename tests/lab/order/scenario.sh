@@ -13,9 +13,11 @@ said() {
     exit 1
 }
 case $LAB_SCENARIO in
-device)
+device | user)
+    more=
+    [ $LAB_SCENARIO = user ] && more='--tce user --iommu v1 --ddw off'
     spapr-vmm run --kernel /boot/vmlinux --initrd /boot/initrd --append 'console=hvc0 quiet' --memory 512M \
-        --vfio "$LAB_NVME" <&3 >/tmp/console 2>&1 &
+        --vfio "$LAB_NVME" $more <&3 >/tmp/console 2>&1 &
     work='dd if=/dev/nvme0n1 of=/dev/null bs=1M count=16'
     ;;
 virtio)
