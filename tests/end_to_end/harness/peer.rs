@@ -12,6 +12,9 @@ use super::vmm::{Folder, GUESTS, INITRD, KERNEL, job_archive};
 /// Hosts that run tests that take long have it.
 const PROGRAM: &str = "qemu-system-ppc64";
 
+/// Gives it more descriptors than a shell has: it opens one for each vector that a device has, and some have 2,048.
+const MANY_FILES: &str = "ulimit -n 16384 && exec \"$0\" \"$@\"";
+
 /// A run to be started.
 #[derive(Debug)]
 pub(crate) struct Qemu {
@@ -90,7 +93,8 @@ impl Qemu {
     }
 
     pub(crate) fn start(self) -> Running {
-        let mut command = Command::new(PROGRAM);
+        let mut command = Command::new("sh");
+        command.args(["-c", MANY_FILES, PROGRAM]);
         command.args(["-nodefaults", "-no-user-config", "-M", &self.machine]);
         command.args(&self.arguments);
         command
