@@ -10,7 +10,7 @@ mod long {
     use crate::harness::Vmm;
     use crate::harness::finished::Finished;
     use crate::harness::host::{assert_nothing_is_left, device, nvme};
-    use crate::harness::interrupts::{CONTROLLERS, NAME_CONTROLLER};
+    use crate::harness::interrupts::NAME_CONTROLLER;
     use crate::harness::jobs::{JOIN_NETWORK, WAIT_FOR_NVME, reboot_once};
     use crate::harness::peer::Qemu;
     use crate::harness::running::Running;
@@ -111,13 +111,14 @@ echo LAB-GUEST-WINDOWS $(find /proc/device-tree/ -name 'linux,d*64-ddr-window-in
         running.finish()
     }
 
-    fn assert_worked(finished: &Finished, controller: &str, has_windows: bool) {
+    fn assert_worked(finished: &Finished, has_windows: bool) {
         assert_eq!(finished.all("DRIVER"), ["igbvf"; TIMES], "{finished}");
         let bytes = ECHOED_BYTES.to_string();
         assert_eq!(finished.all("BYTES"), [&bytes; TIMES], "{finished}");
         assert_eq!(finished.all("ECHO"), ["same"; TIMES], "{finished}");
         assert_eq!(finished.all("VECTORS"), ["2"; TIMES], "{finished}");
-        assert_eq!(finished.all("CONTROLLER"), [controller; 2], "{finished}");
+        // Hosts with pages of 4 KiB have no XIVE for guests.
+        assert_eq!(finished.all("CONTROLLER"), ["XICS"; 2], "{finished}");
         for windows in finished.all("WINDOWS") {
             assert_eq!(windows != "0", has_windows, "{finished}");
         }
@@ -126,38 +127,34 @@ echo LAB-GUEST-WINDOWS $(find /proc/device-tree/ -name 'linux,d*64-ddr-window-in
     #[test]
     fn a_virtual_function_has_traffic_before_and_after_its_reset_and_the_guests_reboot() {
         let function = device("igb-vf");
-        for (controller, name) in CONTROLLERS {
-            for windows in ["auto", "off"] {
-                let vmm = Vmm::job(&job(&format!("before-{controller}-{windows}")))
-                    .nvme_with_windows()
-                    .option("--ddw", windows)
-                    .option("--interrupt-controller", controller)
-                    .option("--vfio", &function)
-                    .time_limit(LIMIT);
-                let finished = finish(vmm.start(), &function).assert_job_done();
-                assert_eq!(finished.number("/reboots"), 1, "{finished}");
-                assert_worked(&finished, name, windows != "off");
-                assert!(!finished.errors().contains("last user"), "{finished}");
-                assert_nothing_is_left();
-            }
+        for windows in ["auto", "off"] {
+            let vmm = Vmm::job(&job(&format!("ours-{windows}")))
+                .nvme_with_windows()
+                .option("--ddw", windows)
+                .option("--vfio", &function)
+                .time_limit(LIMIT);
+            let finished = finish(vmm.start(), &function).assert_job_done();
+            assert_eq!(finished.number("/reboots"), 1, "{finished}");
+            assert_worked(&finished, windows == "auto");
+            assert!(!finished.errors().contains("last user"), "{finished}");
+            assert_nothing_is_left();
         }
     }
 
     #[test]
     fn qemus_guest_has_traffic_by_a_virtual_function_too() {
         let function = device("igb-vf");
-        for (controller, name) in CONTROLLERS {
-            for windows in ["on", "off"] {
-                let qemu = Qemu::job(&job(&format!("before-qemu-{controller}-{windows}")), LIMIT)
-                    .machine(&format!("ic-mode={controller}"))
-                    .option("-global", &format!("spapr-pci-host-bridge.ddw={windows}"))
-                    .device(&nvme(), 0)
-                    .device(&function, 1);
-                let finished = finish(qemu.start(), &function);
-                finished.assert_status(0);
-                assert_eq!(finished.guest("STATUS"), "0", "{finished}");
-                assert_worked(&finished, name, windows != "off");
-            }
+        for windows in ["on", "off"] {
+            let qemu = Qemu::job(&job(&format!("qemus-{windows}")), LIMIT)
+                // What it has on a host with such pages.
+                .machine("ic-mode=xics,cap-hpt-max-page-size=4k")
+                .option("-global", &format!("spapr-pci-host-bridge.ddw={windows}"))
+                .device(&nvme(), 0)
+                .device(&function, 1);
+            let finished = finish(qemu.start(), &function);
+            finished.assert_status(0);
+            assert_eq!(finished.guest("STATUS"), "0", "{finished}");
+            assert_worked(&finished, windows == "on");
         }
     }
 }

@@ -75,12 +75,18 @@ fn take_all(controllers: &[(&str, &str)], count: u64, limit: Duration) {
             assert_eq!(lines_of(&finished), expected, "{finished}");
             assert_eq!(finished.guest("TROUBLE"), "0", "{finished}");
             let taken: u64 = finished.guest("TAKEN").parse().expect("a number");
-            // None is lost; with XICS, one that is served late may be followed by one that finds nothing to do.
+            // None is lost, or a read would have timed out. With two processors one can be for two reads, the second of
+            // which is started while the first one's interrupt is still served; with XICS, one that is served late may be
+            // followed by one that finds nothing to do.
+            let least = if cpus == "1" { count } else { count / 2 };
             let most = match *controller {
                 "xive" => count + count / 100,
                 _ => count * 5 / 2,
             };
-            assert!((count..=most).contains(&taken), "{taken} {finished}");
+            assert!(
+                (least..=most).contains(&taken),
+                "{taken} with {cpus} processors: {finished}"
+            );
             assert_eq!(finished.guest("SHA256"), head_sha256(), "{finished}");
             assert_nothing_is_left();
         }

@@ -30,7 +30,7 @@ pub(crate) enum DeviceKind {
     UsbEhci,
     /// A USB controller with a disk behind it, of a newer kind: MSI-X or its line
     UsbXhci,
-    /// A RAID controller with a SCSI disk: MSI-X or its line
+    /// A RAID controller with a SCSI disk: MSI-X, MSI or its line
     Megasas,
     /// A network card with SR-IOV: MSI-X, MSI or its line
     Igb,
