@@ -148,6 +148,7 @@ echo LAB-GUEST-WINDOWS $(find /proc/device-tree/ -name 'linux,d*64-ddr-window-in
             let qemu = Qemu::job(&job(&format!("qemus-{windows}")), LIMIT)
                 // What it has on a host with such pages.
                 .machine("ic-mode=xics,cap-hpt-max-page-size=4k")
+                .option("-append", "console=hvc0")
                 .option("-global", &format!("spapr-pci-host-bridge.ddw={windows}"))
                 .device(&nvme(), 0)
                 .device(&function, 1);
