@@ -1,8 +1,6 @@
 //! A device to teach with, by MSI and by its line, with both interrupt controllers, before and after its guest's reboot;
 //! and QEMU's guest beside. Its DMA has 28 bits of address, so that it has the default window alone.
 
-use rustix::process::Signal;
-
 use crate::harness::Vmm;
 use crate::harness::finished::Finished;
 use crate::harness::host::{assert_nothing_is_left, device};
@@ -62,29 +60,31 @@ fn an_edu_reckons_copies_by_dma_and_interrupts_by_message_and_by_line() {
     }
 }
 
-#[test]
-fn an_edu_works_after_its_guests_reboot_as_before() {
-    for way in WAYS {
-        let (controller, command_line) = way;
-        let mut running = Vmm::bare_metal(GUEST, &format!("{command_line} then=reboot"))
-            .option("--vfio", &device("edu"))
-            .option("--interrupt-controller", controller)
-            .start();
-        running.wait_for_console(" left=0", 2);
-        running.signal(Signal::TERM);
-        let finished = running.finish();
-        finished.assert_status(1);
-        assert_eq!(finished.stat("/outcome"), "signal", "{finished}");
-        assert_done(2, way, &finished);
-        assert_nothing_is_left();
-    }
-}
-
 mod long {
     use std::time::Duration;
 
+    use rustix::process::Signal;
+
     use super::*;
     use crate::harness::peer::Qemu;
+
+    #[test]
+    fn an_edu_works_after_its_guests_reboot_as_before() {
+        for way in WAYS {
+            let (controller, command_line) = way;
+            let mut running = Vmm::bare_metal(GUEST, &format!("{command_line} then=reboot"))
+                .option("--vfio", &device("edu"))
+                .option("--interrupt-controller", controller)
+                .start();
+            running.wait_for_console(" left=0", 2);
+            running.signal(Signal::TERM);
+            let finished = running.finish();
+            finished.assert_status(1);
+            assert_eq!(finished.stat("/outcome"), "signal", "{finished}");
+            assert_done(2, way, &finished);
+            assert_nothing_is_left();
+        }
+    }
 
     #[test]
     fn qemus_guest_has_its_edu_work_too() {
