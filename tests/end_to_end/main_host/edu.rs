@@ -86,9 +86,10 @@ mod long {
         }
     }
 
+    /// With XICS: QEMU has a XIVE for guests that ask for it (ibm,client-architecture-support), which this one does not.
     #[test]
-    fn qemus_guest_has_its_edu_work_too() {
-        for way in WAYS {
+    fn qemus_guest_has_its_edu_work_with_xics() {
+        for way in WAYS.into_iter().filter(|(name, _)| *name == "xics") {
             let (controller, command_line) = way;
             let finished = Qemu::bare_metal(GUEST, command_line, Duration::from_secs(120))
                 .machine(&format!("ic-mode={controller}"))
