@@ -7,7 +7,7 @@ use spapr_lab::peer::QEMU_MACHINE;
 
 use super::finished::Finished;
 use super::running::Running;
-use super::vmm::{Folder, GUESTS, INITRD, KERNEL, job_archive};
+use super::vmm::{Folder, INITRD, KERNEL, job_archive};
 
 /// Hosts that run tests that take long have it.
 const PROGRAM: &str = "qemu-system-ppc64";
@@ -36,13 +36,6 @@ impl Qemu {
             .option("-m", "1G")
             .option("-kernel", KERNEL)
             .option("-initrd", &initrd)
-    }
-
-    /// A bare-metal guest of the tests.
-    pub(crate) fn bare_metal(guest: &str, command_line: &str, limit: Duration) -> Self {
-        Self::new(Folder::new(), limit)
-            .option("-kernel", &format!("{GUESTS}/{guest}"))
-            .option("-append", command_line)
     }
 
     fn new(folder: Folder, limit: Duration) -> Self {

@@ -1,5 +1,5 @@
-//! A device to teach with, by MSI and by its line, with both interrupt controllers, before and after its guest's reboot;
-//! and QEMU's guest beside. Its DMA has 28 bits of address, so that it has the default window alone.
+//! A device to teach with, by MSI and by its line, with both interrupt controllers, before and after its guest's reboot.
+//! Its DMA has 28 bits of address, so that it has the default window alone.
 
 use crate::harness::Vmm;
 use crate::harness::finished::Finished;
@@ -61,12 +61,9 @@ fn an_edu_reckons_copies_by_dma_and_interrupts_by_message_and_by_line() {
 }
 
 mod long {
-    use std::time::Duration;
-
     use rustix::process::Signal;
 
     use super::*;
-    use crate::harness::peer::Qemu;
 
     #[test]
     fn an_edu_works_after_its_guests_reboot_as_before() {
@@ -83,20 +80,6 @@ mod long {
             assert_eq!(finished.stat("/outcome"), "signal", "{finished}");
             assert_done(2, way, &finished);
             assert_nothing_is_left();
-        }
-    }
-
-    /// With XICS: QEMU has a XIVE for guests that ask for it (ibm,client-architecture-support), which this one does not.
-    #[test]
-    fn qemus_guest_has_its_edu_work_with_xics() {
-        for way in WAYS.into_iter().filter(|(name, _)| *name == "xics") {
-            let (controller, command_line) = way;
-            let finished = Qemu::bare_metal(GUEST, command_line, Duration::from_secs(120))
-                .machine(&format!("ic-mode={controller}"))
-                .device(&device("edu"), 0)
-                .run();
-            finished.assert_status(0);
-            assert_done(1, way, &finished);
         }
     }
 }
