@@ -9,7 +9,7 @@ mod long {
     use crate::harness::finished::Finished;
     use crate::harness::host::{assert_nothing_is_left, device, group_of, is_lpar, nic};
     use crate::harness::interrupts::{CONTROLLERS, MSI_X, NAME_CONTROLLER, NO_MSI, without};
-    use crate::harness::jobs::{head_sha256, reboot_once_by_disk};
+    use crate::harness::jobs::{COUNT_WINDOWS, assert_windows, head_sha256, reboot_once_by_disk};
     use crate::harness::peer::Qemu;
 
     const LIMIT: Duration = Duration::from_secs(900);
@@ -130,7 +130,6 @@ wait
 for disk in $(disks); do
     report $(cat /tmp/read.$disk)
 done
-echo LAB-GUEST-WINDOWS $(find /proc/device-tree/ -name 'linux,d*64-ddr-window-info' | wc -l)
 echo LAB-GUEST-TROUBLE $(dmesg | grep -c -i -e 'nobody cared' -e 'nvme.*timeout' -e 'NETDEV WATCHDOG' \
     -e 'ata[0-9.]*: .*frozen' -e 'megaraid_sas.*timed out')
 ";
@@ -165,9 +164,12 @@ echo LAB-GUEST-RESETS $resets
         let twice = [
             &prepare,
             USE_ALL,
+            COUNT_WINDOWS,
+            NAME_CONTROLLER,
             RESET_ALL,
             &prepare,
             USE_ALL,
+            COUNT_WINDOWS,
             NAME_CONTROLLER,
         ]
         .concat();
@@ -277,16 +279,20 @@ echo LAB-GUEST-RESETS $resets
             said.sort_unstable();
             assert_eq!(said, expected, "{self:?}\n{finished}");
             let controller = self.controller.1;
-            assert_eq!(finished.all("CONTROLLER"), [controller; 2], "{finished}");
+            assert_eq!(
+                finished.all("CONTROLLER"),
+                [controller; TIMES],
+                "{finished}"
+            );
             assert_eq!(finished.all("REFUSED"), [""; 0], "{self:?}\n{finished}");
             // Those of PCI Express, at least, have a reset of their own.
-            for resets in finished.all("RESETS") {
+            let resets = finished.all("RESETS");
+            assert_eq!(resets.len(), TIMES / 2, "{finished}");
+            for resets in resets {
                 let resets: usize = resets.parse().expect("a number");
                 assert!(resets >= 2, "{self:?}\n{finished}");
             }
-            for windows in finished.all("WINDOWS") {
-                assert_eq!(windows != "0", self.has_windows, "{self:?}\n{finished}");
-            }
+            assert_windows(finished, TIMES, self.has_windows);
             assert_eq!(
                 finished.all("TROUBLE"),
                 ["0"; TIMES],

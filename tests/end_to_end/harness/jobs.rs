@@ -1,5 +1,6 @@
 //! What Linux guests are told to do.
 
+use super::finished::Finished;
 use super::host;
 use super::scratch::Part;
 
@@ -51,6 +52,19 @@ while true; do
     echo LAB-GUEST-LAP
 done
 ";
+
+/// Says how many dynamic DMA windows the guest's drivers have made.
+pub(crate) const COUNT_WINDOWS: &str = "
+echo LAB-GUEST-WINDOWS $(find /proc/device-tree/ -name 'linux,d*64-ddr-window-info' | wc -l)
+";
+
+/// Fails unless [`COUNT_WINDOWS`] has found some so often, or none.
+#[track_caller]
+pub(crate) fn assert_windows(finished: &Finished, times: usize, has_windows: bool) {
+    let windows = finished.all("WINDOWS");
+    let right = windows.iter().filter(|it| (**it != "0") == has_windows);
+    assert_eq!([right.count(), windows.len()], [times; 2], "{finished}");
+}
 
 /// Brings the network card up, and waits until its network answers.
 pub(crate) const JOIN_NETWORK: &str = "

@@ -22,7 +22,7 @@ mod guest {
     use spapr_test_guests::machine::{HostBridge, Machine, PciFunction};
     use spapr_test_guests::nvme::{self, BLOCK_BYTES, Command, Controller, Page, QueuePages};
     use spapr_test_guests::pci::ConfigSpace;
-    use spapr_test_guests::rtas::{self, token};
+    use spapr_test_guests::rtas;
 
     /// Memory above the guest's image, of which the first pages are the queues and the block.
     const MEMORY: u64 = 64 << 20;
@@ -68,9 +68,7 @@ mod guest {
             return;
         }
         // With its DMA on and its entries live.
-        // SAFETY: nothing comes after it.
-        unsafe { rtas::call(token::SYSTEM_REBOOT, &[], &mut [0]) };
-        rtas::stop_with("the machine does not start again");
+        rtas::reboot();
     }
 
     /// A word of each page, always in another place of it, and the page's number.

@@ -62,6 +62,13 @@ pub fn power_off() -> ! {
     }
 }
 
+/// Starts the machine again.
+pub fn reboot() -> ! {
+    // SAFETY: nothing comes after it.
+    unsafe { call(token::SYSTEM_REBOOT, &[], &mut [0]) };
+    stop_with("the machine does not start again")
+}
+
 /// Says what is wrong with the guest and ends the machine.
 pub fn stop_with(what: impl fmt::Display) -> ! {
     // The machine's end is what is left to tell when the terminal does not work.

@@ -22,7 +22,7 @@ mod guest {
     use spapr_test_guests::dma_window::{PAGE_BYTES, Permission, Window};
     use spapr_test_guests::machine::{HostBridge, Machine, PciFunction};
     use spapr_test_guests::pci::ConfigSpace;
-    use spapr_test_guests::rtas::{self, token};
+    use spapr_test_guests::rtas;
 
     use crate::device::{Direction, Edu};
     use crate::source::Source;
@@ -81,9 +81,7 @@ mod guest {
         .unwrap_or_default();
         line.print().unwrap_or_default();
         if machine.argument("then") == Some("reboot") {
-            // SAFETY: nothing comes after it.
-            unsafe { rtas::call(token::SYSTEM_REBOOT, &[], &mut [0]) };
-            rtas::stop_with("the machine does not start again");
+            rtas::reboot();
         }
     }
 
