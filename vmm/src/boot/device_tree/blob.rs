@@ -16,25 +16,27 @@ pub(super) fn flatten(root: &Node, reserved: &[Range<u64>]) -> Result<Vec<u8>, E
         .collect();
     let mut writer = FdtWriter::new_with_mem_reserv(&reserved?)?;
     writer.set_boot_cpuid_phys(0);
-    let mut names = BTreeSet::new();
-    write(&mut writer, root, &mut names)?;
+    let mut long = BTreeSet::new();
+    write(&mut writer, root, &mut long)?;
     let mut blob = writer.finish()?;
-    long_names::restore(&mut blob, names);
+    long_names::restore(&mut blob, long);
     Ok(blob)
 }
 
 fn write<'a>(
     writer: &mut FdtWriter,
     node: &'a Node,
-    names: &mut BTreeSet<&'a str>,
+    long: &mut BTreeSet<&'a str>,
 ) -> Result<(), Error> {
     let opened = writer.begin_node(node.name())?;
     for property in node.properties() {
         writer.property(long_names::cut(&property.name), &property.value)?;
-        names.insert(&property.name);
+        if long_names::is_long(&property.name) {
+            long.insert(&property.name);
+        }
     }
     for child in node.children() {
-        write(writer, child, names)?;
+        write(writer, child, long)?;
     }
     writer.end_node(opened)
 }

@@ -21,20 +21,42 @@ pub(super) fn cut(name: &str) -> &str {
     name.get(..MOST).unwrap_or(name)
 }
 
-/// Makes those of `names` whole that were cut when `blob` was written. A cut name must not stand
-/// for two long ones.
-pub(super) fn restore<'a>(blob: &mut Vec<u8>, names: impl IntoIterator<Item = &'a str>) {
-    for name in names {
-        if name.len() > MOST {
-            restore_one(blob, name);
-        }
-    }
+/// Whether [`cut`] leaves something out.
+pub(super) const fn is_long(name: &str) -> bool {
+    name.len() > MOST
 }
 
-fn restore_one(blob: &mut Vec<u8>, name: &str) {
+/// Makes `names` whole, which were cut when `blob` was written. A cut name must not stand for two long ones.
+pub(super) fn restore<'a>(blob: &mut Vec<u8>, names: impl IntoIterator<Item = &'a str>) {
     let strings = word(blob, STRINGS_OFFSET);
-    let whole = blob.len() - strings;
-    let mut found = false;
+    let mut moved = Vec::new();
+    for name in names {
+        if let Some(offset) = string_offset(&blob[strings..], cut(name)) {
+            moved.push((offset, blob.len() - strings));
+            blob.extend_from_slice(name.as_bytes());
+            blob.push(0);
+        }
+    }
+    let total = blob.len();
+    put_word(blob, STRINGS_BYTES, total - strings);
+    put_word(blob, TOTAL_BYTES, total);
+    rename(blob, &moved);
+}
+
+/// Where a string is in the block of strings.
+fn string_offset(strings: &[u8], wanted: &str) -> Option<usize> {
+    let mut offset = 0;
+    for string in strings.split(|&byte| byte == 0) {
+        if string == wanted.as_bytes() {
+            return Some(offset);
+        }
+        offset += string.len() + 1;
+    }
+    None
+}
+
+/// Has properties whose name is at the first of two offsets have the one at the second.
+fn rename(blob: &mut [u8], moved: &[(usize, usize)]) {
     let mut at = word(blob, STRUCTURE_OFFSET);
     loop {
         let token = word(blob, at);
@@ -42,24 +64,15 @@ fn restore_one(blob: &mut Vec<u8>, name: &str) {
         match u32::try_from(token) {
             Ok(TOKEN_BEGIN_NODE) => at = padded(string_end(blob, at) + 1),
             Ok(TOKEN_PROPERTY) => {
-                let (length, offset) = (word(blob, at), word(blob, at + 4));
-                let start = strings + offset;
-                if &blob[start..string_end(blob, start)] == cut(name).as_bytes() {
-                    put_word(blob, at + 4, whole);
-                    found = true;
+                let (length, name) = (word(blob, at), word(blob, at + 4));
+                if let Some((_, whole)) = moved.iter().find(|(cut, _)| *cut == name) {
+                    put_word(blob, at + 4, *whole);
                 }
                 at = padded(at + 8 + length);
             }
             Ok(TOKEN_END) => break,
             _ => {}
         }
-    }
-    if found {
-        blob.extend_from_slice(name.as_bytes());
-        blob.push(0);
-        put_word(blob, STRINGS_BYTES, whole + name.len() + 1);
-        let total = blob.len();
-        put_word(blob, TOTAL_BYTES, total);
     }
 }
 
@@ -103,7 +116,7 @@ mod tests {
         tree.end_node(child).expect("end");
         tree.end_node(root).expect("end");
         let mut blob = tree.finish().expect("blob");
-        restore(&mut blob, ["short", long]);
+        restore(&mut blob, [long]);
 
         let tree = fdt::Fdt::new(&blob).expect("valid tree");
         let value = |path, name| Some(tree.find_node(path)?.property(name)?.value);
