@@ -206,6 +206,9 @@ impl Vcpu {
     /// # Errors
     /// [`VcpuError::Complete`] or [`VcpuError::Registers`].
     pub fn set_entry(&mut self, entry: &EntryRegisters) -> Result<(), VcpuError> {
+        // The first access to this page writes: a page that was only read has a fault of its own for the first write,
+        // which would come with the guest's first hypercall.
+        self.0.kvm_run().request_interrupt_window = 0;
         if exit::is_to_be_completed(self.0.kvm_run()) {
             self.complete_exit()?;
         }
