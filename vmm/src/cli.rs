@@ -1,16 +1,19 @@
 //! The command line of `spapr-vmm`.
 
 pub mod config;
+mod deferred;
 
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use log::LevelFilter;
 use spapr_devices::vfio::{GroupNumber, IommuPolicy, PciAddress};
 use spapr_devices::vty::DEFAULT_UNIT_ADDRESS;
 use spapr_hypercalls::policy::{LockPolicy, TcePolicy};
+
+pub use deferred::Deferred;
 
 use crate::setting::Setting;
 use crate::spec::choice::{self, Choice};
@@ -35,13 +38,22 @@ pub struct CommandLine {
     pub log: LevelFilter,
 }
 
+impl CommandLine {
+    /// All that there is to type, down to the subcommands' options: for who shows or looks for them.
+    pub fn described() -> clap::Command {
+        let mut command = Self::command();
+        command.build();
+        command
+    }
+}
+
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Boot a guest and run it until it powers off.
     Run(Box<RunArguments>),
     /// Tell what IOMMU groups can do and how much memory a guest with their devices locks.
-    Iommu(IommuArguments),
+    Iommu(Deferred<IommuArguments>),
 }
 
 /// Arguments of `spapr-vmm run`.
@@ -452,8 +464,6 @@ fn virtual_devices(arguments: &RunArguments) -> Vec<VirtualDevice> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

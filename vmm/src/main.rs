@@ -48,7 +48,7 @@ fn run_program(started: Instant) -> ExitCode {
             ran.map_err(|error| (error.message(), error.exit_status()))
         }
         Command::Iommu(arguments) => {
-            iommu_report::run(arguments).map_err(|error| (error.message(), error.exit_status()))
+            iommu_report::run(&arguments.0).map_err(|error| (error.message(), error.exit_status()))
         }
     };
     // What was logged stands before the last words.

@@ -60,7 +60,6 @@ mod tests {
     use std::fs;
     use std::path::{Path, PathBuf};
 
-    use clap::CommandFactory;
     use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
     use super::*;
@@ -89,7 +88,7 @@ mod tests {
 
     /// `--memory` and so on: what `spapr-vmm` has.
     fn own_options() -> Vec<String> {
-        let command = cli::CommandLine::command();
+        let command = cli::CommandLine::described();
         let subcommands = command.get_subcommands();
         let arguments = subcommands.flat_map(clap::Command::get_arguments);
         let longs = arguments.chain(command.get_arguments());

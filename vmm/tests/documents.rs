@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use clap::{CommandFactory, Parser};
+use clap::Parser;
 use spapr_lab::documents::{self, CommandLine, command_lines};
 use spapr_vmm::cli;
 use spapr_vmm::qemu::command_line;
@@ -20,7 +20,7 @@ fn shown(program: &str) -> Vec<(String, CommandLine)> {
 
 /// What is wrong with a synopsis, or with words that name an option and are no whole command line.
 fn unknown_option(words: &[String]) -> Option<String> {
-    let command = cli::CommandLine::command();
+    let command = cli::CommandLine::described();
     let subcommand = words
         .iter()
         .find_map(|word| command.find_subcommand(word))?;

@@ -9,6 +9,7 @@ use std::ffi::OsString;
 use std::fmt::Write;
 use std::fs;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -73,13 +74,13 @@ pub enum ConfigError {
 /// What is wrong in either.
 pub fn read(typed: impl IntoIterator<Item = OsString>) -> Result<Asked, ConfigError> {
     let mut words: Vec<OsString> = typed.into_iter().collect();
-    let mut matches = CommandLine::command().try_get_matches_from(&words)?;
+    let mut matches = matches_of(&words)?;
     if let Some(run) = matches.subcommand_matches("run") {
         let path = run.get_one::<PathBuf>("config").cloned();
         if let Some(path) = &path {
             let file = File::read(path)?;
             words.extend(file.words(run)?);
-            matches = CommandLine::command().try_get_matches_from(&words)?;
+            matches = matches_of(&words)?;
         }
         if let Some(run) = matches.subcommand_matches("run") {
             if run.get_flag("print_config") {
@@ -98,11 +99,16 @@ pub fn read(typed: impl IntoIterator<Item = OsString>) -> Result<Asked, ConfigEr
     Ok(Asked::Command(Box::new(command_line)))
 }
 
+fn matches_of(words: &[OsString]) -> Result<ArgMatches, clap::Error> {
+    // Never dropped: to take it apart costs a guest's start a sixth of what reading options does, and this program
+    // reads them once.
+    let mut command = ManuallyDrop::new(CommandLine::command());
+    command.try_get_matches_from_mut(words)
+}
+
 /// The options that can be in a file, in the order in which help has them.
 fn options() -> Vec<Arg> {
-    let mut command = CommandLine::command();
-    // Only then subcommands have what is global.
-    command.build();
+    let command = CommandLine::described();
     let run = command.find_subcommand("run").into_iter();
     let options = run.flat_map(clap::Command::get_arguments);
     options
