@@ -2,12 +2,14 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
 
 use vm_memory::GuestMemoryError;
 
 #[cfg(doc)]
 use super::BEGINNING_BYTES;
 use super::{Frame, Offloads, Stream, StreamError, Tap};
+use crate::poll;
 
 /// What became of a frame of the guest's.
 #[derive(Debug)]
@@ -55,6 +57,18 @@ impl Backend {
             Self::Tap(tap) => tap.has_offloads(),
             Self::Stream(_) => false,
         }
+    }
+
+    /// Whether nothing comes any more, and nothing goes: the interface, or the program at the other end, is gone.
+    pub fn is_over(&self) -> bool {
+        let mut polled = libc::pollfd {
+            fd: self.descriptor(),
+            events: 0,
+            revents: 0,
+        };
+        // Without a descriptor that can be asked there is nothing to tell.
+        let asked = poll::wait(std::slice::from_mut(&mut polled), Some(Duration::ZERO));
+        asked.is_ok() && polled.revents & (libc::POLLERR | libc::POLLHUP) != 0
     }
 
     /// Whether the host has frames for it: it has none for queues of an interface that are not in use.
@@ -133,5 +147,21 @@ impl Backend {
             Self::Tap(_) => Ok(true),
             Self::Stream(stream) => stream.flush(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn it_is_over_when_nobody_is_at_its_other_end() {
+        let (own, other) = UnixStream::pair().unwrap();
+        let backend = Backend::Tap(Tap::of_socket(own.into()));
+        assert!(!backend.is_over());
+        drop(other);
+        assert!(backend.is_over());
     }
 }

@@ -1,6 +1,8 @@
 //! Network cards whose frames the host's kernel passes (vhost-net).
 
+use std::ffi::OsString;
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::json;
@@ -29,6 +31,68 @@ fn waits(running: &Running) -> u64 {
         .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
     line.and_then(|count| count.trim().parse().ok())
         .expect("a number")
+}
+
+/// The kernel wakes whoever waits for an interface as it has a frame, also one who does not want to hear that.
+#[track_caller]
+fn assert_nobody_waits_for_the_interface(running: &Running) {
+    let process = Path::new("/proc").join(running.id().to_string());
+    let names = |folder: &str| {
+        let entries = fs::read_dir(process.join(folder)).expect("it has ended");
+        entries.map(|entry| entry.expect("an entry").file_name())
+    };
+    let is_interface = |name: &OsString| {
+        let target = fs::read_link(process.join("fd").join(name));
+        target.is_ok_and(|target| target == Path::new("/dev/net/tun"))
+    };
+    let interfaces: Vec<_> = names("fd").filter(is_interface).collect();
+    assert!(!interfaces.is_empty());
+    let mut epolls = 0;
+    for name in names("fdinfo") {
+        let text = fs::read_to_string(process.join("fdinfo").join(name)).unwrap_or_default();
+        // "tfd: 17 events: 1 data: 0 pos:0 ino:3 sdev:e" (proc(5)).
+        let waited = text.lines().filter_map(|line| line.strip_prefix("tfd:"));
+        let waited: Vec<_> = waited
+            .filter_map(|line| line.split_whitespace().next())
+            .collect();
+        epolls += usize::from(!waited.is_empty());
+        for interface in &interfaces {
+            assert!(!waited.iter().any(|it| *interface == **it), "{text}");
+        }
+    }
+    assert!(epolls > 0);
+}
+
+/// Its interface is deleted; the guest says when its link is down.
+const LOSE: &str = "
+echo LAB-GUEST-READY $(cat /sys/class/net/eth0/carrier)
+for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
+    [ $(cat /sys/class/net/eth0/carrier) = 0 ] && break
+    sleep 1
+done
+echo LAB-GUEST-CARRIER $(cat /sys/class/net/eth0/carrier)
+";
+
+#[test]
+fn a_guest_hears_that_its_interface_is_gone_whoever_passes_its_frames() {
+    for vhost in ["", ",vhost=on"] {
+        let interface = Interface::new("vm0", 1);
+        let listener = interface.listen();
+        let mut running = Vmm::job(&[&interface.job(), LOSE].concat())
+            .option("--net", &format!("tap=vm0{vhost}"))
+            .argument("--sandbox")
+            .start();
+        running.wait_for_console("LAB-GUEST-READY 1", 1);
+        let deleted = Command::new("ip").args(["link", "delete", "vm0"]).status();
+        assert!(deleted.expect("cannot run ip").success());
+        let finished = running.finish().assert_job_done();
+        assert_passed(&finished, listener);
+        assert_eq!(finished.guest("CARRIER"), "0", "{finished}");
+        let errors = finished.errors();
+        let told = "--net tap=vm0: the guest's network is gone, and its link is down";
+        assert_eq!(errors.matches(told).count(), 1, "{finished}");
+        assert_nothing_is_left();
+    }
 }
 
 #[track_caller]
@@ -61,6 +125,7 @@ fn nobody_is_awake_for_frames_that_the_kernel_passes_also_after_a_reboot_beside_
         .start();
     running.wait_for_console("LAB-GUEST-ADDRESS", 1);
     let before = waits(&running);
+    assert_nobody_waits_for_the_interface(&running);
     running.wait_for_console("LAB-GUEST-IDLE", 1);
     let waits = waits(&running) - before;
     let finished = running.finish().assert_job_done();

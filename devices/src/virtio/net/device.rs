@@ -11,6 +11,7 @@ use vmm_sys_util::epoll::{Epoll, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::drops::Drops;
+use super::end_watch::EndWatch;
 use super::filter::Filter;
 use super::nic::Nic;
 use super::pair::Pair;
@@ -18,10 +19,10 @@ use super::receive::{Interruption, Terms};
 use super::{RECEIVE, config, control};
 use crate::dma::DmaMemory;
 use crate::guest_message;
-use crate::net::{Backend, Offloads};
+use crate::net::{Backend, Offloads, StreamError};
 use crate::vhost::{NetKernel, NetKernels};
 use crate::virtio::VhostQueues;
-use crate::virtio::device::{Device, Identity, ServeError, Served};
+use crate::virtio::device::{Device, Identity, ServeError, Served, own_event};
 
 /// Entries of the queue for commands.
 const CONTROL_QUEUE_SIZE: u16 = 64;
@@ -45,6 +46,8 @@ pub struct Net {
     buffers: Vec<Descriptor>,
     /// The queues of frames, where the host's kernel passes those.
     kernel: Option<VhostQueues>,
+    /// When to look whether its interfaces are still there, then.
+    ends: Option<EndWatch>,
     /// Frames may have come in while the link was down.
     is_stale: bool,
 }
@@ -74,6 +77,7 @@ impl Net {
             thread: None,
             buffers: Vec::new(),
             kernel: None,
+            ends: None,
             is_stale: false,
             nic,
         })
@@ -102,6 +106,7 @@ impl Net {
             let mut kernel = VhostQueues::new(Box::new(NetKernels::new(kernels)))?;
             kernel.serve_first(control_queue(self.features, self.pairs.len()));
             self.kernel = Some(kernel);
+            self.ends = Some(EndWatch::new()?);
         }
         Ok(self)
     }
@@ -126,6 +131,15 @@ impl Net {
             if let Err(error) = use_pairs(pairs, self.used_pairs, thread) {
                 tell_refusal(&self.nic.options().name, &error);
             }
+        }
+    }
+
+    /// Looks whether the interfaces that its driver uses are still there.
+    fn look_for_ends(&self) {
+        // One that is not used has nobody at its other end, either.
+        let mut used = self.pairs.iter().filter(|it| it.backend.is_attached());
+        if used.any(|pair| pair.backend.is_over()) {
+            self.nic.lose(&StreamError::Closed);
         }
     }
 
@@ -345,6 +359,9 @@ impl Device for Net {
     }
 
     fn wait_with(&mut self, thread: &Arc<Epoll>) -> io::Result<()> {
+        if let Some(ends) = &self.ends {
+            return ends.wait_with(thread, own_event(self.pairs.len()));
+        }
         for pair in &mut self.pairs {
             pair.wait_with(thread)?;
         }
@@ -358,6 +375,11 @@ impl Device for Net {
     }
 
     fn heard(&mut self, which: usize, told: EventSet) -> io::Result<()> {
+        if let Some(ends) = &mut self.ends {
+            ends.hear()?;
+            self.look_for_ends();
+            return Ok(());
+        }
         let Some(pair) = self.pairs.get_mut(which) else {
             return Ok(());
         };

@@ -11,6 +11,7 @@
 //! | `trains` | how many of them come together |
 //! | `transmit` | frames from the guest |
 //! | `pair` | a pair of queues, for both ways |
+//! | `end_watch` | when to look whether interfaces are still there |
 //! | `drops` | frames that go nowhere |
 //! | `device` | the device |
 
@@ -20,6 +21,7 @@ mod device;
 #[cfg(any(test, feature = "fuzz"))]
 mod driver;
 mod drops;
+mod end_watch;
 mod filter;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
