@@ -3,6 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::thread;
 
 use super::AnyError;
@@ -29,7 +30,13 @@ impl HostNetwork {
             &["address", "add", &format!("{HOST}/24"), "dev", NAME],
         )?;
         run("ip", &["link", "set", NAME, "up"])?;
-        Answering::start(HOST)?;
+        // Whoever answers at an address does so until this program ends, also when the address is taken away and made
+        // again.
+        static ANSWERING: OnceLock<()> = OnceLock::new();
+        if ANSWERING.get().is_none() {
+            Answering::start(HOST)?;
+            let _ = ANSWERING.set(());
+        }
         Ok(network)
     }
 }
