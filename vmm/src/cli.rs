@@ -39,7 +39,7 @@ pub struct CommandLine {
 }
 
 impl CommandLine {
-    /// All that there is to type, down to the subcommands' options: for who shows or looks for them.
+    /// All that can be typed, with the subcommands' options: for those who show them or look one up.
     pub fn described() -> clap::Command {
         let mut command = Self::command();
         command.build();

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use serde_json::json;
 
@@ -20,6 +21,11 @@ use crate::harness::{Vmm, finished::Finished};
 
 /// Wakes of the card's thread that have nothing to do with frames.
 const OTHER_WAKES: u64 = 20;
+
+/// How often the card's thread looks whether its interface is still there.
+const LOOKS_SECONDS: u64 = 5;
+/// Frames for which it could be awake.
+const FRAMES: u64 = 10;
 
 /// How often the card's thread has waited for something.
 fn waits(running: &Running) -> u64 {
@@ -73,6 +79,13 @@ done
 echo LAB-GUEST-CARRIER $(cat /sys/class/net/eth0/carrier)
 ";
 
+#[track_caller]
+fn delete(interface: &str) {
+    let mut ip = Command::new("ip");
+    let deleted = ip.args(["link", "delete", interface]).status();
+    assert!(deleted.expect("cannot run ip").success());
+}
+
 #[test]
 fn a_guest_hears_that_its_interface_is_gone_whoever_passes_its_frames() {
     for vhost in ["", ",vhost=on"] {
@@ -83,8 +96,7 @@ fn a_guest_hears_that_its_interface_is_gone_whoever_passes_its_frames() {
             .argument("--sandbox")
             .start();
         running.wait_for_console("LAB-GUEST-READY 1", 1);
-        let deleted = Command::new("ip").args(["link", "delete", "vm0"]).status();
-        assert!(deleted.expect("cannot run ip").success());
+        delete("vm0");
         let finished = running.finish().assert_job_done();
         assert_passed(&finished, listener);
         assert_eq!(finished.guest("CARRIER"), "0", "{finished}");
@@ -197,6 +209,33 @@ fn answers(address: &str) -> bool {
 }
 
 #[test]
+fn an_interface_that_went_while_the_guest_was_paused_is_told_as_what_it_is() {
+    let interface = Interface::new("vm0", 1);
+    let job = interface.job();
+    let (job, _) = job.split_once("digest()").expect("two parts");
+    let (mut running, mut monitor) = FrontEnd::job(&[job, LOSE, "sleep 60\n"].concat())
+        .option(
+            "-netdev",
+            r#"{"type":"tap","ifname":"vm0","vhost":true,"id":"n"}"#,
+        )
+        .option("-device", "virtio-net-pci,netdev=n,id=net0")
+        .option("-sandbox", "on")
+        .start();
+    running.wait_for_console("LAB-GUEST-READY 1", 1);
+    monitor.reply("stop", &json!({}));
+    delete("vm0");
+    // The kernel does not begin with it again.
+    monitor.reply("cont", &json!({}));
+    running.wait_for_console("LAB-GUEST-CARRIER 0", 1);
+    monitor.reply("quit", &json!({}));
+    let finished = running.finish();
+    let errors = finished.errors();
+    let told = "the guest's network is gone, and its link is down";
+    assert_eq!(errors.matches(told).count(), 1, "{finished}");
+    assert_eq!(errors.lines().count(), 1, "{finished}");
+}
+
+#[test]
 fn the_kernel_passes_nothing_while_the_guest_is_paused_or_its_cable_is_out() {
     let interface = Interface::new("vm0", 1);
     // Up to where it would pass data.
@@ -216,9 +255,14 @@ fn the_kernel_passes_nothing_while_the_guest_is_paused_or_its_cable_is_out() {
     let address = printed(&console, "LAB-GUEST-ADDRESS ")[0];
     let address = address.split('/').next().expect("an address").to_owned();
     assert!(answers(&address), "{console}");
-    let before = waits(&running);
-    assert!(answers(&address), "{console}");
-    assert_eq!(waits(&running), before, "its thread was awake for a frame");
+    let (before, since) = (waits(&running), Instant::now());
+    assert!((0..FRAMES).all(|_| answers(&address)), "{console}");
+    let waits = waits(&running) - before;
+    let looks = since.elapsed().as_secs() / LOOKS_SECONDS + 1;
+    assert!(
+        waits <= looks && looks < FRAMES,
+        "its thread was awake for frames: {waits} times, where {looks} looks were due"
+    );
     for (out, back) in [
         (("stop", json!({})), ("cont", json!({}))),
         (

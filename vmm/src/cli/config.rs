@@ -100,8 +100,8 @@ pub fn read(typed: impl IntoIterator<Item = OsString>) -> Result<Asked, ConfigEr
 }
 
 fn matches_of(words: &[OsString]) -> Result<ArgMatches, clap::Error> {
-    // Never dropped: to take it apart costs a guest's start a sixth of what reading options does, and this program
-    // reads them once.
+    // Never dropped: to take hundreds of pieces apart would be part of each guest's start. This program reads its options
+    // once, or twice with a file.
     let mut command = ManuallyDrop::new(CommandLine::command());
     command.try_get_matches_from_mut(words)
 }

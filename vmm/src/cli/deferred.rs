@@ -2,12 +2,12 @@
 
 use clap::{ArgMatches, Args, Command, Error, FromArgMatches};
 
-/// Arguments of a subcommand that are described to clap only when it is that one that was typed, or when help or
-/// manual pages have all: a guest's start does not pay for them.
+/// Arguments of a subcommand that are described to clap only when somebody needs them: when the subcommand is the one that
+/// was typed, or all are to be shown. A guest's start does not pay for those of others.
 #[derive(Clone, Debug)]
 pub struct Deferred<T>(pub T);
 
-/// Describes them, and leaves what the subcommand says of itself: its own words are not those of the arguments.
+/// Describes them. What help says of the subcommand stays: clap would take the words at the arguments' structure for it.
 fn described(command: Command, describe: fn(Command) -> Command) -> Command {
     let about = command.get_about().cloned().unwrap_or_default();
     let long_about = command.get_long_about().cloned();

@@ -134,11 +134,9 @@ impl Net {
         }
     }
 
-    /// Looks whether the interfaces that its driver uses are still there.
+    /// Looks whether its interfaces are still there.
     fn look_for_ends(&self) {
-        // One that is not used has nobody at its other end, either.
-        let mut used = self.pairs.iter().filter(|it| it.backend.is_attached());
-        if used.any(|pair| pair.backend.is_over()) {
+        if self.pairs.iter().any(|pair| pair.backend.is_over()) {
             self.nic.lose(&StreamError::Closed);
         }
     }
@@ -359,8 +357,11 @@ impl Device for Net {
     }
 
     fn wait_with(&mut self, thread: &Arc<Epoll>) -> io::Result<()> {
-        if let Some(ends) = &self.ends {
-            return ends.wait_with(thread, own_event(self.pairs.len()));
+        if let Some(ends) = &mut self.ends {
+            return match self.nic.is_lost() {
+                true => Ok(()),
+                false => ends.wait_with(thread, own_event(self.pairs.len())),
+            };
         }
         for pair in &mut self.pairs {
             pair.wait_with(thread)?;
@@ -376,9 +377,11 @@ impl Device for Net {
 
     fn heard(&mut self, which: usize, told: EventSet) -> io::Result<()> {
         if let Some(ends) = &mut self.ends {
-            ends.hear()?;
-            self.look_for_ends();
-            return Ok(());
+            // Its thread looks at what vhost may do next.
+            return match self.nic.is_lost() {
+                true => ends.end(),
+                false => ends.hear(),
+            };
         }
         let Some(pair) = self.pairs.get_mut(which) else {
             return Ok(());
@@ -397,6 +400,8 @@ impl Device for Net {
     }
 
     fn lets_vhost_serve(&mut self) -> bool {
+        // The kernel would not begin with one that is gone, as if the driver's rings made no sense.
+        self.look_for_ends();
         if !self.nic.is_up() {
             self.is_stale = true;
             return false;

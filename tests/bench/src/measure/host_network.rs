@@ -70,6 +70,9 @@ impl Answering {
     /// When it is not this host's, or another program has a port.
     pub(super) fn start(host: Ipv4Addr) -> io::Result<()> {
         let echo = UdpSocket::bind((host, ECHO_PORT))?;
+        let [taker, giver] = [TAKER_PORT, GIVER_PORT].map(|port| TcpListener::bind((host, port)));
+        let answers: [(_, fn(&mut TcpStream) -> io::Result<()>); 2] =
+            [(taker?, take), (giver?, give)];
         thread::spawn(move || {
             let mut datagram = [0; 2048];
             while let Ok((bytes, guest)) = echo.recv_from(&mut datagram) {
@@ -77,11 +80,7 @@ impl Answering {
                 let _ = echo.send_to(&datagram[..bytes], guest);
             }
         });
-        for (port, answer) in [
-            (TAKER_PORT, take as fn(&mut TcpStream) -> io::Result<()>),
-            (GIVER_PORT, give),
-        ] {
-            let listener = TcpListener::bind((host, port))?;
+        for (listener, answer) in answers {
             thread::spawn(move || {
                 for mut guest in listener.incoming().flatten() {
                     // A guest that was killed ends no connection: the next one does not wait for it.

@@ -107,21 +107,30 @@ mod tests {
     #[test]
     fn long_names_are_whole_in_the_finished_tree() {
         let long = "ibm,query-interrupt-source-number";
+        let other = "ibm,reset-pe-dma-windows-extended";
         let mut tree = FdtWriter::new().expect("tree");
         let root = tree.begin_node("").expect("root");
         tree.property_u32("short", 1).expect("property");
         tree.property_u32(cut(long), 0x2018).expect("property");
         let child = tree.begin_node("child").expect("child");
+        tree.property_u32(cut(other), 3).expect("property");
         tree.property_u32(cut(long), 2).expect("property");
         tree.end_node(child).expect("end");
         tree.end_node(root).expect("end");
         let mut blob = tree.finish().expect("blob");
-        restore(&mut blob, [long]);
+        restore(
+            &mut blob,
+            [long, "ibm,one-that-no-node-of-this-tree-has", other],
+        );
 
         let tree = fdt::Fdt::new(&blob).expect("valid tree");
         let value = |path, name| Some(tree.find_node(path)?.property(name)?.value);
         assert_eq!(value("/", long), Some(&[0, 0, 0x20, 0x18][..]));
         assert_eq!(value("/child", long), Some(&[0, 0, 0, 2][..]));
+        assert_eq!(value("/child", other), Some(&[0, 0, 0, 3][..]));
+        assert_eq!(tree.total_size(), blob.len());
+        let strings = word(&blob, STRINGS_OFFSET);
+        assert_eq!(strings + word(&blob, STRINGS_BYTES), blob.len());
         assert_eq!(value("/", "short"), Some(&[0, 0, 0, 1][..]));
         assert_eq!(value("/", cut(long)), None);
     }
