@@ -1,7 +1,5 @@
 //! A pseries vCPU: its registers, and KVM_RUN.
 
-use std::sync::atomic::{Ordering, compiler_fence};
-
 use kvm_bindings::powerpc64::{
     KVM_CAP_PPC_PAPR, KVM_REG_PPC_ARCH_COMPAT, KVM_REG_PPC_LPCR_64, KVM_REG_PPC_ONLINE,
     kvm_enable_cap,
@@ -208,10 +206,6 @@ impl Vcpu {
     /// # Errors
     /// [`VcpuError::Complete`] or [`VcpuError::Registers`].
     pub fn set_entry(&mut self, entry: &EntryRegisters) -> Result<(), VcpuError> {
-        // A vCPU's first access to this page writes: a page that was only read has a fault of its own for the first
-        // write, which would come with the guest's first hypercall.
-        self.0.kvm_run().request_interrupt_window = 0;
-        compiler_fence(Ordering::SeqCst);
         if exit::is_to_be_completed(self.0.kvm_run()) {
             self.complete_exit()?;
         }
