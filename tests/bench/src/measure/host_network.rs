@@ -60,6 +60,9 @@ fn run(program: &str, arguments: &[&str]) -> Result<(), AnyError> {
     }
 }
 
+/// How one question of a guest's is answered.
+type Answer = fn(&mut TcpStream) -> io::Result<()>;
+
 /// Threads that answer.
 pub(super) struct Answering;
 
@@ -71,8 +74,7 @@ impl Answering {
     pub(super) fn start(host: Ipv4Addr) -> io::Result<()> {
         let echo = UdpSocket::bind((host, ECHO_PORT))?;
         let [taker, giver] = [TAKER_PORT, GIVER_PORT].map(|port| TcpListener::bind((host, port)));
-        let answers: [(_, fn(&mut TcpStream) -> io::Result<()>); 2] =
-            [(taker?, take), (giver?, give)];
+        let answers: [(_, Answer); 2] = [(taker?, take), (giver?, give)];
         thread::spawn(move || {
             let mut datagram = [0; 2048];
             while let Ok((bytes, guest)) = echo.recv_from(&mut datagram) {
