@@ -1,12 +1,14 @@
 //! `spapr-vmm`: a VMM for ppc64le KVM (pseries) guests with passed-through PCI devices.
 
 use std::io::Write;
+use std::mem::ManuallyDrop;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use clap::CommandFactory;
 use spapr_devices::error_chain::chain;
-use spapr_vmm::cli::Command;
 use spapr_vmm::cli::config::{self, Asked, ConfigError};
+use spapr_vmm::cli::{Command, CommandLine};
 use spapr_vmm::{iommu_report, logging, process_limits, run, sandbox};
 
 fn main() -> ExitCode {
@@ -23,7 +25,9 @@ fn main() -> ExitCode {
 /// With stack enough; it must not become part of `main`'s own frame.
 #[inline(never)]
 fn run_program(started: Instant) -> ExitCode {
-    let command_line = match config::read(std::env::args_os()) {
+    // It stays until this program ends: to take its hundreds of pieces apart would be part of each guest's start.
+    let mut description = ManuallyDrop::new(CommandLine::command());
+    let command_line = match config::read(std::env::args_os(), &mut description) {
         Ok(Asked::Command(command_line)) => command_line,
         Ok(Asked::Text(text)) => {
             return match std::io::stdout().write_all(text.as_bytes()) {

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::sync::OnceLock;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use spapr_vmm::boot::files::BootFile;
 use spapr_vmm::boot::kernel::Kernel;
 use spapr_vmm::boot::layout::{Layout, room_for_kernel};
@@ -64,7 +64,8 @@ pub(crate) fn run_config(bytes: &[u8]) {
         file.write_all(bytes).expect("room for a file");
         let words = ["spapr-vmm", "run", "--kernel", "k", "--config"].iter();
         let words = words.map(OsString::from).chain([file.path().into()]);
-        config::read(words.chain(more.iter().map(OsString::from)))
+        let words = words.chain(more.iter().map(OsString::from));
+        config::read(words, &mut CommandLine::command())
     };
     match read_file(bytes, &["--print-config"]) {
         Ok(Asked::Text(text)) => match read_file(text.as_bytes(), &["--print-config"]) {

@@ -9,13 +9,12 @@ use std::ffi::OsString;
 use std::fmt::Write;
 use std::fs;
 use std::io;
-use std::mem::ManuallyDrop;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, CommandFactory, FromArgMatches};
+use clap::{Arg, ArgAction, ArgMatches, FromArgMatches};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -68,19 +67,23 @@ pub enum ConfigError {
     },
 }
 
-/// Reads a command line, its program's name first, and the file that it names.
+/// Reads a command line, its program's name first, and the file that it names, by clap's description of
+/// [`CommandLine`]: a program that reads its own once need not take that apart before it goes on.
 ///
 /// # Errors
 /// What is wrong in either.
-pub fn read(typed: impl IntoIterator<Item = OsString>) -> Result<Asked, ConfigError> {
+pub fn read(
+    typed: impl IntoIterator<Item = OsString>,
+    description: &mut clap::Command,
+) -> Result<Asked, ConfigError> {
     let mut words: Vec<OsString> = typed.into_iter().collect();
-    let mut matches = matches_of(&words)?;
+    let mut matches = description.try_get_matches_from_mut(&words)?;
     if let Some(run) = matches.subcommand_matches("run") {
         let path = run.get_one::<PathBuf>("config").cloned();
         if let Some(path) = &path {
             let file = File::read(path)?;
             words.extend(file.words(run)?);
-            matches = matches_of(&words)?;
+            matches = description.try_get_matches_from_mut(&words)?;
         }
         if let Some(run) = matches.subcommand_matches("run") {
             if run.get_flag("print_config") {
@@ -95,15 +98,8 @@ pub fn read(typed: impl IntoIterator<Item = OsString>) -> Result<Asked, ConfigEr
         }
     }
     let command_line = CommandLine::from_arg_matches(&matches);
-    let command_line = command_line.map_err(|error| error.format(&mut CommandLine::command()))?;
+    let command_line = command_line.map_err(|error| error.format(description))?;
     Ok(Asked::Command(Box::new(command_line)))
-}
-
-fn matches_of(words: &[OsString]) -> Result<ArgMatches, clap::Error> {
-    // Never dropped: to take hundreds of pieces apart would be part of each guest's start. This program reads its options
-    // once, or twice with a file.
-    let mut command = ManuallyDrop::new(CommandLine::command());
-    command.try_get_matches_from_mut(words)
 }
 
 /// The options that can be in a file, in the order in which help has them.

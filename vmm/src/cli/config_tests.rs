@@ -1,5 +1,6 @@
 //! Files of options: read, refused and written.
 
+use clap::CommandFactory;
 use std::io::Write;
 
 use super::*;
@@ -16,7 +17,7 @@ fn read_with(text: &str, typed: &[&str]) -> Result<Asked, ConfigError> {
     let path = file.path().to_str().expect("a path of ours");
     let words = ["spapr-vmm", "run", "--config", path].into_iter();
     let words = words.chain(typed.iter().copied());
-    read(words.map(OsString::from))
+    read(words.map(OsString::from), &mut CommandLine::command())
 }
 
 fn run_with(text: &str, typed: &[&str]) -> RunArguments {
@@ -109,7 +110,9 @@ fn an_option_that_is_wrong_in_the_file_is_told_even_if_it_is_typed_too() {
 #[test]
 fn without_a_file_a_kernel_has_to_be_typed() {
     let words = ["spapr-vmm", "run", "--cpus", "2"].map(OsString::from);
-    let error = read(words).expect_err("refused").to_string();
+    let error = read(words, &mut CommandLine::command())
+        .expect_err("refused")
+        .to_string();
     assert!(error.contains("--kernel <FILE>"), "{error}");
 }
 
@@ -131,7 +134,7 @@ fn what_is_printed_is_read_as_what_was_typed() {
     let print = |typed: &[&str]| {
         let words = ["spapr-vmm", "run", "--print-config"].into_iter();
         let words = words.chain(typed.iter().copied());
-        match read(words.map(OsString::from)) {
+        match read(words.map(OsString::from), &mut CommandLine::command()) {
             Ok(Asked::Text(text)) => text,
             other => panic!("{other:?}"),
         }
