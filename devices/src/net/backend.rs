@@ -9,7 +9,7 @@ use vm_memory::GuestMemoryError;
 #[cfg(doc)]
 use super::BEGINNING_BYTES;
 use super::{Frame, Offloads, Stream, StreamError, Tap};
-use crate::poll;
+use crate::poll::{polled_for_input, wait};
 
 /// What became of a frame of the guest's.
 #[derive(Debug)]
@@ -62,14 +62,10 @@ impl Backend {
     /// Whether nothing comes any more, and nothing goes: the interface, or the program at the other end, is gone. Of
     /// macvtap interfaces the kernel does not say that (tap_poll() in drivers/net/tap.c).
     pub fn is_over(&self) -> bool {
-        let mut polled = libc::pollfd {
-            fd: self.descriptor(),
-            events: 0,
-            revents: 0,
-        };
+        let mut polled = [polled_for_input(self.descriptor())];
         // Where the kernel does not say, it is taken to be there.
-        let asked = poll::wait(std::slice::from_mut(&mut polled), Some(Duration::ZERO));
-        asked.is_ok() && polled.revents & (libc::POLLERR | libc::POLLHUP) != 0
+        let asked = wait(&mut polled, Some(Duration::ZERO));
+        asked.is_ok() && polled[0].revents & (libc::POLLERR | libc::POLLHUP) != 0
     }
 
     /// Whether the host has frames for it: it has none for queues of an interface that are not in use.

@@ -15,6 +15,7 @@ use crate::harness::host::assert_nothing_is_left;
 use crate::harness::interface::Interface;
 use crate::harness::jobs::{READ_HEAD, WAIT_FOR_NVME, head_sha256, reboot_once};
 use crate::harness::kernel_log::KernelLog;
+use crate::harness::monitor::Monitor;
 use crate::harness::running::Running;
 use crate::harness::scratch::VHOST_MARK;
 use crate::harness::{Vmm, finished::Finished};
@@ -208,19 +209,25 @@ fn answers(address: &str) -> bool {
     status.expect("no ping").success()
 }
 
-#[test]
-fn an_interface_that_went_while_the_guest_was_paused_is_told_as_what_it_is() {
-    let interface = Interface::new("vm0", 1);
+/// A guest with a card behind `vm0` and a monitor: it gets an address, does `then`, and waits.
+fn start_monitored(interface: &Interface, then: &str) -> (Running, Monitor) {
+    // Up to where it would pass data.
     let job = interface.job();
     let (job, _) = job.split_once("digest()").expect("two parts");
-    let (mut running, mut monitor) = FrontEnd::job(&[job, LOSE, "sleep 60\n"].concat())
+    FrontEnd::job(&[job, then, "sleep 60\n"].concat())
         .option(
             "-netdev",
             r#"{"type":"tap","ifname":"vm0","vhost":true,"id":"n"}"#,
         )
         .option("-device", "virtio-net-pci,netdev=n,id=net0")
         .option("-sandbox", "on")
-        .start();
+        .start()
+}
+
+#[test]
+fn an_interface_that_went_while_the_guest_was_paused_is_told_as_what_it_is() {
+    let interface = Interface::new("vm0", 1);
+    let (mut running, mut monitor) = start_monitored(&interface, LOSE);
     running.wait_for_console("LAB-GUEST-READY 1", 1);
     monitor.reply("stop", &json!({}));
     delete("vm0");
@@ -238,18 +245,7 @@ fn an_interface_that_went_while_the_guest_was_paused_is_told_as_what_it_is() {
 #[test]
 fn the_kernel_passes_nothing_while_the_guest_is_paused_or_its_cable_is_out() {
     let interface = Interface::new("vm0", 1);
-    // Up to where it would pass data.
-    let job = interface.job();
-    let (job, _) = job.split_once("digest()").expect("two parts");
-    let (mut running, mut monitor) =
-        FrontEnd::job(&[job, "echo LAB-GUEST-UP\nsleep 60\n"].concat())
-            .option(
-                "-netdev",
-                r#"{"type":"tap","ifname":"vm0","vhost":true,"id":"n"}"#,
-            )
-            .option("-device", "virtio-net-pci,netdev=n,id=net0")
-            .option("-sandbox", "on")
-            .start();
+    let (mut running, mut monitor) = start_monitored(&interface, "echo LAB-GUEST-UP\n");
     running.wait_for_console("LAB-GUEST-UP", 1);
     let console = running.console();
     let address = printed(&console, "LAB-GUEST-ADDRESS ")[0];

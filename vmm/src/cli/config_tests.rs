@@ -1,7 +1,8 @@
 //! Files of options: read, refused and written.
 
-use clap::CommandFactory;
 use std::io::Write;
+
+use clap::CommandFactory;
 
 use super::*;
 use crate::cli::{Command, RunArguments};
